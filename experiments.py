@@ -1,0 +1,757 @@
+"""The studies - noise sweep, unlearning curves, weight maps - and the runner that computes what is missing.
+
+A study is a function from configuration and data to chunks: it says what a chunk computes and knows nothing
+of files. The runner, `run`, knows nothing of models: it computes the chunks that are missing, stores each as
+it ends and gathers them into one file a study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+import xarray as xr
+from tqdm import tqdm
+
+import metrics
+import storage
+from datar import Dataset, Split, cache_folder, require
+from models import MLP, QNN, Model, Params, train
+from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
+
+SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
+
+# ---- configuration ----
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained."""
+
+    epochs: int
+    """Passes over the training data."""
+    batch_size: int
+    """Samples per step; 0 takes all of them."""
+    learning_rate: float
+    """Of Adam."""
+
+    def __post_init__(self):
+        require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
+        require(self.batch_size >= 0, "batch-size", self.batch_size, "1 or more, or 0 for all")
+        require(0 < self.learning_rate < np.inf, "learning-rate", self.learning_rate, "a positive number")
+
+    def keywords(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a family of models is trained in each study."""
+
+    sweep: Training
+    teacher: Training
+    unlearn: Training
+    parallel: int
+    """Runs computed side by side in one batch; a matter of speed and memory (results agree to rounding)."""
+
+    def __post_init__(self):
+        require(self.parallel >= 1, "parallel", self.parallel, "1 or more")
+
+
+Percent = Annotated[int, tyro.conf.arg(metavar="PERCENT")]
+Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What to run. The flags of both main scripts; their presets are its instances."""
+
+    preset: Literal["paper", "corrected", "quick"] = "paper"
+    """Which set of defaults the other flags start from: paper is what the published code did, corrected the
+    same with its flaws mended, quick a small corrected one of about two minutes."""
+    stages: tuple[Literal["noise_sweep", "unlearning", "weight_map"], ...] = ("noise_sweep", "unlearning", "weight_map")
+    """Studies to run."""
+    models: tuple[Literal["mlp", "qnn"], ...] = ("mlp", "qnn")
+    """Families of models."""
+    poisons: tuple[Literal["labels", "features"], ...] = ("labels", "features")
+    """Poisons of the noise sweep."""
+    runs: int = 5
+    """Repetitions, each with its own seed."""
+    seed: int = 0
+    """Root of all random numbers."""
+    out: Path = Path("results")
+    """Folder for results and figures: OUT/DATASET/PRESET/."""
+    data: Path | None = None
+    """The .npz to read the data from, instead of the default source."""
+    alphas: tuple[Percent, ...] = tuple(range(0, 100, 10))
+    """Poisoned shares of the noise sweep, in percent."""
+    hidden: tuple[Widths, ...] = ("64,16",)
+    """Hidden widths of each MLP of the noise sweep, comma-separated; "none" is logistic regression."""
+    unlearn_hidden: Widths = "64,16"
+    """Hidden widths of the MLP that unlearns."""
+    depth: int = 6
+    """Layers of the QNN."""
+    unlearn_labels: Percent = 30
+    """Share of flipped labels to unlearn, in percent; 0 skips it."""
+    unlearn_features: Percent = 0
+    """Share of randomised samples to unlearn, in percent; 0 skips it."""
+    methods: tuple[Literal["retrain", "cf", "scrub", "ga"], ...] = ("retrain", "cf", "scrub", "ga")
+    """Unlearning methods of the unlearning curves."""
+    ce_weight: float = 1.0
+    """Weight of the cross-entropy on the retain set (cf, scrub, ga)."""
+    forget_weight: float = 0.2
+    """Weight of the forget term (scrub, ga) in the unlearning curves."""
+    kl_weight: float = 0.0
+    """Weight of the divergence on the retain set (scrub) in the unlearning curves."""
+    map_weights: tuple[float, ...] = tuple(i / 10 for i in range(10))
+    """Grid of both weights in the weight maps."""
+    kl: Literal["full", "published"] = "published"
+    """Divergence of scrub: the full Bernoulli KL, or its first term alone as in the published code."""
+    scrub_forget: Literal["clean", "poisoned"] = "clean"
+    """Which version of poisoned features scrub's forget term reads (published: clean)."""
+    independent_teachers: bool = False
+    """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
+    mlp: Protocol
+    qnn: Protocol
+
+    def __post_init__(self):
+        require(self.runs >= 1, "--runs", self.runs, "1 or more")
+        require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
+        require(self.depth >= 1, "--depth", self.depth, "1 or more")
+        for name in ("stages", "models", "methods", "poisons", "alphas", "hidden", "map_weights"):
+            require(len(getattr(self, name)) > 0, _flag(name), "nothing", "at least one value")
+            require(len(set(getattr(self, name))) == len(getattr(self, name)), _flag(name),
+                    " ".join(map(str, getattr(self, name))), "each value once")  # fmt: skip
+        for name in ("alphas", "unlearn_labels", "unlearn_features"):
+            for alpha in np.atleast_1d(getattr(self, name)):
+                require(0 <= alpha < 100, _flag(name), alpha, "0 to 99 percent")
+        check_weights(**{_flag(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
+        for weight in self.map_weights:
+            check_weights(**{"--map-weights": weight})
+        for text in (*self.hidden, self.unlearn_hidden):
+            parse_widths(text)
+
+    def family(self, model: Model) -> Protocol:
+        return self.qnn if isinstance(model, QNN) else self.mlp
+
+    def unlearn_alphas(self) -> dict[str, int]:
+        """{poison: percent} of what the unlearning studies unlearn."""
+        alphas = {"labels": self.unlearn_labels, "features": self.unlearn_features}
+        return {poison: alpha for poison, alpha in alphas.items() if alpha}
+
+
+def parse_widths(text: str) -> tuple[int, ...]:
+    """ "64,16" -> (64, 16); "none" -> ()."""
+    if text == "none":
+        return ()
+    require(bool(re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text)), "--hidden", text, 'widths such as "64,16", or "none"')
+    return tuple(int(width) for width in text.split(","))
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse_command_line(presets: dict[str, Config], description: str) -> Config:
+    """The configuration from the command line: the flags, over the defaults of the preset that is named."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", default="paper")
+    name = chooser.parse_known_args()[0].preset
+    default = presets.get(name, presets["paper"])  # an unknown name is refused by tyro, with the choices
+    return tyro.cli(type(default), default=default, description=description)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what is wrong with the input into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+# ---- seeds ----
+
+
+def random_key(seed: int, *purpose: str | int) -> jax.Array:
+    """The key of one random choice, from what it is for: no draw depends on which others were made.
+
+    Python's own `hash` is salted anew in each process, so the purpose is folded in as a CRC-32.
+    """
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
+
+
+def draw_poison(config: Config, dataset: Dataset, poison: str, alpha_percent: int, run: int) -> Poisoned:
+    """The poisoned training set of one run; the same for every model."""
+    key = random_key(config.seed, "poison", poison, alpha_percent, run)
+    extra = {"n_features": dataset.n_features} if poison == "features" else {}
+    return POISONS[poison](dataset.train, alpha_percent / 100, key=key, **extra)
+
+
+# ---- chunks and the runner ----
+
+
+class Computed(NamedTuple):
+    """What a chunk computes: a labelled data set, and arrays to keep beside it."""
+
+    dataset: xr.Dataset | None
+    tensors: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of work that is stored as it ends.
+
+    identity: all that its numbers depend on. compute: takes the tensors of the chunk it `needs`, if any.
+    trainings: how many it runs, for the progress bar.
+    """
+
+    study: str
+    name: str
+    identity: dict[str, Any]
+    compute: Callable[..., Computed]
+    trainings: int
+    needs: Chunk | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.study, self.name
+
+
+def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> None:
+    """Compute the chunks that are not stored yet, then gather each study into one file.
+
+    shared: the part of the identity that every chunk of this folder has to have.
+    Raises storage.Mismatch where a stored chunk is of another run.
+    """
+    missing = plan(chunks, store, shared=shared)
+    total = sum(chunk.trainings for chunk in missing)
+    interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
+    with tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval) as bar:
+        for chunk in missing:
+            bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
+            started, clock = datetime.now(UTC), time.perf_counter()
+            inputs = (store.tensors(*chunk.needs.key),) if chunk.needs else ()
+            computed = chunk.compute(*inputs)
+            record = storage.run_record(chunk.identity, started, time.perf_counter() - clock)
+            store.save(*chunk.key, record, *computed)
+            bar.update(chunk.trainings)
+    for study in dict.fromkeys(chunk.study for chunk in chunks):
+        store.gather(study)
+
+
+def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
+    """The chunks still to compute, each behind the one it needs."""
+    needed = {chunk.needs.key: chunk.needs for chunk in chunks if chunk.needs}
+    wanted = {chunk.key: chunk for chunk in chunks}
+    done = set()
+    for study in dict.fromkeys(study for study, _ in (*needed, *wanted)):
+        for name, record in store.done(study).items():
+            chunk = wanted.get((study, name)) or needed.get((study, name))
+            found = record["identity"]
+            common = {key: value for key, value in found.items() if key in shared}
+            storage.compare(study, name, found if chunk else common, chunk.identity if chunk else shared, store.folder)
+            done.add((study, name))
+    missing = [chunk for chunk in chunks if chunk.key not in done]
+    first = {chunk.needs.key: chunk.needs for chunk in missing if chunk.needs and chunk.needs.key not in done}
+    return [*first.values(), *missing]
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make the folder; ValueError in one line where nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out: cannot make {folder} ({error.strerror})") from None
+    require(os.access(folder, os.W_OK), "--out", folder, "a folder that can be written to")
+    return folder
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def run_studies(config: Config, dataset: Dataset) -> Path:
+    """Run the configuration's stages on a data set; returns the folder with the results."""
+    use_compilation_cache()
+    shared = shared_identity(config, dataset)
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    settings["data"] = config.data.name if config.data else None  # its path is of no use elsewhere
+    folder = config.out / dataset.name / config.preset
+    if config.forget_weight == 0 and "ga" in config.methods:
+        print("note: with --forget-weight 0, ga is fine-tuning (cf)", file=sys.stderr)
+    with one_line_errors():
+        store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
+        chunks = [chunk for stage in config.stages for chunk in STUDIES[stage](config, dataset)]
+        plan(chunks, store, shared=shared)
+    run(chunks, store, shared=shared)
+    return folder
+
+
+def shared_identity(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """What all chunks in a folder have in common."""
+    return {
+        "format": storage.FORMAT,
+        "data": dataset.provenance["sha256"],
+        "seed": config.seed,
+        "runs": config.runs,
+    }
+
+
+# ---- the models of a study ----
+
+
+def build_mlp(dataset: Dataset, widths: str) -> MLP:
+    x = dataset.train.x
+    return MLP(x.shape[1] * (2 if np.iscomplexobj(x) else 1), parse_widths(widths))
+
+
+def build_qnn(dataset: Dataset, depth: int) -> QNN:
+    return QNN(int(np.log2(dataset.train.x.shape[1])), depth)
+
+
+def sweep_models(config: Config, dataset: Dataset) -> list[Model]:
+    mlps = [build_mlp(dataset, widths) for widths in config.hidden]
+    return mlps * ("mlp" in config.models) + [build_qnn(dataset, config.depth)] * ("qnn" in config.models)
+
+
+def unlearning_models(config: Config, dataset: Dataset) -> list[Model]:
+    families = {"mlp": build_mlp(dataset, config.unlearn_hidden), "qnn": build_qnn(dataset, config.depth)}
+    return [families[family] for family in config.models]
+
+
+def map_runs(function: Callable, arguments: Any, *, parallel: int) -> Any:
+    """`function` over the leading axis of `arguments`, `parallel` runs at a time."""
+    n = len(jax.tree.leaves(arguments)[0])
+    if parallel >= n:
+        return jax.vmap(function)(arguments)
+    return jax.lax.map(function, arguments, batch_size=parallel if parallel > 1 else None)
+
+
+# ---- noise sweep ----
+
+
+def noise_sweep(config: Config, dataset: Dataset) -> list[Chunk]:
+    """Train on data of which a share alpha is poisoned; a chunk for each model, poison and alpha."""
+    models = sweep_models(config, dataset)
+    return [
+        _sweep_chunk(config, dataset, model, poison, alpha)
+        for model in models
+        for poison in config.poisons
+        for alpha in config.alphas
+    ]
+
+
+def _sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
+    training = config.family(model).sweep
+    parallel = config.family(model).parallel
+    identity = shared_identity(config, dataset) | {
+        "model": model.label, "poison": poison, "alpha_percent": alpha,
+        "training": training.keywords(), "parallel": parallel,
+    }  # fmt: skip
+
+    def compute() -> Computed:
+        poisoned = [draw_poison(config, dataset, poison, alpha, run).split for run in range(config.runs)]
+        keys = jnp.stack(
+            [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(config.runs)]
+        )
+        values = _train_and_score(model, training, parallel, _stack(model, poisoned), dataset.val, keys)  # (runs, 2)
+        coords = {
+            "model": [model.label], "poison": [poison], "alpha_percent": [alpha],
+            "run": np.arange(config.runs), "split": ["train", "validation"],
+        }  # fmt: skip
+        return Computed(_labelled(coords, accuracy=values), {})
+
+    return Chunk("noise_sweep", _slug(model.label, poison, alpha), identity, compute, config.runs)
+
+
+def _stack(model: Model, splits: list[Split]) -> Split:
+    """Splits of equal size as one with a leading axis, their inputs prepared for the model."""
+    return Split(jnp.stack([model.prepare(split.x) for split in splits]), np.stack([split.y for split in splits]))
+
+
+@partial(jax.jit, static_argnames=("model", "training", "parallel"))
+def _train_and_score(
+    model: Model, training: Training, parallel: int, splits: Split, val: Split, keys: jax.Array
+) -> jax.Array:
+    """Accuracy on the training and the validation split for each run: (runs, 2)."""
+    val_inputs = model.prepare(val.x)
+
+    def one_run(arguments):
+        split, key = arguments
+        params = train(model, split, **training.keywords(), key=key)
+        scores = [(split.x, split.y), (val_inputs, val.y)]
+        return jnp.stack([metrics.accuracy(model.logits(params, x), y) for x, y in scores])
+
+    return map_runs(one_run, (splits, keys), parallel=parallel)
+
+
+def _labelled(coords: dict[str, Any], **values: jax.Array) -> xr.Dataset:
+    """Arrays under full coordinates; axes of length 1 are put in where the values lack them."""
+    shape = [len(labels) for labels in coords.values()]
+    arrays = {name: (list(coords), np.asarray(array, np.float64).reshape(shape)) for name, array in values.items()}
+    return xr.Dataset(arrays, coords)
+
+
+def _slug(*words: str | int) -> str:
+    """A file name from labels: "QNN[depth=6]", "labels", 30 -> "QNN-depth=6_labels_30"."""
+    return "_".join(re.sub(r"[^\w.=]+", "-", str(word)).strip("-") for word in words)
+
+
+# ---- unlearning ----
+
+
+class Unlearnable(NamedTuple):
+    """All that the unlearning of one poison needs, with a leading axis over draws of the poison.
+
+    train: inputs of the poisoned training set, behind them those of the clean forget set. rows and labels
+    say, for each name in SPLITS but validation, which of them it holds.
+    """
+
+    retain: Split
+    forget: Split
+    train: jax.Array
+    rows: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+
+
+def unlearning(config: Config, dataset: Dataset) -> list[Chunk]:
+    """Unlearning curves: a chunk for each model, poison and method, behind the teacher they share."""
+    return [
+        _unlearning_chunk(config, dataset, model, poison, alpha, method)
+        for model in unlearning_models(config, dataset)
+        for poison, alpha in config.unlearn_alphas().items()
+        for method in config.methods
+    ]
+
+
+def weight_map(config: Config, dataset: Dataset) -> list[Chunk]:
+    """Final validation accuracy over both weights: a chunk for ga and one for each kl_weight of scrub."""
+    rows = [("ga", 0.0), *(("scrub", kl_weight) for kl_weight in config.map_weights)]
+    return [
+        _weight_map_chunk(config, dataset, model, poison, alpha, *row)
+        for model in unlearning_models(config, dataset)
+        for poison, alpha in config.unlearn_alphas().items()
+        for row in rows
+    ]
+
+
+def _draws(config: Config) -> int:
+    return config.runs if config.independent_teachers else 1
+
+
+def _teacher_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
+    """The models trained on the poisoned data, one for each draw of it."""
+    training = config.family(model).teacher
+    parallel = config.family(model).parallel
+    identity = shared_identity(config, dataset) | {
+        "model": model.label, "poison": poison, "alpha_percent": alpha,
+        "teacher_training": training.keywords(), "independent_teachers": config.independent_teachers,
+        "parallel": parallel,
+    }  # fmt: skip
+
+    def compute() -> Computed:
+        draws = range(_draws(config))
+        splits = _stack(model, [draw_poison(config, dataset, poison, alpha, draw).split for draw in draws])
+        keys = jnp.stack([random_key(config.seed, "teacher", model.label, poison, alpha, draw) for draw in draws])
+        return Computed(None, params_to_tensors(_train_runs(model, training, parallel, splits, keys)))
+
+    return Chunk("teacher", _slug(model.label, poison, alpha), identity, compute, _draws(config))
+
+
+@partial(jax.jit, static_argnames=("model", "training", "parallel"))
+def _train_runs(model: Model, training: Training, parallel: int, splits: Split, keys: jax.Array) -> Params:
+    def one_run(arguments):
+        return train(model, arguments[0], **training.keywords(), key=arguments[1])
+
+    return map_runs(one_run, (splits, keys), parallel=parallel)
+
+
+def _unlearning_identity(teacher: Chunk, config: Config, model: Model, poison: str, method: str) -> dict[str, Any]:
+    protocol = config.family(model)
+    reads = {"scrub_forget": config.scrub_forget, "kl": config.kl} if method == "scrub" else {}
+    return teacher.identity | reads | {"method": method, "unlearn_training": protocol.unlearn.keywords()}
+
+
+def _unlearning_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, method: str) -> Chunk:
+    protocol = config.family(model)
+    teacher = _teacher_chunk(config, dataset, model, poison, alpha)
+    weights = Weights(config.ce_weight, config.forget_weight, config.kl_weight, config.kl)
+    identity = _unlearning_identity(teacher, config, model, poison, method) | {
+        "weights": [weights.ce, weights.forget, weights.kl]
+    }
+
+    def compute(teacher_tensors: dict[str, np.ndarray]) -> Computed:
+        data = _unlearnable(config, dataset, model, poison, alpha, method)
+        params, history = _unlearn_runs(
+            method, model, protocol.unlearn, protocol.parallel,
+            tensors_to_params(model, teacher_tensors), data, dataset.val, weights,
+            _unlearning_keys(config, model, poison, alpha, method), config.independent_teachers,
+        )  # fmt: skip
+        coords = {
+            "model": [model.label], "poison": [poison], "method": [method], "run": np.arange(config.runs),
+            "epoch": np.arange(protocol.unlearn.epochs + 1), "split": list(SPLITS),
+        }  # fmt: skip
+        return Computed(_labelled(coords, **history), params_to_tensors(params))
+
+    return Chunk("unlearning", _slug(model.label, poison, method), identity, compute, config.runs, teacher)
+
+
+def _weight_map_chunk(
+    config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, method: str, kl_weight: float
+) -> Chunk:
+    protocol = config.family(model)
+    teacher = _teacher_chunk(config, dataset, model, poison, alpha)
+    grid = np.asarray(config.map_weights)
+    identity = _unlearning_identity(teacher, config, model, poison, method) | {
+        "ce_weight": config.ce_weight, "kl_weight": kl_weight, "map_weights": list(config.map_weights),
+    }  # fmt: skip
+
+    def compute(teacher_tensors: dict[str, np.ndarray]) -> Computed:
+        data = _unlearnable(config, dataset, model, poison, alpha, method)
+        values = _map_weights(
+            method, model, protocol.unlearn, protocol.parallel,
+            tensors_to_params(model, teacher_tensors), data, dataset.val,
+            Weights(config.ce_weight, jnp.asarray(grid), kl_weight, config.kl),
+            _unlearning_keys(config, model, poison, alpha, method), config.independent_teachers,
+        )  # fmt: skip
+        coords = {
+            "model": [model.label], "poison": [poison], "method": [method], "kl_weight": [kl_weight],
+            "forget_weight": grid, "run": np.arange(config.runs),
+        }  # fmt: skip
+        return Computed(_labelled(coords, accuracy=values), {})
+
+    name = _slug(model.label, poison, method, f"kl={kl_weight:g}")
+    return Chunk("weight_map", name, identity, compute, config.runs * len(grid), teacher)
+
+
+def _unlearning_keys(config: Config, model: Model, poison: str, alpha: int, method: str) -> jax.Array:
+    purpose = ("unlearning", model.label, poison, alpha, method)
+    return jnp.stack([random_key(config.seed, *purpose, run) for run in range(config.runs)])
+
+
+def _unlearnable(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, method: str) -> Unlearnable:
+    """The data of an unlearning study for each draw of the poison, prepared for the model."""
+    reads_clean = method == "scrub" and config.scrub_forget == "clean"
+    draws = [draw_poison(config, dataset, poison, alpha, draw) for draw in range(_draws(config))]
+    n_train = len(dataset.train.y)
+    require(draws[0].mask.any(), f"--unlearn-{poison}", alpha, f"a share that poisons any of {n_train} samples")
+    rows = {
+        "retain": np.stack([np.flatnonzero(~draw.mask) for draw in draws]),
+        "forget_poisoned": np.stack([np.flatnonzero(draw.mask) for draw in draws]),
+        "forget_clean": np.stack([n_train + np.arange(draw.mask.sum()) for draw in draws]),
+        "train": np.stack([np.arange(n_train) for _ in draws]),
+    }
+    labels = {
+        "retain": np.stack([draw.retain.y for draw in draws]),
+        "forget_poisoned": np.stack([draw.forget_poisoned.y for draw in draws]),
+        "forget_clean": np.stack([draw.forget_clean.y for draw in draws]),
+        "train": np.stack([draw.split.y for draw in draws]),
+    }
+    inputs = jnp.stack([model.prepare(np.concatenate([draw.split.x, draw.forget_clean.x])) for draw in draws])
+    return Unlearnable(
+        retain=_stack(model, [draw.retain for draw in draws]),
+        forget=_stack(model, [draw.forget_clean if reads_clean else draw.forget_poisoned for draw in draws]),
+        train=inputs,
+        rows=rows,
+        labels=labels,
+    )
+
+
+@partial(jax.jit, static_argnames=("method", "model", "training", "parallel", "independent"))
+def _unlearn_runs(
+    method: str, model: Model, training: Training, parallel: int,
+    teachers: Params, data: Unlearnable, val: Split, weights: Weights, keys: jax.Array, independent: bool,
+) -> tuple[Params, dict[str, jax.Array]]:  # fmt: skip
+    """Final parameters, and accuracy and loss of each run before and after each epoch: (runs, epochs + 1, splits)."""
+    val_inputs = model.prepare(val.x)
+
+    def one_run(arguments):
+        run, key = arguments
+        teacher, own = jax.tree.map(lambda array: array[run if independent else 0], (teachers, data))
+
+        def measure(params):
+            train_logits, val_logits = model.logits(params, own.train), model.logits(params, val_inputs)
+            sets = {name: (train_logits[own.rows[name]], own.labels[name]) for name in own.rows}
+            sets["validation"] = (val_logits, val.y)
+            return {
+                "accuracy": jnp.stack([metrics.accuracy(*sets[name]) for name in SPLITS]),
+                "loss": jnp.stack([metrics.cross_entropy(*sets[name]) for name in SPLITS]),
+            }
+
+        return unlearn(METHODS[method], model, teacher, own.retain, own.forget,
+                       weights=weights, **training.keywords(), key=key, measure=measure)  # fmt: skip
+
+    return map_runs(one_run, (jnp.arange(len(keys)), keys), parallel=parallel)
+
+
+@partial(jax.jit, static_argnames=("method", "model", "training", "parallel", "independent"))
+def _map_weights(
+    method: str, model: Model, training: Training, parallel: int,
+    teachers: Params, data: Unlearnable, val: Split, weights: Weights, keys: jax.Array, independent: bool,
+) -> jax.Array:  # fmt: skip
+    """Final validation accuracy for each forget weight and run: (cells, runs)."""
+    val_inputs = model.prepare(val.x)
+
+    def one_run(arguments):
+        run, key, forget_weight = arguments
+        teacher, own = jax.tree.map(lambda array: array[run if independent else 0], (teachers, data))
+        params, _ = unlearn(METHODS[method], model, teacher, own.retain, own.forget,
+                            weights=dataclasses.replace(weights, forget=forget_weight),
+                            **training.keywords(), key=key)  # fmt: skip
+        return metrics.accuracy(model.logits(params, val_inputs), val.y)
+
+    n_cells, n_runs = len(weights.forget), len(keys)
+    runs, cells = jnp.tile(jnp.arange(n_runs), n_cells), jnp.repeat(weights.forget, n_runs)
+    values = map_runs(one_run, (runs, keys[runs], cells), parallel=parallel)
+    return values.reshape(n_cells, n_runs)
+
+
+STUDIES: dict[str, Callable[[Config, Dataset], list[Chunk]]] = {
+    "noise_sweep": noise_sweep,
+    "unlearning": unlearning,
+    "weight_map": weight_map,
+}
+
+
+# ---- parameters on disk ----
+
+
+def params_to_tensors(params: Params) -> dict[str, np.ndarray]:
+    """A pytree as named arrays; "params" where it is a single one."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path) or "params": np.asarray(leaf) for path, leaf in leaves}
+
+
+def tensors_to_params(model: Model, tensors: dict[str, np.ndarray]) -> Params:
+    """The model's pytree from named arrays (with any leading axes)."""
+    template = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.asarray(tensors[jax.tree_util.keystr(path) or "params"]), template
+    )
+
+
+# ---- closing tables ----
+
+
+def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
+    """Print a table for each study in the folder, with n and what the errors are."""
+    from rich.console import Console
+
+    console = Console()
+    paths = {study: folder / f"{study}.nc" for study in STUDIES}
+    results = {study: storage.read_dataset(path) for study, path in paths.items() if path.is_file()}
+    for stage in stages:
+        if stage in results:
+            console.print(SUMMARIES[stage](results))
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]]):
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        named = column in ("model", "poison", "method")
+        table.add_column(column, justify="left" if named else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def sweep_summary(studies: dict[str, xr.Dataset]):
+    """Mean validation accuracy of each model and poison against alpha."""
+    results = studies["noise_sweep"]
+    accuracy = results.accuracy.sel(split="validation")
+    alphas = results.alpha_percent.values
+    rows = [
+        [model, poison, *(_mean(accuracy.sel(model=model, poison=poison, alpha_percent=alpha)) for alpha in alphas)]
+        for model, poison in _present(accuracy, "model", "poison")
+    ]
+    title = f"Noise sweep: validation accuracy against α in percent, mean of n = {results.sizes['run']} runs"
+    return _table(title, ["model", "poison", *map(str, alphas)], rows)
+
+
+def unlearning_summary(studies: dict[str, xr.Dataset]):
+    """Accuracies before and after each method, and its stability across and within runs."""
+    results = studies["unlearning"]
+    shown = ["validation", "forget_poisoned", "forget_clean", "retain"]
+    rows = []
+    for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
+        curves = _curves(results, model, poison, method)
+        spread, low, high = metrics.spread(curves.sel(split="validation").isel(epoch=-1).values)
+        drop = np.median(metrics.largest_drop(curves.sel(split="validation").transpose("run", "epoch").values))
+        if method != "retrain" and not any(row[:3] == [model, poison, "start"] for row in rows):
+            rows.append([model, poison, "start", *(_mean(curves.sel(split=s).isel(epoch=0)) for s in shown), "", ""])
+        ends = [_mean(curves.sel(split=split).isel(epoch=-1)) for split in shown]
+        across = f"{spread:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(spread) else "-"
+        rows.append([model, poison, method, *ends, across, f"{drop:.3f}"])
+    title = (f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs (forgetting as poisoned: low is good), std "
+             "of the validation accuracy\nacross runs with its 95 % bootstrap interval, and largest drop within a run")  # fmt: skip
+    names = ["valid.", "forget pois.", "clean", "retain", "std across runs", "drop"]
+    return _table(title, ["model", "poison", "method", *names], rows)
+
+
+def weight_map_summary(studies: dict[str, xr.Dataset]):
+    """Stability over the weights: how much of each map ends within 0.05 of retraining."""
+    results, curves = studies["weight_map"], studies.get("unlearning")
+    rows = []
+    for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
+        cells = results.accuracy.sel(model=model, poison=poison, method=method).mean("run").values
+        retrain = _retrain_accuracy(curves, model, poison)
+        near = metrics.share_near(cells, retrain) if np.isfinite(retrain) else np.nan
+        share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
+        rows.append([model, poison, method, f"{np.nanmin(cells):.3f}", f"{np.nanmax(cells):.3f}", share])
+    title = f"Weight maps: final validation accuracy of the cells, mean of n = {results.sizes['run']} runs"
+    return _table(title, ["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
+
+
+def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
+    """Mean final validation accuracy of retraining; NaN where it was not run."""
+    wanted = (model, poison, "retrain")
+    if curves is None or wanted not in _present(curves.accuracy, "model", "poison", "method"):
+        return np.nan
+    return float(_curves(curves, *wanted).sel(split="validation").isel(epoch=-1).mean())
+
+
+SUMMARIES = {"noise_sweep": sweep_summary, "unlearning": unlearning_summary, "weight_map": weight_map_summary}
+
+
+def _present(array: xr.DataArray, *dims: str) -> list[tuple[str, ...]]:
+    """The combinations of labels along `dims` that hold any value; methods in their own order."""
+    order = {name: place for place, name in enumerate(METHODS)}
+    others = [dim for dim in array.dims if dim not in dims]
+    counts = array.count(others).stack(combination=dims)
+    present = [tuple(np.atleast_1d(labels)) for labels in counts.combination.values[counts.values > 0].tolist()]
+    return sorted(present, key=lambda labels: tuple(order.get(label, label) for label in labels))
+
+
+def _curves(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
+    """(run, epoch, split) of one method, without the epochs that only other models have."""
+    return results.accuracy.sel(model=model, poison=poison, method=method).dropna("epoch", how="all")
+
+
+def _mean(values: xr.DataArray) -> str:
+    mean = float(values.mean())
+    return f"{mean:.3f}".removeprefix("0") if np.isfinite(mean) else "-"

@@ -1,0 +1,303 @@
+"""Labelled result files with their provenance, written so that nothing finished is ever lost.
+
+A study is computed in chunks. Each chunk becomes a netCDF-4 file of its own as it ends (temporary file,
+fsync, rename); when all that were asked for are there, they are gathered into `<study>.nc` in the same way
+and only then removed. Parameters are kept as safetensors files. No pickles.
+
+Every chunk carries its *identity*, all that its numbers depend on. A chunk found with another identity is
+refused by name of what differs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from safetensors import safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+FORMAT = 1  # of the files; part of every identity
+PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy")
+
+
+class Mismatch(ValueError):
+    """Results in the folder come from another configuration."""
+
+
+class Damaged(ValueError):
+    """A file is truncated, altered or not one of ours."""
+
+
+# ---- whole files ----
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced to disk, when the block ends without error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_dataset(path: Path, dataset: xr.Dataset) -> None:
+    """Write a dataset as netCDF-4 with the checksum of its contents; attributes are numbers or strings."""
+    dataset = dataset.assign_attrs(sha256=_checksum(dataset))
+    compressed = {name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000}
+    with replacing(Path(path)) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
+
+
+def read_dataset(path: str | Path) -> xr.Dataset:
+    """Read a result file into memory and verify its checksum.
+
+    Raises FileNotFoundError, or Damaged (a ValueError) where it is not a file that `write_dataset` finished.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"results: no file at {path}")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf") as file:
+            dataset = file.load()
+    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError ... by what is broken
+        raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
+    if dataset.attrs.pop("sha256", None) != _checksum(dataset):
+        raise Damaged(f"results: {path} does not match its checksum")
+    return dataset
+
+
+def _checksum(dataset: xr.Dataset) -> str:
+    digest = hashlib.sha256(json.dumps(dataset.attrs, sort_keys=True, default=_plain).encode())
+    for name in sorted(map(str, dataset.variables)):
+        array = dataset[name]
+        values = np.asarray(array.values)
+        text = values.dtype.kind in "OUST"
+        payload = json.dumps(values.tolist()).encode() if text else values.tobytes()
+        digest.update(f"{name}{array.dims}{values.shape}{'text' if text else values.dtype.str}".encode() + payload)
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else np.asarray(value).tolist()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
+    """Write named arrays as safetensors, with their record and checksum in the header."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    metadata = {"record": json.dumps(record, sort_keys=True), "sha256": _tensor_checksum(arrays)}
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(safetensors_bytes(arrays, metadata=metadata))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Named arrays and their record from a safetensors file; Damaged where they do not match the checksum."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = file.metadata() or {}
+        record = json.loads(metadata["record"])
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
+    if metadata.get("sha256") != _tensor_checksum(tensors):
+        raise Damaged(f"results: {path} does not match its checksum")
+    return tensors, record
+
+
+def _tensor_checksum(tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode() + tensors[name].tobytes())
+    return digest.hexdigest()
+
+
+# ---- the folder of one data set and preset ----
+
+
+class Store:
+    """The results of one data set and preset: `<study>.nc`, chunks on their way there, and parameters.
+
+    config: the full configuration, stored with every file. data: provenance of the data set.
+    """
+
+    def __init__(self, folder: str | Path, *, config: dict[str, Any], data: dict[str, Any]):
+        self.folder = Path(folder)
+        self.config = config
+        self.data = data
+
+    def study_path(self, study: str) -> Path:
+        return self.folder / f"{study}.nc"
+
+    def chunk_path(self, study: str, name: str) -> Path:
+        return self.folder / "chunks" / study / f"{name}.nc"
+
+    def tensor_path(self, study: str, name: str) -> Path:
+        return self.folder / "parameters" / study / f"{name}.safetensors"
+
+    def done(self, study: str) -> dict[str, dict[str, Any]]:
+        """The records of all finished chunks of a study, by name."""
+        records = {}
+        if self.study_path(study).is_file():
+            records = json.loads(read_dataset(self.study_path(study)).attrs["chunks"])
+        for path in sorted(self.chunk_path(study, "*").parent.glob("*.nc")):
+            records[path.stem] = _record(read_dataset(path))
+        for path in sorted(self.tensor_path(study, "*").parent.glob("*.safetensors")):
+            records.setdefault(path.stem, read_tensors(path)[1])
+        return records
+
+    def save(
+        self,
+        study: str,
+        name: str,
+        record: dict[str, Any],
+        dataset: xr.Dataset | None,
+        tensors: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write what a chunk computed: parameters first, so that a chunk that is there is there whole."""
+        if tensors:
+            write_tensors(self.tensor_path(study, name), tensors, record)
+        if dataset is not None:
+            path = self.chunk_path(study, name)
+            write_dataset(path, dataset.assign_attrs(chunks=json.dumps({name: record}, sort_keys=True)))
+
+    def tensors(self, study: str, name: str) -> dict[str, np.ndarray]:
+        return read_tensors(self.tensor_path(study, name))[0]
+
+    def gather(self, study: str) -> xr.Dataset | None:
+        """Merge the study's file and its chunks into the study's file, then remove the chunks."""
+        paths = sorted(self.chunk_path(study, "*").parent.glob("*.nc"))
+        parts = [read_dataset(path) for path in [self.study_path(study), *paths] if path.is_file()]
+        if not paths:
+            return parts[0] if parts else None
+        records = {name: record for part in parts for name, record in json.loads(part.attrs["chunks"]).items()}
+        merged = merge(parts).assign_attrs(
+            study=study,
+            config=json.dumps(self.config, sort_keys=True),
+            data=json.dumps(self.data, sort_keys=True),
+            seconds=sum(record["seconds"] for record in records.values()),
+            chunks=json.dumps(records, sort_keys=True),
+            **_run_attributes(records),
+        )
+        write_dataset(self.study_path(study), merged)
+        for path in paths:
+            path.unlink()
+        return merged
+
+
+def _record(dataset: xr.Dataset) -> dict[str, Any]:
+    (record,) = json.loads(dataset.attrs["chunks"]).values()
+    return record
+
+
+def _run_attributes(records: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Start, machine, versions and commits of a file's chunks; several of one kind are joined by '; '."""
+    kinds = ("machine", "versions", "commit")
+    several = {kind: "; ".join(sorted({record[kind] for record in records.values()})) for kind in kinds}
+    return {"started": min(record["started"] for record in records.values()), **several}
+
+
+def merge(parts: list[xr.Dataset]) -> xr.Dataset:
+    """Lay datasets of the same variables into one over the union of their coordinates; later ones win.
+
+    Combinations that no part holds are NaN. Coordinates are sorted, so the result does not depend on the
+    order in which chunks were finished.
+    """
+    coordinates = {
+        name: np.unique(np.concatenate([np.atleast_1d(part[name].values) for part in parts if name in part.coords]))
+        for name in dict.fromkeys(name for part in parts for name in part.coords)
+    }
+    merged = xr.Dataset(coords=coordinates)
+    for name in dict.fromkeys(name for part in parts for name in part.data_vars):
+        holders = [part[name] for part in parts if name in part]
+        shape = [len(coordinates[dim]) for dim in holders[0].dims]
+        array = xr.DataArray(
+            np.full(shape, np.nan), {dim: coordinates[dim] for dim in holders[0].dims}, attrs=holders[0].attrs
+        )
+        for part in holders:
+            array.loc[{dim: part[dim].values for dim in part.dims}] = part.values
+        merged[name] = array
+    return merged
+
+
+def compare(study: str, name: str, found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    """Raise Mismatch, naming each entry in which the identity of a chunk differs from the one wanted."""
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    if differing:
+        details = ", ".join(f"{key} {found.get(key)} there and {wanted.get(key)} here" for key in differing)
+        raise Mismatch(f"out: {folder} holds {study}/{name} of another run ({details}); choose another --out")
+
+
+# ---- provenance ----
+
+
+def run_record(identity: dict[str, Any], started: datetime, seconds: float) -> dict[str, Any]:
+    """What is kept of a chunk beside its numbers: identity, start, seconds, machine, versions, commit."""
+    return {
+        "identity": identity,
+        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "machine": machine(),
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+
+
+@functools.cache
+def machine() -> str:
+    """Processor, cores and system, without the machine's name."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+@functools.cache
+def versions() -> str:
+    return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+
+
+@functools.cache
+def git_commit() -> str:
+    """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "*.py") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
