@@ -1,4 +1,4 @@
-"""Load, encode and split the data: MNIST 1 vs 9."""
+"""Load, encode and split the data: MNIST 1 vs 9, and ground states of the XXZ ring."""
 
 from __future__ import annotations
 
@@ -6,18 +6,31 @@ import hashlib
 import os
 import socket
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:  # SciPy costs a fifth of a second, and loading MNIST does without it
+    from scipy import sparse
+
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
+Gauge = Literal["fixed", "random_sign", "random_phase"]
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer before Keras' download is given up
 MAX_NPZ_BYTES = 2**31  # declared size above which an .npz is refused unread
+
+COUPLINGS = (np.arange(294) - 94) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
+XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
+XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,), 42 on either side
+XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])  # (166,) the states that are computed; union1d would load numpy.ma
+XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
+MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
+MIN_GAP = 1e-6  # energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
 
 
 class Split(NamedTuple):
@@ -31,12 +44,26 @@ class Split(NamedTuple):
     y: np.ndarray
 
 
+class Spectrum(NamedTuple):
+    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta.
+
+    energy: total ground-state energy, in units of the exchange (Pauli matrices, not spins). gap: to the next
+    level of the whole space. is_train, is_val: which split the state is in.
+    """
+
+    delta: np.ndarray
+    energy: np.ndarray
+    gap: np.ndarray
+    is_train: np.ndarray
+    is_val: np.ndarray
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A training and a validation split, and where they come from.
 
-    `n_features` is the length of a sample before it was padded (784 pixels). `provenance` holds the source,
-    the encoding and the SHA-256 of the four arrays.
+    `n_features` is the length of a sample before it was padded (784 pixels, or 2**n_sites amplitudes).
+    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the four arrays.
     """
 
     train: Split
@@ -107,6 +134,62 @@ def load_mnist(
     return Dataset(train, val, "mnist", 784, provenance)
 
 
+def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:
+    """Ground states of the XXZ ring on both sides of its transition at Δ = 1: 82 to train, 84 to validate.
+
+    H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} over a ring of n_sites qubits, qubit 0 the most
+    significant bit. Label 0 is the critical phase (0.12 ≤ Δ ≤ 0.94), 1 the antiferromagnetic one (1.05 ≤ Δ ≤
+    1.87). The couplings are COUPLINGS at XXZ_TRAIN and XXZ_VAL; x is (n, 2**n_sites) complex64.
+
+    n_sites: even, 4 to 16. The ground states of odd rings are degenerate.
+    path: an .npz in the layout of the authors' 1D_xxz_dataset.npz, xs (294, 2**n_sites) and ys (294,), the
+        states and their Δ. Without it the states are diagonalised exactly, once: they stay in the user's cache.
+    gauge: the global phase, which no measurement sees and an MLP reading (Re, Im) does. "fixed" makes the
+        amplitude of |0101…01⟩ positive, and so every amplitude real; "random_sign" then multiplies each state by
+        +1 or -1, "random_phase" by e^{iφ}, φ uniform. It holds for the states of a file too, whose own phases are
+        given up.
+    seed: of the random gauges. A state's phase depends on the seed and its Δ only.
+
+    Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
+    """
+    _check_even(n_sites)
+    require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
+    require(seed >= 0, "seed", seed, "0 or more")
+    states, origin = _xxz_from_file(path, n_sites) if path is not None else (_xxz_computed(n_sites), "computed")
+    phases = _global_phases(gauge, seed)
+
+    def split(points: np.ndarray) -> Split:
+        x = states[np.searchsorted(XXZ_USED, points)] * phases[points, None]  # (n, 2**n_sites)
+        return Split(x.astype(np.complex64), (COUPLINGS[points] > 1).astype(np.int32))
+
+    train, val = split(XXZ_TRAIN), split(XXZ_VAL)
+    provenance = {
+        "source": origin,
+        "n_sites": n_sites,
+        "gauge": gauge,
+        **({} if gauge == "fixed" else {"gauge_seed": seed}),
+        "n_train": len(train.y),
+        "n_val": len(val.y),
+        "sha256": sha256(*train, *val),
+    }
+    return Dataset(train, val, "xxz", 2**n_sites, provenance)
+
+
+def xxz_spectrum(n_sites: int = 12) -> Spectrum:
+    """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the states."""
+    _check_even(n_sites)
+    levels = _ground_states(n_sites)
+    used = [np.isin(XXZ_USED, points) for points in (XXZ_TRAIN, XXZ_VAL)]
+    return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], *used)
+
+
+def xxz_hamiltonian(n_sites: int, delta: float) -> sparse.csr_array:
+    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, (2**n_sites, 2**n_sites)."""
+    require(n_sites in range(3, MAX_SITES + 1), "n_sites", n_sites, f"3 to {MAX_SITES}")
+    exchange, alignment = _ring_terms(n_sites, np.arange(2**n_sites))
+    return exchange + delta * alignment
+
+
 def sha256(*arrays: np.ndarray) -> str:
     """Hex digest over type, shape and bytes of the arrays in order."""
     digest = hashlib.sha256()
@@ -135,12 +218,10 @@ def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
             missing = [key for key in keys if key not in file]
             require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with {', '.join(keys)}")
             return {key: file[key] for key in keys}
-    except (zipfile.BadZipFile, EOFError, OSError, zipfile.LargeZipFile) as error:
-        raise ValueError(f"data: {path} is not a readable .npz ({error})") from None
-    except ValueError as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
         if str(error).startswith("data: "):
             raise
-        raise ValueError(f"data: {path} is not a readable .npz ({error})") from None
+        raise ValueError(f"data: {path} is not a readable .npz ({_first_line(error)})") from None
 
 
 # ---- MNIST ----
@@ -211,6 +292,189 @@ def _encode(images: np.ndarray, encoding: Encoding) -> np.ndarray:
         require(bool((norms > 0).all()), "data", "an empty image", "images with at least one pixel set")
     encoded = pixels / (norms + 1e-12)  # empty columns stay 0
     return pad(encoded.reshape(len(images), -1).astype(np.float32))
+
+
+# ---- XXZ ----
+
+_Terms = tuple["sparse.csr_array", "sparse.csr_array"]  # Σ XX + YY and Σ ZZ over the bonds
+
+
+def _check_even(n_sites: int) -> None:
+    allowed = f"even numbers from 4 to {MAX_SITES} (the ground states of odd rings are degenerate)"
+    require(n_sites in range(4, MAX_SITES + 1, 2), "n_sites", n_sites, allowed)
+
+
+def _neel(n_sites: int) -> int:
+    """Basis index of |0101…01⟩."""
+    return int("01" * (n_sites // 2), 2)
+
+
+def _global_phases(gauge: Gauge, seed: int) -> np.ndarray:
+    """(294,) factors, one for each of COUPLINGS whether or not it is used."""
+    generator = np.random.default_rng(seed)
+    if gauge == "random_sign":
+        return generator.choice([-1.0, 1.0], size=len(COUPLINGS))
+    if gauge == "random_phase":
+        return np.exp(2j * np.pi * generator.random(len(COUPLINGS)))
+    return np.ones(len(COUPLINGS))
+
+
+def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
+    """(166, 2**n_sites) states of an .npz in the fixed gauge, and the word on their source."""
+    arrays = read_npz(path, ("xs", "ys"))
+    xs, ys = arrays["xs"], arrays["ys"]
+    shape = (len(COUPLINGS), 2**n_sites)
+    require(xs.shape == shape, "data: xs", f"shape {xs.shape} in {path}", f"{shape} for {n_sites} sites")
+    require(ys.shape == shape[:1], "data: ys", f"shape {ys.shape} in {path}", f"{shape[:1]}")
+    numeric = all(np.issubdtype(array.dtype, np.number) for array in (xs, ys)) and np.isrealobj(ys)
+    require(numeric, "data: xs and ys", f"{xs.dtype} and {ys.dtype} in {path}", "numbers, those of ys real")
+    for name, array in (("xs", xs), ("ys", ys)):
+        require(bool(np.isfinite(array).all()), f"data: {name}", f"NaN or infinite values in {path}", "finite values")
+    off = np.abs(ys - COUPLINGS).max()
+    require(off <= 1e-6, "data: ys", f"couplings up to {off:.2g} off the grid in {path}", "-0.94, -0.93, …, 1.99")
+    norms = np.linalg.norm(xs.astype(np.complex128), axis=1)
+    worst = norms[np.abs(norms - 1).argmax()]
+    require(abs(worst - 1) <= 1e-4, "data: xs", f"a state of norm {worst:.6g} in {path}", "norms of 1 to within 1e-4")
+    return _fixed_gauge(xs[XXZ_USED].astype(np.complex128), n_sites, path), f"file {Path(path).name}"
+
+
+def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarray:
+    """States with the amplitude of |0101…01⟩ made positive; those that are real then lose their rounding errors."""
+    amplitude = states[:, _neel(n_sites)]
+    held = np.abs(amplitude).min()
+    require(held > 1e-6, "data: xs", f"|amplitude| {held:.1g} of |0101…01⟩ in {path}", "above 1e-6: it fixes the phase")
+    states = states * (amplitude.conj() / np.abs(amplitude))[:, None]
+    real = np.abs(states.imag).max(axis=1) <= 1e-5
+    states.imag[real] = 0
+    if not real.all():
+        message = f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a phase; they stay complex"
+        print(message, file=sys.stderr)
+    return states
+
+
+def _xxz_computed(n_sites: int) -> np.ndarray:
+    """(166, 2**n_sites) ground states in the fixed gauge."""
+    amplitudes = _ground_states(n_sites)["amplitudes"]
+    states = np.zeros((len(amplitudes), 2**n_sites))
+    states[:, _sector(n_sites, n_sites // 2)] = amplitudes
+    return states
+
+
+def _ground_states(n_sites: int) -> dict[str, np.ndarray]:
+    """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where it is not."""
+    key = hashlib.sha256(f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()).hexdigest()[:16]
+    path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
+    try:
+        return _read_cache(path)
+    except FileNotFoundError:
+        pass
+    except (ValueError, OSError) as error:
+        print(f"XXZ: computing the states anew, the cached ones are of no use ({error})", file=sys.stderr)
+    arrays = _diagonalise(n_sites)
+    try:
+        _write_cache(path, arrays)
+    except OSError as error:
+        print(f"XXZ: the states cannot be kept for the next time ({error})", file=sys.stderr)
+    return arrays
+
+
+def _read_cache(path: Path) -> dict[str, np.ndarray]:
+    arrays = read_npz(path, ("amplitudes", "energy", "gap", "sha256"))
+    if str(arrays.pop("sha256")) != sha256(*arrays.values()):
+        raise ValueError(f"data: {path} does not match its checksum")
+    return arrays
+
+
+def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write beside `path`, sync and rename: a reader finds the whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
+    """Energies (166,), gaps (166,) and amplitudes (166, d) of the ground states in the fixed gauge.
+
+    Amplitudes are those of the d = n_sites choose n_sites / 2 basis states of zero magnetisation, in ascending
+    order; all others are zero.
+    """
+    from tqdm import tqdm
+
+    sectors = _sectors(n_sites)
+    progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2)
+    energies, gaps, amplitudes = zip(*(_ground_state(sectors, delta) for delta in progress), strict=True)
+    amplitudes = np.array(amplitudes)
+    # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they differ in sign.
+    neel = np.searchsorted(_sector(n_sites, n_sites // 2), _neel(n_sites))
+    amplitudes *= np.sign(amplitudes[:, neel])[:, None]
+    return {"amplitudes": amplitudes, "energy": np.array(energies), "gap": np.array(gaps)}
+
+
+def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np.ndarray]:
+    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no certain sign.
+
+    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the signs of X and Y
+    turned on every other site no matrix element between two basis states is positive, and they connect them all
+    (Perron-Frobenius). The next level of the whole space is the second of this sector (Δ > 1: the other
+    superposition of the two Néel states) or the lowest of a neighbouring one (Δ < 1), since the lowest energies
+    of the sectors rise with |magnetisation|: proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)),
+    checked by the tests at the other Δ in use. At Δ ≤ -1 the gap found is zero or negative.
+
+    Raises ValueError where the gap is below MIN_GAP.
+    """
+    levels, vectors = _lowest(sectors[0], delta, 2)
+    neighbour, _ = _lowest(sectors[1], delta, 1)
+    gap = min(levels[1], neighbour[0]) - levels[0]
+    require(gap >= MIN_GAP, "delta", f"{delta:g}, gap {gap:.2g}", f"gaps of {MIN_GAP:g} or more (degenerate otherwise)")
+    return levels[0], gap, vectors[:, 0]
+
+
+def _lowest(terms: _Terms, delta: float, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k lowest levels, ascending, and their eigenvectors (d, k), to rounding."""
+    from scipy.sparse.linalg import eigsh
+
+    exchange, alignment = terms
+    # A start without any symmetry: from a symmetric one, Lanczos steps would never reach the other levels.
+    start = np.random.default_rng(0).normal(size=exchange.shape[0])
+    levels, vectors = eigsh(exchange + delta * alignment, k=k, which="SA", v0=start)
+    order = np.argsort(levels)
+    return levels[order], vectors[:, order]
+
+
+def _sectors(n_sites: int) -> list[_Terms]:
+    """The ring's terms within the sectors of magnetisation zero and one spin flipped from it."""
+    return [_ring_terms(n_sites, _sector(n_sites, ones)) for ones in (n_sites // 2, n_sites // 2 - 1)]
+
+
+def _sector(n_sites: int, ones: int) -> np.ndarray:
+    """Ascending indices of the basis states with this many ones."""
+    basis = np.arange(2**n_sites)
+    return basis[np.bitwise_count(basis) == ones]
+
+
+def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
+    """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out of."""
+    from scipy import sparse
+
+    places = 1 << np.arange(n_sites)[::-1]  # of qubit 0, 1, …
+    bits = (basis[:, None] & places) != 0  # (d, n_sites)
+    unequal = bits != np.roll(bits, -1, axis=1)  # (d, n_sites): bond i joins sites i and i + 1
+    row, bond = np.nonzero(unequal)
+    # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates equal ones.
+    column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
+    shape = (len(basis), len(basis))
+    exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=shape)
+    return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")
+
+
+# ---- messages ----
 
 
 def _first_line(error: Exception) -> str:
