@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,10 @@ import metrics
 import storage
 from datar import Dataset, Split, cache_folder, require
 from models import MLP, QNN, Model, Params, train
-from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
+from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, from_teacher, unlearn
+
+if TYPE_CHECKING:
+    import rich.table
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 
@@ -659,28 +662,30 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
     """Print a table for each study in the folder, with n and what the errors are."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(soft_wrap=True)
     paths = {study: folder / f"{study}.nc" for study in STUDIES}
     results = {study: storage.read_dataset(path) for study, path in paths.items() if path.is_file()}
     for stage in stages:
         if stage in results:
-            console.print(SUMMARIES[stage](results))
+            title, table = SUMMARIES[stage](results)
+            console.print(title, table, sep="\n", markup=False, highlight=False)
 
 
-def _table(title: str, columns: list[str], rows: list[list[str]]):
+def _table(columns: list[str], rows: list[list[str]]) -> rich.table.Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in columns:
         named = column in ("model", "poison", "method")
         table.add_column(column, justify="left" if named else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
-def sweep_summary(studies: dict[str, xr.Dataset]):
+def sweep_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
     """Mean validation accuracy of each model and poison against alpha."""
     results = studies["noise_sweep"]
     accuracy = results.accuracy.sel(split="validation")
@@ -690,41 +695,53 @@ def sweep_summary(studies: dict[str, xr.Dataset]):
         for model, poison in _present(accuracy, "model", "poison")
     ]
     title = f"Noise sweep: validation accuracy against α in percent, mean of n = {results.sizes['run']} runs"
-    return _table(title, ["model", "poison", *map(str, alphas)], rows)
+    return title, _table(["model", "poison", *map(str, alphas)], rows)
 
 
-def unlearning_summary(studies: dict[str, xr.Dataset]):
+def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
     """Accuracies before and after each method, and its stability across and within runs."""
     results = studies["unlearning"]
-    shown = ["validation", "forget_poisoned", "forget_clean", "retain"]
     rows = []
-    for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
-        curves = _curves(results, model, poison, method)
-        spread, low, high = metrics.spread(curves.sel(split="validation").isel(epoch=-1).values)
-        drop = np.median(metrics.largest_drop(curves.sel(split="validation").transpose("run", "epoch").values))
-        if method != "retrain" and not any(row[:3] == [model, poison, "start"] for row in rows):
-            rows.append([model, poison, "start", *(_mean(curves.sel(split=s).isel(epoch=0)) for s in shown), "", ""])
-        ends = [_mean(curves.sel(split=split).isel(epoch=-1)) for split in shown]
-        across = f"{spread:.3f} [{low:.3f}, {high:.3f}]" if np.isfinite(spread) else "-"
-        rows.append([model, poison, method, *ends, across, f"{drop:.3f}"])
-    title = (f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs (forgetting as poisoned: low is good), std "
-             "of the validation accuracy\nacross runs with its 95 % bootstrap interval, and largest drop within a run")  # fmt: skip
-    names = ["valid.", "forget pois.", "clean", "retain", "std across runs", "drop"]
-    return _table(title, ["model", "poison", "method", *names], rows)
+    for model, poison in _present(results.accuracy, "model", "poison"):
+        methods = [method for *_, method in _present(results.accuracy.sel(model=[model], poison=[poison]), "method")]
+        started = [method for method in methods if METHODS[method].start is from_teacher]
+        if started:
+            start = _curves(results, model, poison, started[0]).isel(epoch=0)
+            rows.append([model, poison, "start", *_accuracies(start), "", ""])
+        rows += [[model, poison, method, *_outcome(_curves(results, model, poison, method))] for method in methods]
+    title = (
+        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois: on the forget set against its poisoned\n"
+        "labels (low is good), f.clean: against the true ones; std: of valid across runs, with its 95 % bootstrap\n"
+        "interval from 3 runs on; drop: largest fall of valid below its best within a run, median"
+    )
+    names = ["valid", "f.pois", "f.clean", "retain", "std", "drop"]
+    return title, _table(["model", "poison", "method", *names], rows)
 
 
-def weight_map_summary(studies: dict[str, xr.Dataset]):
+def _outcome(curves: xr.DataArray) -> list[str]:
+    """Final accuracies of (run, epoch, split) curves, standard deviation across runs, largest drop within one."""
+    validation = curves.sel(split="validation").transpose("run", "epoch").values
+    deviation, low, high = metrics.spread(validation[:, -1])
+    across = _digits(deviation) + (f" [{_digits(low)}, {_digits(high)}]" if len(validation) > 2 else "")
+    return [*_accuracies(curves.isel(epoch=-1)), across, _digits(np.median(metrics.largest_drop(validation)))]
+
+
+def _accuracies(values: xr.DataArray) -> list[str]:
+    return [_mean(values.sel(split=split)) for split in ("validation", "forget_poisoned", "forget_clean", "retain")]
+
+
+def weight_map_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
     """Stability over the weights: how much of each map ends within 0.05 of retraining."""
     results, curves = studies["weight_map"], studies.get("unlearning")
     rows = []
     for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
-        cells = results.accuracy.sel(model=model, poison=poison, method=method).mean("run").values
+        cells = _select(results, model, poison, method).mean("run").values
         retrain = _retrain_accuracy(curves, model, poison)
         near = metrics.share_near(cells, retrain) if np.isfinite(retrain) else np.nan
         share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
-        rows.append([model, poison, method, f"{np.nanmin(cells):.3f}", f"{np.nanmax(cells):.3f}", share])
+        rows.append([model, poison, method, _digits(np.nanmin(cells)), _digits(np.nanmax(cells)), share])
     title = f"Weight maps: final validation accuracy of the cells, mean of n = {results.sizes['run']} runs"
-    return _table(title, ["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
+    return title, _table(["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
 
 
 def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
@@ -749,9 +766,18 @@ def _present(array: xr.DataArray, *dims: str) -> list[tuple[str, ...]]:
 
 def _curves(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
     """(run, epoch, split) of one method, without the epochs that only other models have."""
-    return results.accuracy.sel(model=model, poison=poison, method=method).dropna("epoch", how="all")
+    return _select(results, model, poison, method).dropna("epoch", how="all")
+
+
+def _select(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
+    return results.accuracy.sel(
+        {"model": model, "poison": poison, "method": method}
+    )  # sel(method=) means another thing
 
 
 def _mean(values: xr.DataArray) -> str:
-    mean = float(values.mean())
-    return f"{mean:.3f}".removeprefix("0") if np.isfinite(mean) else "-"
+    return _digits(float(values.mean()))
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3f}".removeprefix("0") if np.isfinite(value) else "-"

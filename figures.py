@@ -98,7 +98,9 @@ def unlearning_curves(results: xr.Dataset) -> Figure:
 
 
 def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method: str, split: str) -> None:
-    curve = results.accuracy.sel(model=model, poison=poison, method=method, split=split).dropna("epoch", how="all")
+    curve = results.accuracy.sel({"model": model, "poison": poison, "method": method, "split": split}).dropna(
+        "epoch", how="all"
+    )
     if curve.size:
         colour, line = METHOD_STYLE[method]
         _band(axis, curve.epoch, curve.transpose("run", "epoch"), colour, line, METHOD_NAMES[method])
@@ -116,10 +118,10 @@ def weight_maps(results: xr.Dataset) -> Figure:
         cells = results.accuracy.sel(model=model, poison=poison)
         title = f"{model}, {POISON_NAMES[poison]}"
         if "scrub" in results.method:
-            _heat_map(axes[row, 0], cells.sel(method="scrub").mean("run"))
+            _heat_map(axes[row, 0], cells.sel({"method": "scrub"}).mean("run"))
             axes[row, 0].set_title(f"Scrub: {title}")
         if "ga" in results.method:
-            line = cells.sel(method="ga", kl_weight=0.0)
+            line = cells.sel({"method": "ga", "kl_weight": 0.0})
             _band(axes[row, 1], line.forget_weight, line.transpose("run", ...), *METHOD_STYLE["ga"], None, marker="o")
             axes[row, 1].set(title=f"Gradient ascent: {title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
         axes[row, 1].set_xlabel("forget weight")
