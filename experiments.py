@@ -710,9 +710,9 @@ def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
             rows.append([model, poison, "start", *_accuracies(start), "", ""])
         rows += [[model, poison, method, *_outcome(_curves(results, model, poison, method))] for method in methods]
     title = (
-        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois: on the forget set against its poisoned\n"
-        "labels (low is good), f.clean: against the true ones; std: of valid across runs, with its 95 % bootstrap\n"
-        "interval from 3 runs on; drop: largest fall of valid below its best within a run, median"
+        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois: on the forget set, poisoned labels\n"
+        "(low is good), f.clean: true labels; std: of valid across runs, with its 95 % bootstrap interval from\n"
+        "3 runs on; drop: largest fall of valid below its best within a run, median"
     )
     names = ["valid", "f.pois", "f.clean", "retain", "std", "drop"]
     return title, _table(["model", "poison", "method", *names], rows)
