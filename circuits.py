@@ -7,7 +7,8 @@ conventions.
 
 from __future__ import annotations
 
-from functools import cache, partial, reduce
+from collections.abc import Callable
+from functools import cache, reduce
 from typing import TYPE_CHECKING, Literal
 
 import jax
@@ -115,15 +116,16 @@ def evolve(
     A layer's rotations are applied as a few Kronecker blocks, its RZZ ring as one elementwise phase and its
     CNOT ring as one permutation, under a scan over layers so that the compile time does not grow with depth.
     """
-    n_qubits = params.shape[1]
-    entangle = partial(_rzz_ring, n_qubits=n_qubits) if entangler == "rzz" else partial(_cnot_ring, n_qubits=n_qubits)
+    entangle = _rzz_ring if entangler == "rzz" else _cnot_ring
+    return _evolve(rotation_gates(params, rotations), params[..., -1], states, entangle)
 
-    def layer(states, angles):  # angles (n_qubits, parameters_per_qubit)
-        gates = rotation_gates(angles, rotations)
-        return entangle(_rotate(gates, states), angles[:, -1]), None
 
-    states = states.astype(jnp.result_type(params, 1j))
-    return jax.lax.scan(layer, states, params)[0]
+def _evolve(gates: jax.Array, bonds: jax.Array, states: jax.Array, entangle: Callable) -> jax.Array:
+    def layer(states, layer_gates_and_bonds):
+        layer_gates, layer_bonds = layer_gates_and_bonds
+        return entangle(_rotate(layer_gates, states), layer_bonds), None
+
+    return jax.lax.scan(layer, states.astype(gates.dtype), (gates, bonds))[0]
 
 
 def _rotate(gates: jax.Array, states: jax.Array) -> jax.Array:
@@ -140,12 +142,12 @@ def _block_sizes(n_qubits: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(n_qubits), n_blocks)]
 
 
-def _rzz_ring(states: jax.Array, angles: jax.Array, *, n_qubits: int) -> jax.Array:
-    return states * _ring_phases(angles, tuple(range(n_qubits)))
+def _rzz_ring(states: jax.Array, bonds: jax.Array) -> jax.Array:
+    return states * _ring_phases(bonds, tuple(range(len(bonds))))
 
 
-def _cnot_ring(states: jax.Array, _: jax.Array, *, n_qubits: int) -> jax.Array:
-    return states[:, cnot_permutation(n_qubits)]
+def _cnot_ring(states: jax.Array, bonds: jax.Array) -> jax.Array:
+    return states[:, cnot_permutation(len(bonds))]
 
 
 # ---- the light cone of the measured Z ----
@@ -168,40 +170,42 @@ def heisenberg_observable(params: jax.Array, folded: int, *, rotations: Rotation
     diagonal: the observable is one matrix for each of the a basis states of the left and the b of the right
     neighbour (1 where there is none).
     """
-    depth, n_qubits, _ = params.shape
+    return _heisenberg_observable(rotation_gates(params, rotations), params[..., -1], folded)
+
+
+def _heisenberg_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
+    depth, n_qubits = bonds.shape
     cone = light_cone(n_qubits, 1)
-    pauli_z = jnp.diag(jnp.array([1, -1], jnp.result_type(params, 1j)))
-    observable = _undo_rotations(pauli_z, params[-1], cone, rotations)
+    observable = _undo_rotations(jnp.diag(jnp.array([1, -1], gates.dtype)), gates[-1], cone)
     front, layer = depth - folded, depth - 2  # layers before `front` are not folded
     while layer >= front and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer)
-        blocks = _undo_ring(observable, params[layer], cone, register)
-        observable = _undo_rotations(_direct_sum(blocks), params[layer], register, rotations)
+        blocks = _undo_ring(observable, bonds[layer], cone, register)
+        observable = _undo_rotations(_direct_sum(blocks), gates[layer], register)
         cone, layer = register, layer - 1
     if layer >= front:  # the cone holds the whole ring and grows no more
 
-        def undo_layer(observable, angles):
-            blocks = _undo_ring(observable, angles, cone, cone)
-            return _undo_rotations(blocks[0, 0], angles, cone, rotations), None
+        def undo_layer(observable, gates_and_bonds):
+            layer_gates, layer_bonds = gates_and_bonds
+            return _undo_rotations(_undo_ring(observable, layer_bonds, cone, cone)[0, 0], layer_gates, cone), None
 
-        observable = jax.lax.scan(undo_layer, observable, params[front : layer + 1], reverse=True)[0]
+        rest = gates[front : layer + 1], bonds[front : layer + 1]
+        observable = jax.lax.scan(undo_layer, observable, rest, reverse=True)[0]
     if front == 0:
         return observable[None, None]
-    blocks = _undo_ring(observable, params[front - 1], cone, light_cone(n_qubits, folded + 1))
-    return _undo_rotations(blocks, params[front - 1], cone, rotations)
+    blocks = _undo_ring(observable, bonds[front - 1], cone, light_cone(n_qubits, folded + 1))
+    return _undo_rotations(blocks, gates[front - 1], cone)
 
 
-def _undo_rotations(
-    observable: jax.Array, angles: jax.Array, qubits: tuple[int, ...], rotations: Rotations
-) -> jax.Array:
-    unitary = kronecker(rotation_gates(angles[np.array(qubits)], rotations))
+def _undo_rotations(observable: jax.Array, gates: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
+    unitary = kronecker(gates[np.array(qubits)])
     return unitary.conj().T @ observable @ unitary
 
 
-def _undo_ring(observable: jax.Array, angles: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]) -> jax.Array:
+def _undo_ring(observable: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]) -> jax.Array:
     """Conjugate by the RZZ ring: (d, d) on the cone -> (a, b, d, d), diagonal in the register's other qubits."""
     n_left, n_right = len(register) > len(cone), len(register) > len(cone) + 1
-    phases = _ring_phases(angles[:, -1], register).reshape(2**n_left, -1, 2**n_right)
+    phases = _ring_phases(bonds, register).reshape(2**n_left, -1, 2**n_right)
     return jnp.einsum("aib,ij,ajb->abij", phases.conj(), observable, phases)
 
 
@@ -213,23 +217,21 @@ def _direct_sum(blocks: jax.Array) -> jax.Array:
 
 def _cone_expectation(params: jax.Array, states: jax.Array, rotations: Rotations, folded: int) -> jax.Array:
     n, (depth, n_qubits, _) = len(states), params.shape
-    observable = heisenberg_observable(params, folded, rotations=rotations)
+    gates, bonds = rotation_gates(params, rotations), params[..., -1]
+    observable = _heisenberg_observable(gates, bonds, folded)
     a, b, d, _ = observable.shape
-    first = light_cone(n_qubits, folded + (folded < depth))[0]
-    params = jnp.roll(params, -first, axis=1)  # qubits from here on: left neighbour, cone, right neighbour, rest
+
+    first = light_cone(n_qubits, folded + (folded < depth))[0]  # qubits from here on: left, cone, right, rest
+    gates, bonds = jnp.roll(gates, -first, axis=1), jnp.roll(bonds, -first, axis=1)
     states = states.reshape(n, 2**first, -1).swapaxes(1, 2).reshape(n, -1)
-    if depth - folded > 1:
-        states = evolve(params[: depth - folded - 1], states, rotations=rotations)
-    states = states.reshape(n, a, d, b, -1)
-    if a * b > 1:
-        gates = rotation_gates(params[depth - folded - 1], rotations)
-        left, right = gates[0], gates[len(light_cone(n_qubits, folded)) + 1] if b > 1 else jnp.eye(1)
-        states = jnp.einsum("naibr,xa,yb->xyinr", states, left, right)
-    else:
-        states = jnp.einsum("naibr->abinr", states)
-    return (
-        _quadratic_form(_real_matrix(observable), _real_vector(states.reshape(a, b, d, -1))).reshape(n, -1).sum(axis=1)
-    )
+    front = depth - folded - 1  # layers that act on the states whole
+    if front > 0:
+        states = _evolve(gates[:front], bonds[:front], states, _rzz_ring)
+    states = states.reshape(n, a, d, b, -1).transpose(1, 3, 2, 0, 4).reshape(a * b, -1)
+    if a * b > 1:  # of the last layer in front, the rotations of the cone's neighbours are left
+        states = kronecker(gates[front, np.array([0, len(light_cone(n_qubits, folded)) + 1])[: 1 + (b > 1)]]) @ states
+    vectors = _real_vector(states.reshape(a, b, d, -1))  # (a, b, 2 d, n * rest)
+    return _quadratic_form(_real_matrix(observable), vectors).reshape(n, -1).sum(axis=1)
 
 
 @jax.custom_jvp
@@ -314,14 +316,14 @@ def _upper(matrix: jax.Array) -> np.ndarray:
 
 
 def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of each qubit's rotations, from TensorCircuit's gates: (q, len(rotations) or more) -> (q, 2, 2)."""
+    """The product of a qubit's rotations, from TensorCircuit's gates: (..., angles) -> (..., 2, 2)."""
     gates = tensorcircuit_on_jax().gates
 
     def one_qubit(thetas):
         matrices = [getattr(gates, f"r{axis}_gate")(thetas[i]).tensor for i, axis in enumerate(rotations)]
         return reduce(lambda product, gate: gate @ product, matrices)
 
-    return jax.vmap(one_qubit)(angles)
+    return jax.vmap(one_qubit)(angles.reshape(-1, angles.shape[-1])).reshape(*angles.shape[:-1], 2, 2)
 
 
 def kronecker(gates: jax.Array) -> jax.Array:
