@@ -164,7 +164,7 @@ def train(
 ) -> Params:
     """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
 
-    split: prepared or raw inputs and labels. batch_size: samples per step, 0 for all. One key gives both the
+    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
     first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
     """
     init_key, fit_key = jax.random.split(key)
@@ -192,14 +192,15 @@ def fit(
 ) -> tuple[Params, Any]:
     """Run Adam on `loss(params, rows, weight, epoch)` over reshuffled batches of the rows 0 ... n_samples - 1.
 
-    The last, incomplete batch of an epoch is filled up with rows of weight 0, so that it is trained on like
-    every other. Returns the last parameters and what `measure(params)` gave before epoch 0, 1, ... and after
+    Each epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for
+    the last, which is filled up with rows of weight 0: 350 samples at 256 make 175 + 175, not 256 + 94.
+    Returns the last parameters and what `measure(params)` gave before epoch 0, 1, ... and after
     the last, stacked: (epochs + 1, ...), or None without `measure`.
     """
     require(n_samples >= 1, "n_samples", n_samples, "1 or more")
     optimizer = optax.adam(learning_rate)
-    size = min(batch_size, n_samples) if batch_size else n_samples
-    n_steps = math.ceil(n_samples / size)
+    n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
+    size = math.ceil(n_samples / n_steps)
     weights = (jnp.arange(n_steps * size) < n_samples).astype(jnp.float32).reshape(n_steps, size)
 
     def step(carry, batch):

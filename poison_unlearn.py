@@ -162,17 +162,24 @@ def scrub_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax
     SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py.
     """
     divergence = DIVERGENCES[weights.divergence]
-    retain = logits_fn(params, batch.retain.x)
+    retain, forget = _both_logits(logits_fn, params, batch)
     stay = jnp.average(divergence(batch.retain_teacher, retain), weights=batch.retain_weight)
-    leave = jnp.mean(divergence(batch.forget_teacher, logits_fn(params, batch.forget.x)))
+    leave = jnp.mean(divergence(batch.forget_teacher, forget))
     learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
     return weights.ce * learn + weights.kl * stay - weights.forget * leave
 
 
 def gradient_ascent_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
     """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+)."""
-    ascend = cross_entropy(logits_fn(params, batch.forget.x), batch.forget.y)
-    return fine_tune_loss(logits_fn, params, batch, weights) - weights.forget * ascend
+    retain, forget = _both_logits(logits_fn, params, batch)
+    descend = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+    return weights.ce * descend - weights.forget * cross_entropy(forget, batch.forget.y)
+
+
+def _both_logits(logits_fn, params: Params, batch: Batch) -> list[jax.Array]:
+    """Logits of the retain batch and of the forget set, from one pass."""
+    logits = logits_fn(params, jnp.concatenate([batch.retain.x, batch.forget.x]))
+    return jnp.split(logits, [len(batch.retain.y)])
 
 
 def from_fresh(model: Model, teacher: Params, data: Batch, key: jax.Array) -> Params:
@@ -225,14 +232,14 @@ def unlearn(
     """Run one method: Adam on its loss, retain batches reshuffled each epoch, the forget set whole at each step.
 
     retain, forget: inputs (prepared or raw) and labels as the method is to see them: the forget set with its
-    poisoned labels, or its poisoned features. batch_size: retain samples per step, 0 for all. Returns the
+    poisoned labels, or its poisoned features. batch_size: most retain samples per step, 0 for all. Returns the
     parameters and the history of `measure` as `models.fit` does. It can be `vmap`ped over runs and weights;
     check those with `check_weights` first.
     """
     require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     start_key, fit_key = jax.random.split(key)
-    forget_teacher = model.logits(teacher, forget.x)
-    retain_teacher = model.logits(teacher, retain.x)
+    teacher_logits = model.logits(teacher, jnp.concatenate([retain.x, forget.x]))
+    retain_teacher, forget_teacher = jnp.split(teacher_logits, [len(retain.y)])
 
     def batch(rows, weight, epoch):
         chosen = Split(retain.x[rows], retain.y[rows])
