@@ -1,0 +1,402 @@
+"""The loss landscape around trained parameters: Hessians, their traces and spectra, and slices of the loss.
+
+The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are flat, (p,), in
+the order of `jax.flatten_util.ravel_pytree(params)`. What is exact to rounding comes alone or with the error 0;
+what is estimated comes with its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from matfree import decomp, stochtrace
+from scipy import stats
+
+import circuits
+from datar import Split, require
+from metrics import cross_entropy
+from models import MLP, QNN, Model, Params
+
+COLUMNS = 16  # Hessian columns, or points of a slice, that are computed at once
+SAMPLES = 8  # samples whose gradients or states are held at once: their states stay in the processor's cache
+
+
+def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
+    """params -> mean binary cross-entropy of the model's logits on the split."""
+    return lambda params: cross_entropy(model.logits(params, split.x), split.y)
+
+
+@partial(jax.jit, static_argnames="model")
+def dead(model: Model, params: Params, split: Split) -> jax.Array:
+    """Whether the logit is the same, bit for bit, for every sample: all ReLUs of some layer are off for all."""
+    logits = model.logits(params, split.x)
+    return jnp.all(logits == logits[0])
+
+
+# ---- the Hessian ----
+
+
+@partial(jax.jit, static_argnames="model")
+def hessian(model: Model, params: Params, split: Split) -> jax.Array:
+    """The Hessian of the loss, dense: (p, p), symmetric. For models of up to some thousand parameters.
+
+    That of a QNN comes from the states of its circuit with one angle shifted (see `_circuit_hessian`), any other
+    from p Hessian-vector products. An MLP with more inputs than samples goes through `row_space` first.
+    """
+    from_states = isinstance(model, QNN) and model.ansatz is None and jnp.ndim(split.x) == 2
+    matrix = (_circuit_hessian if from_states else _hessian_by_columns)(model, params, split)
+    return (matrix + matrix.T) / 2
+
+
+def hessian_vector_product(model: Model, params: Params, split: Split) -> Callable[[jax.Array], jax.Array]:
+    """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three gradients."""
+    return partial(_product, model, params, split)
+
+
+@partial(jax.jit, static_argnames="model")
+def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array, jax.Array]:
+    """The trace of the Hessian and its error, which is 0: exact up to rounding.
+
+    The logit z of a ReLU network is piecewise linear in any single weight, so that almost everywhere the
+    diagonal of its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i) |grad z_i|^2, with
+    p = sigmoid(z). For any other model it is the trace of the dense Hessian.
+    """
+    if isinstance(model, MLP):
+        trace = _gauss_newton_trace(model, params, split)
+    else:
+        trace = jnp.trace(hessian(model, params, split))
+    return trace, jnp.zeros_like(trace)
+
+
+def row_space(model: MLP, params: Params, split: Split) -> tuple[MLP, Params, Split]:
+    """The same network on the r = min(n, d) coordinates of the row space of x, (n, d): same logits, same spectrum.
+
+    Weights that no sample can reach are left out: with x = x' Q', Q (d, r) orthonormal, the first layer acts on
+    x' through Q'W. The Hessian is 0 on the (d - r) fan_out directions orthogonal to Q, so that the dense Hessian
+    of the result has all its other eigenvalues. MLP (8, 2) on 100 images: 829 parameters in place of 8,221.
+    """
+    x = model.prepare(split.x)
+    basis, _ = jnp.linalg.qr(x.T)  # (d, r)
+    (weights, bias), *rest = params
+    reduced = MLP(basis.shape[1], model.hidden)
+    return reduced, [(basis.T @ weights, bias), *rest], Split(x @ basis, split.y)
+
+
+@partial(jax.jit, static_argnames="model")
+def _product(model: Model, params: Params, split: Split, vector: jax.Array) -> jax.Array:
+    gradient, flat = _flat_gradient(model, params, split)
+    return jax.jvp(gradient, (flat,), (vector,))[1]
+
+
+def _flat_gradient(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
+    flat, unflatten = ravel_pytree(params)
+    loss = loss_function(model, split)
+    return jax.grad(lambda flat: loss(unflatten(flat))), flat
+
+
+def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
+    """v -> H v with the gradient linearised once, for many products inside one compiled function; and params flat."""
+    gradient, flat = _flat_gradient(model, params, split)
+    return jax.linearize(gradient, flat)[1], flat
+
+
+def _hessian_by_columns(model: Model, params: Params, split: Split) -> jax.Array:
+    product, flat = _linear_product(model, params, split)
+    return jax.lax.map(lambda i: product(jnp.zeros_like(flat).at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
+
+
+def _gauss_newton_trace(model: Model, params: Params, split: Split) -> jax.Array:
+    x = model.prepare(split.x)
+
+    def slope_squared(sample: jax.Array) -> jax.Array:
+        gradient = jax.grad(lambda params: model.logits(params, sample[None])[0])(params)
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient))
+
+    p = jax.nn.sigmoid(model.logits(params, x))
+    return jnp.mean(p * (1 - p) * jax.lax.map(slope_squared, x, batch_size=SAMPLES))
+
+
+def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
+    """The Hessian from amplitudes, four to seven times cheaper than by columns; 16 p 2**n_qubits bytes a sample held.
+
+    With U the circuit, phi = U psi and z = s <phi|Z|phi>,
+
+        d_j z     = 2 s Re <Z phi|T_j>                                  T_j = (d_j U) psi
+        d_j d_k z = 2 s Re (<T_j|Z|T_k> - <A_k|T_j>), k not before j,   A_k = (d_k U) U'Z phi
+
+    because d_j d_k U = (d_k U) U' (d_j U) where gate k acts after gate j, and (d_k U) U' is anti-Hermitian. Every
+    gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
+    chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
+    """
+    p = jax.nn.sigmoid(model.logits(params, split.x))
+    sign = jnp.resize(jnp.array([1, -1], p.dtype), split.x.shape[1])  # Z on the last qubit
+    acting = _acting_angles(model)
+    evolve = partial(circuits.evolve, rotations=model.rotations, entangler=model.entangler)
+
+    def contribution(sample: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        state, slope, curvature = sample
+        output, pull_back = jax.vjp(lambda state: evolve(params, state[None])[0], state)
+        measured = sign * output
+        returned = pull_back(measured.conj())[0].conj()  # U'Z phi: JAX's pull-back is the transpose of U
+        derivatives = _real(_state_derivatives(evolve, params, jnp.stack([state, returned]), acting))
+        tangents, adjoints = derivatives[:, 0], derivatives[:, 1]  # each (acting, 2 * 2**n_qubits)
+        gradient = 2 * model.scale * tangents @ _real(measured)
+        later = jnp.tril(adjoints @ tangents.T)  # [k, j], gate k not before gate j
+        second = (tangents * jnp.tile(sign, 2)) @ tangents.T - later - jnp.tril(later, -1).T
+        return curvature * jnp.outer(gradient, gradient) + 2 * model.scale * slope * second
+
+    states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))
+    samples = states, (p - split.y) / len(p), p * (1 - p) / len(p)
+    blocks = jax.lax.map(contribution, samples, batch_size=SAMPLES).sum(axis=0)
+    return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
+
+
+def _state_derivatives(evolve: Callable, params: jax.Array, states: jax.Array, angles: np.ndarray) -> jax.Array:
+    """The derivative of U times each state by each of the angles (flat indices): (len(angles), k, 2**n_qubits).
+
+    d R(theta) / d theta = R(theta + pi) / 2; the layers before the shifted gate are run through once for all.
+    """
+
+    def layer(states, angles):
+        return evolve(angles[None], states), states
+
+    depth, inputs = len(params), jax.lax.scan(layer, states, params)[1]  # inputs: (depth, k, 2**n_qubits)
+
+    def shifted(index: jax.Array) -> jax.Array:
+        moved = params.reshape(-1).at[index].add(jnp.pi).reshape(params.shape)
+        first = index // params[0].size
+        return jax.lax.fori_loop(first, depth, lambda at, states: evolve(moved[at][None], states), inputs[first]) / 2
+
+    return jax.lax.map(shifted, jnp.asarray(angles))
+
+
+def _acting_angles(model: QNN) -> np.ndarray:
+    """Flat indices of the angles on which the logit depends, in the order in which their gates act.
+
+    With an RZZ ring those are the rotations within the light cone of the measured Z and the bonds that touch the
+    cone of the layers behind them; the rows of all others in the Hessian are 0.
+    """
+    n_rotations = len(model.rotations)
+    n_angles = circuits.parameters_per_qubit(model.rotations, model.entangler)
+    acts = np.ones((model.depth, model.n_qubits, n_angles), bool)
+    if model.entangler == "rzz":
+        cone = np.zeros((model.depth + 1, model.n_qubits), bool)  # of all layers from this one on
+        for layer in range(model.depth):
+            cone[layer, list(circuits.light_cone(model.n_qubits, model.depth - layer))] = True
+        acts[..., :n_rotations] = cone[:-1, :, None]
+        acts[..., n_rotations] = cone[1:] | np.roll(cone[1:], -1, axis=1)
+    by_time = np.arange(acts.size).reshape(acts.shape).swapaxes(1, 2).ravel()
+    return by_time[acts.ravel()[by_time]]
+
+
+def _real(states: jax.Array) -> jax.Array:
+    """(..., d) complex -> (..., 2 d) real, whose scalar product is the real part of the complex one."""
+    return jnp.concatenate([states.real, states.imag], axis=-1)
+
+
+# ---- spectra without the matrix ----
+
+
+class Extremes(NamedTuple):
+    """Eigenvalues of both ends of a spectrum, ascending: the k lowest, then the k highest.
+
+    values: (2 k,). errors: (2 k,), an eigenvalue lies within this distance of each value. vectors: (2 k, p) of
+    norm 1.
+    """
+
+    values: jax.Array
+    errors: jax.Array
+    vectors: jax.Array
+
+
+@partial(jax.jit, static_argnames=("model", "k", "steps"))
+def extreme_eigenvalues(
+    model: Model, params: Params, split: Split, *, k: int, steps: int = 80, key: jax.Array
+) -> Extremes:
+    """The k lowest and k highest eigenvalues of the Hessian and their vectors, by Lanczos (matfree).
+
+    steps: Hessian-vector products, at most p, from a random start; all vectors are reorthogonalised. Of an
+    eigenvalue that is several times there, such as 0, one copy is found.
+
+    The error is the residual |H v - value v|, computed afresh, plus the rounding of a product: for symmetric H
+    an eigenvalue is within that distance. A missed eigenvalue further out has no bound; more steps find it.
+    """
+    product, flat = _linear_product(model, params, split)
+    steps = min(steps, flat.size)
+    require(1 <= k <= steps // 2, "k", k, f"1 to {steps // 2}, half of the Lanczos steps")
+    basis, tridiagonal = _lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), steps)
+    values, coordinates = jnp.linalg.eigh(tridiagonal)
+    ends = np.r_[:k, steps - k : steps]
+    values, vectors = values[ends], coordinates[:, ends].T @ basis
+    vectors /= jnp.linalg.norm(vectors, axis=1, keepdims=True)
+    residuals = jnp.linalg.norm(jax.lax.map(product, vectors) - values[:, None] * vectors, axis=1)
+    rounding = 16 * jnp.finfo(flat.dtype).eps * jnp.abs(tridiagonal).max()
+    return Extremes(values, residuals + rounding, vectors)
+
+
+class Density(NamedTuple):
+    """A smoothed spectral density, in eigenvalues per unit of curvature over p: its integral is 1.
+
+    grid: (g,) curvatures. density: (g,). error: (g,), standard error over the probes.
+    """
+
+    grid: jax.Array
+    density: jax.Array
+    error: jax.Array
+
+
+@partial(jax.jit, static_argnames=("model", "steps", "probes"))
+def spectral_density(
+    model: Model,
+    params: Params,
+    split: Split,
+    *,
+    grid: jax.Array,
+    width: float,
+    steps: int = 80,
+    probes: int = 10,
+    key: jax.Array,
+) -> Density:
+    """(1/p) sum_i N(grid; eigenvalue_i, width^2), by stochastic Lanczos quadrature (Ghorbani et al., 1901.10159).
+
+    Each random probe gives the Gauss quadrature of its Krylov space: the Ritz values, weighted by the squared
+    first components of the tridiagonal matrix's eigenvectors. The error covers the choice of the probes, not the
+    smoothing over `width`.
+    """
+    product, flat = _linear_product(model, params, split)
+    require(probes >= 2, "probes", probes, "2 or more, for a standard error")
+    grid = jnp.asarray(grid, flat.dtype)
+
+    def quadrature(product: Callable, probe: jax.Array) -> jax.Array:
+        _, tridiagonal = _lanczos(product, probe, min(steps, flat.size))
+        nodes, coordinates = jnp.linalg.eigh(tridiagonal)
+        return jax.scipy.stats.norm.pdf(grid[:, None], nodes, width) @ coordinates[0] ** 2
+
+    return Density(grid, *_over_probes(quadrature, product, flat, probes, key))
+
+
+@partial(jax.jit, static_argnames=("model", "probes"))
+def estimated_trace(
+    model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The trace of the Hessian by Hutchinson's estimator with random signs (matfree), and its standard error.
+
+    It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an
+    exact one.
+    """
+    require(probes >= 2, "probes", probes, "2 or more, for a standard error")
+    product, flat = _linear_product(model, params, split)
+    return _over_probes(stochtrace.monte_carlo_trace(), product, flat, probes, key)
+
+
+def _over_probes(
+    integrand: Callable, product: Callable, like: jax.Array, probes: int, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    sampler = stochtrace.sampler_signs(like, num=probes)
+    mean, error = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sampler)(product, key)
+    return mean, error * np.sqrt(probes / (probes - 1))  # matfree divides the variance by n, not n - 1
+
+
+def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
+    """Orthonormal Krylov vectors (steps, p) and the tridiagonal matrix (steps, steps) of H in them.
+
+    The Hessian of a dead network has rank one: its Krylov space is soon exhausted, and the next vector would be
+    0 / 0. A random diagonal far below rounding keeps it from vanishing, so that Lanczos goes on in what is left.
+    """
+    tiny = 1e3 * jnp.sqrt(jnp.finfo(start.dtype).tiny)  # its square is still a normal number
+    diagonal = tiny * jax.random.uniform(jax.random.key(0), start.shape, start.dtype, 0.5, 1.5)
+    tridiagonalise = decomp.tridiag_sym(steps, reortho="full", custom_vjp=False)
+    result = tridiagonalise(lambda vector: product(vector) + diagonal * vector, start)
+    return result.Q_tall, result.J_small
+
+
+# ---- slices ----
+
+
+def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array, number: int = 2) -> jax.Array:
+    """Random directions through the parameters on the model's own scale: (number, p).
+
+    MLP: filter normalisation (Li et al., 1712.09913, section 4): the part of a Gaussian direction that belongs
+    to a neuron gets the norm of that neuron's own weights. The bias is taken as one more weight of its neuron,
+    which keeps the symmetry that asks for the normalisation: a ReLU neuron times c and its outgoing weights
+    divided by c are the same network. (Li et al. leave biases at 0.)
+
+    QNN: an angle has a scale of its own, the radian, and no filter; the norm of angles that start around 0 says
+    nothing. A direction moves all angles by 1 rad root mean square, so that it lengthens with sqrt(p).
+    """
+    draw = _neuron_direction if isinstance(model, MLP) else _angle_direction
+    return jnp.stack([draw(params, each) for each in jax.random.split(key, number)])
+
+
+def _neuron_direction(params: Params, key: jax.Array) -> jax.Array:
+    keys = jax.random.split(key, len(params))
+
+    def scaled(layer: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        neurons = jnp.concatenate([layer[0], layer[1][None]])  # (fan_in + 1, fan_out)
+        direction = jax.random.normal(key, neurons.shape, neurons.dtype)
+        direction *= jnp.linalg.norm(neurons, axis=0) / jnp.linalg.norm(direction, axis=0)
+        return direction[:-1], direction[-1]
+
+    return ravel_pytree([scaled(*pair) for pair in zip(params, keys, strict=True)])[0]
+
+
+def _angle_direction(params: Params, key: jax.Array) -> jax.Array:
+    flat, _ = ravel_pytree(params)
+    direction = jax.random.normal(key, flat.shape, flat.dtype)
+    return direction / jnp.sqrt(jnp.mean(direction**2))
+
+
+class Slice(NamedTuple):
+    """The loss over a plane: offsets (points,) along each of two directions, loss (points, points) in nats."""
+
+    first: jax.Array
+    second: jax.Array
+    loss: jax.Array
+
+
+@partial(jax.jit, static_argnames=("model", "points"))
+def loss_slice(
+    model: Model, params: Params, split: Split, directions: jax.Array, *, radius: float, points: int
+) -> Slice:
+    """loss[i, j] at params + first[i] directions[0] + second[j] directions[1], offsets from -radius to radius.
+
+    directions: (2, p), such as two rows of `Extremes.vectors`. points: odd, so that the centre is params.
+    """
+    require(points >= 1 and points % 2 == 1, "points", points, "an odd number, so that the centre is one of them")
+    require(jnp.shape(directions)[0] == 2, "directions", f"{jnp.shape(directions)[0]} of them", "2")
+    flat, unflatten = ravel_pytree(params)
+    loss = loss_function(model, split)
+    offsets = radius * (jnp.arange(points) - points // 2) / max(points // 2, 1)
+    plane = jnp.stack(jnp.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
+    values = jax.lax.map(lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=COLUMNS)
+    return Slice(offsets, offsets, values.reshape(points, points))
+
+
+# ---- over runs ----
+
+
+def ratio_interval(
+    noisy: np.ndarray, clean: np.ndarray, statistic=np.median, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """statistic(noisy) / statistic(clean), and its percentile bootstrap interval with both sets resampled.
+
+    The median by default: traces are heavy-tailed, and a mean over five runs is the largest of them. NaN bounds
+    for fewer than two runs of either.
+    """
+    noisy, clean = np.asarray(noisy, float), np.asarray(clean, float)
+
+    def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int = -1) -> np.ndarray:
+        return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
+
+    if min(len(noisy), len(clean)) < 2:
+        return float(ratio(noisy, clean)), float("nan"), float("nan")
+    result = stats.bootstrap(
+        (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile", vectorized=True, rng=seed
+    )
+    return float(ratio(noisy, clean)), *map(float, result.confidence_interval)
