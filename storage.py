@@ -113,7 +113,8 @@ def _plain(value: Any) -> Any:
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
     """Write named arrays as safetensors, with their record and checksum in the header."""
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    metadata = {"record": json.dumps(record, sort_keys=True), "sha256": _tensor_checksum(arrays)}
+    text = json.dumps(record, sort_keys=True)
+    metadata = {"record": text, "sha256": _tensor_checksum(arrays, text)}
     with replacing(Path(path)) as temporary:
         temporary.write_bytes(safetensors_bytes(arrays, metadata=metadata))
 
@@ -126,16 +127,16 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
             metadata = file.metadata() or {}
         record = json.loads(metadata["record"])
     except FileNotFoundError:
-        raise
+        raise FileNotFoundError(f"results: no file at {path}") from None
     except Exception as error:
         raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
-    if metadata.get("sha256") != _tensor_checksum(tensors):
+    if metadata.get("sha256") != _tensor_checksum(tensors, metadata["record"]):
         raise Damaged(f"results: {path} does not match its checksum")
     return tensors, record
 
 
-def _tensor_checksum(tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
+    digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode() + tensors[name].tobytes())
     return digest.hexdigest()

@@ -30,7 +30,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def mnist(environment):
+def run_script(environment):
     def run(*words, script="run_unlearn_mnist.py", **options):
         command = [sys.executable, ROOT / script, *map(str, words)]
         options = {"capture_output": True, "text": True, "timeout": 300, "cwd": ROOT, "env": environment} | options
@@ -40,10 +40,10 @@ def mnist(environment):
 
 
 @pytest.fixture(scope="session")
-def finished(mnist, tmp_path_factory):
+def finished(run_script, tmp_path_factory):
     """A tiny run of every stage, undisturbed."""
     out = tmp_path_factory.mktemp("finished")
-    done = mnist(*TINY, "--out", out)
+    done = run_script(*TINY, "--out", out)
     assert done.returncode == 0, done.stderr
     return out / "mnist" / "quick", done
 
@@ -104,10 +104,10 @@ def test_the_weight_map_and_the_curves_agree(finished):
         assert abs(float(cell.mean()) - float(cf.mean())) < 0.1
 
 
-def test_a_second_start_computes_nothing(mnist, finished):
+def test_a_second_start_computes_nothing(run_script, finished):
     folder, _ = finished
     before, written = contents(folder), (folder / "noise_sweep.nc").stat().st_mtime_ns
-    again = mnist(*TINY, "--out", folder.parents[1])
+    again = run_script(*TINY, "--out", folder.parents[1])
     assert again.returncode == 0 and "training/s" not in again.stderr
     assert (folder / "noise_sweep.nc").stat().st_mtime_ns == written
     assert_same_bits(contents(folder), before)
@@ -132,18 +132,18 @@ def test_killed_half_way_it_ends_with_the_same_bits(finished, environment, tmp_p
     assert_same_bits(contents(tmp_path / "mnist" / "quick"), contents(finished[0]))
 
 
-def test_results_of_another_run_are_refused_by_name(mnist, finished):
+def test_results_of_another_run_are_refused_by_name(run_script, finished):
     out = finished[0].parents[1]
     for flags, named in ((["--seed", "1"], "seed 0 there and 1 here"), (["--encoding", "columnwise"], "data ")):
-        refused = mnist(*TINY, "--out", out, "--stages", "noise_sweep", *flags)
+        refused = run_script(*TINY, "--out", out, "--stages", "noise_sweep", *flags)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
         assert named in refused.stderr and "--out" in refused.stderr
 
 
-def test_a_stage_of_another_family_joins_the_same_file(mnist, tmp_path):
+def test_a_stage_of_another_family_joins_the_same_file(run_script, tmp_path):
     flags = [*TINY, "--out", tmp_path, "--stages", "noise_sweep", "--alphas", "30", "--poisons", "labels"]
     for family in ("mlp", "qnn"):
-        assert mnist(*flags, "--models", family).returncode == 0
+        assert run_script(*flags, "--models", family).returncode == 0
     sweep = read(tmp_path / "mnist" / "quick" / "noise_sweep.nc")
     assert set(sweep.model.values) == {"MLP[4]", "QNN[depth=1]"} and sweep.accuracy.notnull().all()
 
@@ -166,31 +166,31 @@ def test_a_stage_of_another_family_joins_the_same_file(mnist, tmp_path):
         (["--out", "/proc/nowhere"], "--out"),
     ],
 )
-def test_bad_input_gets_one_clear_message_and_exit_code_2(mnist, flags, said):
-    done = mnist("--preset", "quick", *flags)
+def test_bad_input_gets_one_clear_message_and_exit_code_2(run_script, flags, said):
+    done = run_script("--preset", "quick", *flags)
     assert done.returncode == 2, done.stderr
     assert said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 8
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None])
-def test_a_malformed_data_file_gets_one_line(mnist, tmp_path, content):
+def test_a_malformed_data_file_gets_one_line(run_script, tmp_path, content):
     path = tmp_path / "mnist.npz"
     if content is None:
         np.savez(path, x_train=np.zeros((4, 28, 28)), y_train=np.zeros(3), x_test=np.zeros(1), y_test=np.zeros(1))
     else:
         path.write_bytes(content)
-    done = mnist("--data", path)
+    done = run_script("--data", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "data" in done.stderr
 
 
-def test_help_states_units_and_defaults(mnist):
-    done = mnist("--help")
+def test_help_states_units_and_defaults(run_script):
+    done = run_script("--help")
     assert done.returncode == 0 and "percent" in done.stdout and "(default: 5)" in done.stdout
 
 
-def test_the_example_passes(mnist):
-    done = mnist(script="run_example.py")
+def test_the_example_passes(run_script):
+    done = run_script(script="run_example.py")
     assert done.returncode == 0, done.stderr
     assert all(word in done.stdout for word in ("start", "retrain", "cf", "scrub", "ga", "all steps passed"))
 
