@@ -162,7 +162,7 @@ def scrub_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax
     SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py.
     """
     divergence = DIVERGENCES[weights.divergence]
-    retain, forget = _both_logits(logits_fn, params, batch)
+    retain, forget = both_logits(logits_fn, params, batch)
     stay = jnp.average(divergence(batch.retain_teacher, retain), weights=batch.retain_weight)
     leave = jnp.mean(divergence(batch.forget_teacher, forget))
     learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
@@ -171,12 +171,12 @@ def scrub_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax
 
 def gradient_ascent_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
     """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+)."""
-    retain, forget = _both_logits(logits_fn, params, batch)
+    retain, forget = both_logits(logits_fn, params, batch)
     descend = cross_entropy(retain, batch.retain.y, batch.retain_weight)
     return weights.ce * descend - weights.forget * cross_entropy(forget, batch.forget.y)
 
 
-def _both_logits(logits_fn, params: Params, batch: Batch) -> list[jax.Array]:
+def both_logits(logits_fn, params: Params, batch: Batch) -> list[jax.Array]:
     """Logits of the retain batch and of the forget set, from one pass."""
     logits = logits_fn(params, jnp.concatenate([batch.retain.x, batch.forget.x]))
     return jnp.split(logits, [len(batch.retain.y)])
@@ -238,6 +238,7 @@ def unlearn(
     """
     require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     start_key, fit_key = jax.random.split(key)
+    retain, forget = jax.tree.map(jnp.asarray, (retain, forget))
     teacher_logits = model.logits(teacher, jnp.concatenate([retain.x, forget.x]))
     retain_teacher, forget_teacher = jnp.split(teacher_logits, [len(retain.y)])
 
