@@ -107,6 +107,8 @@ class Config:
     """Poisoned shares of the noise sweep, in percent."""
     hidden: tuple[Widths, ...] = ("64,16",)
     """Hidden widths of each MLP of the noise sweep, comma-separated; "none" is logistic regression."""
+    label_hidden: tuple[Widths, ...] = ()
+    """Hidden widths of further MLPs, of which the noise sweep flips labels only."""
     unlearn_hidden: Widths = "64,16"
     """Hidden widths of the MLP that unlearns."""
     depth: int = 6
@@ -148,7 +150,7 @@ class Config:
         check_weights(**{_flag(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
         for weight in self.map_weights:
             check_weights(**{"--map-weights": weight})
-        for text in (*self.hidden, self.unlearn_hidden):
+        for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden):
             parse_widths(text)
 
     def family(self, model: Model) -> Protocol:
@@ -262,7 +264,7 @@ def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) ->
 
 
 def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
-    """The chunks still to compute, each behind the one it needs."""
+    """The chunks still to compute, each once and behind the one it needs."""
     needed = {chunk.needs.key: chunk.needs for chunk in chunks if chunk.needs}
     wanted = {chunk.key: chunk for chunk in chunks}
     done = set()
@@ -273,7 +275,7 @@ def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -
             common = {key: value for key, value in found.items() if key in shared}
             storage.compare(study, name, found if chunk else common, chunk.identity if chunk else shared, store.folder)
             done.add((study, name))
-    missing = [chunk for chunk in chunks if chunk.key not in done]
+    missing = [chunk for chunk in wanted.values() if chunk.key not in done]
     first = {chunk.needs.key: chunk.needs for chunk in missing if chunk.needs and chunk.needs.key not in done}
     return [*first.values(), *missing]
 
@@ -295,8 +297,11 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def run_studies(config: Config, dataset: Dataset) -> Path:
-    """Run the configuration's stages on a data set; returns the folder with the results."""
+def run_studies(config: Config, dataset: Dataset, studies: dict[str, Study] | None = None) -> Path:
+    """Run the configuration's stages on a data set; returns the folder with the results.
+
+    studies: what each stage computes, where a script has stages of its own; STUDIES otherwise.
+    """
     use_compilation_cache()
     shared = shared_identity(config, dataset)
     settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
@@ -306,7 +311,7 @@ def run_studies(config: Config, dataset: Dataset) -> Path:
         print("note: with --forget-weight 0, ga is fine-tuning (cf)", file=sys.stderr)
     with one_line_errors():
         store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
-        chunks = [chunk for stage in config.stages for chunk in STUDIES[stage](config, dataset)]
+        chunks = [chunk for stage in config.stages for chunk in (studies or STUDIES)[stage](config, dataset)]
         plan(chunks, store, shared=shared)
     run(chunks, store, shared=shared)
     return folder
@@ -357,36 +362,75 @@ def map_runs(function: Callable, arguments: Any, *, parallel: int) -> Any:
 
 def noise_sweep(config: Config, dataset: Dataset) -> list[Chunk]:
     """Train on data of which a share alpha is poisoned; a chunk for each model, poison and alpha."""
-    models = sweep_models(config, dataset)
-    return [
-        _sweep_chunk(config, dataset, model, poison, alpha)
-        for model in models
-        for poison in config.poisons
-        for alpha in config.alphas
-    ]
+    swept = [(model, poison) for model in sweep_models(config, dataset) for poison in config.poisons]
+    if "mlp" in config.models and "labels" in config.poisons:
+        swept += [(build_mlp(dataset, widths), "labels") for widths in config.label_hidden]
+    return [sweep_chunk(config, dataset, model, poison, alpha) for model, poison in swept for alpha in config.alphas]
 
 
-def _sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
-    training = config.family(model).sweep
-    parallel = config.family(model).parallel
-    identity = shared_identity(config, dataset) | {
-        "model": model.label, "poison": poison, "alpha_percent": alpha,
-        "training": training.keywords(), "parallel": parallel,
-    }  # fmt: skip
+def sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
+    """One point of the noise sweep, for all runs."""
 
     def compute() -> Computed:
-        poisoned = [draw_poison(config, dataset, poison, alpha, run).split for run in range(config.runs)]
-        keys = jnp.stack(
-            [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(config.runs)]
-        )
-        values = _train_and_score(model, training, parallel, _stack(model, poisoned), dataset.val, keys)  # (runs, 2)
+        values = sweep_accuracy(config, dataset, model, poison, alpha, config.runs)
         coords = {
             "model": [model.label], "poison": [poison], "alpha_percent": [alpha],
             "run": np.arange(config.runs), "split": ["train", "validation"],
         }  # fmt: skip
-        return Computed(_labelled(coords, accuracy=values), {})
+        return Computed(labelled(coords, accuracy=values), {})
 
-    return Chunk("noise_sweep", _slug(model.label, poison, alpha), identity, compute, config.runs)
+    identity = shared_identity(config, dataset) | sweep_identity(config, model, poison, alpha)
+    return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs)
+
+
+def sweep_identity(config: Config, model: Model, poison: str, alpha: int) -> dict[str, Any]:
+    """What `sweep_accuracy` depends on, beside data, seed and runs."""
+    protocol = config.family(model)
+    return {
+        "model": model.label, "poison": poison, "alpha_percent": alpha,
+        "training": protocol.sweep.keywords(), "parallel": protocol.parallel,
+    }  # fmt: skip
+
+
+def sweep_accuracy(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, runs: int) -> np.ndarray:
+    """Accuracy of models trained on poisoned data, on their training and the validation split: (runs, 2)."""
+    protocol = config.family(model)
+    poisoned = [draw_poison(config, dataset, poison, alpha, run).split for run in range(runs)]
+    keys = [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(runs)]
+    if isinstance(model, MLP):
+        model = trimmed(model, *(split.x for split in poisoned), dataset.val.x)
+    splits = _stack(model, poisoned)
+    params = _train_runs(model, protocol.sweep, protocol.parallel, splits, jnp.stack(keys))
+    return np.asarray(_score_runs(model, protocol.parallel, params, splits, dataset.val))
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """An MLP that is given some of its features only; the others have to be zero in all samples.
+
+    Weights that lead from zeros never move and never matter, so it is the same network, from the same first
+    weights, at a fraction of the work: of the 8192 numbers of an XXZ ground state 924 are not zero when it is
+    real, and 1848 when it is not.
+    """
+
+    mlp: MLP
+    features: tuple[int, ...]
+
+    def init(self, key: jax.Array) -> Params:
+        (weights, biases), *others = self.mlp.init(key)
+        return [(weights[np.array(self.features)], biases), *others]
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        return self.mlp.prepare(x)[:, np.array(self.features)]
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        return self.mlp.logits(params, x)
+
+
+def trimmed(mlp: MLP, *inputs: np.ndarray) -> MLP | Trimmed:
+    """The MLP without the features that are zero in all of the inputs."""
+    used = np.any([np.any(np.asarray(mlp.prepare(x)) != 0, axis=0) for x in inputs], axis=0)
+    return mlp if used.all() else Trimmed(mlp, tuple(np.flatnonzero(used).tolist()))
 
 
 def _stack(model: Model, splits: list[Split]) -> Split:
@@ -395,29 +439,34 @@ def _stack(model: Model, splits: list[Split]) -> Split:
 
 
 @partial(jax.jit, static_argnames=("model", "training", "parallel"))
-def _train_and_score(
-    model: Model, training: Training, parallel: int, splits: Split, val: Split, keys: jax.Array
-) -> jax.Array:
-    """Accuracy on the training and the validation split for each run: (runs, 2)."""
-    val_inputs = model.prepare(val.x)
-
+def _train_runs(model: Model, training: Training, parallel: int, splits: Split, keys: jax.Array) -> Params:
     def one_run(arguments):
-        split, key = arguments
-        params = train(model, split, **training.keywords(), key=key)
-        scores = [(split.x, split.y), (val_inputs, val.y)]
-        return jnp.stack([metrics.accuracy(model.logits(params, x), y) for x, y in scores])
+        return train(model, arguments[0], **training.keywords(), key=arguments[1])
 
     return map_runs(one_run, (splits, keys), parallel=parallel)
 
 
-def _labelled(coords: dict[str, Any], **values: jax.Array) -> xr.Dataset:
+@partial(jax.jit, static_argnames=("model", "parallel"))
+def _score_runs(model: Model, parallel: int, params: Params, splits: Split, val: Split) -> jax.Array:
+    """Accuracy of each run on its training split and on the validation split: (runs, 2)."""
+    val_inputs = model.prepare(val.x)
+
+    def one_run(arguments):
+        own, split = arguments
+        scores = [(split.x, split.y), (val_inputs, val.y)]
+        return jnp.stack([metrics.accuracy(model.logits(own, x), y) for x, y in scores])
+
+    return map_runs(one_run, (params, splits), parallel=parallel)
+
+
+def labelled(coords: dict[str, Any], **values: jax.Array) -> xr.Dataset:
     """Arrays under full coordinates; axes of length 1 are put in where the values lack them."""
     shape = [len(labels) for labels in coords.values()]
     arrays = {name: (list(coords), np.asarray(array, np.float64).reshape(shape)) for name, array in values.items()}
     return xr.Dataset(arrays, coords)
 
 
-def _slug(*words: str | int) -> str:
+def slug(*words: str | int) -> str:
     """A file name from labels: "QNN[depth=6]", "labels", 30 -> "QNN-depth=6_labels_30"."""
     return "_".join(re.sub(r"[^\w.=]+", "-", str(word)).strip("-") for word in words)
 
@@ -428,15 +477,15 @@ def _slug(*words: str | int) -> str:
 class Unlearnable(NamedTuple):
     """All that the unlearning of one poison needs, with a leading axis over draws of the poison.
 
-    train: inputs of the poisoned training set, behind them those of the clean forget set. rows and labels
-    say, for each name in SPLITS but validation, which of them it holds.
+    retain, forget: what the method reads. measured: every sample that is measured, each with the label it is
+    measured against: the poisoned training set, the clean version of the forget set, the validation set.
+    member: (draws, len(SPLITS), n) of 0 and 1, which of them belong to each of SPLITS.
     """
 
     retain: Split
     forget: Split
-    train: jax.Array
-    rows: dict[str, np.ndarray]
-    labels: dict[str, np.ndarray]
+    measured: Split
+    member: np.ndarray
 
 
 def unlearning(config: Config, dataset: Dataset) -> list[Chunk]:
@@ -480,15 +529,7 @@ def _teacher_chunk(config: Config, dataset: Dataset, model: Model, poison: str, 
         keys = jnp.stack([random_key(config.seed, "teacher", model.label, poison, alpha, draw) for draw in draws])
         return Computed(None, params_to_tensors(_train_runs(model, training, parallel, splits, keys)))
 
-    return Chunk("teacher", _slug(model.label, poison, alpha), identity, compute, _draws(config))
-
-
-@partial(jax.jit, static_argnames=("model", "training", "parallel"))
-def _train_runs(model: Model, training: Training, parallel: int, splits: Split, keys: jax.Array) -> Params:
-    def one_run(arguments):
-        return train(model, arguments[0], **training.keywords(), key=arguments[1])
-
-    return map_runs(one_run, (splits, keys), parallel=parallel)
+    return Chunk("teacher", slug(model.label, poison, alpha), identity, compute, _draws(config))
 
 
 def _unlearning_identity(teacher: Chunk, config: Config, model: Model, poison: str, method: str) -> dict[str, Any]:
@@ -509,16 +550,16 @@ def _unlearning_chunk(config: Config, dataset: Dataset, model: Model, poison: st
         data = _unlearnable(config, dataset, model, poison, alpha, method)
         params, history = _unlearn_runs(
             method, model, protocol.unlearn, protocol.parallel,
-            tensors_to_params(model, teacher_tensors), data, dataset.val, weights,
+            tensors_to_params(model, teacher_tensors), data, weights,
             _unlearning_keys(config, model, poison, alpha, method), config.independent_teachers,
         )  # fmt: skip
         coords = {
             "model": [model.label], "poison": [poison], "method": [method], "run": np.arange(config.runs),
             "epoch": np.arange(protocol.unlearn.epochs + 1), "split": list(SPLITS),
         }  # fmt: skip
-        return Computed(_labelled(coords, **history), params_to_tensors(params))
+        return Computed(labelled(coords, **history), params_to_tensors(params))
 
-    return Chunk("unlearning", _slug(model.label, poison, method), identity, compute, config.runs, teacher)
+    return Chunk("unlearning", slug(model.label, poison, method), identity, compute, config.runs, teacher)
 
 
 def _weight_map_chunk(
@@ -543,9 +584,9 @@ def _weight_map_chunk(
             "model": [model.label], "poison": [poison], "method": [method], "kl_weight": [kl_weight],
             "forget_weight": grid, "run": np.arange(config.runs),
         }  # fmt: skip
-        return Computed(_labelled(coords, accuracy=values), {})
+        return Computed(labelled(coords, accuracy=values), {})
 
-    name = _slug(model.label, poison, method, f"kl={kl_weight:g}")
+    name = slug(model.label, poison, method, f"kl={kl_weight:g}")
     return Chunk("weight_map", name, identity, compute, config.runs * len(grid), teacher)
 
 
@@ -558,50 +599,45 @@ def _unlearnable(config: Config, dataset: Dataset, model: Model, poison: str, al
     """The data of an unlearning study for each draw of the poison, prepared for the model."""
     reads_clean = method == "scrub" and config.scrub_forget == "clean"
     draws = [draw_poison(config, dataset, poison, alpha, draw) for draw in range(_draws(config))]
-    n_train = len(dataset.train.y)
+    n_train, n_val = len(dataset.train.y), len(dataset.val.y)
     require(draws[0].mask.any(), f"--unlearn-{poison}", alpha, f"a share that poisons any of {n_train} samples")
-    rows = {
-        "retain": np.stack([np.flatnonzero(~draw.mask) for draw in draws]),
-        "forget_poisoned": np.stack([np.flatnonzero(draw.mask) for draw in draws]),
-        "forget_clean": np.stack([n_train + np.arange(draw.mask.sum()) for draw in draws]),
-        "train": np.stack([np.arange(n_train) for _ in draws]),
-    }
-    labels = {
-        "retain": np.stack([draw.retain.y for draw in draws]),
-        "forget_poisoned": np.stack([draw.forget_poisoned.y for draw in draws]),
-        "forget_clean": np.stack([draw.forget_clean.y for draw in draws]),
-        "train": np.stack([draw.split.y for draw in draws]),
-    }
-    inputs = jnp.stack([model.prepare(np.concatenate([draw.split.x, draw.forget_clean.x])) for draw in draws])
     return Unlearnable(
         retain=_stack(model, [draw.retain for draw in draws]),
         forget=_stack(model, [draw.forget_clean if reads_clean else draw.forget_poisoned for draw in draws]),
-        train=inputs,
-        rows=rows,
-        labels=labels,
+        measured=_stack(model, [_joined(draw.split, draw.forget_clean, dataset.val) for draw in draws]),
+        member=np.stack([_membership(draw.mask, n_val) for draw in draws]),
     )
+
+
+def _joined(*splits: Split) -> Split:
+    return Split(*map(np.concatenate, zip(*splits, strict=True)))
+
+
+def _membership(mask: np.ndarray, n_val: int) -> np.ndarray:
+    """Which samples of training set, clean forget set, validation set belong to each split: (len(SPLITS), n)."""
+    part = np.repeat(["train", "forget_clean", "validation"], [len(mask), mask.sum(), n_val])
+    poisoned = np.pad(mask, (0, len(part) - len(mask)))
+    members = {name: part == name for name in part}
+    members |= {"forget_poisoned": poisoned, "retain": members["train"] & ~poisoned}
+    return np.stack([members[name] for name in SPLITS]).astype(np.float32)
 
 
 @partial(jax.jit, static_argnames=("method", "model", "training", "parallel", "independent"))
 def _unlearn_runs(
     method: str, model: Model, training: Training, parallel: int,
-    teachers: Params, data: Unlearnable, val: Split, weights: Weights, keys: jax.Array, independent: bool,
+    teachers: Params, data: Unlearnable, weights: Weights, keys: jax.Array, independent: bool,
 ) -> tuple[Params, dict[str, jax.Array]]:  # fmt: skip
     """Final parameters, and accuracy and loss of each run before and after each epoch: (runs, epochs + 1, splits)."""
-    val_inputs = model.prepare(val.x)
 
     def one_run(arguments):
         run, key = arguments
         teacher, own = jax.tree.map(lambda array: array[run if independent else 0], (teachers, data))
 
         def measure(params):
-            train_logits, val_logits = model.logits(params, own.train), model.logits(params, val_inputs)
-            sets = {name: (train_logits[own.rows[name]], own.labels[name]) for name in own.rows}
-            sets["validation"] = (val_logits, val.y)
-            return {
-                "accuracy": jnp.stack([metrics.accuracy(*sets[name]) for name in SPLITS]),
-                "loss": jnp.stack([metrics.cross_entropy(*sets[name]) for name in SPLITS]),
-            }
+            logits = model.logits(params, own.measured.x)
+            of_sample = {"accuracy": jax.vmap(metrics.accuracy), "loss": jax.vmap(metrics.cross_entropy)}
+            sizes = own.member.sum(axis=1)
+            return {name: own.member @ of(logits, own.measured.y) / sizes for name, of in of_sample.items()}
 
         return unlearn(METHODS[method], model, teacher, own.retain, own.forget,
                        weights=weights, **training.keywords(), key=key, measure=measure)  # fmt: skip
@@ -631,11 +667,8 @@ def _map_weights(
     return values.reshape(n_cells, n_runs)
 
 
-STUDIES: dict[str, Callable[[Config, Dataset], list[Chunk]]] = {
-    "noise_sweep": noise_sweep,
-    "unlearning": unlearning,
-    "weight_map": weight_map,
-}
+Study = Callable[[Config, Dataset], list[Chunk]]
+STUDIES: dict[str, Study] = {"noise_sweep": noise_sweep, "unlearning": unlearning, "weight_map": weight_map}
 
 
 # ---- parameters on disk ----
@@ -658,20 +691,25 @@ def tensors_to_params(model: Model, tensors: dict[str, np.ndarray]) -> Params:
 # ---- closing tables ----
 
 
-def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
-    """Print a table for each study in the folder, with n and what the errors are."""
+def print_summary(folder: Path, stages: tuple[str, ...], summaries: dict[str, Summary] | None = None) -> None:
+    """Print a table for each of the stages, from the files in the folder, with n and what the errors are.
+
+    summaries: stage -> the study that it fills and the function that makes its table; SUMMARIES where None.
+    """
     from rich.console import Console
 
     console = Console(soft_wrap=True)
-    paths = {study: folder / f"{study}.nc" for study in STUDIES}
-    results = {study: storage.read_dataset(path) for study, path in paths.items() if path.is_file()}
-    for stage in stages:
-        if stage in results:
-            title, table = SUMMARIES[stage](results)
-            console.print(title, table, sep="\n", markup=False, highlight=False)
+    summaries = summaries or SUMMARIES
+    results = {path.stem: storage.read_dataset(path) for path in sorted(folder.glob("*.nc"))}
+    for study, summarise in dict.fromkeys(summaries[stage] for stage in stages if stage in summaries):
+        if study in results:
+            title, table = summarise(results)
+            wide = max(console.width, 120)  # a narrow screen wraps lines; a narrow table would lose digits
+            console.print(title, table, sep="\n", markup=False, highlight=False, width=wide)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> rich.table.Table:
+def make_table(columns: list[str], rows: list[list[str]]) -> rich.table.Table:
+    """A table for the terminal: names to the left, numbers to the right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -695,7 +733,7 @@ def sweep_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table
         for model, poison in _present(accuracy, "model", "poison")
     ]
     title = f"Noise sweep: validation accuracy against α in percent, mean of n = {results.sizes['run']} runs"
-    return title, _table(["model", "poison", *map(str, alphas)], rows)
+    return title, make_table(["model", "poison", *map(str, alphas)], rows)
 
 
 def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
@@ -715,15 +753,15 @@ def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
         "3 runs on; drop: largest fall of valid below its best within a run, median"
     )
     names = ["valid", "f.pois", "f.clean", "retain", "std", "drop"]
-    return title, _table(["model", "poison", "method", *names], rows)
+    return title, make_table(["model", "poison", "method", *names], rows)
 
 
 def _outcome(curves: xr.DataArray) -> list[str]:
     """Final accuracies of (run, epoch, split) curves, standard deviation across runs, largest drop within one."""
     validation = curves.sel(split="validation").transpose("run", "epoch").values
     deviation, low, high = metrics.spread(validation[:, -1])
-    across = _digits(deviation) + (f" [{_digits(low)}, {_digits(high)}]" if len(validation) > 2 else "")
-    return [*_accuracies(curves.isel(epoch=-1)), across, _digits(np.median(metrics.largest_drop(validation)))]
+    across = digits(deviation) + (f" [{digits(low)}, {digits(high)}]" if len(validation) > 2 else "")
+    return [*_accuracies(curves.isel(epoch=-1)), across, digits(np.median(metrics.largest_drop(validation)))]
 
 
 def _accuracies(values: xr.DataArray) -> list[str]:
@@ -739,9 +777,9 @@ def weight_map_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
         retrain = _retrain_accuracy(curves, model, poison)
         near = metrics.share_near(cells, retrain) if np.isfinite(retrain) else np.nan
         share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
-        rows.append([model, poison, method, _digits(np.nanmin(cells)), _digits(np.nanmax(cells)), share])
+        rows.append([model, poison, method, digits(np.nanmin(cells)), digits(np.nanmax(cells)), share])
     title = f"Weight maps: final validation accuracy of the cells, mean of n = {results.sizes['run']} runs"
-    return title, _table(["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
+    return title, make_table(["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
 
 
 def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
@@ -752,7 +790,12 @@ def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> flo
     return float(_curves(curves, *wanted).sel(split="validation").isel(epoch=-1).mean())
 
 
-SUMMARIES = {"noise_sweep": sweep_summary, "unlearning": unlearning_summary, "weight_map": weight_map_summary}
+Summary = tuple[str, Callable[[dict[str, xr.Dataset]], tuple[str, "rich.table.Table"]]]
+SUMMARIES: dict[str, Summary] = {
+    "noise_sweep": ("noise_sweep", sweep_summary),
+    "unlearning": ("unlearning", unlearning_summary),
+    "weight_map": ("weight_map", weight_map_summary),
+}
 
 
 def _present(array: xr.DataArray, *dims: str) -> list[tuple[str, ...]]:
@@ -776,8 +819,9 @@ def _select(results: xr.Dataset, model: str, poison: str, method: str) -> xr.Dat
 
 
 def _mean(values: xr.DataArray) -> str:
-    return _digits(float(values.mean()))
+    return digits(float(values.mean()))
 
 
-def _digits(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0") if np.isfinite(value) else "-"
+def digits(value: float, places: int = 3) -> str:
+    """An accuracy as the tables show it: .912, or - for NaN."""
+    return f"{value:.{places}f}".removeprefix("0") if np.isfinite(value) else "-"

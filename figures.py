@@ -7,8 +7,11 @@ Each function takes a study as `storage.read_dataset` gives it and returns a mat
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -33,6 +36,17 @@ METHOD_STYLE = {  # colour and line of each method, the same in all figures
 METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
 SPLIT_STYLE = {"train": (PALETTE[7], "--", "s"), "validation": (PALETTE[0], "-", "o")}
 POISON_NAMES = {"labels": "flipped labels", "features": "randomised features"}
+FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
+    "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
+    "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
+}
+GAUGE_STYLE = {  # colour, line and marker of the MLP under each gauge
+    "fixed": (PALETTE[0], "-", "o"),
+    "random_sign": (PALETTE[2], "-.", "^"),
+    "random_phase": (PALETTE[3], ":", "D"),
+}
+QNN_STYLE = (PALETTE[1], "--", "s")
+MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
 
 
@@ -49,9 +63,10 @@ def use_style() -> None:
 def noise_sweep(results: xr.Dataset) -> Figure:
     """Train and validation accuracy against the poisoned share: a row for each poison, a column for each model.
 
-    The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
+    Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
     poisons, models = _labels(results, "poison"), _labels(results, "model")
+    models = [model for model in models if all(_holds(results, model, poison) for poison in poisons)] or models
     figure, axes = _panels(len(poisons), len(models))
     for row, poison in enumerate(poisons):
         for column, model in enumerate(models):
@@ -68,24 +83,110 @@ def noise_sweep(results: xr.Dataset) -> Figure:
     return _caption(figure, results, "train: against the labels trained on; " + _band_words(results))
 
 
+def model_sizes(results: xr.Dataset) -> Figure:
+    """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark."""
+    models = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
+    families = {"MLP": [model for model in models if not model.startswith("QNN")],
+                "QNN": [model for model in models if model.startswith("QNN")]}  # fmt: skip
+    families = {name: sorted(members, key=_size, reverse=True) for name, members in families.items() if members}
+    figure, axes = _panels(1, max(len(families), 1))
+    for axis, (name, members) in zip(axes[0], families.items(), strict=False):
+        colours = sns.color_palette("blend:#08306b,#9ecae1" if name == "MLP" else "blend:#7f2704,#fdae61", len(members))
+        for model, colour, marker in zip(members, colours, MARKERS, strict=False):
+            curve = results.accuracy.sel(model=model, poison="labels", split="validation")
+            curve = curve.dropna("alpha_percent", how="all")
+            _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, "-", model, marker=marker)
+        axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)")
+        axis.legend(frameon=False, loc="lower left")
+    axes[0, 0].set_ylabel("validation accuracy")
+    return _caption(figure, results, _band_words(results))
+
+
+def _size(model: str) -> list[int]:
+    """Widths or depth out of a model's label, to sort by."""
+    return [int(number) for number in re.findall(r"\d+", model)]
+
+
+def gauge_control(results: xr.Dataset) -> Figure:
+    """Validation accuracy of the MLP against the share of flipped labels under each gauge, and of the QNN."""
+    figure, axes = _panels(1, 1)
+    axis = axes[0, 0]
+    for model in _labels(results, "model"):
+        for gauge, style in GAUGE_STYLE.items():
+            if gauge not in results.gauge or not results.accuracy.sel(model=model, gauge=gauge).notnull().any():
+                continue
+            curve = results.accuracy.sel(model=model, gauge=gauge, split="validation")
+            curve = curve.dropna("alpha_percent", how="all").transpose("run", ...)
+            quantum = model.startswith("QNN")
+            colour, line, marker = QNN_STYLE if quantum else style
+            label = f"{model}, any gauge" if quantum else f"{model}, {gauge.replace('_', ' ')}"
+            low, high = _bootstrap_interval(curve.values)
+            axis.plot(curve.alpha_percent, curve.mean("run"), color=colour, linestyle=line, marker=marker,
+                      markersize=3.5, label=label)  # fmt: skip
+            axis.fill_between(curve.alpha_percent, low, high, color=colour, alpha=0.25, linewidth=0)
+    axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)", ylabel="validation accuracy")
+    axis.legend(frameon=False, loc="lower left")
+    text = (
+        f"Mean of n = {results.sizes['run']} runs, band: its 95 % bootstrap interval; the same flips, first parameters "
+        "and batches under each gauge. The QNN was trained once: what it reads is the same under all gauges."
+    )
+    return _caption(figure, results, text)
+
+
+def _bootstrap_interval(runs: np.ndarray) -> np.ndarray:
+    """95 % percentile interval of the mean over the leading axis: (2, ...)."""
+    draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
+    return np.percentile(runs[draws].mean(axis=1), [2.5, 97.5], axis=0)
+
+
+# ---- data ----
+
+
+def xxz_spectrum(results: xr.Dataset) -> Figure:
+    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked below."""
+    figure, axes = _panels(1, 2)
+    for axis, (variable, name) in zip(
+        axes[0], {"energy_per_site": "energy per site", "gap": "gap"}.items(), strict=True
+    ):
+        axis.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
+        axis.plot(results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0)
+        low, high = axis.get_ylim()
+        axis.set(xlabel="coupling Δ", ylabel=name, ylim=(low - 0.25 * (high - low), high))  # room for the marks
+        _mark_samples(axis, results, "is_train", 0.11, PALETTE[0], "training")
+        _mark_samples(axis, results, "is_val", 0.03, PALETTE[1], "validation")
+    text = (
+        f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its exchange (Pauli matrices). "
+        "Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to its right the antiferromagnetic "
+        f"one (label 1). Marks: the {int(results.is_train.sum())} training and {int(results.is_val.sum())} validation "
+        "states. Exact diagonalisation, no error bars"
+    )
+    return _caption(figure, results, text)
+
+
+def _mark_samples(axis, results: xr.Dataset, mask: str, height: float, colour, name: str) -> None:
+    """A row of ticks at a height in axes coordinates, with its name."""
+    chosen = results.delta[results[mask].values > 0]
+    place = axis.get_xaxis_transform()
+    axis.vlines(chosen, height, height + 0.06, color=colour, linewidth=0.7, transform=place)
+    axis.text(float(chosen[0]) - 0.03, height + 0.03, name, color=colour, ha="right", va="center", transform=place)
+    axis.set_xlim(left=-0.6)
+
+
 # ---- unlearning ----
 
 
 def unlearning_curves(results: xr.Dataset) -> Figure:
     """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and poison.
 
-    Forgetting accuracy is taken against the poisoned labels (low is good), as published, and against the true
-    ones. The counterpart of arXiv:2508.02422, Fig. 3.
+    Flipped labels: forgetting accuracy is taken against the poisoned labels (low is good), as published, and
+    against the true ones. Randomised features: on the poisoned inputs and on the clean ones, both with the true
+    labels. The counterpart of arXiv:2508.02422, Fig. 3.
     """
-    rows = [(model, poison) for model in _labels(results, "model") for poison in _labels(results, "poison")
-            if results.accuracy.sel(model=model, poison=poison).notnull().any()]  # fmt: skip
-    columns = {
-        "validation": "validation accuracy",
-        "forget_poisoned": "forgetting accuracy,\nas poisoned",
-        "forget_clean": "forgetting accuracy,\nclean",
-    }
-    figure, axes = _panels(len(rows), len(columns))
+    rows = _rows(results)
+    figure, axes = _panels(len(rows), 3)
     for row, (model, poison) in enumerate(rows):
+        forgetting = {split: f"forgetting accuracy,\n{name}" for split, name in FORGET_NAMES[poison].items()}
+        columns = {"validation": "validation accuracy"} | forgetting
         for axis, (split, name) in zip(axes[row], columns.items(), strict=True):
             for method in METHOD_STYLE:
                 if method in results.method:
@@ -94,7 +195,19 @@ def unlearning_curves(results: xr.Dataset) -> Figure:
             if row == len(rows) - 1:
                 axis.set_xlabel("epoch of unlearning")
     axes[0, 0].legend(frameon=False, loc="lower right")
-    return _caption(figure, results, _band_words(results))
+    return _caption(figure, results, _band_words(results) + _same_runs(results))
+
+
+def _same_runs(results: xr.Dataset) -> str:
+    """A sentence on runs that nothing random tells apart; empty where there are none."""
+    config = json.loads(results.attrs["config"])
+    whole = [family.upper() for family in ("mlp", "qnn") if config[family]["unlearn"]["batch_size"] == 0]
+    if config["independent_teachers"] or not whole:
+        return ""
+    return (
+        f". One teacher and full batches: {' and '.join(whole)} runs of all methods but Retrain are the same, "
+        "apart from rounding"
+    )
 
 
 def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method: str, split: str) -> None:
@@ -111,19 +224,18 @@ def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method
 
 def weight_maps(results: xr.Dataset) -> Figure:
     """Final validation accuracy over the weights of scrub (heat map) and of gradient ascent (line)."""
-    rows = [(model, poison) for model in _labels(results, "model") for poison in _labels(results, "poison")
-            if results.accuracy.sel(model=model, poison=poison).notnull().any()]  # fmt: skip
+    rows = _rows(results)
     figure, axes = _panels(len(rows), 2)
     for row, (model, poison) in enumerate(rows):
         cells = results.accuracy.sel(model=model, poison=poison)
         title = f"{model}, {POISON_NAMES[poison]}"
         if "scrub" in results.method:
             _heat_map(axes[row, 0], cells.sel({"method": "scrub"}).mean("run"))
-            axes[row, 0].set_title(f"Scrub: {title}")
+            axes[row, 0].set_title(f"Scrub\n{title}")
         if "ga" in results.method:
             line = cells.sel({"method": "ga", "kl_weight": 0.0})
             _band(axes[row, 1], line.forget_weight, line.transpose("run", ...), *METHOD_STYLE["ga"], None, marker="o")
-            axes[row, 1].set(title=f"Gradient ascent: {title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
+            axes[row, 1].set(title=f"Gradient ascent\n{title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
         axes[row, 1].set_xlabel("forget weight")
     return _caption(figure, results, "heat map: mean; line: " + _band_words(results))
 
@@ -162,8 +274,20 @@ def _band_words(results: xr.Dataset) -> str:
 
 
 def _caption(figure: Figure, results: xr.Dataset, text: str) -> Figure:
-    figure.supxlabel(text, fontsize=7.5, color="0.3")
+    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
+    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
+    figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
     return figure
+
+
+def _holds(results: xr.Dataset, model: str, poison: str) -> bool:
+    return bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
+
+
+def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
+    """The pairs of model and poison that the study holds."""
+    models, poisons = _labels(results, "model"), _labels(results, "poison")
+    return [(model, poison) for model in models for poison in poisons if _holds(results, model, poison)]
 
 
 def _labels(results: xr.Dataset, dim: str) -> list[str]:
@@ -173,25 +297,28 @@ def _labels(results: xr.Dataset, dim: str) -> list[str]:
 
 # ---- files ----
 
-FIGURES: dict[str, Callable[[xr.Dataset], Figure]] = {
-    "noise_sweep": noise_sweep,
-    "unlearning": unlearning_curves,
-    "weight_map": weight_maps,
+FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure]]] = {  # file name: study, function
+    "spectrum": ("data", xxz_spectrum),
+    "noise_sweep": ("noise_sweep", noise_sweep),
+    "model_sizes": ("noise_sweep", model_sizes),
+    "unlearning": ("unlearning", unlearning_curves),
+    "weight_map": ("weight_map", weight_maps),
+    "gauge": ("gauge", gauge_control),
 }
 
 
 def save_all(folder: str | Path) -> list[Path]:
     """Draw every study in the folder as PNG and PDF beside its data; returns the paths of the PNGs."""
-    return [path for study in FIGURES for path in _save(Path(folder) / f"{study}.nc", FIGURES[study])]
-
-
-def _save(data: Path, draw: Callable[[xr.Dataset], Figure]) -> Iterator[Path]:
-    if data.is_file():
-        figure = draw(storage.read_dataset(data))
-        for suffix in (".png", ".pdf"):
-            figure.savefig(data.with_suffix(suffix))
-        plt.close(figure)
-        yield data.with_suffix(".png")
+    written = []
+    for name, (study, draw) in FIGURES.items():
+        data = Path(folder) / f"{study}.nc"
+        if data.is_file():
+            figure = draw(storage.read_dataset(data))
+            written.append(data.with_name(f"{name}.png"))
+            for suffix in (".png", ".pdf"):
+                figure.savefig(written[-1].with_suffix(suffix))
+            plt.close(figure)
+    return written
 
 
 if __name__ == "__main__":
