@@ -41,7 +41,7 @@ def check(results) -> int:
     problems = []
     for model in results.model.values:
         accuracy = results.accuracy.sel(model=model, poison="labels").dropna("epoch", how="all")
-        start = float(accuracy.sel(method="cf", split="validation").isel(epoch=0, run=0))
+        start = float(accuracy.sel({"method": "cf", "split": "validation"}).isel(epoch=0, run=0))
         if int(accuracy.isnull().sum()) or accuracy.sizes["split"] != len(SPLITS):
             problems.append(f"{model}: accuracies are missing")
         if start < 0.6:
