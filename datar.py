@@ -108,7 +108,8 @@ def load_mnist(
 
     Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
     """
-    require(len(set(digits)) == 2 and set(digits) <= set(range(10)), "digits", digits, "two different digits")
+    different = len(digits) == len(set(digits)) == 2 and set(digits) <= set(range(10))
+    require(different, "digits", digits, "two different digits")
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
     require(per_class >= 1, "per_class", per_class, "1 or more")
@@ -217,7 +218,10 @@ def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with {', '.join(keys)}")
-            return {key: file[key] for key in keys}
+            arrays = {key: file[key] for key in keys}
+            odd = [key for key in keys if not isinstance(arrays[key], np.ndarray)]
+            require(not odd, "data", f"{path} whose {', '.join(odd)} are no arrays", "an .npz of arrays")
+            return arrays
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
         if str(error).startswith("data: "):
             raise
@@ -257,7 +261,9 @@ def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
         require(matching, f"data: x_{part} and y_{part}", shapes, "(n, 28, 28) and (n,)")
         numeric = all(np.issubdtype(array.dtype, np.number) and np.isrealobj(array) for array in (images, labels))
         require(numeric, f"data: x_{part} and y_{part}", f"{images.dtype} and {labels.dtype}", "real numbers")
-        require(bool(np.isfinite(images).all()), f"data: x_{part}", "NaN or infinite pixels", "finite pixels")
+        largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
+        finite = bool((np.abs(images) <= largest).all())  # False for NaN
+        require(finite, f"data: x_{part}", "NaN, infinite or huge pixels", f"numbers up to {largest:.0e}")
     return ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]), f"file {Path(path).name}")
 
 

@@ -102,7 +102,9 @@ def _checksum(dataset: xr.Dataset) -> str:
         values = np.asarray(array.values)
         text = values.dtype.kind in "OUST"
         payload = json.dumps(values.tolist()).encode() if text else values.tobytes()
-        digest.update(f"{name}{array.dims}{values.shape}{'text' if text else values.dtype.str}".encode() + payload)
+        attributes = json.dumps(array.attrs, sort_keys=True, default=_plain)
+        header = f"{name}{array.dims}{values.shape}{'text' if text else values.dtype.str}{attributes}"
+        digest.update(header.encode() + payload)
     return digest.hexdigest()
 
 
@@ -112,7 +114,7 @@ def _plain(value: Any) -> Any:
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
     """Write named arrays as safetensors, with their record and checksum in the header."""
-    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     text = json.dumps(record, sort_keys=True)
     metadata = {"record": text, "sha256": _tensor_checksum(arrays, text)}
     with replacing(Path(path)) as temporary:
@@ -173,7 +175,9 @@ class Store:
         for path in sorted(self.chunk_path(study, "*").parent.glob("*.nc")):
             records[path.stem] = _record(read_dataset(path))
         for path in sorted(self.tensor_path(study, "*").parent.glob("*.safetensors")):
-            records.setdefault(path.stem, read_tensors(path)[1])
+            record = read_tensors(path)[1]
+            if not record["dataset"]:  # else its data set was still to be written when the run was killed
+                records[path.stem] = record
         return records
 
     def save(
@@ -184,9 +188,9 @@ class Store:
         dataset: xr.Dataset | None,
         tensors: Mapping[str, np.ndarray],
     ) -> None:
-        """Write what a chunk computed: parameters first, so that a chunk that is there is there whole."""
+        """Write what a chunk computed: parameters first, so that a chunk whose data set is there is there whole."""
         if tensors:
-            write_tensors(self.tensor_path(study, name), tensors, record)
+            write_tensors(self.tensor_path(study, name), tensors, record | {"dataset": dataset is not None})
         if dataset is not None:
             path = self.chunk_path(study, name)
             write_dataset(path, dataset.assign_attrs(chunks=json.dumps({name: record}, sort_keys=True)))

