@@ -117,8 +117,8 @@ class Config:
     """Share of flipped labels to unlearn, in percent; 0 skips it."""
     unlearn_features: Percent = 0
     """Share of randomised samples to unlearn, in percent; 0 skips it."""
-    methods: tuple[Literal["retrain", "cf", "scrub", "ga"], ...] = ("retrain", "cf", "scrub", "ga")
-    """Unlearning methods of the unlearning curves."""
+    methods: tuple[str, ...] = ("retrain", "cf", "scrub", "ga")
+    """Unlearning methods of the unlearning curves: names in poison_unlearn.METHODS."""
     ce_weight: float = 1.0
     """Weight of the cross-entropy on the retain set (cf, scrub, ga)."""
     forget_weight: float = 0.2
@@ -144,6 +144,8 @@ class Config:
             require(len(getattr(self, name)) > 0, _flag(name), "nothing", "at least one value")
             require(len(set(getattr(self, name))) == len(getattr(self, name)), _flag(name),
                     " ".join(map(str, getattr(self, name))), "each value once")  # fmt: skip
+        for name in self.methods:
+            require(name in METHODS, "--methods", name, ", ".join(METHODS))
         for name in ("alphas", "unlearn_labels", "unlearn_features"):
             for alpha in np.atleast_1d(getattr(self, name)):
                 require(0 <= alpha < 100, _flag(name), alpha, "0 to 99 percent")

@@ -161,6 +161,7 @@ def test_a_stage_of_another_family_joins_the_same_file(run_script, tmp_path):
         (["--hidden", "64;16"], "--hidden"),
         (["--depth", "0"], "--depth"),
         (["--models", "svm"], "mlp"),
+        (["--methods", "amnesia"], "retrain, cf, scrub, ga"),
         (["--stages"], "--stages"),
         (["--unlearn-labels", "1", "--stages", "unlearning", "--mlp.unlearn.epochs", "-1"], "epochs"),
         (["--out", "/proc/nowhere"], "--out"),
