@@ -16,7 +16,8 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -44,8 +45,29 @@ SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 # ---- configuration ----
 
 
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what is wrong with the input into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+_refusing: ContextVar[Callable] = ContextVar("_refusing", default=nullcontext)
+
+
+class Checked:
+    """A dataclass whose `check` raises a ValueError for bad values; on a command line that is one line."""
+
+    def __post_init__(self):
+        with _refusing.get()():
+            self.check()
+
+
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How a model is trained."""
 
     epochs: int
@@ -55,7 +77,7 @@ class Training:
     learning_rate: float
     """Of Adam."""
 
-    def __post_init__(self):
+    def check(self):
         require(self.epochs >= 0, "epochs", self.epochs, "0 or more")
         require(self.batch_size >= 0, "batch-size", self.batch_size, "1 or more, or 0 for all")
         require(0 < self.learning_rate < np.inf, "learning-rate", self.learning_rate, "a positive number")
@@ -65,7 +87,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """How a family of models is trained in each study."""
 
     sweep: Training
@@ -74,7 +96,7 @@ class Protocol:
     parallel: int
     """Runs computed side by side in one batch; a matter of speed and memory (results agree to rounding)."""
 
-    def __post_init__(self):
+    def check(self):
         require(self.parallel >= 1, "parallel", self.parallel, "1 or more")
 
 
@@ -83,7 +105,7 @@ Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(Checked):
     """What to run. The flags of both main scripts; their presets are its instances."""
 
     preset: Literal["paper", "corrected", "quick"] = "paper"
@@ -136,7 +158,7 @@ class Config:
     mlp: Protocol
     qnn: Protocol
 
-    def __post_init__(self):
+    def check(self):
         require(self.runs >= 1, "--runs", self.runs, "1 or more")
         require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
         require(self.depth >= 1, "--depth", self.depth, "1 or more")
@@ -182,17 +204,11 @@ def parse_command_line(presets: dict[str, Config], description: str) -> Config:
     chooser.add_argument("--preset", default="paper")
     name = chooser.parse_known_args()[0].preset
     default = presets.get(name, presets["paper"])  # an unknown name is refused by tyro, with the choices
-    return tyro.cli(type(default), default=default, description=description)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the input into one line on stderr and exit code 2."""
+    refusing = _refusing.set(one_line_errors)
     try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        return tyro.cli(type(default), default=default, description=description)
+    finally:
+        _refusing.reset(refusing)
 
 
 # ---- seeds ----
@@ -750,9 +766,10 @@ def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
             rows.append([model, poison, "start", *_accuracies(start), "", ""])
         rows += [[model, poison, method, *_outcome(_curves(results, model, poison, method))] for method in methods]
     title = (
-        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois: on the forget set, poisoned labels\n"
-        "(low is good), f.clean: true labels; std: of valid across runs, with its 95 % bootstrap interval from\n"
-        "3 runs on; drop: largest fall of valid below its best within a run, median"
+        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois, f.clean: on the forget set, for\n"
+        "labels against the poisoned (low is good) and the true ones, for features on poisoned and clean inputs;\n"
+        "std: of valid across runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid\n"
+        "below its best within a run, median"
     )
     names = ["valid", "f.pois", "f.clean", "retain", "std", "drop"]
     return title, make_table(["model", "poison", "method", *names], rows)

@@ -127,9 +127,11 @@ def gauge_control(results: xr.Dataset) -> Figure:
     axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)", ylabel="validation accuracy")
     axis.legend(frameon=False, loc="lower left")
     text = (
-        f"Mean of n = {results.sizes['run']} runs, band: its 95 % bootstrap interval; the same flips, first parameters "
-        "and batches under each gauge. The QNN was trained once: what it reads is the same under all gauges."
+        f"mean of n = {results.sizes['run']} runs, band: its 95 % bootstrap interval; the same flips, first parameters "
+        "and batches under each gauge"
     )
+    if any(model.startswith("QNN") for model in _labels(results, "model")):
+        text += ". The QNN was trained once: what it reads is the same under all gauges"
     return _caption(figure, results, text)
 
 

@@ -59,7 +59,6 @@ def hessian_vector_product(model: Model, params: Params, split: Split) -> Callab
     return partial(_product, model, params, split)
 
 
-@partial(jax.jit, static_argnames="model")
 def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array, jax.Array]:
     """The trace of the Hessian and its error, which is 0: exact up to rounding.
 
@@ -111,6 +110,7 @@ def _hessian_by_columns(model: Model, params: Params, split: Split) -> jax.Array
     return jax.lax.map(lambda i: product(jnp.zeros_like(flat).at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
 
 
+@partial(jax.jit, static_argnames="model")
 def _gauss_newton_trace(model: Model, params: Params, split: Split) -> jax.Array:
     x = model.prepare(split.x)
 
@@ -134,44 +134,50 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
     chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
     """
-    p = jax.nn.sigmoid(model.logits(params, split.x))
-    sign = jnp.resize(jnp.array([1, -1], p.dtype), split.x.shape[1])  # Z on the last qubit
+    sign = jnp.resize(jnp.array([1, -1], params.dtype), split.x.shape[1])  # Z on the last qubit
     acting = _acting_angles(model)
-    evolve = partial(circuits.evolve, rotations=model.rotations, entangler=model.entangler)
+    layer = partial(_layer, model)
 
-    def contribution(sample: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        state, slope, curvature = sample
-        output, pull_back = jax.vjp(lambda state: evolve(params, state[None])[0], state)
-        measured = sign * output
-        returned = pull_back(measured.conj())[0].conj()  # U'Z phi: JAX's pull-back is the transpose of U
-        derivatives = _real(_state_derivatives(evolve, params, jnp.stack([state, returned]), acting))
-        tangents, adjoints = derivatives[:, 0], derivatives[:, 1]  # each (acting, 2 * 2**n_qubits)
-        gradient = 2 * model.scale * tangents @ _real(measured)
+    def contribution(sample: tuple[jax.Array, jax.Array]) -> jax.Array:
+        state, label = sample
+        output, inputs = jax.lax.scan(lambda state, angles: (layer(angles, state), state), state[None], params)
+        measured = sign * output  # (1, 2**n_qubits)
+        _, returned = jax.lax.scan(partial(_undo, layer), measured, params, reverse=True)
+        inputs = jnp.concatenate([inputs, returned], axis=1)  # of each layer, on the way from psi and from U'Z phi
+        derivatives = _real(_shifted_states(layer, params, inputs, acting)) / 2
+        tangents, adjoints = derivatives[:, 0], derivatives[:, 1]  # T and A, each (acting, 2 * 2**n_qubits)
+        gradient = 2 * model.scale * tangents @ _real(measured)[0]
         later = jnp.tril(adjoints @ tangents.T)  # [k, j], gate k not before gate j
         second = (tangents * jnp.tile(sign, 2)) @ tangents.T - later - jnp.tril(later, -1).T
-        return curvature * jnp.outer(gradient, gradient) + 2 * model.scale * slope * second
+        p = jax.nn.sigmoid(model.scale * jnp.vdot(measured, output).real)
+        return p * (1 - p) * jnp.outer(gradient, gradient) + 2 * model.scale * (p - label) * second
 
-    states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))
-    samples = states, (p - split.y) / len(p), p * (1 - p) / len(p)
-    blocks = jax.lax.map(contribution, samples, batch_size=SAMPLES).sum(axis=0)
+    samples = jnp.asarray(split.x).astype(jnp.result_type(params, 1j)), jnp.asarray(split.y)
+    blocks = jax.lax.map(contribution, samples, batch_size=SAMPLES).mean(axis=0)
     return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
 
 
-def _state_derivatives(evolve: Callable, params: jax.Array, states: jax.Array, angles: np.ndarray) -> jax.Array:
-    """The derivative of U times each state by each of the angles (flat indices): (len(angles), k, 2**n_qubits).
+def _layer(model: QNN, angles: jax.Array, states: jax.Array) -> jax.Array:
+    return circuits.evolve(angles[None], states, rotations=model.rotations, entangler=model.entangler)
 
-    d R(theta) / d theta = R(theta + pi) / 2; the layers before the shifted gate are run through once for all.
+
+def _undo(layer: Callable, states: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The inverse of a layer, as a scan wants it. JAX pulls back by the transpose of a unitary."""
+    _, pull_back = jax.vjp(partial(layer, angles), states)
+    before = pull_back(states.conj())[0].conj()
+    return before, before
+
+
+def _shifted_states(layer: Callable, params: jax.Array, inputs: jax.Array, angles: np.ndarray) -> jax.Array:
+    """The states after the circuit with one angle (a flat index) shifted by pi: (len(angles), k, 2**n_qubits).
+
+    inputs: (depth, k, 2**n_qubits), the states that enter each layer; those before the shift stay as they are.
     """
-
-    def layer(states, angles):
-        return evolve(angles[None], states), states
-
-    depth, inputs = len(params), jax.lax.scan(layer, states, params)[1]  # inputs: (depth, k, 2**n_qubits)
 
     def shifted(index: jax.Array) -> jax.Array:
         moved = params.reshape(-1).at[index].add(jnp.pi).reshape(params.shape)
         first = index // params[0].size
-        return jax.lax.fori_loop(first, depth, lambda at, states: evolve(moved[at][None], states), inputs[first]) / 2
+        return jax.lax.fori_loop(first, len(params), lambda at, states: layer(moved[at], states), inputs[first])
 
     return jax.lax.map(shifted, jnp.asarray(angles))
 
@@ -222,7 +228,8 @@ def extreme_eigenvalues(
     """The k lowest and k highest eigenvalues of the Hessian and their vectors, by Lanczos (matfree).
 
     steps: Hessian-vector products, at most p, from a random start; all vectors are reorthogonalised. Of an
-    eigenvalue that is several times there, such as 0, one copy is found.
+    eigenvalue that is several times there, such as 0, one copy is found; where fewer than 2 k different ones
+    exist (a dead network has 0 and p (1 - p)), the inner places are NaN.
 
     The error is the residual |H v - value v|, computed afresh, plus the rounding of a product: for symmetric H
     an eigenvalue is within that distance. A missed eigenvalue further out has no bound; more steps find it.
@@ -230,10 +237,12 @@ def extreme_eigenvalues(
     product, flat = _linear_product(model, params, split)
     steps = min(steps, flat.size)
     require(1 <= k <= steps // 2, "k", k, f"1 to {steps // 2}, half of the Lanczos steps")
-    basis, tridiagonal = _lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), steps)
+    basis, tridiagonal, reached = _lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), steps)
     values, coordinates = jnp.linalg.eigh(tridiagonal)
     ends = np.r_[:k, steps - k : steps]
-    values, vectors = values[ends], coordinates[:, ends].T @ basis
+    values, coordinates = values[ends], coordinates[:, ends]
+    values = jnp.where(reached @ coordinates**2 > 0.5, values, jnp.nan)
+    vectors = coordinates.T @ basis
     vectors /= jnp.linalg.norm(vectors, axis=1, keepdims=True)
     residuals = jnp.linalg.norm(jax.lax.map(product, vectors) - values[:, None] * vectors, axis=1)
     rounding = 16 * jnp.finfo(flat.dtype).eps * jnp.abs(tridiagonal).max()
@@ -274,7 +283,7 @@ def spectral_density(
     grid = jnp.asarray(grid, flat.dtype)
 
     def quadrature(product: Callable, probe: jax.Array) -> jax.Array:
-        _, tridiagonal = _lanczos(product, probe, min(steps, flat.size))
+        _, tridiagonal, _ = _lanczos(product, probe, min(steps, flat.size))
         nodes, coordinates = jnp.linalg.eigh(tridiagonal)
         return jax.scipy.stats.norm.pdf(grid[:, None], nodes, width) @ coordinates[0] ** 2
 
@@ -303,17 +312,22 @@ def _over_probes(
     return mean, error * np.sqrt(probes / (probes - 1))  # matfree divides the variance by n, not n - 1
 
 
-def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
-    """Orthonormal Krylov vectors (steps, p) and the tridiagonal matrix (steps, steps) of H in them.
+def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Orthonormal Krylov vectors (steps, p), H in them, tridiagonal (steps, steps), and which were reached (steps,).
 
-    The Hessian of a dead network has rank one: its Krylov space is soon exhausted, and the next vector would be
-    0 / 0. A random diagonal far below rounding keeps it from vanishing, so that Lanczos goes on in what is left.
+    Where the coupling to the next vector falls to the square root of rounding, the Krylov space is exhausted (a
+    dead network's Hessian has rank one) and what follows is noise. It is cut off: vectors 0, and the Rayleigh
+    quotient of the start, which is inside the spectrum, on the diagonal.
     """
-    tiny = 1e3 * jnp.sqrt(jnp.finfo(start.dtype).tiny)  # its square is still a normal number
-    diagonal = tiny * jax.random.uniform(jax.random.key(0), start.shape, start.dtype, 0.5, 1.5)
-    tridiagonalise = decomp.tridiag_sym(steps, reortho="full", custom_vjp=False)
-    result = tridiagonalise(lambda vector: product(vector) + diagonal * vector, start)
-    return result.Q_tall, result.J_small
+    tridiagonalise = decomp.tridiag_sym(steps, reortho="full", materialize=False, custom_vjp=False)
+    basis, (diagonal, coupling), *_ = tridiagonalise(product, start)
+    scale = jax.lax.cummax(jnp.abs(diagonal[:-1]) + coupling)
+    reached = jnp.cumprod(coupling > jnp.sqrt(jnp.finfo(start.dtype).eps) * scale) > 0  # 0 / 0 compares False
+    coupling = jnp.where(reached, coupling, 0)
+    reached = jnp.concatenate([jnp.array([True]), reached])
+    diagonal = jnp.where(reached, diagonal, diagonal[0])
+    tridiagonal = jnp.diag(diagonal) + jnp.diag(coupling, 1) + jnp.diag(coupling, -1)
+    return jnp.where(reached[:, None], basis, 0), tridiagonal, reached
 
 
 # ---- slices ----
@@ -322,28 +336,27 @@ def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array
 def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array, number: int = 2) -> jax.Array:
     """Random directions through the parameters on the model's own scale: (number, p).
 
-    MLP: filter normalisation (Li et al., 1712.09913, section 4): the part of a Gaussian direction that belongs
-    to a neuron gets the norm of that neuron's own weights. The bias is taken as one more weight of its neuron,
-    which keeps the symmetry that asks for the normalisation: a ReLU neuron times c and its outgoing weights
-    divided by c are the same network. (Li et al. leave biases at 0.)
+    MLP: filter normalisation (Li et al., 1712.09913, section 4): the part of a Gaussian direction that belongs to
+    a neuron's incoming weights gets their norm, and a bias, a filter of one entry, moves by plus or minus itself
+    (Li et al. leave biases out). So the slice is the same for two networks that compute the same function because
+    a layer was multiplied by c and the weights of the next divided by c.
 
     QNN: an angle has a scale of its own, the radian, and no filter; the norm of angles that start around 0 says
-    nothing. A direction moves all angles by 1 rad root mean square, so that it lengthens with sqrt(p).
+    nothing. A direction moves all angles by 1 rad root mean square, so that its length is sqrt(p) rad.
     """
-    draw = _neuron_direction if isinstance(model, MLP) else _angle_direction
+    draw = _filter_direction if isinstance(model, MLP) else _angle_direction
     return jnp.stack([draw(params, each) for each in jax.random.split(key, number)])
 
 
-def _neuron_direction(params: Params, key: jax.Array) -> jax.Array:
-    keys = jax.random.split(key, len(params))
+def _filter_direction(params: Params, key: jax.Array) -> jax.Array:
+    def scaled(leaf: jax.Array, key: jax.Array) -> jax.Array:
+        filters = jnp.atleast_2d(leaf)  # (fan_in, fan_out), or (1, fan_out) biases: a filter is a column
+        direction = jax.random.normal(key, filters.shape, leaf.dtype)
+        direction *= jnp.linalg.norm(filters, axis=0) / jnp.linalg.norm(direction, axis=0)
+        return direction.reshape(leaf.shape)
 
-    def scaled(layer: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        neurons = jnp.concatenate([layer[0], layer[1][None]])  # (fan_in + 1, fan_out)
-        direction = jax.random.normal(key, neurons.shape, neurons.dtype)
-        direction *= jnp.linalg.norm(neurons, axis=0) / jnp.linalg.norm(direction, axis=0)
-        return direction[:-1], direction[-1]
-
-    return ravel_pytree([scaled(*pair) for pair in zip(params, keys, strict=True)])[0]
+    leaves = jax.tree.leaves(params)
+    return ravel_pytree([scaled(*pair) for pair in zip(leaves, jax.random.split(key, len(leaves)), strict=True)])[0]
 
 
 def _angle_direction(params: Params, key: jax.Array) -> jax.Array:

@@ -63,8 +63,8 @@ class XxzConfig(Config):
     gauge_runs: int = 20
     """Repetitions of the stage gauge."""
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self):
+        super().check()
         require(self.gauge_runs >= 1, "--gauge-runs", self.gauge_runs, "1 or more")
         require(min(self.depths, default=0) >= 1, "--depths", self.depths, "numbers of layers, 1 or more")
 

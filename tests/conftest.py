@@ -43,7 +43,7 @@ def mnist() -> Dataset:
     return load_mnist(source="embedded")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def quick_compilation() -> Iterator[None]:
     """Most of XLA's optimisations left out: small trainings run for milliseconds and compile for seconds."""
     jax.config.update("jax_disable_most_optimizations", True)

@@ -271,7 +271,7 @@ def test_the_hessian_of_a_dead_network():
     p = jax.nn.sigmoid(params[-1][1][0])
     values, errors, _ = extreme_eigenvalues(model, params, split, **LANCZOS, key=KEY)
     np.testing.assert_allclose(values, [0, np.nan, np.nan, p * (1 - p)], atol=1e-6)
-    assert np.all(errors[[0, -1]] < 1e-5)
+    assert np.all(errors[::3] < 1e-5)
     np.testing.assert_allclose(hessian_trace(model, params, split)[0], p * (1 - p), rtol=1e-6)
 
 
