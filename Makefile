@@ -27,7 +27,7 @@ lint: $(VENV)/ready-dev
 	$(PY) -m ruff format --check .
 
 bench: $(VENV)/ready-dev
-	$(PY) bench/bench_qnn.py
+	$(PY) bench/bench.py
 
 constraints:                ## pin the exact set anew (needs uv), for all supported Pythons at once
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \

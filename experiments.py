@@ -716,7 +716,7 @@ def print_summary(folder: Path, stages: tuple[str, ...], summaries: dict[str, Su
     """
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    console = Console(width=max(Console().width, 104), soft_wrap=True)  # the widest table; a log has no width
     summaries = summaries or SUMMARIES
     results = {path.stem: storage.read_dataset(path) for path in sorted(folder.glob("*.nc"))}
     for study, summarise in dict.fromkeys(summaries[stage] for stage in stages if stage in summaries):
