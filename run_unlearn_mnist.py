@@ -72,7 +72,7 @@ QUICK = replace(
         PAPER.qnn,
         sweep=Training(epochs=25, batch_size=256, learning_rate=0.02),  # a quarter of the epochs at four times the rate
         teacher=Training(epochs=25, batch_size=256, learning_rate=0.02),
-        unlearn=Training(epochs=12, batch_size=256, learning_rate=0.02),
+        unlearn=Training(epochs=20, batch_size=256, learning_rate=0.02),
     ),
 )
 PRESETS = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
