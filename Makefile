@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 .PHONY: run test example paper figures lint bench constraints
 .DEFAULT_GOAL := run
 
-run: $(VENV)/ready          ## quick MNIST study: table, figures, about two minutes
+run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
 test: $(VENV)/ready-dev     ## the whole test suite

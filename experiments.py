@@ -110,7 +110,7 @@ class Config(Checked):
 
     preset: Literal["paper", "corrected", "quick"] = "paper"
     """Which set of defaults the other flags start from: paper is what the published code did, corrected the
-    same with its flaws mended, quick a small corrected one of about two minutes."""
+    same with its flaws mended, quick a small corrected one of a few minutes."""
     stages: tuple[Literal["noise_sweep", "unlearning", "weight_map"], ...] = ("noise_sweep", "unlearning", "weight_map")
     """Studies to run."""
     models: tuple[Literal["mlp", "qnn"], ...] = ("mlp", "qnn")

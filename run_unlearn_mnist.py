@@ -1,6 +1,6 @@
 """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN.
 
-    python run_unlearn_mnist.py --preset quick     # all studies, small: about two minutes on 2 cores
+    python run_unlearn_mnist.py --preset quick     # all studies, small: a few minutes, mostly compiling
     python run_unlearn_mnist.py --preset paper     # the published study: 1,440 trainings
     python run_unlearn_mnist.py --preset paper --stages noise_sweep --models mlp
 

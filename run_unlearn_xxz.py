@@ -1,6 +1,6 @@
 """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN.
 
-    python run_unlearn_xxz.py --preset quick                    # all studies, small: about two minutes on 2 cores
+    python run_unlearn_xxz.py --preset quick                    # all studies, small: a few minutes, mostly compiling
     python run_unlearn_xxz.py --preset paper                    # the published study
     python run_unlearn_xxz.py --preset paper --stages depths    # QNNs of 5, 6 and 7 layers, into noise_sweep.nc
     python run_unlearn_xxz.py --preset paper --stages gauge     # the gauge control, 20 runs
