@@ -137,7 +137,7 @@ class QNN:
         return self.scale * circuits.expectation(params, x, rotations=self.rotations, entangler=self.entangler)
 
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
-        """The TensorCircuit circuit, to draw or to run: `model.circuit(params).draw()`."""
+        """The TensorCircuit circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
         if self.ansatz is not None:
             return self.ansatz(params, inputs)
         return circuits.ansatz(params, inputs, rotations=self.rotations, entangler=self.entangler)
@@ -198,6 +198,8 @@ def fit(
     the last, stacked: (epochs + 1, ...), or None without `measure`.
     """
     require(n_samples >= 1, "n_samples", n_samples, "1 or more")
+    require(epochs >= 0, "epochs", epochs, "0 or more")
+    require(batch_size >= 0, "batch_size", batch_size, "1 or more, or 0 for all")
     optimizer = optax.adam(learning_rate)
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)

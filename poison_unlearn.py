@@ -130,6 +130,9 @@ class Weights:
     kl: Any = 0.0
     divergence: Literal["full", "published"] = "full"
 
+    def __post_init__(self):
+        require(self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES))
+
 
 class Batch(NamedTuple):
     """What a loss sees at one step: a batch of the retain set, and the whole forget set.

@@ -43,6 +43,7 @@ import numpy as np
 import circuits
 import storage
 from datar import Split, load_mnist
+from experiments import one_line_errors, use_compilation_cache, writable_folder
 from metrics import accuracy, cross_entropy
 from models import MLP, QNN, train
 
@@ -71,7 +72,7 @@ class Sizes:
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
             "qubits": (4, 6, 8, 10, 12, 14),
-            "depth": (1, 2, 3, 4, 6, 8, 10, 12),
+            "depth": (1, 2, 3, 4, 6, 8, 12),
             "samples": (32, 64, 128, 256, 512, 1024, 2048),
             "runs": (1, 2, 5),
         }
@@ -376,25 +377,25 @@ def growth(sizes: Sizes) -> dict[str, list[dict[str, Any]]]:
 
 
 def draw_growth(rows: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
-    """One panel a size, both axes logarithmic; dashed: time proportional to amplitudes, layers, samples."""
+    """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
     import figures
 
     figures.use_style()
-    figure, axes = figures.plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6), sharey=True)
+    figure, axes = figures.plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6))
     for axis, (name, points) in zip(axes, rows.items(), strict=True):
         for label, marker in (("vmap", "o"), ("lax.map", "s")) if name == "runs" else (("", "o"),):
             own = [point for point in points if point["label"] == label]
             place = [2 ** point["value"] if name == "qubits" else point["value"] for point in own]
             axis.plot(place, [1e3 * point["median"] for point in own], marker=marker, markersize=4, label=label or None)
-        if name == "runs":
-            axis.legend(frameon=False)
-        else:
+        if name != "runs":
             last = 1e3 * own[-1]["median"]
-            axis.plot(place, [last * x / place[-1] for x in place], "--", color="0.6", zorder=0)
+            axis.plot(place, [last * x / place[-1] for x in place], "--", color="0.6", zorder=0, label="proportional")
+        axis.legend(frameon=False)
         axis.set(xscale="log", yscale="log", xlabel=name)
         axis.set_xticks(place, [point["value"] for point in own])
         axis.minorticks_off()
-    axes[0].set_ylabel("ms per step (per run, right)")
+    axes[0].set_ylabel("ms per step")
+    axes[-1].set_ylabel("ms per step and run")
     figure.suptitle(title, fontsize="small")
     figure.savefig(path)
     figures.plt.close(figure)
@@ -405,9 +406,7 @@ def draw_growth(rows: dict[str, list[dict[str, Any]]], title: str, path: Path) -
 
 def print_start_up(qubits: int, depth: int, samples: int) -> None:
     """In a process of its own: print as JSON what stands between a script's start and its first step's result."""
-    import experiments
-
-    experiments.use_compilation_cache()
+    use_compilation_cache()
     circuits.tensorcircuit_on_jax()
     given = problem(qubits, depth, samples)
     imported = time.perf_counter()
@@ -532,7 +531,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    with one_line_errors():
+        writable_folder(arguments.out)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}  # TensorFlow: quiet, on the CPU too
     sizes = SMOKE if arguments.smoke else Sizes(unrolled_depths=(2, 3) if arguments.slow else (2,))

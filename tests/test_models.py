@@ -431,3 +431,10 @@ def test_logistic_regression_learns_the_digits(mnist):
     model = MLP(1024, ())
     params = train(model, mnist.train, epochs=20, batch_size=128, learning_rate=0.05, key=KEY)
     assert accuracy(model.logits(params, mnist.val.x), mnist.val.y) > 0.97
+
+
+@pytest.mark.parametrize(("argument", "value"), [("batch_size", -1), ("epochs", -1)])
+def test_training_that_makes_no_sense_is_refused_by_name(argument, value):
+    options = {"epochs": 1, "batch_size": 2, "learning_rate": 0.1, "key": jax.random.key(0)} | {argument: value}
+    with refused(argument):
+        train(MLP(4, ()), random_split(4, 4), **options)

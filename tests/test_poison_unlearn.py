@@ -521,3 +521,8 @@ def test_alternating_between_two_losses(sets, teachers):
     points = [jax.tree.map(lambda leaf, point=point: leaf[point], history) for point in range(3)]
     assert_trees_equal(points[1], points[0])
     assert trees_differ(points[2], points[1])
+
+
+def test_an_unknown_divergence_is_refused():
+    with refused("divergence"):
+        Weights(divergence="nope")
