@@ -7,7 +7,7 @@ conventions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +22,8 @@ Rotations = Literal["xyx", "xy"]
 Entangler = Literal["rzz", "cnot"]
 
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
-PASS = 12  # multiplications per amplitude that a pass over the states costs as much time as (measured, 2 cores)
+LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
+LAYER, PRODUCT, PASS = 55.0, 0.06, 8.0  # ns per amplitude (a complex multiplication, a pass), there and back
 
 
 @cache
@@ -93,11 +94,12 @@ def expectation(
     depth, n_qubits, _ = params.shape
     if entangler == "cnot":
         return _last_z(evolve(params, states, rotations=rotations, entangler=entangler))
+    gates, bonds = rotation_gates(params, rotations), params[..., -1]
     if states.ndim == 3:
-        observable = heisenberg_observable(params, depth, rotations=rotations)[0, 0]
-        return jnp.tensordot(states, _pack(observable), 2)
+        w = _half_observable(gates, bonds, depth)[0, 0]
+        return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1])), 2)
     folded = cheapest_fold(len(states), n_qubits, depth) if folded is None else folded
-    return _cone_expectation(params, states, rotations, folded)
+    return _cone_expectation(gates, bonds, jnp.asarray(states), folded)
 
 
 def _last_z(states: jax.Array) -> jax.Array:
@@ -162,121 +164,148 @@ def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
     return tuple((n_qubits - layers + place) % n_qubits for place in range(min(2 * layers - 1, n_qubits)))
 
 
-def heisenberg_observable(params: jax.Array, folded: int, *, rotations: Rotations = "xyx") -> jax.Array:
-    """Z of the last qubit, evolved backwards through the last `folded` layers: (a, b, d, d) on its light cone.
+def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
+    """W = <0|U, with which <Z> = 2 |W psi|^2 - |psi|^2: (a, b, d/2, d) on the cone of the last `folded` layers.
 
-    d is the dimension of light_cone(n_qubits, folded). If a layer remains in front, its ring and its rotations
-    of the cone's qubits are taken in as well. That ring couples the cone to its neighbours, in which it is
-    diagonal: the observable is one matrix for each of the a basis states of the left and the b of the right
-    neighbour (1 where there is none).
+    U is those layers and <0| the bra of the measured qubit: half the rows of U'ZU, and one product less than a
+    conjugation. If a layer remains in front, its ring and its rotations of the cone's qubits are taken in as
+    well. That ring couples the cone to its neighbours, in which it is diagonal: W is one matrix for each of the
+    a basis states of the left and the b of the right neighbour (1 where there is none).
     """
-    return _heisenberg_observable(rotation_gates(params, rotations), params[..., -1], folded)
-
-
-def _heisenberg_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
     depth, n_qubits = bonds.shape
+    front = depth - folded
     cone = light_cone(n_qubits, 1)
-    observable = _undo_rotations(jnp.diag(jnp.array([1, -1], gates.dtype)), gates[-1], cone)
-    front, layer = depth - folded, depth - 2  # layers before `front` are not folded
-    while layer >= front and len(cone) < n_qubits:
+    rows = gates[-1, cone[0], :1]
+    layer = depth - 2
+    while layer >= max(front - 1, 0) and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer)
-        blocks = _undo_ring(observable, bonds[layer], cone, register)
-        observable = _undo_rotations(_direct_sum(blocks), gates[layer], register)
+        blocks = _times_rotations(_times_ring(rows, bonds[layer], cone, register), gates[layer], cone)
+        if layer < front:
+            return blocks
+        rows = _times_neighbours(blocks, gates[layer], register)
         cone, layer = register, layer - 1
-    if layer >= front:  # the cone holds the whole ring and grows no more
+    if layer >= max(front - 1, 0):  # the cone holds the whole ring and grows no more
 
-        def undo_layer(observable, gates_and_bonds):
+        def times_layer(rows, gates_and_bonds):
             layer_gates, layer_bonds = gates_and_bonds
-            return _undo_rotations(_undo_ring(observable, layer_bonds, cone, cone)[0, 0], layer_gates, cone), None
+            return _times_rotations(_times_ring(rows, layer_bonds, cone, cone)[0, 0], layer_gates, cone), None
 
-        rest = gates[front : layer + 1], bonds[front : layer + 1]
-        observable = jax.lax.scan(undo_layer, observable, rest, reverse=True)[0]
-    if front == 0:
-        return observable[None, None]
-    blocks = _undo_ring(observable, bonds[front - 1], cone, light_cone(n_qubits, folded + 1))
-    return _undo_rotations(blocks, gates[front - 1], cone)
+        taken = slice(max(front - 1, 0), layer + 1)
+        rows = jax.lax.scan(times_layer, rows, (gates[taken], bonds[taken]), reverse=True)[0]
+    return rows[None, None]
 
 
-def _undo_rotations(observable: jax.Array, gates: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
-    unitary = kronecker(gates[np.array(qubits)])
-    return unitary.conj().T @ observable @ unitary
-
-
-def _undo_ring(observable: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]) -> jax.Array:
-    """Conjugate by the RZZ ring: (d, d) on the cone -> (a, b, d, d), diagonal in the register's other qubits."""
+def _times_ring(rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]) -> jax.Array:
+    """Times the RZZ ring: (h, d) on the cone -> (a, b, h, d), diagonal in the register's other qubits."""
     n_left, n_right = len(register) > len(cone), len(register) > len(cone) + 1
     phases = _ring_phases(bonds, register).reshape(2**n_left, -1, 2**n_right)
-    return jnp.einsum("aib,ij,ajb->abij", phases.conj(), observable, phases)
+    return rows * phases.transpose(0, 2, 1)[:, :, None]
 
 
-def _direct_sum(blocks: jax.Array) -> jax.Array:
-    """(a, b, d, d) blocks -> the matrix on left neighbour, cone, right neighbour: (a d b, a d b)."""
-    a, b, d, _ = blocks.shape
-    return jnp.einsum("abij,ac,bf->aibcjf", blocks, jnp.eye(a), jnp.eye(b)).reshape(a * d * b, a * d * b)
+def _times_rotations(rows: jax.Array, gates: jax.Array, qubits: Sequence[int]) -> jax.Array:
+    """Rows (..., 2**len(qubits)) times the rotations of these qubits."""
+    transposed = gates[np.array(qubits)].swapaxes(-1, -2)
+    return _rotate(transposed, rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
 
 
-def _cone_expectation(params: jax.Array, states: jax.Array, rotations: Rotations, folded: int) -> jax.Array:
-    n, (depth, n_qubits, _) = len(states), params.shape
-    gates, bonds = rotation_gates(params, rotations), params[..., -1]
-    observable = _heisenberg_observable(gates, bonds, folded)
-    a, b, d, _ = observable.shape
-
-    first = light_cone(n_qubits, folded + (folded < depth))[0]  # qubits from here on: left, cone, right, rest
-    gates, bonds = jnp.roll(gates, -first, axis=1), jnp.roll(bonds, -first, axis=1)
-    states = states.reshape(n, 2**first, -1).swapaxes(1, 2).reshape(n, -1)
-    front = depth - folded - 1  # layers that act on the states whole
-    if front > 0:
-        states = _evolve(gates[:front], bonds[:front], states, _rzz_ring)
-    states = states.reshape(n, a, d, b, -1).transpose(1, 3, 2, 0, 4).reshape(a * b, -1)
-    if a * b > 1:  # of the last layer in front, the rotations of the cone's neighbours are left
-        states = kronecker(gates[front, np.array([0, len(light_cone(n_qubits, folded)) + 1])[: 1 + (b > 1)]]) @ states
-    vectors = _real_vector(states.reshape(a, b, d, -1))  # (a, b, 2 d, n * rest)
-    return _quadratic_form(_real_matrix(observable), vectors).reshape(n, -1).sum(axis=1)
+def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
+    """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the register."""
+    a, b, _, d = blocks.shape
+    left = gates[register[0]] if a > 1 else jnp.eye(1)
+    right = gates[register[-1]] if b > 1 else jnp.eye(1)
+    return jnp.einsum("abhj,al,br->abhljr", blocks, left, right).reshape(-1, a * d * b)
 
 
-@jax.custom_jvp
-def _quadratic_form(matrices: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Sum over blocks of v'Mv, M symmetric: (a, b, k, k), (a, b, k, m) -> (m,). Its gradient reuses M v."""
-    return jnp.einsum("abkm,abkm->m", vectors, matrices @ vectors)
+def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, folded: int) -> jax.Array:
+    """2 |W V psi|^2 - |psi|^2: V acts on few qubits, W on the cone; real products, with the samples in columns."""
+    n, (depth, n_qubits) = len(states), bonds.shape
+    norms = (states.real**2 + states.imag**2).sum(axis=1)
+    cone, front = light_cone(n_qubits, folded), depth - folded - 1  # W holds the cone's part of layer `front`
+    outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
+    w = _half_observable(gates, bonds, folded)
+    a, b, h, d = w.shape
+    apart = takes_apart(n_qubits, depth, folded)
+    n_evolved = max(front, 0) - apart
+    if n_evolved:
+        states = _evolve(gates[:n_evolved], bonds[:n_evolved], states, _rzz_ring)
+
+    acted = outside[-1:] * (a > 1) + outside[:1] * (b > 1)  # the neighbours
+    passive = [qubit for qubit in outside if qubit not in acted]
+    v = kronecker(gates[front, np.array(acted)]) if acted else None
+    edges, inner = [], list(cone)
+    if apart:
+        edges = list(dict.fromkeys([cone[0], cone[-1]]))
+        inner = [qubit for qubit in cone if qubit not in edges]
+        w, v = _layer_apart(w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive)
+        acted, passive = acted + edges + passive, []
+
+    x = _columns(states, acted + inner + passive)
+    e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
+    if acted:
+        x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(-1, i * p)
+        x = x.reshape(a * b, 2 * e, -1, i, p).swapaxes(2, 3)  # qubits out of W's reach become columns
+    of_real = len(x) == 1 and not acted
+    y = _real_matrix(w.reshape(a * b, h, d), of_real=of_real) @ x.reshape(a * b, (2 - of_real) * e * i, -1)
+    return 2 * (y**2).reshape(-1, n).sum(axis=0) - norms
 
 
-@_quadratic_form.defjvp
-def _quadratic_form_jvp(primals, tangents):
-    (matrices, vectors), (matrices_dot, vectors_dot) = primals, tangents
-    products = matrices @ vectors
-    change = 2 * jnp.einsum("abkm,abkm->m", products, vectors_dot)
-    change += jnp.einsum("abkm,abkl,ablm->m", vectors, matrices_dot, vectors)
-    return jnp.einsum("abkm,abkm->m", vectors, products), change
+def takes_apart(n_qubits: int, depth: int, folded: int) -> bool:
+    """Whether the layer before those that W takes in is taken apart between W and V; else it acts on the states.
+
+    Its bonds within the cone and the rotations of the cone's inner qubits commute with the rest of it.
+    """
+    cone = len(light_cone(n_qubits, folded))
+    acted = n_qubits - max(cone - 2, 0)
+    return folded + 1 < depth and cone < n_qubits and acted <= LARGEST_V
 
 
-def _real_matrix(matrix: jax.Array) -> jax.Array:
-    """A Hermitian matrix as the real symmetric one that acts on (Re v, Im v): real products run twice as fast."""
-    top = jnp.concatenate([matrix.real, -matrix.imag], axis=-1)
-    return jnp.concatenate([top, jnp.concatenate([matrix.imag, matrix.real], axis=-1)], axis=-2)
+def _layer_apart(
+    w: jax.Array, v: jax.Array, gates: jax.Array, bonds: jax.Array,
+    cone: tuple[int, ...], inside: list[int], acted: list[int],
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """W times what the layer does within the cone, columns in the order `inside`; V times what it does on `acted`."""
+    inner = [qubit for qubit in inside if qubit not in acted]
+    rows = (w * _ring_phases(bonds, cone)).reshape(-1, *(2,) * len(cone))
+    rows = rows.transpose(0, *(1 + cone.index(qubit) for qubit in inside)).reshape(-1, 2 ** len(inner))
+    rows = _times_rotations(rows, gates, inner) if inner else rows
+    layer = _ring_phases(bonds, tuple(acted))[:, None] * kronecker(gates[np.array(acted)])
+    return rows.reshape(w.shape), (v @ layer.reshape(len(v), -1)).reshape(layer.shape)
 
 
-def _real_vector(vectors: jax.Array) -> jax.Array:
-    return jnp.concatenate([vectors.real, vectors.imag], axis=-2)
+def _columns(states: jax.Array, order: list[int]) -> jax.Array:
+    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, if complex, imaginary parts, the qubits in `order`."""
+    parts = jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
+    cube = parts.reshape(*parts.shape[:2], *(2,) * len(order))
+    return cube.transpose(0, *(2 + qubit for qubit in order), 1).reshape(len(parts), -1, len(states))
+
+
+def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
+    """What gives (Re, Im) of the product from (Re v, Im v), or from v real: real products run twice as fast."""
+    columns = jnp.concatenate([matrix.real, matrix.imag], axis=-2)
+    if of_real:
+        return columns
+    return jnp.concatenate([columns, jnp.concatenate([-matrix.imag, matrix.real], axis=-2)], axis=-1)
 
 
 def cheapest_fold(n_samples: int, n_qubits: int, depth: int) -> int:
-    """How many of the last layers to fold into the observable: the number that counts fewest multiplications.
+    """How many of the last layers to fold into W: the number that is counted to take the least time.
 
-    Weighed for one step of value and gradient: a forward layer costs its products three times (forward, and
-    backward to states and to gates), the quadratic form twice, thanks to its reuse; each pass over the states
-    costs as much as `PASS` multiplications per amplitude in memory traffic.
+    Weighed for one step of value and gradient over complex states, in nanoseconds as measured on 2 cores: W has
+    the cost of a layer on as many states as it has rows.
     """
-    amplitudes = n_samples * 2**n_qubits
     saturated = n_qubits // 2 + 1
-    blocks = _block_sizes(n_qubits)
-    layer = 3 * (sum(2**size for size in blocks) + (len(blocks) + 1) * PASS)
 
     def cost(folded: int) -> float:
-        per_amplitude = layer * max(depth - folded - 1, 0) + 3 * (4 + PASS) * (folded < depth)
-        d = 2 ** len(light_cone(n_qubits, folded))
-        grown = [2 ** len(light_cone(n_qubits, layers)) for layers in range(1, folded + 1)]
-        in_front = 4 * d**3 * (folded < depth)
-        return amplitudes * (per_amplitude + 2 * (d + PASS)) + 6 * (sum(size**3 for size in grown) + in_front)
+        cone = len(light_cone(n_qubits, folded))
+        n_neighbours = min(n_qubits - cone, 2) if folded < depth else 0
+        apart = takes_apart(n_qubits, depth, folded)
+        acted = n_qubits - max(cone - 2, 0) if apart else n_neighbours
+        n_evolved = max(depth - folded - 1, 0) - apart
+        products = PRODUCT * (2**cone + 2 * 2**acted) + PASS * (1 + (acted > 0))
+        w_elements = 2 ** (n_neighbours + 2 * cone - 1)
+        return 2**n_qubits * n_samples * (n_evolved * LAYER + products) + w_elements * LAYER * max(
+            1, folded - saturated
+        )
 
     return min({*range(1, min(depth, saturated) + 1), depth}, key=cost)
 

@@ -436,7 +436,7 @@ class Trimmed:
 
     def init(self, key: jax.Array) -> Params:
         (weights, biases), *others = self.mlp.init(key)
-        return [(weights[np.array(self.features)], biases), *others]
+        return [(weights[:, np.array(self.features)], biases), *others]
 
     def prepare(self, x: jax.Array) -> jax.Array:
         return self.mlp.prepare(x)[:, np.array(self.features)]

@@ -342,9 +342,6 @@ def test_the_fold_that_is_chosen_is_one_that_there_is(n_samples):
 # ---- the ring ----
 
 
-# ---- the ring ----
-
-
 @pytest.mark.parametrize("n_qubits", range(2, 7))
 def test_bond_signs_are_products_of_pauli_z(n_qubits):
     """The diagonal of Z_q Z_{q+1} as a Kronecker product; two qubits have two bonds, both between the two.

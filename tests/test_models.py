@@ -30,10 +30,10 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.la
 def test_mlp_starts_with_glorot_uniform_weights_and_no_biases():
     """|w| < sqrt(6 / (fan_in + fan_out)), filling that range, with a third of its square as variance."""
     params = MLP(200, (64, 16)).init(KEY)
-    assert [weights.shape for weights, _ in params] == [(200, 64), (64, 16), (16, 1)]
+    assert [weights.shape for weights, _ in params] == [(64, 200), (16, 64), (1, 16)]
     for weights, biases in params:
         bound = np.sqrt(6 / sum(weights.shape))
-        assert biases.shape == weights.shape[1:] and not biases.any()
+        assert biases.shape == weights.shape[:1] and not biases.any()
         assert np.abs(weights).max() <= bound
         standard_error = bound**2 * np.sqrt(4 / 45 / weights.size)
         assert abs(np.mean(np.square(weights)) - bound**2 / 3) < 5 * standard_error
@@ -46,15 +46,15 @@ def test_mlp_is_matrix_products_with_relu_between():
     model, (x, _) = MLP(8, (5, 3)), random_split(6, 8)
     params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))  # biases of 0 would hide themselves
     (w1, b1), (w2, b2), (w3, b3) = (tuple(map(np.asarray, layer)) for layer in params)
-    expected = [w3[:, 0] @ np.maximum(w2.T @ np.maximum(w1.T @ row + b1, 0) + b2, 0) + b3[0] for row in x]
+    expected = [w3[0] @ np.maximum(w2 @ np.maximum(w1 @ row + b1, 0) + b2, 0) + b3[0] for row in x]
     np.testing.assert_allclose(model.logits(params, x), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_mlp_without_hidden_layers_is_linear():
     model, (x, _) = MLP(8, ()), random_split(6, 8)
-    ((weights, bias),) = params = [(jnp.arange(8.0)[:, None], jnp.array([0.5]))]
-    np.testing.assert_allclose(model.logits(params, x), x @ weights[:, 0] + bias, rtol=1e-5)
-    assert [leaf.shape for leaf in jax.tree.leaves(model.init(KEY))] == [(8, 1), (1,)]
+    ((weights, bias),) = params = [(jnp.arange(8.0)[None], jnp.array([0.5]))]
+    np.testing.assert_allclose(model.logits(params, x), x @ weights[0] + bias, rtol=1e-5)
+    assert [leaf.shape for leaf in jax.tree.leaves(model.init(KEY))] == [(1, 8), (1,)]
 
 
 def test_mlp_reads_complex_states_as_real_and_imaginary_parts():
@@ -86,7 +86,7 @@ def test_mlp_and_its_training_are_those_of_keras():
     network.compile(optimizer=keras.optimizers.Adam(0.05, epsilon=1e-8), loss=loss)
     network.fit(split.x, split.y[:, None], epochs=5, batch_size=20, shuffle=False, verbose=0)
     for ours, theirs in zip(jax.tree.leaves(end), network.get_weights(), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(ours, theirs.T, rtol=1e-3, atol=1e-4)
     assert trees_differ(start, end)
 
 
