@@ -7,7 +7,7 @@ conventions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +23,7 @@ Entangler = Literal["rzz", "cnot"]
 
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
-LAYER, PRODUCT, PASS = 55.0, 0.06, 8.0  # ns per amplitude (a complex multiplication, a pass), there and back
+PRODUCT, PASS, ROW = 0.06, 8.0, 55.0  # ns an amplitude, there and back: a complex product, a pass, a layer on W
 
 
 @cache
@@ -92,19 +92,16 @@ def expectation(
     Z on all of them): there the states are evolved through all layers.
     """
     depth, n_qubits, _ = params.shape
-    if entangler == "cnot":
-        return _last_z(evolve(params, states, rotations=rotations, entangler=entangler))
     gates, bonds = rotation_gates(params, rotations), params[..., -1]
+    if entangler == "cnot":
+        columns = _evolve(gates, bonds, _columns(jnp.asarray(states).astype(gates.dtype)), entangler, close=False)
+        probabilities = (columns**2).sum(axis=0)
+        return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
     if states.ndim == 3:
         w = _half_observable(gates, bonds, depth)[0, 0]
         return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1])), 2)
     folded = cheapest_fold(len(states), n_qubits, depth) if folded is None else folded
     return _cone_expectation(gates, bonds, jnp.asarray(states), folded)
-
-
-def _last_z(states: jax.Array) -> jax.Array:
-    probabilities = states.real**2 + states.imag**2
-    return probabilities[:, 0::2].sum(axis=1) - probabilities[:, 1::2].sum(axis=1)
 
 
 # ---- all layers on the states ----
@@ -113,43 +110,78 @@ def _last_z(states: jax.Array) -> jax.Array:
 def evolve(
     params: jax.Array, states: jax.Array, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
 ) -> jax.Array:
-    """The states after the ansatz, layer by layer: (n, 2**n_qubits) complex.
+    """The states after the ansatz: (n, 2**n_qubits) complex."""
+    gates, bonds = rotation_gates(params, rotations), params[..., -1]
+    real, imaginary = _evolve(gates, bonds, _columns(states.astype(gates.dtype)), entangler)
+    return jax.lax.complex(real, imaginary).T
 
-    A layer's rotations are applied as a few Kronecker blocks, its RZZ ring as one elementwise phase and its
-    CNOT ring as one permutation, under a scan over layers so that the compile time does not grow with depth.
+
+def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True) -> jax.Array:
+    """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does not grow with depth.
+
+    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what entangles the half.
+    Of the two bonds between the halves, the inner one enters the matrices of the second half, one for either value
+    of the qubit before it; the closing one those of the first half in the next layer, by the value of the last qubit.
+    So no product is spent on entangling. close: apply the last layer's closing bond, which no measurement of the
+    last qubit sees.
     """
-    entangle = _rzz_ring if entangler == "rzz" else _cnot_ring
-    return _evolve(rotation_gates(params, rotations), params[..., -1], states, entangle)
+    n_qubits, n = bonds.shape[1], columns.shape[-1]
+    first, second, closing = _half_layers(gates, bonds, entangler)
+    d, e = first.shape[-1] // 4, second.shape[-1] // 4  # of a half without its last qubit
+    halves = columns.reshape(2, d, 2, e, 2, n).transpose(4, 0, 1, 2, 3, 5)  # (last, re|im, I, s, J, n)
+
+    def on_first(matrices, halves):
+        return (matrices @ halves.reshape(2, 4 * d, e * n)).reshape(2, 2, d, 2, e, n)
+
+    def layer(halves, matrices):
+        on_first_half, on_second_half = matrices
+        halves = on_first(on_first_half, halves).transpose(3, 1, 4, 0, 2, 5)  # (s, re|im, J, last, I, n)
+        halves = (on_second_half @ halves.reshape(2, 4 * e, d * n)).reshape(2, 2, e, 2, d, n)
+        return halves.transpose(3, 1, 4, 0, 2, 5), None
+
+    halves = jax.lax.scan(layer, halves, (first, second))[0]
+    halves = on_first(closing, halves) if close else halves
+    return halves.transpose(1, 2, 3, 4, 0, 5).reshape(2, 2**n_qubits, n)
 
 
-def _evolve(gates: jax.Array, bonds: jax.Array, states: jax.Array, entangle: Callable) -> jax.Array:
-    def layer(states, layer_gates_and_bonds):
-        layer_gates, layer_bonds = layer_gates_and_bonds
-        return entangle(_rotate(layer_gates, states), layer_bonds), None
+def _half_layers(gates: jax.Array, bonds: jax.Array, entangler: Entangler) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Real matrices on either half of the ring, for both values of a qubit of the other half.
 
-    return jax.lax.scan(layer, states.astype(gates.dtype), (gates, bonds))[0]
+    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by the last qubit of the first half, and the last
+    layer's closing bond, (2, 2 d, 2 d).
+    """
+    n_qubits = bonds.shape[1]
+    k = n_qubits // 2
+    first, second = (jax.vmap(kronecker)(half)[:, None] for half in (gates[:, :k], gates[:, k:]))
+    one = jnp.eye(2**k, dtype=gates.dtype)[None]
+    if entangler == "rzz":
+        within = jax.vmap(_ring_phases, (0, None))
+        closing = _bond_phases(bonds[:, -1], k)
+        before = jnp.concatenate([jnp.ones_like(closing[:1]), closing[:-1]])
+        first = within(bonds, tuple(range(k)))[:, None, :, None] * first * before[:, :, None]
+        inner = within(bonds, tuple(range(k, n_qubits)))[:, None] * _bond_phases(bonds[:, k - 1], n_qubits - k)
+        second = inner[..., None] * second
+        closing = closing[-1][..., None] * one
+    else:
+        first = first[:, :, cnot_permutation(k, closed=False)]
+        before = jnp.where((jnp.arange(len(bonds)) > 0)[:, None, None, None], _flip_first(first, -1), first)
+        first = jnp.concatenate([first, before], axis=1)
+        second = jnp.concatenate([second, _flip_first(second, -2)], axis=1)
+        second = second[:, :, cnot_permutation(n_qubits - k, closed=False)]
+        closing = jnp.concatenate([one, _flip_first(one, -1)])
+    return tuple(_real_matrix(matrix, of_real=False) for matrix in (first, second, closing))
 
 
-def _rotate(gates: jax.Array, states: jax.Array) -> jax.Array:
-    n, n_qubits = len(states), len(gates)
-    blocks = [kronecker(part) for part in jnp.split(gates, np.cumsum(_block_sizes(n_qubits))[:-1])]
-    states = states.reshape(n, *(len(block) for block in blocks))
-    for block in blocks:  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
-        states = jnp.einsum("nb...,ab->n...a", states, block)
-    return states.reshape(n, -1)
+def _bond_phases(angles: jax.Array, k: int) -> jax.Array:
+    """Diagonal of RZZ between a qubit outside, in either state, and the first of k: (depth,) -> (depth, 2, 2**k)."""
+    signs = np.kron([[1, -1], [-1, 1]], np.ones(2 ** (k - 1)))
+    phases = angles[:, None, None] * jnp.asarray(signs, angles.dtype) / 2
+    return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
 
 
-def _block_sizes(n_qubits: int) -> list[int]:
-    n_blocks = -(-n_qubits // BLOCK_QUBITS)
-    return [len(part) for part in np.array_split(np.arange(n_qubits), n_blocks)]
-
-
-def _rzz_ring(states: jax.Array, bonds: jax.Array) -> jax.Array:
-    return states * _ring_phases(bonds, tuple(range(len(bonds))))
-
-
-def _cnot_ring(states: jax.Array, bonds: jax.Array) -> jax.Array:
-    return states[:, cnot_permutation(len(bonds))]
+def _flip_first(matrix: jax.Array, axis: int) -> jax.Array:
+    """X of the first qubit on the matrix' rows or columns."""
+    return jnp.roll(matrix, matrix.shape[axis] // 2, axis)
 
 
 # ---- the light cone of the measured Z ----
@@ -208,6 +240,21 @@ def _times_rotations(rows: jax.Array, gates: jax.Array, qubits: Sequence[int]) -
     return _rotate(transposed, rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
 
 
+def _rotate(gates: jax.Array, states: jax.Array) -> jax.Array:
+    """Rotations on (n, 2**q) complex rows, as a few Kronecker blocks."""
+    n, n_qubits = len(states), len(gates)
+    blocks = [kronecker(part) for part in jnp.split(gates, np.cumsum(_block_sizes(n_qubits))[:-1])]
+    states = states.reshape(n, *(len(block) for block in blocks))
+    for block in blocks:  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
+        states = jnp.einsum("nb...,ab->n...a", states, block)
+    return states.reshape(n, -1)
+
+
+def _block_sizes(n_qubits: int) -> list[int]:
+    n_blocks = -(-n_qubits // BLOCK_QUBITS)
+    return [len(part) for part in np.array_split(np.arange(n_qubits), n_blocks)]
+
+
 def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
     """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the register."""
     a, b, _, d = blocks.shape
@@ -226,8 +273,9 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
     a, b, h, d = w.shape
     apart = takes_apart(n_qubits, depth, folded)
     n_evolved = max(front, 0) - apart
+    x = _columns(states)
     if n_evolved:
-        states = _evolve(gates[:n_evolved], bonds[:n_evolved], states, _rzz_ring)
+        x = _evolve(gates[:n_evolved], bonds[:n_evolved], _columns(states.astype(gates.dtype)), "rzz")
 
     acted = outside[-1:] * (a > 1) + outside[:1] * (b > 1)  # the neighbours
     passive = [qubit for qubit in outside if qubit not in acted]
@@ -239,7 +287,7 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
         w, v = _layer_apart(w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive)
         acted, passive = acted + edges + passive, []
 
-    x = _columns(states, acted + inner + passive)
+    x = _reordered(x, acted + inner + passive)
     e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
     if acted:
         x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(-1, i * p)
@@ -272,11 +320,16 @@ def _layer_apart(
     return rows.reshape(w.shape), (v @ layer.reshape(len(v), -1)).reshape(layer.shape)
 
 
-def _columns(states: jax.Array, order: list[int]) -> jax.Array:
-    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, if complex, imaginary parts, the qubits in `order`."""
-    parts = jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
-    cube = parts.reshape(*parts.shape[:2], *(2,) * len(order))
-    return cube.transpose(0, *(2 + qubit for qubit in order), 1).reshape(len(parts), -1, len(states))
+def _columns(states: jax.Array) -> jax.Array:
+    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, of complex states, imaginary parts."""
+    states = states.T
+    return jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
+
+
+def _reordered(columns: jax.Array, order: list[int]) -> jax.Array:
+    """Columns (c, 2**n_qubits, n) with the qubits in this order."""
+    cube = columns.reshape(len(columns), *(2,) * len(order), -1)
+    return cube.transpose(0, *(1 + qubit for qubit in order), -1).reshape(columns.shape)
 
 
 def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
@@ -290,10 +343,12 @@ def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
 def cheapest_fold(n_samples: int, n_qubits: int, depth: int) -> int:
     """How many of the last layers to fold into W: the number that is counted to take the least time.
 
-    Weighed for one step of value and gradient over complex states, in nanoseconds as measured on 2 cores: W has
-    the cost of a layer on as many states as it has rows.
+    Weighed for one step of value and gradient over complex states, in nanoseconds as measured on one core.
     """
     saturated = n_qubits // 2 + 1
+
+    halves = 2 ** (n_qubits // 2) + 2 ** (n_qubits - n_qubits // 2)
+    layer = PRODUCT * 2 * halves + 2 * PASS
 
     def cost(folded: int) -> float:
         cone = len(light_cone(n_qubits, folded))
@@ -303,9 +358,7 @@ def cheapest_fold(n_samples: int, n_qubits: int, depth: int) -> int:
         n_evolved = max(depth - folded - 1, 0) - apart
         products = PRODUCT * (2**cone + 2 * 2**acted) + PASS * (1 + (acted > 0))
         w_elements = 2 ** (n_neighbours + 2 * cone - 1)
-        return 2**n_qubits * n_samples * (n_evolved * LAYER + products) + w_elements * LAYER * max(
-            1, folded - saturated
-        )
+        return 2**n_qubits * n_samples * (n_evolved * layer + products) + w_elements * ROW * max(1, folded - saturated)
 
     return min({*range(1, min(depth, saturated) + 1), depth}, key=cost)
 
@@ -383,10 +436,13 @@ def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
 
 
 @cache
-def cnot_permutation(n_qubits: int) -> np.ndarray:
-    """The CNOT ring as an index permutation p: state after = state before [p], (2**n_qubits,)."""
+def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
+    """The CNOT ring as an index permutation p: state after = state before [p], (2**n_qubits,).
+
+    closed=False leaves out the bond from the last qubit to the first.
+    """
     bits = basis_bits(n_qubits).copy()
-    for qubit in range(n_qubits):
+    for qubit in range(n_qubits if closed else n_qubits - 1):
         bits[:, (qubit + 1) % n_qubits] ^= bits[:, qubit]
     image = bits @ (1 << np.arange(n_qubits)[::-1])
     return np.argsort(image)

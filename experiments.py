@@ -16,13 +16,14 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +36,9 @@ import metrics
 import storage
 from datar import Dataset, Split, cache_folder, require
 from models import MLP, QNN, Model, Params, train
-from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, from_teacher, unlearn
+from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
 
-if TYPE_CHECKING:
-    import rich.table
-
+POISONED = ("labels", "features")  # the poisons of the studies
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 
 # ---- configuration ----
@@ -105,18 +104,16 @@ Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Checked):
-    """What to run. The flags of both main scripts; their presets are its instances."""
+class Settings(Checked):
+    """What to run: the flags that all main scripts have."""
 
     preset: Literal["paper", "corrected", "quick"] = "paper"
     """Which set of defaults the other flags start from: paper is what the published code did, corrected the
     same with its flaws mended, quick a small corrected one of a few minutes."""
-    stages: tuple[Literal["noise_sweep", "unlearning", "weight_map"], ...] = ("noise_sweep", "unlearning", "weight_map")
+    stages: tuple[str, ...]
     """Studies to run."""
-    models: tuple[Literal["mlp", "qnn"], ...] = ("mlp", "qnn")
+    models: tuple[str, ...]
     """Families of models."""
-    poisons: tuple[Literal["labels", "features"], ...] = ("labels", "features")
-    """Poisons of the noise sweep."""
     runs: int = 5
     """Repetitions, each with its own seed."""
     seed: int = 0
@@ -125,6 +122,42 @@ class Config(Checked):
     """Folder for results and figures: OUT/DATASET/PRESET/."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
+    workers: int = 0
+    """Chunks computed at once, each on one core; a matter of speed and memory. 0: one a core, at most 4."""
+    alphas: tuple[Percent, ...]
+    """Poisoned shares, in percent."""
+
+    def check(self):
+        require(0 <= self.workers <= 64, "--workers", self.workers, "1 to 64, or 0 for one a core")
+        require(self.runs >= 1, "--runs", self.runs, "1 or more")
+        require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
+        self.check_lists("stages", "models", "alphas")
+        self.check_percents("alphas")
+
+    def check_lists(self, *names: str):
+        for name in names:
+            values = getattr(self, name)
+            require(len(values) > 0, _flag(name), "nothing", "at least one value")
+            require(len(set(values)) == len(values), _flag(name), " ".join(map(str, values)), "each value once")
+
+    def check_percents(self, *names: str):
+        for name in names:
+            for alpha in np.atleast_1d(getattr(self, name)):
+                require(0 <= alpha < 100, _flag(name), alpha, "0 to 99 percent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """What to poison, train and unlearn. The flags of both unlearning scripts; their presets are its instances."""
+
+    stages: tuple[Literal["data", "noise_sweep", "unlearning", "weight_map"], ...] = (
+        "data", "noise_sweep", "unlearning", "weight_map",
+    )  # fmt: skip
+    """Studies to run; data: what the poison looks like."""
+    models: tuple[Literal["mlp", "qnn"], ...] = ("mlp", "qnn")
+    """Families of models."""
+    poisons: tuple[Literal["labels", "features"], ...] = ("labels", "features")
+    """Poisons of the noise sweep."""
     alphas: tuple[Percent, ...] = tuple(range(0, 100, 10))
     """Poisoned shares of the noise sweep, in percent."""
     hidden: tuple[Widths, ...] = ("64,16",)
@@ -159,18 +192,12 @@ class Config(Checked):
     qnn: Protocol
 
     def check(self):
-        require(self.runs >= 1, "--runs", self.runs, "1 or more")
-        require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
+        super().check()
         require(self.depth >= 1, "--depth", self.depth, "1 or more")
-        for name in ("stages", "models", "methods", "poisons", "alphas", "hidden", "map_weights"):
-            require(len(getattr(self, name)) > 0, _flag(name), "nothing", "at least one value")
-            require(len(set(getattr(self, name))) == len(getattr(self, name)), _flag(name),
-                    " ".join(map(str, getattr(self, name))), "each value once")  # fmt: skip
+        self.check_lists("methods", "poisons", "hidden", "map_weights")
+        self.check_percents("unlearn_labels", "unlearn_features")
         for name in self.methods:
             require(name in METHODS, "--methods", name, ", ".join(METHODS))
-        for name in ("alphas", "unlearn_labels", "unlearn_features"):
-            for alpha in np.atleast_1d(getattr(self, name)):
-                require(0 <= alpha < 100, _flag(name), alpha, "0 to 99 percent")
         check_weights(**{_flag(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
         for weight in self.map_weights:
             check_weights(**{"--map-weights": weight})
@@ -198,7 +225,7 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def parse_command_line(presets: dict[str, Config], description: str) -> Config:
+def parse_command_line(presets: dict[str, Settings], description: str) -> Settings:
     """The configuration from the command line: the flags, over the defaults of the preset that is named."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="paper")
@@ -259,8 +286,8 @@ class Chunk:
         return self.study, self.name
 
 
-def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> None:
-    """Compute the chunks that are not stored yet, then gather each study into one file.
+def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any], workers: int = 1) -> None:
+    """Compute the chunks that are not stored yet, `workers` at a time, then gather each study into one file.
 
     shared: the part of the identity that every chunk of this folder has to have.
     Raises storage.Mismatch where a stored chunk is of another run.
@@ -268,17 +295,33 @@ def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) ->
     missing = plan(chunks, store, shared=shared)
     total = sum(chunk.trainings for chunk in missing)
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
-    with tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval) as bar:
-        for chunk in missing:
-            bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
-            started, clock = datetime.now(UTC), time.perf_counter()
-            inputs = (store.tensors(*chunk.needs.key),) if chunk.needs else ()
-            computed = chunk.compute(*inputs)
-            record = storage.run_record(chunk.identity, started, time.perf_counter() - clock)
-            store.save(*chunk.key, record, *computed)
-            bar.update(chunk.trainings)
+    bar = tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval)
+    with bar, ThreadPoolExecutor(workers) as pool:
+        futures: dict[tuple[str, str], Future] = {}
+        for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
+            futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
+        by_future = {futures[chunk.key]: chunk for chunk in missing}
+        try:
+            for future in as_completed(by_future):
+                chunk, (record, computed) = by_future[future], future.result()
+                store.save(*chunk.key, record, *computed)
+                bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
+                bar.update(chunk.trainings)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for study in dict.fromkeys(chunk.study for chunk in chunks):
         store.gather(study)
+
+
+def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple[dict[str, Any], Computed]:
+    """A chunk's record and results, once the one that it needs is there."""
+    inputs = ()
+    if chunk.needs:
+        inputs = (needed.result()[1].tensors if needed else store.tensors(*chunk.needs.key),)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    computed = chunk.compute(*inputs)
+    return storage.run_record(chunk.identity, started, time.perf_counter() - clock), computed
 
 
 def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
@@ -298,6 +341,11 @@ def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -
     return [*first.values(), *missing]
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def writable_folder(folder: Path) -> Path:
     """Make the folder; ValueError in one line where nothing can be written there."""
     try:
@@ -308,6 +356,20 @@ def writable_folder(folder: Path) -> Path:
     return folder
 
 
+def one_core_each() -> None:
+    """Have each chunk computed on one core: two of them side by side are done sooner than one after the other on both.
+
+    And its bits do not depend on the number of cores. Has to come before JAX computes anything.
+    """
+    flags = {
+        "--xla_cpu_multi_thread_eigen": "false",
+        "--xla_cpu_experimental_ynn_fusion_type": "",  # it crashed on batches of circuits (0.10.2)
+    }
+    given = os.environ.get("XLA_FLAGS", "")
+    own = [f"{flag}={value}" for flag, value in flags.items() if flag not in given]
+    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *own])
+
+
 def use_compilation_cache() -> None:
     """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
@@ -315,23 +377,25 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def run_studies(config: Config, dataset: Dataset, studies: dict[str, Study] | None = None) -> Path:
-    """Run the configuration's stages on a data set; returns the folder with the results.
+def run_studies(
+    config: Settings, dataset: Dataset, studies: dict[str, Study] | None = None, *, under: str | None = None
+) -> Path:
+    """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/PRESET.
 
-    studies: what each stage computes, where a script has stages of its own; STUDIES otherwise.
+    studies: what each stage computes, where a script has stages of its own; STUDIES otherwise. under: the folder
+    between, in place of the data set's name.
     """
+    one_core_each()
     use_compilation_cache()
     shared = shared_identity(config, dataset)
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name != "out"}
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "workers")}
     settings["data"] = config.data.name if config.data else None  # its path is of no use elsewhere
-    folder = config.out / dataset.name / config.preset
-    if config.forget_weight == 0 and "ga" in config.methods:
-        print("note: with --forget-weight 0, ga is fine-tuning (cf)", file=sys.stderr)
+    folder = config.out / (under or dataset.name) / config.preset
     with one_line_errors():
         store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
         chunks = [chunk for stage in config.stages for chunk in (studies or STUDIES)[stage](config, dataset)]
         plan(chunks, store, shared=shared)
-    run(chunks, store, shared=shared)
+    run(chunks, store, shared=shared, workers=config.workers or min(cores(), 4))
     return folder
 
 
@@ -417,8 +481,8 @@ def sweep_accuracy(config: Config, dataset: Dataset, model: Model, poison: str, 
     keys = [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(runs)]
     if isinstance(model, MLP):
         model = trimmed(model, *(split.x for split in poisoned), dataset.val.x)
-    splits = _stack(model, poisoned)
-    params = _train_runs(model, protocol.sweep, protocol.parallel, splits, jnp.stack(keys))
+    splits = stack(model, poisoned)
+    params = train_runs(model, protocol.sweep, protocol.parallel, splits, jnp.stack(keys))
     return np.asarray(_score_runs(model, protocol.parallel, params, splits, dataset.val))
 
 
@@ -451,13 +515,13 @@ def trimmed(mlp: MLP, *inputs: np.ndarray) -> MLP | Trimmed:
     return mlp if used.all() else Trimmed(mlp, tuple(np.flatnonzero(used).tolist()))
 
 
-def _stack(model: Model, splits: list[Split]) -> Split:
+def stack(model: Model, splits: list[Split]) -> Split:
     """Splits of equal size as one with a leading axis, their inputs prepared for the model."""
     return Split(jnp.stack([model.prepare(split.x) for split in splits]), np.stack([split.y for split in splits]))
 
 
 @partial(jax.jit, static_argnames=("model", "training", "parallel"))
-def _train_runs(model: Model, training: Training, parallel: int, splits: Split, keys: jax.Array) -> Params:
+def train_runs(model: Model, training: Training, parallel: int, splits: Split, keys: jax.Array) -> Params:
     def one_run(arguments):
         return train(model, arguments[0], **training.keywords(), key=arguments[1])
 
@@ -489,6 +553,68 @@ def slug(*words: str | int) -> str:
     return "_".join(re.sub(r"[^\w.=]+", "-", str(word)).strip("-") for word in words)
 
 
+# ---- what the poison looks like ----
+
+EXAMPLES = 6  # images shown of each poison
+
+
+def poison_samples(config: Config, dataset: Dataset) -> list[Chunk]:
+    """The training set before and after each poison: a t-SNE embedding, and some images where the data are images."""
+    alphas = {poison: config.unlearn_alphas().get(poison) or config.unlearn_labels or 30 for poison in POISONED}
+    identity = shared_identity(config, dataset) | {"poison_alphas": alphas}
+
+    def compute() -> Computed:
+        draws = {poison: draw_poison(config, dataset, poison, alpha, 0) for poison, alpha in alphas.items()}
+        parts = [_embeddings(config, dataset, draws)]
+        if dataset.n_features == 784:
+            parts.append(_example_images(draws))
+        return Computed(xr.merge(parts), {})
+
+    return [Chunk("data", "poison", identity, compute, trainings=0)]
+
+
+def _embeddings(config: Config, dataset: Dataset, draws: dict[str, Poisoned]) -> xr.Dataset:
+    """t-SNE of the training set without poison and with each, its labels, and which samples are poisoned."""
+    from sklearn.manifold import TSNE
+
+    state = int(jax.random.randint(random_key(config.seed, "t-SNE"), (), 0, 2**31 - 1))
+    n = len(dataset.train.y)
+    splits = {"none": dataset.train} | {poison: draw.split for poison, draw in draws.items()}
+    masks = {"none": np.zeros(n, bool)} | {poison: draw.mask for poison, draw in draws.items()}
+    planes = {}
+    for poison, split in splits.items():
+        same = [seen for seen in planes if np.array_equal(splits[seen].x, split.x)]
+        features = np.concatenate([split.x.real, split.x.imag], axis=1) if np.iscomplexobj(split.x) else split.x
+        tsne = TSNE(perplexity=min(30, n / 4), init="pca", random_state=state)
+        planes[poison] = planes[same[0]] if same else tsne.fit_transform(features.astype(np.float32))
+    arrays = {
+        "embedding": (("version", "sample", "axis"), np.stack(list(planes.values()))),
+        "label": (("version", "sample"), np.stack([split.y for split in splits.values()])),
+        "poisoned": (("version", "sample"), np.stack(list(masks.values()))),
+    }
+    coords = {"version": list(splits), "sample": np.arange(n), "axis": ["x", "y"]}
+    return xr.Dataset({name: (dims, array.astype(float)) for name, (dims, array) in arrays.items()}, coords)
+
+
+def _example_images(draws: dict[str, Poisoned]) -> xr.Dataset:
+    """The first poisoned images of both classes in turn, before and after, with the labels they are trained on."""
+    images, labels = [], []
+    for draw in draws.values():
+        members = [np.flatnonzero(draw.forget_clean.y == label)[: EXAMPLES // 2] for label in (0, 1)]
+        chosen = np.stack(members, axis=1).ravel()
+        stages = (draw.forget_clean, draw.forget_poisoned)
+        images.append([split.x[chosen, :784].reshape(-1, 28, 28) for split in stages])
+        labels.append([split.y[chosen] for split in stages])
+    dims = ("poison", "stage", "example", "row", "column")
+    coords = {
+        "poison": list(draws), "stage": ["before", "after"], "example": np.arange(len(chosen)),
+        "row": np.arange(28), "column": np.arange(28),
+    }  # fmt: skip
+    return xr.Dataset(
+        {"image": (dims, np.array(images, float)), "image_label": (dims[:3], np.array(labels, float))}, coords
+    )
+
+
 # ---- unlearning ----
 
 
@@ -508,6 +634,8 @@ class Unlearnable(NamedTuple):
 
 def unlearning(config: Config, dataset: Dataset) -> list[Chunk]:
     """Unlearning curves: a chunk for each model, poison and method, behind the teacher they share."""
+    if config.forget_weight == 0 and "ga" in config.methods:
+        print("note: with --forget-weight 0, ga is fine-tuning (cf)", file=sys.stderr)
     return [
         _unlearning_chunk(config, dataset, model, poison, alpha, method)
         for model in unlearning_models(config, dataset)
@@ -543,9 +671,9 @@ def _teacher_chunk(config: Config, dataset: Dataset, model: Model, poison: str, 
 
     def compute() -> Computed:
         draws = range(_draws(config))
-        splits = _stack(model, [draw_poison(config, dataset, poison, alpha, draw).split for draw in draws])
+        splits = stack(model, [draw_poison(config, dataset, poison, alpha, draw).split for draw in draws])
         keys = jnp.stack([random_key(config.seed, "teacher", model.label, poison, alpha, draw) for draw in draws])
-        return Computed(None, params_to_tensors(_train_runs(model, training, parallel, splits, keys)))
+        return Computed(None, params_to_tensors(train_runs(model, training, parallel, splits, keys)))
 
     return Chunk("teacher", slug(model.label, poison, alpha), identity, compute, _draws(config))
 
@@ -620,9 +748,9 @@ def _unlearnable(config: Config, dataset: Dataset, model: Model, poison: str, al
     n_train, n_val = len(dataset.train.y), len(dataset.val.y)
     require(draws[0].mask.any(), f"--unlearn-{poison}", alpha, f"a share that poisons any of {n_train} samples")
     return Unlearnable(
-        retain=_stack(model, [draw.retain for draw in draws]),
-        forget=_stack(model, [draw.forget_clean if reads_clean else draw.forget_poisoned for draw in draws]),
-        measured=_stack(model, [_joined(draw.split, draw.forget_clean, dataset.val) for draw in draws]),
+        retain=stack(model, [draw.retain for draw in draws]),
+        forget=stack(model, [draw.forget_clean if reads_clean else draw.forget_poisoned for draw in draws]),
+        measured=stack(model, [_joined(draw.split, draw.forget_clean, dataset.val) for draw in draws]),
         member=np.stack([_membership(draw.mask, n_val) for draw in draws]),
     )
 
@@ -686,7 +814,12 @@ def _map_weights(
 
 
 Study = Callable[[Config, Dataset], list[Chunk]]
-STUDIES: dict[str, Study] = {"noise_sweep": noise_sweep, "unlearning": unlearning, "weight_map": weight_map}
+STUDIES: dict[str, Study] = {
+    "data": poison_samples,
+    "noise_sweep": noise_sweep,
+    "unlearning": unlearning,
+    "weight_map": weight_map,
+}
 
 
 # ---- parameters on disk ----
@@ -704,143 +837,3 @@ def tensors_to_params(model: Model, tensors: dict[str, np.ndarray]) -> Params:
     return jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.asarray(tensors[jax.tree_util.keystr(path) or "params"]), template
     )
-
-
-# ---- closing tables ----
-
-
-def print_summary(folder: Path, stages: tuple[str, ...], summaries: dict[str, Summary] | None = None) -> None:
-    """Print a table for each of the stages, from the files in the folder, with n and what the errors are.
-
-    summaries: stage -> the study that it fills and the function that makes its table; SUMMARIES where None.
-    """
-    from rich.console import Console
-
-    console = Console(width=max(Console().width, 104), soft_wrap=True)  # the widest table; a log has no width
-    summaries = summaries or SUMMARIES
-    results = {path.stem: storage.read_dataset(path) for path in sorted(folder.glob("*.nc"))}
-    for study, summarise in dict.fromkeys(summaries[stage] for stage in stages if stage in summaries):
-        if study in results:
-            title, table = summarise(results)
-            wide = max(console.width, 120)  # a narrow screen wraps lines; a narrow table would lose digits
-            console.print(title, table, sep="\n", markup=False, highlight=False, width=wide)
-
-
-def make_table(columns: list[str], rows: list[list[str]]) -> rich.table.Table:
-    """A table for the terminal: names to the left, numbers to the right."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for column in columns:
-        named = column in ("model", "poison", "method")
-        table.add_column(column, justify="left" if named else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
-
-
-def sweep_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
-    """Mean validation accuracy of each model and poison against alpha."""
-    results = studies["noise_sweep"]
-    accuracy = results.accuracy.sel(split="validation")
-    alphas = results.alpha_percent.values
-    rows = [
-        [model, poison, *(_mean(accuracy.sel(model=model, poison=poison, alpha_percent=alpha)) for alpha in alphas)]
-        for model, poison in _present(accuracy, "model", "poison")
-    ]
-    title = f"Noise sweep: validation accuracy against α in percent, mean of n = {results.sizes['run']} runs"
-    return title, make_table(["model", "poison", *map(str, alphas)], rows)
-
-
-def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
-    """Accuracies before and after each method, and its stability across and within runs."""
-    results = studies["unlearning"]
-    rows = []
-    for model, poison in _present(results.accuracy, "model", "poison"):
-        methods = [method for *_, method in _present(results.accuracy.sel(model=[model], poison=[poison]), "method")]
-        started = [method for method in methods if METHODS[method].start is from_teacher]
-        if started:
-            start = _curves(results, model, poison, started[0]).isel(epoch=0)
-            rows.append([model, poison, "start", *_accuracies(start), "", ""])
-        rows += [[model, poison, method, *_outcome(_curves(results, model, poison, method))] for method in methods]
-    title = (
-        f"Unlearning: accuracy, mean of n = {results.sizes['run']} runs. f.pois, f.clean: on the forget set, for\n"
-        "labels against the poisoned (low is good) and the true ones, for features on poisoned and clean inputs;\n"
-        "std: of valid across runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid\n"
-        "below its best within a run, median"
-    )
-    names = ["valid", "f.pois", "f.clean", "retain", "std", "drop"]
-    return title, make_table(["model", "poison", "method", *names], rows)
-
-
-def _outcome(curves: xr.DataArray) -> list[str]:
-    """Final accuracies of (run, epoch, split) curves, standard deviation across runs, largest drop within one."""
-    validation = curves.sel(split="validation").transpose("run", "epoch").values
-    deviation, low, high = metrics.spread(validation[:, -1])
-    across = digits(deviation) + (f" [{digits(low)}, {digits(high)}]" if len(validation) > 2 else "")
-    return [*_accuracies(curves.isel(epoch=-1)), across, digits(np.median(metrics.largest_drop(validation)))]
-
-
-def _accuracies(values: xr.DataArray) -> list[str]:
-    return [_mean(values.sel(split=split)) for split in ("validation", "forget_poisoned", "forget_clean", "retain")]
-
-
-def weight_map_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
-    """Stability over the weights: how much of each map ends within 0.05 of retraining."""
-    results, curves = studies["weight_map"], studies.get("unlearning")
-    rows = []
-    for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
-        cells = _select(results, model, poison, method).mean("run").values
-        retrain = _retrain_accuracy(curves, model, poison)
-        near = metrics.share_near(cells, retrain) if np.isfinite(retrain) else np.nan
-        share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
-        rows.append([model, poison, method, digits(np.nanmin(cells)), digits(np.nanmax(cells)), share])
-    title = f"Weight maps: final validation accuracy of the cells, mean of n = {results.sizes['run']} runs"
-    return title, make_table(["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
-
-
-def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
-    """Mean final validation accuracy of retraining; NaN where it was not run."""
-    wanted = (model, poison, "retrain")
-    if curves is None or wanted not in _present(curves.accuracy, "model", "poison", "method"):
-        return np.nan
-    return float(_curves(curves, *wanted).sel(split="validation").isel(epoch=-1).mean())
-
-
-Summary = tuple[str, Callable[[dict[str, xr.Dataset]], tuple[str, "rich.table.Table"]]]
-SUMMARIES: dict[str, Summary] = {
-    "noise_sweep": ("noise_sweep", sweep_summary),
-    "unlearning": ("unlearning", unlearning_summary),
-    "weight_map": ("weight_map", weight_map_summary),
-}
-
-
-def _present(array: xr.DataArray, *dims: str) -> list[tuple[str, ...]]:
-    """The combinations of labels along `dims` that hold any value; methods in their own order."""
-    order = {name: place for place, name in enumerate(METHODS)}
-    others = [dim for dim in array.dims if dim not in dims]
-    counts = array.count(others).stack(combination=dims)
-    present = [tuple(np.atleast_1d(labels)) for labels in counts.combination.values[counts.values > 0].tolist()]
-    return sorted(present, key=lambda labels: tuple(order.get(label, label) for label in labels))
-
-
-def _curves(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
-    """(run, epoch, split) of one method, without the epochs that only other models have."""
-    return _select(results, model, poison, method).dropna("epoch", how="all")
-
-
-def _select(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
-    return results.accuracy.sel(
-        {"model": model, "poison": poison, "method": method}
-    )  # sel(method=) means another thing
-
-
-def _mean(values: xr.DataArray) -> str:
-    return digits(float(values.mean()))
-
-
-def digits(value: float, places: int = 3) -> str:
-    """An accuracy as the tables show it: .912, or - for NaN."""
-    return f"{value:.{places}f}".removeprefix("0") if np.isfinite(value) else "-"

@@ -46,6 +46,7 @@ GAUGE_STYLE = {  # colour, line and marker of the MLP under each gauge
     "random_phase": (PALETTE[3], ":", "D"),
 }
 QNN_STYLE = (PALETTE[1], "--", "s")
+LANDSCAPE_STYLE = [(PALETTE[0], "-", "o"), (PALETTE[1], "--", "s"), (PALETTE[4], "-.", "^"), (PALETTE[2], ":", "D")]
 MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
 
@@ -135,17 +136,22 @@ def gauge_control(results: xr.Dataset) -> Figure:
     return _caption(figure, results, text)
 
 
-def _bootstrap_interval(runs: np.ndarray) -> np.ndarray:
-    """95 % percentile interval of the mean over the leading axis: (2, ...)."""
+def _bootstrap_interval(runs: np.ndarray, statistic: Callable = np.mean) -> np.ndarray:
+    """95 % percentile interval of a statistic over the leading axis: (2, ...)."""
     draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
-    return np.percentile(runs[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    return np.percentile(statistic(runs[draws], axis=1), [2.5, 97.5], axis=0)
 
 
 # ---- data ----
 
 
-def xxz_spectrum(results: xr.Dataset) -> Figure:
-    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked below."""
+def xxz_spectrum(results: xr.Dataset) -> Figure | None:
+    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked below.
+
+    None where the data are no spin ring.
+    """
+    if "gap" not in results:
+        return None
     figure, axes = _panels(1, 2)
     for axis, (variable, name) in zip(
         axes[0], {"energy_per_site": "energy per site", "gap": "gap"}.items(), strict=True
@@ -163,6 +169,49 @@ def xxz_spectrum(results: xr.Dataset) -> Figure:
         "states. Exact diagonalisation, no error bars"
     )
     return _caption(figure, results, text)
+
+
+def poison_examples(results: xr.Dataset) -> Figure | None:
+    """Images before and after each poison, with the labels that they are trained on; None where there are no images."""
+    if "image" not in results:
+        return None
+    use_style()
+    poisons, stages, n = _labels(results, "poison"), ("before", "after"), results.sizes["example"]
+    rows = [(poison, stage) for poison in poisons for stage in stages]
+    figure, axes = plt.subplots(len(rows), n, figsize=(0.9 * n, 1.05 * len(rows) + 0.4), squeeze=False)
+    for row, (poison, stage) in zip(axes, rows, strict=True):
+        own = results.sel(poison=poison, stage=stage)
+        for axis, example in zip(row, results.example.values, strict=True):
+            axis.imshow(own.image.sel(example=example), cmap="gray_r")
+            axis.set_title(f"label {int(own.image_label.sel(example=example))}", fontsize=7, pad=2)
+            axis.set(xticks=[], yticks=[])
+            sns.despine(ax=axis, left=True, bottom=True)
+        row[0].set_ylabel(f"{POISON_NAMES[poison]},\n{stage}" if stage == "after" else stage, fontsize=7)
+    return _caption(figure, results, "training images and the labels they are trained on, before and after each poison")
+
+
+def poison_embeddings(results: xr.Dataset) -> Figure | None:
+    """t-SNE of the training set without poison and with each; None where it was not computed."""
+    if "embedding" not in results:
+        return None
+    versions = [version for version in ("none", *POISON_NAMES) if version in results.version]
+    figure, axes = _panels(1, len(versions))
+    for axis, version in zip(axes[0], versions, strict=True):
+        own = results.sel(version=version)
+        for label, colour in ((0, PALETTE[0]), (1, PALETTE[1])):
+            for poisoned, marker in ((0, "o"), (1, "X")):
+                chosen = own.embedding.values[(own.label.values == label) & (own.poisoned.values == poisoned)]
+                name = f"label {label}" + (", poisoned" if poisoned else "") if len(chosen) else None
+                axis.scatter(*chosen.T, s=9 + 12 * poisoned, color=colour, marker=marker, alpha=0.75,
+                             linewidths=0.4 * poisoned, edgecolors="black", label=name)  # fmt: skip
+        axis.set(title=POISON_NAMES.get(version, "no poison"), xticks=[], yticks=[], xlabel="t-SNE 1")
+    axes[0, 0].set_ylabel("t-SNE 2")
+    axes[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    shares = json.loads(results.attrs["chunks"])["poison"]["identity"]["poison_alphas"]
+    words = " and ".join(f"{shares[poison]} % {POISON_NAMES[poison]}" for poison in versions if poison in shares)
+    return _caption(
+        figure, results, f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned"
+    )
 
 
 def _mark_samples(axis, results: xr.Dataset, mask: str, height: float, colour, name: str) -> None:
@@ -251,6 +300,118 @@ def _heat_map(axis, cells: xr.DataArray) -> None:
     axis.set(xlabel="forget weight", ylabel="KL weight")
 
 
+# ---- landscape ----
+
+
+def hessian_traces(results: xr.Dataset) -> Figure:
+    """Trace of the Hessian over the median trace without poison: a dot for each run, a bar for median and interval.
+
+    The counterpart of arXiv:2508.02422, Fig. 4.
+    """
+    models = _landscape_models(results)
+    figure, axes = _panels(1, 1)
+    axis, alphas = axes[0, 0], results.alpha_percent.values
+    width = 0.8 / len(models)
+    generator = np.random.default_rng(0)  # scatters the dots sideways
+    for place, model in enumerate(models):
+        colour, _, marker = LANDSCAPE_STYLE[place % len(LANDSCAPE_STYLE)]
+        own = results.sel(model=model)
+        ratios = own.trace / float(own.trace.sel(alpha_percent=alphas[0]).median())
+        for at, alpha in enumerate(alphas):
+            values, dead = ratios.sel(alpha_percent=alpha).values, own.dead.sel(alpha_percent=alpha).values > 0
+            centre = at + (place - (len(models) - 1) / 2) * width
+            x = centre + width * generator.uniform(-0.25, 0.25, len(values))
+            label = model if at == 0 else None
+            axis.plot(x[~dead], values[~dead], marker, color=colour, markersize=3, alpha=0.7, label=label)
+            axis.plot(x[dead], values[dead], marker, color=colour, markersize=4.5, fillstyle="none")
+            low, high = _bootstrap_interval(values, np.median)
+            axis.vlines(centre, low, high, color="black", linewidth=0.9)
+            axis.hlines(np.median(values), centre - 0.35 * width, centre + 0.35 * width, color="black", linewidth=1.4)
+    axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    axis.set(yscale="log", xlabel="flipped share of the training labels α (%)", xticks=range(len(alphas)),
+             xticklabels=[str(alpha) for alpha in alphas],
+             ylabel=f"trace of the Hessian\nover its median at α = {alphas[0]} %")  # fmt: skip
+    figure.legend(frameon=False, loc="outside right upper")
+    figure.set_figwidth(1.9 * PANEL[0])
+    text = (
+        f"n = {results.sizes['run']} runs, a dot each; bars: median and its 95 % bootstrap interval. Hollow: the "
+        f"{int(results.dead.sum())} runs whose network died (its logit is the same for all images)"
+    )
+    return _caption(figure, results, text)
+
+
+def hessian_spectra(results: xr.Dataset) -> Figure:
+    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a panel for each model."""
+    models, alphas = _landscape_models(results), results.alpha_percent.values
+    figure, axes = _panels(1, len(models))
+    for axis, model in zip(axes[0], models, strict=True):
+        for alpha, colour in ((alphas[0], PALETTE[0]), (alphas[-1], PALETTE[3])):
+            spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna("rank", how="all")
+            rank = spectra["rank"].values + 1
+            axis.plot(rank, spectra.transpose("rank", "run").values, color=colour, linewidth=0.4, alpha=0.35)
+            axis.plot(rank, spectra.median("run").values, color=colour, linewidth=1.5, label=f"α = {alpha} %")
+        axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+        axis.set(title=model, xscale="log", xlabel="rank")
+        axis.set_yscale("symlog", linthresh=1e-3)
+    axes[0, 0].set_ylabel("eigenvalue")
+    axes[0, 0].legend(frameon=False)
+    text = (
+        f"thin: each of n = {results.sizes['run']} runs, thick: their median at each rank. Exact; of a network, the "
+        "directions that no image reaches, in which the loss is flat, are left out"
+    )
+    return _caption(figure, results, text)
+
+
+def loss_slices(results: xr.Dataset) -> Figure | None:
+    """The loss on planes through trained models, clean beside poisoned; None where there are no slices."""
+    if "slice_loss" not in results:
+        return None
+    sliced = results.slice_loss.dropna("alpha_percent", how="all")
+    models = [model for model in _landscape_models(results) if sliced.sel(model=model).notnull().any()]
+    alphas = sliced.alpha_percent.values
+    names = {"random": "random directions", "eigenvectors": "top eigenvectors"}
+    use_style()
+    size = 1.75 * len(alphas) * len(models) + 0.9 * len(models), 1.8 * len(names) + 0.6
+    figure, axes = plt.subplots(len(names), len(alphas) * len(models), figsize=size, squeeze=False)
+    for row, direction in enumerate(names):
+        for place, model in enumerate(models):
+            own = axes[row, place * len(alphas) : (place + 1) * len(alphas)]
+            _slices_of_model(figure, own, results.sel(model=model, direction=direction, alpha_percent=alphas))
+            for axis, alpha in zip(own, alphas, strict=True):
+                axis.set_title(f"{model}\nα = {alpha} %" if row == 0 else "", fontsize=7)
+        axes[row, 0].set_ylabel(names[direction])
+    text = (
+        "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are in "
+        "units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors (of the "
+        "two largest eigenvalues) in Euclidean length"
+    )
+    return _caption(figure, results, text)
+
+
+def _slices_of_model(figure: Figure, axes: np.ndarray, slices: xr.Dataset) -> None:
+    """The slices of one model along one pair of directions, in the same colours, with their bar."""
+    low, high = slices.slice_loss.min().item(), slices.slice_loss.max().item()
+    levels = np.geomspace(max(low, 1e-3), max(high, 2e-3), 16)
+    norm = matplotlib.colors.LogNorm(levels[0], levels[-1])
+    for axis, alpha in zip(axes, slices.alpha_percent.values, strict=True):
+        own = slices.sel(alpha_percent=alpha)
+        plane = np.maximum(own.slice_loss.transpose("second", "first").values, levels[0])
+        offsets = np.linspace(-own.slice_radius.item(), own.slice_radius.item(), len(plane))
+        drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
+        axis.plot(0, 0, "+", color="white", markersize=6)
+        axis.set(aspect="equal")
+    ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if levels[0] <= tick <= levels[-1]]
+    bar = figure.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, shrink=0.8)
+    bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
+    bar.minorticks_off()
+
+
+def _landscape_models(results: xr.Dataset) -> list[str]:
+    """Networks with hidden layers, then circuits, then logistic regression."""
+    families = ("MLP", "QNN", "Logistic")
+    return sorted(_labels(results, "model"), key=lambda model: [model.startswith(family) for family in families][::-1])
+
+
 # ---- parts ----
 
 
@@ -299,13 +460,18 @@ def _labels(results: xr.Dataset, dim: str) -> list[str]:
 
 # ---- files ----
 
-FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure]]] = {  # file name: study, function
+FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure | None]]] = {  # file name: study, function
     "spectrum": ("data", xxz_spectrum),
     "noise_sweep": ("noise_sweep", noise_sweep),
     "model_sizes": ("noise_sweep", model_sizes),
     "unlearning": ("unlearning", unlearning_curves),
     "weight_map": ("weight_map", weight_maps),
     "gauge": ("gauge", gauge_control),
+    "poison_examples": ("data", poison_examples),
+    "poison_embeddings": ("data", poison_embeddings),
+    "hessian_traces": ("landscape", hessian_traces),
+    "hessian_spectra": ("landscape", hessian_spectra),
+    "loss_slices": ("landscape", loss_slices),
 }
 
 
@@ -316,6 +482,8 @@ def save_all(folder: str | Path) -> list[Path]:
         data = Path(folder) / f"{study}.nc"
         if data.is_file():
             figure = draw(storage.read_dataset(data))
+            if figure is None:  # the study holds nothing of the kind
+                continue
             written.append(data.with_name(f"{name}.png"))
             for suffix in (".png", ".pdf"):
                 figure.savefig(written[-1].with_suffix(suffix))

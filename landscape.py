@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 from matfree import decomp, stochtrace
-from scipy import stats
 
 import circuits
 from datar import Split, require
@@ -24,7 +23,7 @@ from metrics import cross_entropy
 from models import MLP, QNN, Model, Params
 
 COLUMNS = 16  # Hessian columns, or points of a slice, that are computed at once
-SAMPLES = 8  # samples whose gradients or states are held at once: their states stay in the processor's cache
+SAMPLES = 25  # samples whose gradients or states are held at once
 
 
 def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
@@ -37,6 +36,15 @@ def dead(model: Model, params: Params, split: Split) -> jax.Array:
     """Whether the logit is the same, bit for bit, for every sample: all ReLUs of some layer are off for all."""
     logits = model.logits(params, split.x)
     return jnp.all(logits == logits[0])
+
+
+def dead_relus(model: MLP, params: Params, split: Split) -> jax.Array:
+    """How many hidden neurons of the network are off for every sample."""
+    activity, count = model.prepare(split.x), 0
+    for weights, bias in params[:-1]:
+        activity = jax.nn.relu(activity @ weights.T + bias)
+        count += jnp.sum(jnp.all(activity == 0, axis=0))
+    return count
 
 
 # ---- the Hessian ----
@@ -123,7 +131,7 @@ def _gauss_newton_trace(model: Model, params: Params, split: Split) -> jax.Array
 
 
 def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
-    """The Hessian from amplitudes, three to seven times cheaper than by columns; 16 p 2**n_qubits bytes a sample.
+    """The Hessian from amplitudes, several times cheaper than by columns; 16 p 2**n_qubits bytes a sample.
 
     With U the circuit, phi = U psi and z = s <phi|Z|phi>,
 
@@ -138,22 +146,28 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     acting = _acting_angles(model)
     layer = partial(_layer, model)
 
-    def contribution(sample: tuple[jax.Array, jax.Array]) -> jax.Array:
-        state, label = sample
-        output, inputs = jax.lax.scan(lambda state, angles: (layer(angles, state), state), state[None], params)
-        measured = sign * output  # (1, 2**n_qubits)
+    def contribution(states: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+        output, inputs = jax.lax.scan(lambda states, angles: (layer(angles, states), states), states, params)
+        measured = sign * output  # (samples, 2**n_qubits)
         _, returned = jax.lax.scan(partial(_undo, layer), measured, params, reverse=True)
         inputs = jnp.concatenate([inputs, returned], axis=1)  # of each layer, on the way from psi and from U'Z phi
         derivatives = _real(_shifted_states(layer, params, inputs, acting)) / 2
-        tangents, adjoints = derivatives[:, 0], derivatives[:, 1]  # T and A, each (acting, 2 * 2**n_qubits)
-        gradient = 2 * model.scale * tangents @ _real(measured)[0]
-        later = jnp.tril(adjoints @ tangents.T)  # [k, j], gate k not before gate j
-        second = (tangents * jnp.tile(sign, 2)) @ tangents.T - later - jnp.tril(later, -1).T
-        p = jax.nn.sigmoid(model.scale * jnp.vdot(measured, output).real)
-        return p * (1 - p) * jnp.outer(gradient, gradient) + 2 * model.scale * (p - label) * second
+        tangents, adjoints = jnp.split(derivatives, 2, axis=1)  # T and A, each (acting, samples, 2 * 2**n_qubits)
+        gradients = 2 * model.scale * jnp.einsum("jsd,sd->sj", tangents, _real(measured))
+        p = jax.nn.sigmoid(model.scale * jnp.einsum("sd,sd->s", _real(measured), _real(output)))
+        weighted = ((weights * (p - labels))[:, None] * tangents).reshape(len(acting), -1)
+        later = jnp.tril(adjoints.reshape(len(acting), -1) @ weighted.T)  # [k, j], gate k not before gate j
+        second = (weighted * jnp.tile(sign, 2 * len(labels))) @ tangents.reshape(len(acting), -1).T
+        second -= later + jnp.tril(later, -1).T
+        return (gradients.T * (weights * p * (1 - p))) @ gradients + 2 * model.scale * second
 
-    samples = jnp.asarray(split.x).astype(jnp.result_type(params, 1j)), jnp.asarray(split.y)
-    blocks = jax.lax.map(contribution, samples, batch_size=SAMPLES).mean(axis=0)
+    n = len(split.y)
+    n_blocks = -(-n // SAMPLES)
+    size = -(-n // n_blocks)
+    rows = jnp.resize(jnp.arange(n), (n_blocks, size))  # the last block is filled up, with weight 0
+    weights = (jnp.arange(n_blocks * size) < n).reshape(n_blocks, size) / n
+    states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))[rows]
+    blocks = jax.lax.map(lambda block: contribution(*block), (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
     return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
 
 
@@ -387,29 +401,6 @@ def loss_slice(
     loss = loss_function(model, split)
     offsets = radius * (jnp.arange(points) - points // 2) / max(points // 2, 1)
     plane = jnp.stack(jnp.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
-    values = jax.lax.map(lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=COLUMNS)
+    together = COLUMNS if isinstance(model, MLP) else None  # many circuits in one batch crash jaxlib 0.10.2
+    values = jax.lax.map(lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=together)
     return Slice(offsets, offsets, values.reshape(points, points))
-
-
-# ---- over runs ----
-
-
-def ratio_interval(
-    noisy: np.ndarray, clean: np.ndarray, statistic=np.median, *, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """statistic(noisy) / statistic(clean), and its percentile bootstrap interval with both sets resampled.
-
-    The median by default: traces are heavy-tailed, and a mean over five runs is the largest of them. NaN bounds
-    for fewer than two runs of either.
-    """
-    noisy, clean = np.asarray(noisy, float), np.asarray(clean, float)
-
-    def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int = -1) -> np.ndarray:
-        return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
-
-    if min(len(noisy), len(clean)) < 2:
-        return float(ratio(noisy, clean)), float("nan"), float("nan")
-    result = stats.bootstrap(
-        (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile", vectorized=True, rng=seed
-    )
-    return float(ratio(noisy, clean)), *map(float, result.confidence_interval)

@@ -36,12 +36,14 @@ class Poisoned(NamedTuple):
         return Split(self.split.x[~self.mask], self.split.y[~self.mask])
 
 
-def flip_labels(split: Split, fraction: float, *, key: jax.Array) -> Poisoned:
+def flip_labels(split: Split, fraction: float, *, key: jax.Array, balanced: bool = True) -> Poisoned:
     """Flip the labels of int(fraction n) samples, half from each class; an odd number is rounded down.
 
+    balanced=False draws them from all samples alike, as the published Hessian analysis does.
     Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
     """
-    rows = _draw_balanced(split, fraction, _generator(key), round_up=False)
+    generator = _generator(key)
+    rows = _draw_balanced(split, fraction, generator, round_up=False) if balanced else _draw(split, fraction, generator)
     y = split.y.copy()
     y[rows] = 1 - y[rows]
     return _poisoned(split, Split(split.x, y), rows)
@@ -72,15 +74,19 @@ def relabel_randomly(split: Split, fraction: float, *, key: jax.Array) -> Poison
 
     About half of them keep the label they had. Published: datar.py, `interclass_confusion`.
     """
-    _check_fraction(fraction)
     generator = _generator(key)
-    rows = np.sort(generator.choice(len(split.y), _count(fraction, len(split.y)), replace=False))
+    rows = _draw(split, fraction, generator)
     y = split.y.copy()
     y[rows] = generator.integers(0, 2, len(rows))
     return _poisoned(split, Split(split.x, y), rows)
 
 
 POISONS = {"labels": flip_labels, "features": randomize_features, "confusion": relabel_randomly}
+
+
+def _draw(split: Split, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    _check_fraction(fraction)
+    return np.sort(generator.choice(len(split.y), _count(fraction, len(split.y)), replace=False))
 
 
 def _draw_balanced(split: Split, fraction: float, generator: np.random.Generator, *, round_up: bool) -> np.ndarray:

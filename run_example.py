@@ -19,7 +19,8 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 import storage
 from datar import load_mnist, load_xxz
-from experiments import SPLITS, Config, print_summary, run_studies
+from experiments import SPLITS, Config, run_studies
+from tables import print_summary
 
 STAGES = ("unlearning",)
 MNIST = replace(

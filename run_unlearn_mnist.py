@@ -19,9 +19,9 @@ from experiments import (
     Training,
     one_line_errors,
     parse_command_line,
-    print_summary,
     run_studies,
 )
+from tables import print_summary
 
 
 @dataclass(frozen=True, kw_only=True)

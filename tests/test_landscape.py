@@ -24,7 +24,6 @@ from landscape import (
     hessian_vector_product,
     loss_function,
     loss_slice,
-    ratio_interval,
     row_space,
     spectral_density,
 )
@@ -359,7 +358,7 @@ def test_slices_without_a_centre_are_refused():
         loss_slice(model, params, split, directions[:1], radius=1.0, points=5)
 
 
-# ---- dead networks, and statistics over runs ----
+# ---- dead networks ----
 
 
 def dead_case():
@@ -373,18 +372,6 @@ def test_a_dead_network_is_recognised():
     assert not dead(model, params, split)
     half_dead = [(params[0][0], params[0][1].at[0].add(-100)), *params[1:]]
     assert not dead(model, half_dead, split)
-
-
-def test_ratio_interval():
-    generator = np.random.default_rng(0)
-    clean, noisy = generator.lognormal(0, 0.5, 40), generator.lognormal(1, 0.5, 40)
-    ratio, low, high = ratio_interval(noisy, clean)
-    assert ratio == np.median(noisy) / np.median(clean)
-    assert low < np.e < high
-    np.testing.assert_allclose(ratio_interval(10 * noisy, clean), np.array([ratio, low, high]) * 10)
-    assert ratio_interval([2, 2, 2], [1, 1]) == (2, 2, 2)
-    assert ratio_interval([1, 3], [2, 4], np.mean)[0] == 2 / 3
-    assert np.isnan(ratio_interval([2.0], [1.0, 3.0])[1:]).all()
 
 
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")

@@ -15,7 +15,14 @@ from scipy import stats
 from sklearn.metrics import log_loss
 
 import metrics
-from metrics import accuracy, bernoulli_kl, bernoulli_kl_published, bootstrap_interval, cross_entropy
+from metrics import (
+    accuracy,
+    bernoulli_kl,
+    bernoulli_kl_published,
+    bootstrap_interval,
+    cross_entropy,
+    ratio_interval,
+)
 
 logits = hnp.arrays(np.float32, 12, elements=st.floats(-12, 12, width=32))
 labels = hnp.arrays(np.int32, 12, elements=st.integers(0, 1))
@@ -144,3 +151,15 @@ def test_share_near_counts_the_cells_that_were_tried(cells, reference):
     else:
         assert np.isnan(share)
     assert not tried or metrics.share_near(cells, reference, tolerance=2) == 1
+
+
+def test_ratio_interval():
+    generator = np.random.default_rng(0)
+    clean, noisy = generator.lognormal(0, 0.5, 40), generator.lognormal(1, 0.5, 40)
+    ratio, low, high = ratio_interval(noisy, clean)
+    assert ratio == np.median(noisy) / np.median(clean)
+    assert low < np.e < high
+    np.testing.assert_allclose(ratio_interval(10 * noisy, clean), np.array([ratio, low, high]) * 10)
+    assert ratio_interval([2, 2, 2], [1, 1]) == (2, 2, 2)
+    assert ratio_interval([1, 3], [2, 4], np.mean)[0] == 2 / 3
+    assert np.isnan(ratio_interval([2.0], [1.0, 3.0])[1:]).all()

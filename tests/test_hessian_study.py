@@ -1,0 +1,167 @@
+"""The landscape script as a user meets it, and what its numbers are made of."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import figures
+import storage
+from datar import Split
+from experiments import random_key, stack, train_runs
+from landscape import dead_relus, hessian, hessian_trace
+from metrics import accuracy
+from models import MLP, QNN
+from run_hessian import CORRECTED, PAPER, QUICK, draw, main
+
+TINY = (  # noqa: SIM905 - as one types them
+    "--preset quick --runs 2 --hidden 3 --depth 1 --held-out 20 --loss-samples 10 --training.epochs 2 --extremes 2 "
+    "--lanczos-steps 20 --slice-points 3 --models mlp qnn logistic"
+).split()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The script in this process: it shares the images and the compiled programs."""
+    cache = tmp_path_factory.mktemp("cache")
+
+    def run(*words):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(cache))
+            patch.setattr(sys, "argv", ["run_hessian.py", *map(str, words)])
+            return main()
+
+    yield run
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("landscape")
+    assert run(*TINY, "--out", out) == 0
+    return out
+
+
+def results(out):
+    return storage.read_dataset(out / "hessian" / "quick" / "landscape.nc")
+
+
+def test_the_file_is_complete_and_labelled(finished):
+    study = results(finished)
+    assert set(study.model.values) == {"MLP[3]", "QNN[depth=1,xy,cnot]", "Logistic"}
+    assert study.trace.dims == ("model", "alpha_percent", "run") and study.sizes["run"] == 2
+    assert study.trace.notnull().all() and np.all(study.trace_error == 0) and study.accuracy.notnull().all()
+    assert study.slice_loss.dims == ("model", "alpha_percent", "direction", "first", "second")
+    assert study.slice_loss.notnull().all() and list(study.direction.values) == ["eigenvectors", "random"]
+    networks = study.sel(model=["MLP[3]", "Logistic"])
+    assert networks.extreme.notnull().any(["alpha_percent", "run", "place"]).all()
+    assert json.loads(study.attrs["config"])["held_out"] == 20
+    for name in ("hessian_traces", "hessian_spectra", "loss_slices"):
+        assert (finished / "hessian" / "quick" / f"{name}.png").stat().st_size > 10_000
+
+
+def test_eigenvalues_add_up_to_the_trace_and_hold_the_extremes(finished):
+    study = results(finished)
+    np.testing.assert_allclose(study.eigenvalues.sum("rank"), study.trace, rtol=1e-3, atol=1e-5)
+    spectra = study.eigenvalues.dropna("rank", how="all")
+    assert np.all(np.diff(spectra.sel(model="QNN[depth=1,xy,cnot]").dropna("rank").transpose("rank", ...), axis=0) <= 0)
+    for model in ("MLP[3]", "Logistic"):
+        own = study.sel(model=model)
+        distance = np.abs(own.eigenvalues - own.extreme).min("rank")  # to the nearest exact one that is not 0
+        found = own.extreme.notnull().values
+        assert np.all((np.minimum(distance, np.abs(own.extreme)) <= own.extreme_error + 1e-6).values[found])
+
+
+def test_a_stored_number_is_that_of_the_model_trained_on_the_stored_draw(finished, mnist):
+    """Run 1 of the poisoned MLP, put together from the parts."""
+    config = QUICK.__class__(**{**vars(QUICK), "runs": 2, "held_out": 20, "loss_samples": 10})
+    training = config.training.__class__(**{**vars(config.training), "epochs": 2})
+    model, draws = MLP(1024, (3,)), [draw(config, mnist, 40, run) for run in range(2)]
+    keys = [random_key(0, "landscape", model.label, 40, run) for run in range(2)]
+    trained = train_runs(model, training, 2, stack(model, [each.train for each in draws]), jax.numpy.stack(keys))
+    params = jax.tree.map(lambda leaf: leaf[1], trained)
+    stored = results(finished).sel(model="MLP[3]", alpha_percent=40, run=1)
+    assert float(stored.trace) == pytest.approx(float(hessian_trace(model, params, draws[1].loss)[0]), rel=1e-5)
+    held_out = float(accuracy(model.logits(params, draws[1].held_out.x), draws[1].held_out.y))
+    assert float(stored.accuracy.sel(split="held_out")) == pytest.approx(held_out, abs=1e-6)
+    centre = stored.slice_loss.isel(first=1, second=1)
+    assert np.ptp(centre.values) == 0  # both planes go through the trained parameters of one run
+
+
+def test_a_draw_is_a_stratified_split_with_flips_of_any_class(mnist):
+    clean, poisoned = (draw(PAPER, mnist, alpha, 0) for alpha in (0, 40))
+    for part in (clean, poisoned):
+        assert len(part.train.y) == 350 and len(part.held_out.y) == 150 and len(part.loss.y) == 100
+        assert part.held_out.y.sum() == 75
+    np.testing.assert_array_equal(clean.train.x, poisoned.train.x)  # the split does not depend on the poison
+    np.testing.assert_array_equal(clean.loss.x, poisoned.loss.x)
+    assert np.sum(clean.train.y != poisoned.train.y) == 140 and clean.train.y.sum() == 175
+    rows = {row.tobytes() for row in clean.held_out.x}
+    assert not rows & {row.tobytes() for row in clean.train.x} and {row.tobytes() for row in clean.loss.x} <= rows
+    assert np.any(draw(PAPER, mnist, 0, 1).held_out.x != clean.held_out.x)
+    flipped = [np.sum((draw(PAPER, mnist, 20, run).train.y != draw(PAPER, mnist, 0, run).train.y)
+                      & (draw(PAPER, mnist, 0, run).train.y == 1)) for run in range(6)]  # fmt: skip
+    assert set(flipped) != {35}  # not balanced by class
+
+
+def test_a_dead_network_is_counted_and_drawn(finished):
+    study = results(finished).copy(deep=True)
+    study["dead"].loc[{"model": "MLP[3]", "alpha_percent": 40, "run": 0}] = 1
+    figure = figures.hessian_traces(study)
+    assert "the 1 runs whose network died" in figure.get_supxlabel().replace("\n", " ")
+    figures.plt.close(figure)
+
+
+def test_dead_relus_are_counted():
+    model = MLP(4, (3, 2))
+    params = [
+        (np.ones((3, 4)), np.array([0.0, 0.0, -100.0])),
+        (np.ones((2, 3)), np.zeros(2)),
+        (np.ones((1, 2)), np.zeros(1)),
+    ]
+    split = Split(np.ones((5, 4), np.float32), np.zeros(5))
+    assert dead_relus(model, params, split) == 1
+    assert dead_relus(model, [(params[0][0], params[0][1] - 100), *params[1:]], split) == 5
+
+
+def test_a_second_start_computes_nothing(run, finished, monkeypatch):
+    monkeypatch.setattr("run_hessian.draw", None)
+    before = results(finished)
+    assert run(*TINY, "--out", finished) == 0
+    assert results(finished).identical(before)
+
+
+def test_presets():
+    assert PAPER.runs == 5 and CORRECTED.runs == 20 and PAPER.alphas == (0, 20, 30, 40)
+    assert (PAPER.training.epochs, PAPER.training.batch_size, PAPER.training.learning_rate) == (50, 32, 0.01)
+    assert PAPER.hidden == "8,2" and PAPER.depth == 5 and PAPER.loss_samples == 100
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--loss-samples", "151"], "--loss-samples"),
+        (["--held-out", "500"], "--held-out"),
+        (["--slice-points", "4"], "--slice-points"),
+        (["--mlp-radii", "0", "1"], "--mlp-radii"),
+        (["--extremes", "41"], "--extremes"),
+        (["--alphas", "100"], "--alphas"),
+        (["--hidden", "eight"], "--hidden"),
+        (["--training.epochs", "-1"], "epochs"),
+    ],
+)
+def test_bad_flags_get_one_line(run, flags, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--preset", "quick", "--out", tmp_path, *flags)
+    stderr = capsys.readouterr().err
+    assert stop.value.code == 2 and said in stderr and len(stderr.splitlines()) == 1
+
+
+def test_the_trace_of_the_circuit_is_that_of_its_hessian(mnist):
+    model = QNN(10, 1, "xy", "cnot")
+    split = Split(mnist.train.x[::50], mnist.train.y[::50])
+    params = model.init(jax.random.key(0)) * 100
+    trace, error = hessian_trace(model, params, split)
+    assert error == 0 and float(trace) == pytest.approx(float(np.trace(hessian(model, params, split))), rel=1e-5)
