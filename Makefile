@@ -11,7 +11,7 @@ run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
 test: $(VENV)/ready-dev     ## the whole test suite
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 example: $(VENV)/ready      ## smoke test of the whole chain, under a minute
 	$(PY) run_example.py

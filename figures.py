@@ -298,6 +298,7 @@ def _heat_map(axis, cells: xr.DataArray) -> None:
                 cbar_kws={"label": "validation accuracy"})  # fmt: skip
     axis.invert_yaxis()
     axis.set(xlabel="forget weight", ylabel="KL weight")
+    axis.tick_params(axis="y", labelrotation=0)
 
 
 # ---- landscape ----
@@ -369,17 +370,22 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
     sliced = results.slice_loss.dropna("alpha_percent", how="all")
     models = [model for model in _landscape_models(results) if sliced.sel(model=model).notnull().any()]
     alphas = sliced.alpha_percent.values
-    names = {"random": "random directions", "eigenvectors": "top eigenvectors"}
+    directions = ("random", "eigenvectors")
     use_style()
-    size = 1.75 * len(alphas) * len(models) + 0.9 * len(models), 1.8 * len(names) + 0.6
-    figure, axes = plt.subplots(len(names), len(alphas) * len(models), figsize=size, squeeze=False)
-    for row, direction in enumerate(names):
-        for place, model in enumerate(models):
-            own = axes[row, place * len(alphas) : (place + 1) * len(alphas)]
+    n_columns = len(alphas) * len(directions)
+    figure, axes = plt.subplots(
+        len(models), n_columns, figsize=(1.65 * n_columns + 1.6, 1.75 * len(models) + 0.6), squeeze=False
+    )
+    for row, model in zip(axes, models, strict=True):
+        for place, direction in enumerate(directions):
+            own = row[place * len(alphas) : (place + 1) * len(alphas)]
             _slices_of_model(figure, own, results.sel(model=model, direction=direction, alpha_percent=alphas))
-            for axis, alpha in zip(own, alphas, strict=True):
-                axis.set_title(f"{model}\nα = {alpha} %" if row == 0 else "", fontsize=7)
-        axes[row, 0].set_ylabel(names[direction])
+            if row[0] is axes[0, 0]:
+                for axis, alpha in zip(own, alphas, strict=True):
+                    axis.set_title(
+                        f"{'random' if direction == 'random' else 'top eigenvectors'}\nα = {alpha} %", fontsize=8
+                    )
+        row[0].set_ylabel(model)
     text = (
         "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are in "
         "units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors (of the "
@@ -400,7 +406,9 @@ def _slices_of_model(figure: Figure, axes: np.ndarray, slices: xr.Dataset) -> No
         drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
         axis.plot(0, 0, "+", color="white", markersize=6)
         axis.set(aspect="equal")
-    ticks = [tick for tick in (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30) if levels[0] <= tick <= levels[-1]]
+    steps = (1,) if levels[-1] > 100 * levels[0] else (1, 2, 5) if levels[-1] > 10 * levels[0] else (1, 2, 3, 4, 5, 7)
+    ticks = sorted({step * 10.0**power for step in steps for power in range(-3, 3)})
+    ticks = [tick for tick in ticks if levels[0] <= tick <= levels[-1]]
     bar = figure.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, shrink=0.8)
     bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
     bar.minorticks_off()

@@ -388,10 +388,12 @@ def draw_growth(rows: dict[str, list[dict[str, Any]]], title: str, path: Path) -
             place = [2 ** point["value"] if name == "qubits" else point["value"] for point in own]
             axis.plot(place, [1e3 * point["median"] for point in own], marker=marker, markersize=4, label=label or None)
         if name != "runs":
-            last = 1e3 * own[-1]["median"]
-            axis.plot(place, [last * x / place[-1] for x in place], "--", color="0.6", zorder=0, label="proportional")
+            first = 1e3 * own[0]["median"]
+            axis.plot(place, [first * x / place[0] for x in place], "--", color="0.6", zorder=0, label="proportional")
         axis.legend(frameon=False)
-        axis.set(xscale="log", yscale="log", xlabel=name)
+        axis.set(xscale="log", yscale="linear" if name == "runs" else "log", xlabel=name)
+        if name == "runs":
+            axis.set_ylim(bottom=0)
         axis.set_xticks(place, [point["value"] for point in own])
         axis.minorticks_off()
     axes[0].set_ylabel("ms per step")
