@@ -7,6 +7,7 @@ Each function takes a study as `storage.read_dataset` gives it and returns a mat
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -467,6 +468,17 @@ def _labels(results: xr.Dataset, dim: str) -> list[str]:
 
 
 # ---- files ----
+
+
+def image(figure: Figure):
+    """The figure as an image that a notebook shows; the figure is closed."""
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return Image(buffer.getvalue())
+
 
 FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure | None]]] = {  # file name: study, function
     "spectrum": ("data", xxz_spectrum),

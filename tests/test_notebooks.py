@@ -1,0 +1,45 @@
+"""The notebooks from top to bottom, from the committed results alone."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(path.name for path in ROOT.glob("*.ipynb"))
+
+
+def images(cell):
+    return [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+
+
+def test_the_notebooks_are_there():
+    assert NOTEBOOKS == ["heissian.ipynb", "test_mnist.ipynb", "test_xxz.ipynb"]
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_runs_without_network_and_home(name, tmp_path, monkeypatch):
+    """In a copy of modules and results, with an empty home folder: every figure cell gives an image, as stored."""
+    for path in (*ROOT.glob("*.py"), ROOT / name):
+        shutil.copy(path, tmp_path)
+    shutil.copytree(
+        ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.pdf", "chunks", "parameters")
+    )
+    for variable in ("HOME", "XDG_CACHE_HOME", "IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    for variable in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setitem(os.environ, "PYTHONPATH", "")
+    notebook = nbformat.read(ROOT / name, as_version=4)
+    stored = [len(images(cell)) for cell in notebook.cells]
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for cell, before in zip(notebook.cells, stored, strict=True):
+        wanted = int(cell.cell_type == "code" and "figures.image(" in cell.source)
+        assert len(images(cell)) == wanted == before, cell.source
+    assert any(re.search("mean of n = |n = \\d+ runs", str(cell.get("outputs"))) for cell in notebook.cells)
+    text = (ROOT / name).read_text()
+    assert str(ROOT) not in text and str(Path.home()) + "/" not in text
