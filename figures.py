@@ -127,7 +127,8 @@ def gauge_control(results: xr.Dataset) -> Figure:
                       markersize=3.5, label=label)  # fmt: skip
             axis.fill_between(curve.alpha_percent, low, high, color=colour, alpha=0.25, linewidth=0)
     axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)", ylabel="validation accuracy")
-    axis.legend(frameon=False, loc="lower left")
+    figure.legend(frameon=False, loc="outside right upper")
+    figure.set_figwidth(1.7 * PANEL[0])
     text = (
         f"mean of n = {results.sizes['run']} runs, band: its 95 % bootstrap interval; the same flips, first parameters "
         "and batches under each gauge"

@@ -488,7 +488,7 @@ def test_a_one_shot_newton_step(sets):
         return unravel(flat - jnp.linalg.solve(hessian, jax.grad(loss)(flat)))
 
     method = Method(lambda logits_fn, params, batch, weights: 0.0, newton_step)
-    teacher = [(jnp.linspace(-1, 1, 8)[:, None], jnp.array([0.3]))]
+    teacher = [(jnp.linspace(-1, 1, 8)[None], jnp.array([0.3]))]
     ((weights, bias),), history = run(method, model, teacher, sets, measure=itself)
 
     x, y = (np.asarray(leaf, float) for leaf in sets[0])
