@@ -7,6 +7,7 @@ conventions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Literal
@@ -24,6 +25,20 @@ Entangler = Literal["rzz", "cnot"]
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
 PRODUCT, PASS, ROW = 0.06, 8.0, 55.0  # ns an amplitude, there and back: a complex product, a pass, a layer on W
+
+
+def _without_ynn() -> None:
+    """Keep XLA from handing products to YNNPACK, which in jaxlib 0.10.2 crashes now and then on batches of circuits.
+
+    The flag counts if it is set before JAX computes anything, so it is set as this module is imported.
+    """
+    flag = "--xla_cpu_experimental_ynn_fusion_type"
+    given = os.environ.get("XLA_FLAGS", "")
+    if flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}=".strip()
+
+
+_without_ynn()
 
 
 @cache

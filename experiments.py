@@ -361,13 +361,10 @@ def one_core_each() -> None:
 
     And its bits do not depend on the number of cores. Has to come before JAX computes anything.
     """
-    flags = {
-        "--xla_cpu_multi_thread_eigen": "false",
-        "--xla_cpu_experimental_ynn_fusion_type": "",  # it crashed on batches of circuits (0.10.2)
-    }
+    flag = "--xla_cpu_multi_thread_eigen"
     given = os.environ.get("XLA_FLAGS", "")
-    own = [f"{flag}={value}" for flag, value in flags.items() if flag not in given]
-    os.environ["XLA_FLAGS"] = " ".join([*given.split(), *own])
+    if flag not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {flag}=false".strip()
 
 
 def use_compilation_cache() -> None:

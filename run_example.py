@@ -48,7 +48,7 @@ XXZ = replace(
 
 def main() -> int:
     # Nearly all of the time goes into compiling; with optimisation off, a third less.
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
     datasets = {
         "MNIST 1 vs 9": (MNIST, load_mnist(encoding=MNIST.encoding, source=MNIST.source)),
         f"XXZ ring of {XXZ.n_sites} sites": (XXZ, load_xxz(n_sites=XXZ.n_sites, gauge=XXZ.gauge)),
