@@ -182,6 +182,8 @@ class Config(Settings):
     """Weight of the divergence on the retain set (scrub) in the unlearning curves."""
     map_weights: tuple[float, ...] = tuple(i / 10 for i in range(10))
     """Grid of both weights in the weight maps."""
+    weight_map_runs: int = 0
+    """Repetitions of each cell of the weight maps where --runs is larger; 0: as many as --runs."""
     kl: Literal["full", "published"] = "published"
     """Divergence of scrub: the full Bernoulli KL, or its first term alone as in the published code."""
     scrub_forget: Literal["clean", "poisoned"] = "clean"
@@ -194,6 +196,7 @@ class Config(Settings):
     def check(self):
         super().check()
         require(self.depth >= 1, "--depth", self.depth, "1 or more")
+        require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
         for name in self.methods:
@@ -711,9 +714,12 @@ def _weight_map_chunk(
     protocol = config.family(model)
     teacher = _teacher_chunk(config, dataset, model, poison, alpha)
     grid = np.asarray(config.map_weights)
+    runs = min(config.weight_map_runs or config.runs, config.runs)
     identity = _unlearning_identity(teacher, config, model, poison, method) | {
         "ce_weight": config.ce_weight, "kl_weight": kl_weight, "map_weights": list(config.map_weights),
     }  # fmt: skip
+    if runs != config.runs:
+        identity["weight_map_runs"] = runs
 
     def compute(teacher_tensors: dict[str, np.ndarray]) -> Computed:
         data = _unlearnable(config, dataset, model, poison, alpha, method)
@@ -721,16 +727,16 @@ def _weight_map_chunk(
             method, model, protocol.unlearn, protocol.parallel,
             tensors_to_params(model, teacher_tensors), data, dataset.val,
             Weights(config.ce_weight, jnp.asarray(grid), kl_weight, config.kl),
-            _unlearning_keys(config, model, poison, alpha, method), config.independent_teachers,
+            _unlearning_keys(config, model, poison, alpha, method)[:runs], config.independent_teachers,
         )  # fmt: skip
         coords = {
             "model": [model.label], "poison": [poison], "method": [method], "kl_weight": [kl_weight],
-            "forget_weight": grid, "run": np.arange(config.runs),
+            "forget_weight": grid, "run": np.arange(runs),
         }  # fmt: skip
         return Computed(labelled(coords, accuracy=values), {})
 
     name = slug(model.label, poison, method, f"kl={kl_weight:g}")
-    return Chunk("weight_map", name, identity, compute, config.runs * len(grid), teacher)
+    return Chunk("weight_map", name, identity, compute, runs * len(grid), teacher)
 
 
 def _unlearning_keys(config: Config, model: Model, poison: str, alpha: int, method: str) -> jax.Array:

@@ -58,6 +58,9 @@ CORRECTED = replace(
     kl="full",  # one term of the KL is no divergence
     scrub_forget="poisoned",  # forget what was learned, not what it replaced
     independent_teachers=True,  # one teacher for all hides the largest source of spread
+    runs=20,  # five are too few for an interval of a spread
+    weight_map_runs=5,  # of 110 cells each: the maps are most of the work
+    hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK = replace(
     CORRECTED,

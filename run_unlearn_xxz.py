@@ -99,12 +99,16 @@ CORRECTED = replace(
     kl="full",  # one term of the KL is no divergence
     scrub_forget="poisoned",  # forget what was learned, not what it replaced
     independent_teachers=True,  # one teacher for all hides the largest source of spread
+    runs=20,  # five are too few for an interval of a spread
+    weight_map_runs=5,  # of 110 cells each: the maps are most of the work
+    hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK = replace(
     CORRECTED,
     preset="quick",
     runs=2,
     alphas=(0, 30, 60),
+    hidden=("64,16",),
     label_hidden=("8,4",),
     unlearn_features=30,  # as many as flipped labels: both poisons run the same compiled programs
     map_weights=(0.0, 0.4, 0.8),
