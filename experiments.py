@@ -12,7 +12,9 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -32,9 +34,10 @@ import tyro
 import xarray as xr
 from tqdm import tqdm
 
+import circuits
 import metrics
 import storage
-from datar import Dataset, Split, cache_folder, require
+from datar import BadInput, Dataset, Split, cache_folder, require
 from models import MLP, QNN, Model, Params, train
 from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
 
@@ -46,12 +49,35 @@ SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with the input into one line on stderr and exit code 2."""
+    """Turn what is wrong with input, results folder or disk into one line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (BadInput, storage.Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """End the process at once, with exit code 128 + signal, when Ctrl-C or SIGTERM stops the block.
+
+    At once: chunks that are being computed in threads cannot be told to stop, and the interpreter would wait for them.
+    """
+
+    def stop(number, frame):
+        raise KeyboardInterrupt(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        print(f"stopped by {signal.Signals(stopped.args[0]).name}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + stopped.args[0])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 _refusing: ContextVar[Callable] = ContextVar("_refusing", default=nullcontext)
@@ -120,6 +146,8 @@ class Settings(Checked):
     """Root of all random numbers."""
     out: Path = Path("results")
     """Folder for results and figures: OUT/DATASET/PRESET/."""
+    fresh: bool = False
+    """Start anew: what is in the folder is moved to OUT/DATASET/PRESET-set-aside/, never deleted."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
@@ -289,32 +317,43 @@ class Chunk:
         return self.study, self.name
 
 
-def run(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any], workers: int = 1) -> None:
-    """Compute the chunks that are not stored yet, `workers` at a time, then gather each study into one file.
+def run(missing: list[Chunk], store: storage.Store, *, workers: int = 1) -> None:
+    """Compute the chunks that `plan` found missing, `workers` at a time, and store each as it ends.
 
-    shared: the part of the identity that every chunk of this folder has to have.
-    Raises storage.Mismatch where a stored chunk is of another run.
+    Stopped by a signal or an error, it says what is kept. Chunks that are done by then are stored; those that are
+    still being computed are given up.
     """
-    missing = plan(chunks, store, shared=shared)
     total = sum(chunk.trainings for chunk in missing)
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
     bar = tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval)
-    with bar, ThreadPoolExecutor(workers) as pool:
-        futures: dict[tuple[str, str], Future] = {}
-        for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
-            futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
-        by_future = {futures[chunk.key]: chunk for chunk in missing}
-        try:
-            for future in as_completed(by_future):
-                chunk, (record, computed) = by_future[future], future.result()
-                store.save(*chunk.key, record, *computed)
+    pool = ThreadPoolExecutor(workers)
+    futures: dict[tuple[str, str], Future] = {}
+    for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
+        futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
+    unsaved = {futures[chunk.key]: chunk for chunk in missing}
+
+    def save(future: Future) -> Chunk:
+        record, computed = future.result()
+        chunk = unsaved[future]
+        store.save(*chunk.key, record, *computed)
+        del unsaved[future]
+        return chunk
+
+    try:
+        with bar:
+            for future in as_completed(list(unsaved)):
+                chunk = save(future)
                 bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
                 bar.update(chunk.trainings)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    for study in dict.fromkeys(chunk.study for chunk in chunks):
-        store.gather(study)
+    except BaseException as error:
+        pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, KeyboardInterrupt):
+            for future in [future for future in unsaved if future.done() and not future.cancelled()]:
+                save(future)
+        kept = f"{len(missing) - len(unsaved)} of {len(missing)} chunks computed, all of them kept in {store.folder}"
+        print(f"stopped with {kept}; the same command goes on from there", file=sys.stderr)
+        raise
+    pool.shutdown()
 
 
 def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple[dict[str, Any], Computed]:
@@ -328,11 +367,15 @@ def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple
 
 
 def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
-    """The chunks still to compute, each once and behind the one it needs."""
+    """The chunks still to compute, each once and behind the one it needs.
+
+    shared: the part of the identity that all chunks of this folder have to have, whatever their study.
+    Raises storage.Mismatch where a stored chunk is of another run. Damaged files are set aside.
+    """
     needed = {chunk.needs.key: chunk.needs for chunk in chunks if chunk.needs}
     wanted = {chunk.key: chunk for chunk in chunks}
     done = set()
-    for study in dict.fromkeys(study for study, _ in (*needed, *wanted)):
+    for study in store.studies():
         for name, record in store.done(study).items():
             chunk = wanted.get((study, name)) or needed.get((study, name))
             found = record["identity"]
@@ -353,21 +396,10 @@ def writable_folder(folder: Path) -> Path:
     """Make the folder; ValueError in one line where nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
     except OSError as error:
-        raise ValueError(f"--out: cannot make {folder} ({error.strerror})") from None
-    require(os.access(folder, os.W_OK), "--out", folder, "a folder that can be written to")
-    return folder
-
-
-def one_core_each() -> None:
-    """Have each chunk computed on one core: two of them side by side are done sooner than one after the other on both.
-
-    And its bits do not depend on the number of cores. Has to come before JAX computes anything.
-    """
-    flag = "--xla_cpu_multi_thread_eigen"
-    given = os.environ.get("XLA_FLAGS", "")
-    if flag not in given:
-        os.environ["XLA_FLAGS"] = f"{given} {flag}=false".strip()
+        raise BadInput(f"--out: cannot write to {folder} ({error.strerror})") from None
 
 
 def use_compilation_cache() -> None:
@@ -383,19 +415,24 @@ def run_studies(
     """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/PRESET.
 
     studies: what each stage computes, where a script has stages of its own; STUDIES otherwise. under: the folder
-    between, in place of the data set's name.
+    between, in place of the data set's name. Raises storage.Refused where the folder holds results of another run, or
+    another process is at work in it.
     """
-    one_core_each()
+    circuits.set_xla_flag("xla_cpu_multi_thread_eigen", "false")  # a chunk a core: bits that no core count changes
     use_compilation_cache()
     shared = shared_identity(config, dataset)
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "workers")}
+    unsaid = ("out", "workers", "fresh")
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in unsaid}
     settings["data"] = config.data.name if config.data else None  # its path is of no use elsewhere
     folder = config.out / (under or dataset.name) / config.preset
-    with one_line_errors():
-        store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
-        chunks = [chunk for stage in config.stages for chunk in (studies or STUDIES)[stage](config, dataset)]
-        plan(chunks, store, shared=shared)
-    run(chunks, store, shared=shared, workers=config.workers or min(cores(), 4))
+    store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
+    chunks = [chunk for stage in config.stages for chunk in (studies or STUDIES)[stage](config, dataset)]
+    with store.locked():
+        if config.fresh and any(folder.iterdir()):
+            print(f"--fresh: what was in {folder} is kept as {store.set_aside(folder)}", file=sys.stderr)
+        run(plan(chunks, store, shared=shared), store, workers=config.workers or min(cores(), 4))
+        for study in dict.fromkeys(chunk.study for chunk in chunks):
+            store.gather(study)
     return folder
 
 
@@ -454,12 +491,12 @@ def sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alp
     """One point of the noise sweep, for all runs."""
 
     def compute() -> Computed:
-        values = sweep_accuracy(config, dataset, model, poison, alpha, config.runs)
+        values, diverged = sweep_accuracy(config, dataset, model, poison, alpha, config.runs)
         coords = {
             "model": [model.label], "poison": [poison], "alpha_percent": [alpha],
             "run": np.arange(config.runs), "split": ["train", "validation"],
         }  # fmt: skip
-        return Computed(labelled(coords, accuracy=values), {})
+        return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     identity = shared_identity(config, dataset) | sweep_identity(config, model, poison, alpha)
     return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs)
@@ -474,8 +511,13 @@ def sweep_identity(config: Config, model: Model, poison: str, alpha: int) -> dic
     }  # fmt: skip
 
 
-def sweep_accuracy(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, runs: int) -> np.ndarray:
-    """Accuracy of models trained on poisoned data, on their training and the validation split: (runs, 2)."""
+def sweep_accuracy(
+    config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, runs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy of models trained on poisoned data, on their training and the validation split: (runs, 2).
+
+    And which of them diverged, (runs,).
+    """
     protocol = config.family(model)
     poisoned = [draw_poison(config, dataset, poison, alpha, run).split for run in range(runs)]
     keys = [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(runs)]
@@ -483,7 +525,24 @@ def sweep_accuracy(config: Config, dataset: Dataset, model: Model, poison: str, 
         model = trimmed(model, *(split.x for split in poisoned), dataset.val.x)
     splits = stack(model, poisoned)
     params = train_runs(model, protocol.sweep, protocol.parallel, splits, jnp.stack(keys))
-    return np.asarray(_score_runs(model, protocol.parallel, params, splits, dataset.val))
+    accuracy = np.asarray(_score_runs(model, protocol.parallel, params, splits, dataset.val))
+    return accuracy, diverged_runs(params) | np.isnan(accuracy).any(axis=1)
+
+
+def diverged_runs(params: Params) -> np.ndarray:
+    """Which runs ended with a parameter that is no finite number: (runs,) from parameters with that leading axis."""
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    return np.any([~np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1) for leaf in leaves], axis=0)
+
+
+def without_diverged(results: xr.Dataset, diverged: np.ndarray) -> xr.Dataset:
+    """The results with the variable `diverged`, 1 for the trainings that did; their accuracies become NaN.
+
+    diverged: one for each training, in the order of the accuracy's axes other than epoch and split.
+    """
+    over = [dim for dim in results.accuracy.dims if dim not in ("epoch", "split")]
+    marks = xr.DataArray(np.reshape(diverged, [results.sizes[dim] for dim in over]).astype(float), dims=over)
+    return results.assign(accuracy=results.accuracy.where(marks == 0), diverged=marks)
 
 
 @dataclass(frozen=True)
@@ -703,7 +762,8 @@ def _unlearning_chunk(config: Config, dataset: Dataset, model: Model, poison: st
             "model": [model.label], "poison": [poison], "method": [method], "run": np.arange(config.runs),
             "epoch": np.arange(protocol.unlearn.epochs + 1), "split": list(SPLITS),
         }  # fmt: skip
-        return Computed(labelled(coords, **history), params_to_tensors(params))
+        diverged = diverged_runs(params) | np.isnan(history["accuracy"][:, -1]).any(axis=1)
+        return Computed(without_diverged(labelled(coords, **history), diverged), params_to_tensors(params))
 
     return Chunk("unlearning", slug(model.label, poison, method), identity, compute, config.runs, teacher)
 
@@ -723,7 +783,7 @@ def _weight_map_chunk(
 
     def compute(teacher_tensors: dict[str, np.ndarray]) -> Computed:
         data = _unlearnable(config, dataset, model, poison, alpha, method)
-        values = _map_weights(
+        values, diverged = _map_weights(
             method, model, protocol.unlearn, protocol.parallel,
             tensors_to_params(model, teacher_tensors), data, dataset.val,
             Weights(config.ce_weight, jnp.asarray(grid), kl_weight, config.kl),
@@ -733,7 +793,7 @@ def _weight_map_chunk(
             "model": [model.label], "poison": [poison], "method": [method], "kl_weight": [kl_weight],
             "forget_weight": grid, "run": np.arange(runs),
         }  # fmt: skip
-        return Computed(labelled(coords, accuracy=values), {})
+        return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     name = slug(model.label, poison, method, f"kl={kl_weight:g}")
     return Chunk("weight_map", name, identity, compute, runs * len(grid), teacher)
@@ -798,8 +858,8 @@ def _unlearn_runs(
 def _map_weights(
     method: str, model: Model, training: Training, parallel: int,
     teachers: Params, data: Unlearnable, val: Split, weights: Weights, keys: jax.Array, independent: bool,
-) -> jax.Array:  # fmt: skip
-    """Final validation accuracy for each forget weight and run: (cells, runs)."""
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+    """Final validation accuracy for each forget weight and run, and which of them diverged: (cells, runs)."""
     val_inputs = model.prepare(val.x)
 
     def one_run(arguments):
@@ -808,12 +868,14 @@ def _map_weights(
         params, _ = unlearn(METHODS[method], model, teacher, own.retain, own.forget,
                             weights=dataclasses.replace(weights, forget=forget_weight),
                             **training.keywords(), key=key)  # fmt: skip
-        return metrics.accuracy(model.logits(params, val_inputs), val.y)
+        accuracy = metrics.accuracy(model.logits(params, val_inputs), val.y)
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+        return accuracy, ~finite | jnp.isnan(accuracy)
 
     n_cells, n_runs = len(weights.forget), len(keys)
     runs, cells = jnp.tile(jnp.arange(n_runs), n_cells), jnp.repeat(weights.forget, n_runs)
     values = map_runs(one_run, (runs, keys[runs], cells), parallel=parallel)
-    return values.reshape(n_cells, n_runs)
+    return jax.tree.map(lambda array: array.reshape(n_cells, n_runs), values)
 
 
 Study = Callable[[Config, Dataset], list[Chunk]]

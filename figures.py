@@ -138,7 +138,7 @@ def gauge_control(results: xr.Dataset) -> Figure:
     return _caption(figure, results, text)
 
 
-def _bootstrap_interval(runs: np.ndarray, statistic: Callable = np.mean) -> np.ndarray:
+def _bootstrap_interval(runs: np.ndarray, statistic: Callable = np.nanmean) -> np.ndarray:
     """95 % percentile interval of a statistic over the leading axis: (2, ...)."""
     draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
     return np.percentile(statistic(runs[draws], axis=1), [2.5, 97.5], axis=0)
@@ -306,12 +306,14 @@ def _heat_map(axis, cells: xr.DataArray) -> None:
 # ---- landscape ----
 
 
-def hessian_traces(results: xr.Dataset) -> Figure:
+def hessian_traces(results: xr.Dataset) -> Figure | None:
     """Trace of the Hessian over the median trace without poison: a dot for each run, a bar for median and interval.
 
-    The counterpart of arXiv:2508.02422, Fig. 4.
+    None where all diverged. The counterpart of arXiv:2508.02422, Fig. 4.
     """
     models = _landscape_models(results)
+    if not models:
+        return None
     figure, axes = _panels(1, 1)
     axis, alphas = axes[0, 0], results.alpha_percent.values
     width = 0.8 / len(models)
@@ -321,12 +323,16 @@ def hessian_traces(results: xr.Dataset) -> Figure:
         own = results.sel(model=model)
         ratios = own.trace / float(own.trace.sel(alpha_percent=alphas[0]).median())
         for at, alpha in enumerate(alphas):
-            values, dead = ratios.sel(alpha_percent=alpha).values, own.dead.sel(alpha_percent=alpha).values > 0
+            finite = np.isfinite(ratios.sel(alpha_percent=alpha).values)
+            values = ratios.sel(alpha_percent=alpha).values[finite]
+            dead = own.dead.sel(alpha_percent=alpha).values[finite] > 0
             centre = at + (place - (len(models) - 1) / 2) * width
             x = centre + width * generator.uniform(-0.25, 0.25, len(values))
             label = model if at == 0 else None
             axis.plot(x[~dead], values[~dead], marker, color=colour, markersize=3, alpha=0.7, label=label)
             axis.plot(x[dead], values[dead], marker, color=colour, markersize=4.5, fillstyle="none")
+            if not len(values):
+                continue
             low, high = _bootstrap_interval(values, np.median)
             axis.vlines(centre, low, high, color="black", linewidth=0.9)
             axis.hlines(np.median(values), centre - 0.35 * width, centre + 0.35 * width, color="black", linewidth=1.4)
@@ -343,9 +349,14 @@ def hessian_traces(results: xr.Dataset) -> Figure:
     return _caption(figure, results, text)
 
 
-def hessian_spectra(results: xr.Dataset) -> Figure:
-    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a panel for each model."""
+def hessian_spectra(results: xr.Dataset) -> Figure | None:
+    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a panel for each model.
+
+    None where all diverged.
+    """
     models, alphas = _landscape_models(results), results.alpha_percent.values
+    if not models:
+        return None
     figure, axes = _panels(1, len(models))
     for axis, model in zip(axes[0], models, strict=True):
         for alpha, colour in ((alphas[0], PALETTE[0]), (alphas[-1], PALETTE[3])):
@@ -369,8 +380,11 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
     """The loss on planes through trained models, clean beside poisoned; None where there are no slices."""
     if "slice_loss" not in results:
         return None
+    results = results.assign(slice_loss=results.slice_loss.where(np.isfinite(results.slice_loss)))
     sliced = results.slice_loss.dropna("alpha_percent", how="all")
     models = [model for model in _landscape_models(results) if sliced.sel(model=model).notnull().any()]
+    if not models:
+        return None
     alphas = sliced.alpha_percent.values
     directions = ("random", "eigenvectors")
     use_style()
@@ -399,11 +413,15 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
 def _slices_of_model(figure: Figure, axes: np.ndarray, slices: xr.Dataset) -> None:
     """The slices of one model along one pair of directions, in the same colours, with their bar."""
     low, high = slices.slice_loss.min().item(), slices.slice_loss.max().item()
+    if not np.isfinite(low):  # diverged
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
+        return
     levels = np.geomspace(max(low, 1e-3), max(high, 2e-3), 16)
     norm = matplotlib.colors.LogNorm(levels[0], levels[-1])
     for axis, alpha in zip(axes, slices.alpha_percent.values, strict=True):
         own = slices.sel(alpha_percent=alpha)
-        plane = np.maximum(own.slice_loss.transpose("second", "first").values, levels[0])
+        plane = np.clip(own.slice_loss.transpose("second", "first").values, levels[0], levels[-1])
         offsets = np.linspace(-own.slice_radius.item(), own.slice_radius.item(), len(plane))
         drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
         axis.plot(0, 0, "+", color="white", markersize=6)
@@ -417,9 +435,11 @@ def _slices_of_model(figure: Figure, axes: np.ndarray, slices: xr.Dataset) -> No
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
-    """Networks with hidden layers, then circuits, then logistic regression."""
+    """Networks with hidden layers, then circuits, then logistic regression; none that diverged without poison."""
     families = ("MLP", "QNN", "Logistic")
-    return sorted(_labels(results, "model"), key=lambda model: [model.startswith(family) for family in families][::-1])
+    clean = results.trace.sel(alpha_percent=results.alpha_percent[0])
+    models = [model for model in _labels(results, "model") if clean.sel(model=model).notnull().any()]
+    return sorted(models, key=lambda model: [model.startswith(family) for family in families][::-1])
 
 
 # ---- parts ----
@@ -443,7 +463,9 @@ def _band(axis, x, runs: xr.DataArray, colour, line: str, label: str | None, *, 
 
 def _band_words(results: xr.Dataset) -> str:
     n = results.sizes["run"]
-    return f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
+    diverged = int(results.diverged.sum()) if "diverged" in results else 0
+    words = f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
+    return words + (f"; {diverged} trainings that diverged are left out" if diverged else "")
 
 
 def _caption(figure: Figure, results: xr.Dataset, text: str) -> Figure:
@@ -506,8 +528,9 @@ def save_all(folder: str | Path) -> list[Path]:
             if figure is None:  # the study holds nothing of the kind
                 continue
             written.append(data.with_name(f"{name}.png"))
-            for suffix in (".png", ".pdf"):
-                figure.savefig(written[-1].with_suffix(suffix))
+            for suffix in ("png", "pdf"):
+                with storage.replacing(data.with_name(f"{name}.{suffix}")) as temporary:
+                    figure.savefig(temporary, format=suffix)
             plt.close(figure)
     return written
 
@@ -516,6 +539,9 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         print("usage: python figures.py FOLDER (a folder with results)", file=sys.stderr)
         sys.exit(2)
-    for subfolder in sorted({path.parent for path in Path(sys.argv[1]).rglob("*.nc") if "chunks" not in path.parts}):
-        for written in save_all(subfolder):
-            print(written)
+    try:
+        for subfolder in storage.result_folders(sys.argv[1]):
+            for written in save_all(subfolder):
+                print(written)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

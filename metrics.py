@@ -17,8 +17,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of samples whose class (1 where the logit is positive) is the label."""
-    return jnp.mean((logits > 0) == (labels > 0))
+    """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
+    return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, (logits > 0) == (labels > 0)))
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
@@ -41,15 +41,23 @@ def _kl_term(teacher: jax.Array, student: jax.Array) -> jax.Array:
 # ---- over runs: NumPy, on finished results ----
 
 
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, float)
+    return values[np.isfinite(values)]
+
+
 def bootstrap_interval(
     values: np.ndarray, statistic=np.mean, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of (n,) values.
 
     Percentile and not BCa, whose acceleration cannot be estimated from five runs; with five runs even this
-    one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width 0 that they are.
+    one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width 0 that they are. NaN
+    values, runs that diverged, are left out; NaN where there are no others.
     """
-    values = np.asarray(values, float)
+    values = _finite(values)
+    if len(values) == 0:
+        return float("nan"), float("nan")
     if len(values) < 2 or np.ptp(values) == 0:
         return float(statistic(values)), float(statistic(values))
     result = stats.bootstrap(
@@ -60,7 +68,7 @@ def bootstrap_interval(
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
     """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap interval)."""
-    values = np.asarray(final_accuracy, float)
+    values = _finite(final_accuracy)
     if len(values) < 2:
         return float("nan"), float("nan"), float("nan")
     return (float(np.std(values, ddof=1)), *bootstrap_interval(values, _sample_std))
@@ -91,10 +99,10 @@ def ratio_interval(
 ) -> tuple[float, float, float]:
     """statistic(noisy) / statistic(clean), and its percentile bootstrap interval with both sets resampled.
 
-    The median by default: traces are heavy-tailed, and a mean over five runs is the largest of them. NaN bounds
-    for fewer than two runs of either.
+    The median by default: traces are heavy-tailed, and a mean over five runs is the largest of them. NaN values,
+    runs that diverged, are left out; NaN bounds for fewer than two runs of either.
     """
-    noisy, clean = np.asarray(noisy, float), np.asarray(clean, float)
+    noisy, clean = _finite(noisy), _finite(clean)
 
     def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int = -1) -> np.ndarray:
         return statistic(noisy, axis=axis) / statistic(clean, axis=axis)

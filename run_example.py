@@ -6,7 +6,6 @@ MNIST at 10 qubits with flipped labels, the XXZ ring of 8 sites with randomised 
 each and exits non-zero if a step failed.
 """
 
-import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,6 +17,7 @@ import xarray as xr
 import run_unlearn_mnist
 import run_unlearn_xxz
 import storage
+from circuits import set_xla_flag
 from datar import load_mnist, load_xxz
 from experiments import SPLITS, Config, run_studies
 from tables import print_summary
@@ -48,7 +48,7 @@ XXZ = replace(
 
 def main() -> int:
     # Nearly all of the time goes into compiling; with optimisation off, a third less.
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    set_xla_flag("xla_backend_optimization_level", "0")
     datasets = {
         "MNIST 1 vs 9": (MNIST, load_mnist(encoding=MNIST.encoding, source=MNIST.source)),
         f"XXZ ring of {XXZ.n_sites} sites": (XXZ, load_xxz(n_sites=XXZ.n_sites, gauge=XXZ.gauge)),

@@ -37,11 +37,12 @@ from experiments import (
     shared_identity,
     slug,
     stack,
+    stoppable,
     train_runs,
 )
 from models import MLP, QNN, Model, Params
 from poison_unlearn import flip_labels
-from tables import print_summary
+from tables import report
 
 Name = Literal["mlp", "qnn", "unlearning_qnn", "logistic"]
 
@@ -172,7 +173,7 @@ def _chunk(config: HessianConfig, dataset: Dataset, model: Model, alpha: int) ->
         by_run = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
         parts = [_labelled(model, alpha, {name: ("run", *AXES.get(name, ())) for name in by_run}, by_run)]
         if sliced:
-            alive = [run for run, each in enumerate(measured) if not each["dead"]] or [0]
+            alive = [run for run, each in enumerate(measured) if not each["dead"] > 0 and not each["diverged"]] or [0]
             run = alive[0]
             key = jax.random.fold_in(keys[run], 2)
             own = slices(config, model, params[run], draws[run].loss, tops[run], key=key) | {"slice_run": run}
@@ -239,28 +240,48 @@ def measure(
     """Everything that is kept of a trained model, by the names in the result file; and the top two eigenvectors.
 
     eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a network's (`landscape.row_space`).
-    extreme: those that Lanczos found at both ends, NaN for a QNN.
+    extreme: those that Lanczos found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then
+    all the rest is NaN.
     """
+    dense = _dense_hessian(model, params, draw.loss)
+    diverged = not np.isfinite(np.asarray(dense)).all()
+    if diverged:  # what is measured of any finite parameters has the shapes to be filled
+        params = jax.tree.map(jnp.zeros_like, params)
+        dense = _dense_hessian(model, params, draw.loss)
     if isinstance(model, MLP):
-        dense = landscape.hessian(*landscape.row_space(model, params, draw.loss))
         trace, error = landscape.hessian_trace(model, params, draw.loss)
         found = landscape.extreme_eigenvalues(
             model, params, draw.loss, k=config.extremes, steps=config.lanczos_steps, key=key
         )
         eigenvalues, top = np.linalg.eigvalsh(np.asarray(dense, np.float64)), found.vectors[:-3:-1]
     else:
-        dense = landscape.hessian(model, params, draw.loss)
         trace, error = jnp.trace(dense), 0
         eigenvalues, vectors = np.linalg.eigh(np.asarray(dense, np.float64))
         top = vectors.T[:-3:-1]
         found = landscape.Extremes(*np.full((2, 2 * config.extremes), np.nan), None)
     scores = [metrics.accuracy(model.logits(params, x), y) for x, y in (draw.train, draw.held_out)]
-    return {
+    values = {
         "trace": trace, "trace_error": error, "accuracy": np.stack(scores), "eigenvalues": eigenvalues[::-1],
         "extreme": found.values, "extreme_error": found.errors,
         "dead": landscape.dead(model, params, draw.loss),
         "dead_relus": landscape.dead_relus(model, params, draw.loss) if isinstance(model, MLP) else 0,
-    }, top  # fmt: skip
+    }  # fmt: skip
+    return _marked(values, diverged), top
+
+
+def _dense_hessian(model: Model, params: Params, split: Split) -> jax.Array:
+    """All of a QNN's Hessian, and that part of a network's that is not exactly 0."""
+    if isinstance(model, MLP):
+        return landscape.hessian(*landscape.row_space(model, params, split))
+    return landscape.hessian(model, params, split)
+
+
+def _marked(measured: dict[str, np.ndarray], diverged: bool) -> dict[str, np.ndarray]:
+    """What was measured of a run, as numbers, and whether it diverged; then all the rest is NaN."""
+    values = {name: np.asarray(value, np.float64) for name, value in measured.items()}
+    if diverged:
+        values = {name: np.full_like(value, np.nan) for name, value in values.items()}
+    return values | {"diverged": np.float64(diverged)}
 
 
 def slices(
@@ -279,14 +300,10 @@ def slices(
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
-    with one_line_errors():
+    with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-    folder = run_studies(config, dataset, {"landscape": landscapes}, under="hessian")
-    print_summary(folder, config.stages)
-    import figures  # matplotlib is not needed before there is something to draw
-
-    written = figures.save_all(folder)
-    print(f"results and {len(written)} figures in {folder}")
+        folder = run_studies(config, dataset, {"landscape": landscapes}, under="hessian")
+        report(folder, config.stages)
     return 0
 
 

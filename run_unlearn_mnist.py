@@ -20,8 +20,9 @@ from experiments import (
     one_line_errors,
     parse_command_line,
     run_studies,
+    stoppable,
 )
-from tables import print_summary
+from tables import report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,14 +84,9 @@ PRESETS = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
-    with one_line_errors():
+    with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-    folder = run_studies(config, dataset)
-    print_summary(folder, config.stages)
-    import figures  # matplotlib is not needed before there is something to draw
-
-    written = figures.save_all(folder)
-    print(f"results and {len(written)} figures in {folder}")
+        report(run_studies(config, dataset), config.stages)
     return 0
 
 

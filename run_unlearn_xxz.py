@@ -33,13 +33,15 @@ from experiments import (
     run_studies,
     shared_identity,
     slug,
+    stoppable,
     sweep_accuracy,
     sweep_chunk,
     sweep_identity,
     sweep_models,
+    without_diverged,
 )
 from models import QNN, Model
-from tables import SUMMARIES, digits, make_table, print_summary
+from tables import SUMMARIES, digits, make_table, report
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
 
@@ -179,12 +181,12 @@ def _gauge_chunk(config: XxzConfig, dataset: Dataset, name: Gauge, states: Datas
     identity = shared_identity(config, dataset) | sweep_identity(config, model, "labels", alpha) | own
 
     def compute() -> Computed:
-        values = sweep_accuracy(config, states, model, "labels", alpha, config.gauge_runs)
+        values, diverged = sweep_accuracy(config, states, model, "labels", alpha, config.gauge_runs)
         coords = {
             "model": [model.label], "gauge": [name], "alpha_percent": [alpha],
             "run": np.arange(config.gauge_runs), "split": ["train", "validation"],
         }  # fmt: skip
-        return Computed(labelled(coords, accuracy=values), {})
+        return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs)
 
@@ -213,20 +215,16 @@ def gauge_summary(studies: dict[str, xr.Dataset]):
 
 def _with_interval(values: np.ndarray) -> str:
     low, high = metrics.bootstrap_interval(values)
-    return f"{digits(values.mean())} [{digits(low, 2)}, {digits(high, 2)}]"
+    return f"{digits(np.nanmean(values))} [{digits(low, 2)}, {digits(high, 2)}]"
 
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
-    with one_line_errors():
+    with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
-    folder = run_studies(config, dataset, STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control})
-    own_summaries = {"depths": SUMMARIES["noise_sweep"], "gauge": ("gauge", gauge_summary)}
-    print_summary(folder, config.stages, SUMMARIES | own_summaries)
-    import figures  # matplotlib is not needed before there is something to draw
-
-    written = figures.save_all(folder)
-    print(f"results and {len(written)} figures in {folder}")
+        folder = run_studies(config, dataset, STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control})
+        own_summaries = {"depths": SUMMARIES["noise_sweep"], "gauge": ("gauge", gauge_summary)}
+        report(folder, config.stages, SUMMARIES | own_summaries)
     return 0
 
 

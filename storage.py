@@ -5,19 +5,21 @@ fsync, rename); when all that were asked for are there, they are gathered into `
 and only then removed. Parameters are kept as safetensors files. No pickles.
 
 Every chunk carries its *identity*, all that its numbers depend on. A chunk found with another identity is
-refused by name of what differs.
+refused by name of what differs; one that is damaged is set aside, never read and never deleted.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -26,19 +28,29 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 FORMAT = 1  # of the files; part of every identity
+ASIDE = "-set-aside"  # behind a folder's name: where its damaged and former files are kept
 PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy")
 
 
-class Mismatch(ValueError):
+class Refused(ValueError):
+    """The folder or a file in it is not fit for what was asked."""
+
+
+class Mismatch(Refused):
     """Results in the folder come from another configuration."""
 
 
-class Damaged(ValueError):
+class Damaged(Refused):
     """A file is truncated, altered or not one of ours."""
+
+
+class Busy(Refused):
+    """Another process is writing to the folder."""
 
 
 # ---- whole files ----
@@ -70,46 +82,47 @@ def _sync(path: Path) -> None:
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
-    """Write a dataset as netCDF-4 with the checksum of its contents; attributes are numbers or strings."""
-    dataset = dataset.assign_attrs(sha256=_checksum(dataset))
+    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or strings."""
     compressed = {name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000}
+    buffer = io.BytesIO()
+    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=compressed)
+    content = buffer.getvalue()
     with replacing(Path(path)) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=compressed)
+        temporary.write_bytes(content + _seal(content))
 
 
 def read_dataset(path: str | Path) -> xr.Dataset:
-    """Read a result file into memory and verify its checksum.
+    """Read a result file into memory, once its seal has been verified: HDF5 is never given damaged bytes.
 
     Raises FileNotFoundError, or Damaged (a ValueError) where it is not a file that `write_dataset` finished.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"results: no file at {path}")
-    try:
-        with xr.open_dataset(path, engine="h5netcdf") as file:
-            dataset = file.load()
-    except Exception as error:  # h5py raises OSError, KeyError, RuntimeError ... by what is broken
-        raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
-    if dataset.attrs.pop("sha256", None) != _checksum(dataset):
-        raise Damaged(f"results: {path} does not match its checksum")
-    return dataset
+    content, seal = _without_seal(path.read_bytes())
+    if seal != _seal(content):
+        raise Damaged(f"results: {path} is damaged, or no result file (its checksum does not match)")
+    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as file:
+        return file.load()
 
 
-def _checksum(dataset: xr.Dataset) -> str:
-    digest = hashlib.sha256(json.dumps(dataset.attrs, sort_keys=True, default=_plain).encode())
-    for name in sorted(map(str, dataset.variables)):
-        array = dataset[name]
-        values = np.asarray(array.values)
-        text = values.dtype.kind in "OUST"
-        payload = json.dumps(values.tolist()).encode() if text else values.tobytes()
-        attributes = json.dumps(array.attrs, sort_keys=True, default=_plain)
-        header = f"{name}{array.dims}{values.shape}{'text' if text else values.dtype.str}{attributes}"
-        digest.update(header.encode() + payload)
-    return digest.hexdigest()
+def result_folders(folder: str | Path) -> list[Path]:
+    """The folders below this one with finished studies, without those that were set aside."""
+    below = {path.parent.relative_to(folder) for path in Path(folder).rglob("*.nc")}
+    finished = [path for path in below if not any(part == "chunks" or part.endswith(ASIDE) for part in path.parts)]
+    return [Path(folder) / path for path in sorted(finished)]
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else np.asarray(value).tolist()
+SEAL = b"\nsha256:"  # and 64 hex digits: the end of a result file, which readers of netCDF do not look at
+
+
+def _seal(content: bytes) -> bytes:
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _without_seal(file: bytes) -> tuple[bytes, bytes]:
+    """The bytes of a result file, and those of the seal behind them."""
+    return file[: -len(SEAL) - 64], file[-len(SEAL) - 64 :]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
@@ -133,7 +146,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     except Exception as error:
         raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
     if metadata.get("sha256") != _tensor_checksum(tensors, metadata["record"]):
-        raise Damaged(f"results: {path} does not match its checksum")
+        raise Damaged(f"results: {path} is damaged (its checksum does not match)")
     return tensors, record
 
 
@@ -167,18 +180,53 @@ class Store:
     def tensor_path(self, study: str, name: str) -> Path:
         return self.folder / "parameters" / study / f"{name}.safetensors"
 
+    def studies(self) -> list[str]:
+        """Names of the studies of which anything is stored."""
+        folders = [path for kind in ("chunks", "parameters") for path in self.folder.glob(f"{kind}/*")]
+        return sorted({path.name for path in folders} | {path.stem for path in self.folder.glob("*.nc")})
+
     def done(self, study: str) -> dict[str, dict[str, Any]]:
-        """The records of all finished chunks of a study, by name."""
-        records = {}
-        if self.study_path(study).is_file():
-            records = json.loads(read_dataset(self.study_path(study)).attrs["chunks"])
+        """The records of all finished chunks of a study, by name. Files that are damaged are set aside, and named."""
+        records = self._intact(_study_records, self.study_path(study)) if self.study_path(study).is_file() else {}
+        records = records or {}
         for path in sorted(self.chunk_path(study, "*").parent.glob("*.nc")):
-            records[path.stem] = _record(read_dataset(path))
+            records |= self._intact(_chunk_records, path) or {}
         for path in sorted(self.tensor_path(study, "*").parent.glob("*.safetensors")):
-            record = read_tensors(path)[1]
-            if not record["dataset"]:  # else its data set was still to be written when the run was killed
+            record = self._intact(_tensor_record, path)
+            if record is None:
+                records.pop(path.stem, None)  # its numbers may be there, but the whole chunk is to be
+            elif not record["dataset"]:  # else its data set was still to be written when the run was killed
                 records[path.stem] = record
         return records
+
+    def _intact(self, read: Callable[[Path], Any], path: Path) -> Any:
+        """What `read` gives of a file; None where it is damaged, and then it is set aside."""
+        try:
+            return read(path)
+        except Damaged as error:
+            kept = self.set_aside(path)
+            print(f"{error}; kept as {kept}; what it held is computed again where it is needed", file=sys.stderr)
+            return None
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file of this folder, or the folder itself, to a folder beside it; returns where it is now."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        kept = self.folder.with_name(f"{self.folder.name}{ASIDE}") / stamp / path.relative_to(self.folder)
+        kept.parent.mkdir(parents=True)
+        path.rename(kept)
+        return kept
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to this folder. Raises Busy where one does; a kill ends its lock."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=0):
+                yield
+        except Timeout:
+            raise Busy(
+                f"--out: another process is at work in {self.folder}; wait for its end, or choose another --out"
+            ) from None
 
     def save(
         self,
@@ -219,8 +267,26 @@ class Store:
         return merged
 
 
-def _record(dataset: xr.Dataset) -> dict[str, Any]:
-    (record,) = json.loads(dataset.attrs["chunks"]).values()
+def _study_records(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of the chunks that a result file holds; Damaged where it is none of ours."""
+    try:
+        records = json.loads(read_dataset(path).attrs["chunks"])
+        return {name: record | {"identity": dict(record["identity"])} for name, record in records.items()}
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise Damaged(f"results: {path} has no record of what it holds ({type(error).__name__})") from None
+
+
+def _chunk_records(path: Path) -> dict[str, dict[str, Any]]:
+    records = _study_records(path)
+    if set(records) != {path.stem}:
+        raise Damaged(f"results: {path} holds {', '.join(records) or 'nothing'}, not what its name says")
+    return records
+
+
+def _tensor_record(path: Path) -> dict[str, Any]:
+    record = read_tensors(path)[1]
+    if not isinstance(record, dict) or not isinstance(record.get("dataset"), bool) or "identity" not in record:
+        raise Damaged(f"results: {path} has no record of what it holds")
     return record
 
 
@@ -259,7 +325,8 @@ def compare(study: str, name: str, found: dict[str, Any], wanted: dict[str, Any]
     differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
     if differing:
         details = ", ".join(f"{key} {found.get(key)} there and {wanted.get(key)} here" for key in differing)
-        raise Mismatch(f"out: {folder} holds {study}/{name} of another run ({details}); choose another --out")
+        remedy = "choose another --out, or move these results aside with --fresh"
+        raise Mismatch(f"out: {folder} holds {study}/{name} of another run ({details}); {remedy}")
 
 
 # ---- provenance ----

@@ -1,6 +1,6 @@
-"""The tables that a script ends with, from result files alone.
+"""What a script ends with, from result files alone: its tables and figures.
 
-Each function takes the studies of a folder, {name: dataset}, and returns a title and a table for the terminal.
+Each summary function takes the studies of a folder, {name: dataset}, and returns a title and a table for the terminal.
 """
 
 from __future__ import annotations
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     import rich.table
 
 
+def report(folder: Path, stages: tuple[str, ...], summaries: dict[str, Summary] | None = None) -> None:
+    """What a script ends with: a table for each of its stages, and the figures beside the results."""
+    print_summary(folder, stages, summaries)
+    import figures  # matplotlib is not needed before there is something to draw
+
+    written = figures.save_all(folder)
+    print(f"results and {len(written)} figures in {folder}")
+
+
 def print_summary(folder: Path, stages: tuple[str, ...], summaries: dict[str, Summary] | None = None) -> None:
     """Print a table for each of the stages, from the files in the folder, with n and what the errors are.
 
@@ -34,7 +43,18 @@ def print_summary(folder: Path, stages: tuple[str, ...], summaries: dict[str, Su
         if study in results:
             title, table = summarise(results)
             wide = max(console.width, 120)  # a narrow screen wraps lines; a narrow table would lose digits
-            console.print(title, table, sep="\n", markup=False, highlight=False, width=wide)
+            text = (title, table, *_diverged(results[study]))
+            console.print(*text, sep="\n", markup=False, highlight=False, width=wide)
+
+
+def _diverged(results: xr.Dataset) -> list[str]:
+    """A line that counts the trainings that diverged, for each combination with any; nothing where all went well."""
+    if "diverged" not in results or not (results.diverged > 0).any():
+        return []
+    where = results.diverged.fillna(0).sum("run").stack(place=[dim for dim in results.diverged.dims if dim != "run"])
+    counts = [f"{' '.join(map(str, np.atleast_1d(place.place.item())))}: {int(place)}" for place in where if place > 0]
+    total = int(results.diverged.count())
+    return [f"diverged, and left out of all means: {int(where.sum())} of {total} trainings ({'; '.join(counts)})", ""]
 
 
 def make_table(columns: list[str], rows: list[list[str]]) -> rich.table.Table:
@@ -88,7 +108,7 @@ def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
 
 def _outcome(curves: xr.DataArray) -> list[str]:
     """Final accuracies of (run, epoch, split) curves, standard deviation across runs, largest drop within one."""
-    validation = curves.sel(split="validation").transpose("run", "epoch").values
+    validation = curves.sel(split="validation").dropna("run", how="all").transpose("run", "epoch").values
     deviation, low, high = metrics.spread(validation[:, -1])
     across = digits(deviation) + (f" [{digits(low)}, {digits(high)}]" if len(validation) > 2 else "")
     return [*_accuracies(curves.isel(epoch=-1)), across, digits(np.median(metrics.largest_drop(validation)))]
@@ -117,11 +137,14 @@ def landscape_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.T
     results = studies["landscape"]
     rows = []
     for model in results.model.values:
-        own = results.sel(model=model)
-        for alpha in results.alpha_percent.values:
-            at, clean = own.sel(alpha_percent=alpha), own.sel(alpha_percent=results.alpha_percent[0])
+        own = results.sel(model=model).dropna("alpha_percent", how="all", subset=["trace"])
+        alphas = own.alpha_percent.values
+        if not len(alphas) or alphas[0] != results.alpha_percent[0]:  # no clean trace to take ratios to
+            continue
+        for alpha in alphas:
+            at, clean = own.sel(alpha_percent=alpha), own.isel(alpha_percent=0)
             ratio, low, high = metrics.ratio_interval(at.trace.values, clean.trace.values)
-            spread = at.trace.values / clean.trace.mean().item()
+            spread = at.trace.dropna("run").values / clean.trace.mean().item()
             rows.append([
                 str(model), str(alpha), f"{at.trace.median().item():.3g}", f"{ratio:.2g} [{low:.2g}, {high:.2g}]",
                 f"{spread.mean():.2g} ± {spread.std(ddof=min(1, len(spread) - 1)):.2g}",
