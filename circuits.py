@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache, reduce
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,7 @@ def expectation(
     and only the first ones act on the states. A CNOT ring has no cone (one ring turns Z on the last qubit into
     Z on all of them): there the states are evolved through all layers.
     """
+    _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
     gates, bonds = rotation_gates(params, rotations), params[..., -1]
     if entangler == "cnot":
@@ -114,6 +115,23 @@ def expectation(
         return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1])), 2)
     folded = cheapest_fold(len(states), n_qubits, depth) if folded is None else folded
     return _cone_expectation(gates, bonds, jnp.asarray(states), folded)
+
+
+def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str) -> None:
+    """ValueError where the shapes are not those of one circuit."""
+    for name, value, allowed in (("rotations", rotations, Rotations), ("entangler", entangler, Entangler)):
+        if value not in get_args(allowed):
+            raise ValueError(f"{name}: got {value}, allowed: {', '.join(get_args(allowed))}")
+    angles = parameters_per_qubit(rotations, entangler)
+    if params.ndim != 3 or params.shape[2] != angles:
+        raise ValueError(f"params: got shape {params.shape}, allowed: (depth, n_qubits, {angles})")
+    depth, n_qubits, _ = params.shape
+    shapes = [(2**n_qubits,)]
+    if entangler == "rzz":
+        shapes.append((reduced_dimension(n_qubits, depth),) * 2)
+    if states.shape[1:] not in shapes:
+        allowed = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
+        raise ValueError(f"states: got shape {states.shape}, allowed: {allowed}")
 
 
 # ---- all layers on the states ----

@@ -23,7 +23,7 @@ Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer before Keras' download is given up
-MAX_NPZ_BYTES = 2**31  # declared size above which an .npz is refused unread
+MAX_NPZ_BYTES = 2**29  # declared size above which an .npz is refused unread
 
 COUPLINGS = (np.arange(294) - 94) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
 XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
@@ -84,6 +84,25 @@ def require(holds: bool, argument: str, value: object, allowed: str) -> None:
         raise BadInput(f"{argument}: got {value}, allowed: {allowed}")
 
 
+def require_whole(argument: str, value: object, least: int = 1) -> None:
+    """Refuse all but whole numbers of at least `least`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    require(whole and value >= least, argument, value, f"whole numbers, {least} or more")
+
+
+def require_split(split: Split, argument: str = "split") -> None:
+    """Refuse samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples."""
+    x, y = np.asarray(split.x), np.asarray(split.y)
+    require(x.ndim >= 2 and y.shape == x.shape[:1], argument, f"x {x.shape} and y {y.shape}", "x (n, d) and y (n,)")
+    require(bool(np.isin(y, (0, 1)).all()), f"{argument}.y", f"labels such as {_first_bad(y)}", "0 and 1")
+    require(bool(np.isfinite(x).all()), f"{argument}.x", "NaN or infinite values", "finite numbers")
+
+
+def _first_bad(y: np.ndarray) -> object:
+    bad = y[~np.isin(y, (0, 1))]
+    return bad[0] if len(bad) else "none"
+
+
 def cache_folder() -> Path:
     """The user's cache folder of this project (XDG_CACHE_HOME, or ~/.cache), not necessarily there yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
@@ -113,11 +132,11 @@ def load_mnist(
 
     Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
     """
-    different = len(digits) == len(set(digits)) == 2 and set(digits) <= set(range(10))
+    different = isinstance(digits, tuple) and len(digits) == len(set(digits)) == 2 and set(digits) <= set(range(10))
     require(different, "digits", digits, "two different digits")
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
-    require(per_class >= 1, "per_class", per_class, "1 or more")
+    require_whole("per_class", per_class)
     (images, labels), (test_images, test_labels), origin = _read_mnist(path, source, per_class)
 
     chosen = [np.flatnonzero(labels == digit)[:per_class] for digit in digits]
@@ -160,7 +179,7 @@ def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge 
     """
     _check_even(n_sites)
     require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
-    require(seed >= 0, "seed", seed, "0 or more")
+    require_whole("seed", seed, 0)
     states, origin = _xxz_from_file(path, n_sites) if path is not None else (_xxz_computed(n_sites), "computed")
     phases = _global_phases(gauge, seed)
 
@@ -207,6 +226,7 @@ def sha256(*arrays: np.ndarray) -> str:
 
 def pad(x: np.ndarray) -> np.ndarray:
     """Zero-pad (n, d) to the next power of two: (n, 2**n_qubits)."""
+    require(np.ndim(x) == 2 and np.shape(x)[1] >= 1, "x", f"shape {np.shape(x)}", "(n, d) with d of 1 or more")
     n_qubits = max(1, int(np.ceil(np.log2(x.shape[1]))))
     return np.pad(x, ((0, 0), (0, 2**n_qubits - x.shape[1])))
 

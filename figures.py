@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import matplotlib
@@ -296,11 +297,11 @@ def weight_maps(results: xr.Dataset) -> Figure:
 def _heat_map(axis, cells: xr.DataArray) -> None:
     table = cells.transpose("kl_weight", "forget_weight")
     names = [[f"{weight:g}" for weight in table[dim].values] for dim in table.dims]
-    sns.heatmap(table.values, ax=axis, vmin=0, vmax=1, cmap="cividis", xticklabels=names[1], yticklabels=names[0],
-                cbar_kws={"label": "validation accuracy"})  # fmt: skip
-    axis.invert_yaxis()
-    axis.set(xlabel="forget weight", ylabel="KL weight")
-    axis.tick_params(axis="y", labelrotation=0)
+    image = axis.imshow(table.values, vmin=0, vmax=1, cmap="cividis", origin="lower", aspect="auto")
+    axis.figure.colorbar(image, ax=axis, label="validation accuracy")
+    axis.set(xlabel="forget weight", ylabel="KL weight", xticks=range(len(names[1])), xticklabels=names[1],
+             yticks=range(len(names[0])), yticklabels=names[0])  # fmt: skip
+    sns.despine(ax=axis, left=True, bottom=True)
 
 
 # ---- landscape ----
@@ -531,6 +532,7 @@ def save_all(folder: str | Path) -> list[Path]:
             for suffix in ("png", "pdf"):
                 with storage.replacing(data.with_name(f"{name}.{suffix}")) as temporary:
                     figure.savefig(temporary, format=suffix)
+                figure.set_layout_engine("none")  # laid out once is enough
             plt.close(figure)
     return written
 
@@ -540,8 +542,8 @@ if __name__ == "__main__":
         print("usage: python figures.py FOLDER (a folder with results)", file=sys.stderr)
         sys.exit(2)
     try:
-        for subfolder in storage.result_folders(sys.argv[1]):
-            for written in save_all(subfolder):
-                print(written)
+        with ProcessPoolExecutor() as pool:
+            for paths in pool.map(save_all, storage.result_folders(sys.argv[1])):
+                print(*paths, sep="\n")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from matfree import decomp, stochtrace
 
 import circuits
-from datar import Split, require
+from datar import Split, require, require_whole
 from metrics import cross_entropy
 from models import MLP, QNN, Model, Params
 
@@ -28,6 +28,7 @@ SAMPLES = 25  # samples whose gradients or states are held at once
 
 def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
     """params -> mean binary cross-entropy of the model's logits on the split."""
+    require(len(split.y) > 0, "split", "no samples", "at least one")
     return lambda params: cross_entropy(model.logits(params, split.x), split.y)
 
 
@@ -249,8 +250,10 @@ def extreme_eigenvalues(
     an eigenvalue is within that distance. A missed eigenvalue further out has no bound; more steps find it.
     """
     product, flat = _linear_product(model, params, split)
+    require_whole("steps", steps, 2)
+    require_whole("k", k)
     steps = min(steps, flat.size)
-    require(1 <= k <= steps // 2, "k", k, f"1 to {steps // 2}, half of the Lanczos steps")
+    require(k <= steps // 2, "k", k, f"1 to {steps // 2}, half of the Lanczos steps")
     basis, tridiagonal, reached = _lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), steps)
     values, coordinates = jnp.linalg.eigh(tridiagonal)
     ends = np.r_[:k, steps - k : steps]
@@ -293,7 +296,8 @@ def spectral_density(
     smoothing over `width`.
     """
     product, flat = _linear_product(model, params, split)
-    require(probes >= 2, "probes", probes, "2 or more, for a standard error")
+    require_whole("probes", probes, 2)  # one has no standard error
+    require_whole("steps", steps)
     grid = jnp.asarray(grid, flat.dtype)
 
     def quadrature(product: Callable, probe: jax.Array) -> jax.Array:
@@ -313,7 +317,7 @@ def estimated_trace(
     It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an
     exact one.
     """
-    require(probes >= 2, "probes", probes, "2 or more, for a standard error")
+    require_whole("probes", probes, 2)  # one has no standard error
     product, flat = _linear_product(model, params, split)
     return _over_probes(stochtrace.monte_carlo_trace(), product, flat, probes, key)
 
@@ -358,6 +362,7 @@ def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array
     QNN: an angle has a scale of its own, the radian, and no filter; the norm of angles that start around 0 says
     nothing. A direction moves all angles by 1 rad root mean square, so that its length is sqrt(p) rad.
     """
+    require_whole("number", number)
     draw = _filter_direction if isinstance(model, MLP) else _angle_direction
     return jnp.stack([draw(params, each) for each in jax.random.split(key, number)])
 
@@ -395,9 +400,11 @@ def loss_slice(
 
     directions: (2, p), such as two rows of `Extremes.vectors`. points: odd, so that the centre is params.
     """
-    require(points >= 1 and points % 2 == 1, "points", points, "an odd number, so that the centre is one of them")
-    require(jnp.shape(directions)[0] == 2, "directions", f"{jnp.shape(directions)[0]} of them", "2")
+    require_whole("points", points)
+    require(points % 2 == 1, "points", points, "odd numbers, so that the centre is one of them")
     flat, unflatten = ravel_pytree(params)
+    shape = jnp.shape(directions)
+    require(shape == (2, flat.size), "directions", f"shape {shape}", f"(2, {flat.size})")
     loss = loss_function(model, split)
     offsets = radius * (jnp.arange(points) - points // 2) / max(points // 2, 1)
     plane = jnp.stack(jnp.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)

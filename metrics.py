@@ -11,14 +11,22 @@ from scipy import stats
 def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """Mean binary cross-entropy in nats, from logits, not clipped.
 
-    logits: (n,). labels: (n,) of 0 and 1. weight: (n,) weights of the mean, None for equal ones.
+    logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
     """
+    _check_shapes(logits, labels)
     return jnp.average(jax.nn.softplus(logits) - labels * logits, weights=weight)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
+    _check_shapes(logits, labels)
     return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, (logits > 0) == (labels > 0)))
+
+
+def _check_shapes(logits: jax.Array, labels: jax.Array) -> None:
+    """(n, 1) logits against (n,) labels would broadcast to a wrong number."""
+    if jnp.ndim(labels) and jnp.shape(logits) != jnp.shape(labels):
+        raise ValueError(f"labels: got shape {jnp.shape(labels)}, allowed: that of the logits, {jnp.shape(logits)}")
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 import circuits
-from datar import Split, require
+from datar import Split, require, require_whole
 from metrics import cross_entropy
 
 if TYPE_CHECKING:
@@ -44,8 +44,10 @@ class MLP:
     hidden: tuple[int, ...] = (64, 16)
 
     def __post_init__(self):
-        require(self.n_features >= 1, "n_features", self.n_features, "1 or more")
-        require(all(width >= 1 for width in self.hidden), "hidden", self.hidden, "widths of 1 or more")
+        require_whole("n_features", self.n_features)
+        require(isinstance(self.hidden, tuple), "hidden", self.hidden, "a tuple of widths")
+        for width in self.hidden:
+            require_whole("hidden", width)
 
     @property
     def label(self) -> str:
@@ -69,6 +71,8 @@ class MLP:
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         activity = self.prepare(x)
+        width = params[0][0].shape[1]
+        require(activity.ndim == 2 and activity.shape[1] == width, "x", f"shape {activity.shape}", f"(n, {width})")
         *hidden, (weights, bias) = params
         for hidden_weights, hidden_bias in hidden:
             activity = jax.nn.relu(activity @ hidden_weights.T + hidden_bias)
@@ -103,8 +107,8 @@ class QNN:
     scale = 5.0  # published: logit per unit of <Z>
 
     def __post_init__(self):
-        require(self.n_qubits >= 2, "n_qubits", self.n_qubits, "2 or more")
-        require(self.depth >= 1, "depth", self.depth, "1 or more")
+        require_whole("n_qubits", self.n_qubits, 2)
+        require_whole("depth", self.depth)
         require(self.rotations in ("xyx", "xy"), "rotations", self.rotations, "xyx, xy")
         require(self.entangler in ("rzz", "cnot"), "entangler", self.entangler, "rzz, cnot")
         require((self.ansatz is None) == (self.shape is None), "shape", self.shape, "given with ansatz, and only then")
@@ -155,7 +159,6 @@ Model = MLP | QNN
 # ---- training ----
 
 
-@partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
 def train(
     model: Model,
     split: Split,
@@ -170,6 +173,14 @@ def train(
     split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
     first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
     """
+    check_training(epochs, batch_size, learning_rate)
+    samples, labels = jnp.shape(split.x)[:1], jnp.shape(split.y)
+    require(samples == labels, "split", f"{samples} samples and {labels} labels", "as many labels as samples")
+    return _train(model, split, epochs, batch_size, learning_rate, key)
+
+
+@partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
+def _train(model: Model, split: Split, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
     init_key, fit_key = jax.random.split(key)
 
     def loss(params, rows, weight, epoch):
@@ -180,6 +191,14 @@ def train(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, key=fit_key,
     )  # fmt: skip
     return params
+
+
+def check_training(epochs: int, batch_size: int, learning_rate: float) -> None:
+    """Refuse what no training can be run with; a learning rate that is being traced passes."""
+    require_whole("epochs", epochs, 0)
+    require_whole("batch_size", batch_size, 0)
+    if not isinstance(learning_rate, jax.core.Tracer):
+        require(0 < learning_rate < math.inf, "learning_rate", learning_rate, "positive, finite numbers")
 
 
 def fit(
@@ -200,9 +219,8 @@ def fit(
     Returns the last parameters and what `measure(params)` gave before epoch 0, 1, ... and after
     the last, stacked: (epochs + 1, ...), or None without `measure`.
     """
-    require(n_samples >= 1, "n_samples", n_samples, "1 or more")
-    require(epochs >= 0, "epochs", epochs, "0 or more")
-    require(batch_size >= 0, "batch_size", batch_size, "1 or more, or 0 for all")
+    require_whole("n_samples", n_samples)
+    check_training(epochs, batch_size, learning_rate)
     optimizer = optax.adam(learning_rate)
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datar import Split, require
+from datar import Split, require, require_split, require_whole
 from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
 from models import Model, Params, fit
 
@@ -59,7 +59,8 @@ def randomize_features(split: Split, fraction: float, *, key: jax.Array, n_featu
     generator = _generator(key)
     rows = _draw_balanced(split, fraction, generator, round_up=True)
     length = split.x.shape[1] if n_features is None else n_features
-    require(1 <= length <= split.x.shape[1], "n_features", n_features, f"1 to {split.x.shape[1]}")
+    require_whole("n_features", length)
+    require(length <= split.x.shape[1], "n_features", n_features, f"1 to {split.x.shape[1]}")
     noise = generator.standard_normal((len(rows), length))
     if np.iscomplexobj(split.x) and np.any(split.x.imag):
         noise = noise + 1j * generator.standard_normal((len(rows), length))
@@ -85,11 +86,13 @@ POISONS = {"labels": flip_labels, "features": randomize_features, "confusion": r
 
 
 def _draw(split: Split, fraction: float, generator: np.random.Generator) -> np.ndarray:
+    require_split(split)
     _check_fraction(fraction)
     return np.sort(generator.choice(len(split.y), _count(fraction, len(split.y)), replace=False))
 
 
 def _draw_balanced(split: Split, fraction: float, generator: np.random.Generator, *, round_up: bool) -> np.ndarray:
+    require_split(split)
     _check_fraction(fraction)
     per_class = (_count(fraction, len(split.y)) + round_up) // 2
     classes = [np.flatnonzero(split.y == label) for label in (0, 1)]
@@ -246,6 +249,10 @@ def unlearn(
     check those with `check_weights` first.
     """
     require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
+    for name, split in (("retain", retain), ("forget", forget)):
+        x, y = jnp.shape(split.x), jnp.shape(split.y)
+        matching = x[:1] == y and x[1:] == jnp.shape(retain.x)[1:]
+        require(matching, name, f"x {x} and y {y}", "as many labels as samples, and samples of one length")
     start_key, fit_key = jax.random.split(key)
     retain, forget = jax.tree.map(jnp.asarray, (retain, forget))
     teacher_logits = model.logits(teacher, jnp.concatenate([retain.x, forget.x]))
@@ -269,4 +276,4 @@ def unlearn(
 def check_weights(**weights: float) -> None:
     """Refuse a negative or non-finite weight: one ValueError that names it."""
     for name, value in weights.items():
-        require(np.isfinite(value) and value >= 0, name, value, "a finite number, 0 or more")
+        require(0 <= value < np.inf, name, value, "a finite number, 0 or more")
