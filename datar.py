@@ -445,7 +445,8 @@ def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
     from tqdm import tqdm
 
     sectors = _sectors(n_sites)
-    progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2)
+    progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2,
+                    mininterval=0.1 if sys.stderr.isatty() else 30)  # fmt: skip
     energies, gaps, amplitudes = zip(*(_ground_state(sectors, delta) for delta in progress), strict=True)
     amplitudes = np.array(amplitudes)
     # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they differ in sign.

@@ -38,7 +38,7 @@ import circuits
 import metrics
 import storage
 from datar import BadInput, Dataset, Split, cache_folder, require
-from models import MLP, QNN, Model, Params, train
+from models import MLP, QNN, Model, Params, QuadraticForm, train
 from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
 
 POISONED = ("labels", "features")  # the poisons of the studies
@@ -182,8 +182,8 @@ class Config(Settings):
         "data", "noise_sweep", "unlearning", "weight_map",
     )  # fmt: skip
     """Studies to run; data: what the poison looks like."""
-    models: tuple[Literal["mlp", "qnn"], ...] = ("mlp", "qnn")
-    """Families of models."""
+    models: tuple[str, ...] = ("mlp", "qnn")
+    """Families of models: mlp, qnn, or quadratic (a control, the QNN's function class without a circuit)."""
     poisons: tuple[Literal["labels", "features"], ...] = ("labels", "features")
     """Poisons of the noise sweep."""
     alphas: tuple[Percent, ...] = tuple(range(0, 100, 10))
@@ -227,8 +227,9 @@ class Config(Settings):
         require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
-        for name in self.methods:
-            require(name in METHODS, "--methods", name, ", ".join(METHODS))
+        for flag, names, known in (("--methods", self.methods, METHODS), ("--models", self.models, FAMILIES)):
+            for name in names:
+                require(name in known, flag, name, ", ".join(known))
         check_weights(**{_flag(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
         for weight in self.map_weights:
             check_weights(**{"--map-weights": weight})
@@ -236,7 +237,8 @@ class Config(Settings):
             parse_widths(text)
 
     def family(self, model: Model) -> Protocol:
-        return self.qnn if isinstance(model, QNN) else self.mlp
+        """How a model is trained: a network as the MLP, all others as the QNN."""
+        return self.mlp if isinstance(model, MLP) else self.qnn
 
     def unlearn_alphas(self) -> dict[str, int]:
         """{poison: percent} of what the unlearning studies unlearn."""
@@ -458,14 +460,39 @@ def build_qnn(dataset: Dataset, depth: int) -> QNN:
     return QNN(int(np.log2(dataset.train.x.shape[1])), depth)
 
 
+def build_quadratic(dataset: Dataset) -> QuadraticForm:
+    return QuadraticForm(dataset.train.x.shape[1], is_complex=np.iscomplexobj(dataset.train.x))
+
+
+class Family(NamedTuple):
+    """Models of one kind, by the name that --models knows: those of the noise sweep, and the one that unlearns."""
+
+    sweep: Callable[[Config, Dataset], list[Model]]
+    unlearning: Callable[[Config, Dataset], Model]
+
+
+FAMILIES: dict[str, Family] = {
+    "mlp": Family(
+        lambda config, dataset: [build_mlp(dataset, widths) for widths in config.hidden],
+        lambda config, dataset: build_mlp(dataset, config.unlearn_hidden),
+    ),
+    "qnn": Family(
+        lambda config, dataset: [build_qnn(dataset, config.depth)],
+        lambda config, dataset: build_qnn(dataset, config.depth),
+    ),
+    "quadratic": Family(
+        lambda config, dataset: [build_quadratic(dataset)],
+        lambda config, dataset: build_quadratic(dataset),
+    ),
+}
+
+
 def sweep_models(config: Config, dataset: Dataset) -> list[Model]:
-    mlps = [build_mlp(dataset, widths) for widths in config.hidden]
-    return mlps * ("mlp" in config.models) + [build_qnn(dataset, config.depth)] * ("qnn" in config.models)
+    return [model for name in config.models for model in FAMILIES[name].sweep(config, dataset)]
 
 
 def unlearning_models(config: Config, dataset: Dataset) -> list[Model]:
-    families = {"mlp": build_mlp(dataset, config.unlearn_hidden), "qnn": build_qnn(dataset, config.depth)}
-    return [families[family] for family in config.models]
+    return [FAMILIES[name].unlearning(config, dataset) for name in config.models]
 
 
 def map_runs(function: Callable, arguments: Any, *, parallel: int) -> Any:

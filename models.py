@@ -153,7 +153,52 @@ class QNN:
         return self.circuit(params, state).expectation_ps(z=[self.n_qubits - 1]).real
 
 
-Model = MLP | QNN
+@dataclass(frozen=True)
+class QuadraticForm:
+    """logit = 5 x'Ox with an operator of norm below 1: the QNN's function class, without a circuit.
+
+    O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`. A control of
+    the capacity: whatever a QNN owes to being a bounded quadratic form of the amplitudes, this has too.
+    """
+
+    n_features: int
+    rank: int = 16
+    is_complex: bool = False
+
+    scale = 5.0  # that of the QNN
+
+    def __post_init__(self):
+        require_whole("n_features", self.n_features)
+        require_whole("rank", self.rank)
+        require(self.rank <= self.n_features, "rank", self.rank, f"1 to {self.n_features}, the number of features")
+
+    @property
+    def label(self) -> str:
+        return f"Quadratic[rank={self.rank}]"
+
+    def init(self, key: jax.Array) -> Params:
+        """basis: (2, rank, n_features) real and imaginary parts, or (1, ...) real ones. values: (rank,), the c_k."""
+        basis_key, values_key = jax.random.split(key)
+        basis = jax.random.normal(basis_key, (1 + self.is_complex, self.rank, self.n_features))
+        return {
+            "basis": basis / math.sqrt(self.n_features),
+            "values": 0.01 * jax.random.normal(values_key, (self.rank,)),
+        }
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        shape = jnp.shape(x)
+        require(len(shape) == 2 and shape[1] == self.n_features, "x", f"shape {shape}", f"(n, {self.n_features})")
+        return jnp.asarray(x)
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """The vectors are made orthonormal by the Cholesky factor of their Gram matrix."""
+        basis = jax.lax.complex(*params["basis"]) if self.is_complex else params["basis"][0]
+        root = jnp.linalg.cholesky(basis @ basis.conj().T)
+        overlaps = jax.scipy.linalg.solve_triangular(root, basis @ x.T, lower=True)  # (rank, n)
+        return self.scale * jnp.tanh(params["values"]) @ (overlaps * overlaps.conj()).real
+
+
+Model = MLP | QNN | QuadraticForm
 
 
 # ---- training ----

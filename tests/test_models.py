@@ -15,7 +15,7 @@ from conftest import assert_trees_equal, random_split, refused, separable_split,
 import circuits
 from datar import Split
 from metrics import accuracy
-from models import MLP, QNN, fit, train
+from models import MLP, QNN, QuadraticForm, fit, train
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -185,6 +185,7 @@ def test_equal_models_are_one_to_jax(model):
         (QNN(), "QNN[depth=6]"),
         (QNN(10, 5, "xy", "cnot"), "QNN[depth=5,xy,cnot]"),
         (QNN(10, 5, "xyx", "cnot"), "QNN[depth=5,xyx,cnot]"),
+        (QuadraticForm(1024), "Quadratic[rank=16]"),
     ],
 )
 def test_labels(model, label):
@@ -202,6 +203,9 @@ def test_labels(model, label):
         (QNN, {"entangler": "cz"}),
         (QNN, {"shape": (2, 2)}),
         (QNN, {"ansatz": hardware_efficient}),
+        (partial(QuadraticForm, 4), {"rank": 5}),
+        (partial(QuadraticForm, 4), {"rank": 0}),
+        (QuadraticForm, {"n_features": 0}),
     ],
 )
 def test_invalid_arguments_are_refused_by_name(kind, arguments):
@@ -418,7 +422,25 @@ class Parabola:
         return jnp.square(x) @ params
 
 
-@pytest.mark.parametrize("model", [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy")], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("is_complex", [False, True])
+def test_a_quadratic_form_is_bounded_and_blind_to_a_global_phase(is_complex):
+    """logit = 5 x'Ox with the eigenvalues tanh(values) of O, the vectors as NumPy's QR makes them orthonormal."""
+    model = QuadraticForm(8, 3, is_complex)
+    params = jax.tree.map(lambda leaf: 100 * leaf, model.init(KEY))
+    x, _ = random_split(50, 8, complex_states=is_complex)
+    basis = np.asarray(params["basis"][0] + (1j * params["basis"][1] if is_complex else 0))
+    vectors, _ = np.linalg.qr(basis.conj().T)  # (8, 3)
+    operator = vectors @ np.diag(np.tanh(params["values"])) @ vectors.conj().T
+    expected = 5 * np.einsum("ni,ij,nj->n", x.conj(), operator, x).real
+    assert np.linalg.norm(operator, 2) < 1 and np.abs(expected).max() > 0.5
+    np.testing.assert_allclose(model.logits(params, x), expected, atol=1e-5)
+    turned = (x * np.exp(1j * np.arange(50))[:, None]).astype(np.complex64) if is_complex else -x
+    np.testing.assert_allclose(model.logits(params, turned), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model", [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy"), QuadraticForm(4, 4)], ids=lambda model: type(model).__name__
+)
 def test_training_learns_what_can_be_learned(model):
     """Whether the first half of the amplitudes outweighs the second."""
     x, _ = random_split(64, 4)
