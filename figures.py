@@ -48,6 +48,9 @@ GAUGE_STYLE = {  # colour, line and marker of the MLP under each gauge
     "random_phase": (PALETTE[3], ":", "D"),
 }
 QNN_STYLE = (PALETTE[1], "--", "s")
+FAMILY_STYLE = {"MLP": (PALETTE[0], "-", "o"), "QNN": QNN_STYLE, "Logistic": (PALETTE[2], ":", "D"),
+                "Quadratic": (PALETTE[4], "-.", "^")}  # fmt: skip
+PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
 LANDSCAPE_STYLE = [(PALETTE[0], "-", "o"), (PALETTE[1], "--", "s"), (PALETTE[4], "-.", "^"), (PALETTE[2], ":", "D")]
 MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
@@ -84,6 +87,37 @@ def noise_sweep(results: xr.Dataset) -> Figure:
                 axis.set_ylabel("accuracy")
     axes[0, 0].legend(frameon=False)
     return _caption(figure, results, "train: against the labels trained on; " + _band_words(results))
+
+
+def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure:
+    """Validation accuracy against the share of flipped labels, a panel for each preset, a line for each model.
+
+    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest is drawn.
+    """
+    figure, axes = _panels(1, len(by_preset))
+    named: set[str] = set()
+    for axis, (preset, results) in zip(axes[0], by_preset.items(), strict=True):
+        for model in _one_of_each_family(results):
+            curve = results.accuracy.sel(model=model, poison="labels", split="validation")
+            curve = curve.dropna("alpha_percent", how="all")
+            colour, line, marker = FAMILY_STYLE[model.split("[")[0]]
+            label = None if model in named else model
+            _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, line, label, marker=marker)
+            named.add(model)
+        axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {results.sizes['run']}", ylim=(-0.03, 1.03),
+                 xlabel="flipped share of the training labels α (%)")  # fmt: skip
+    axes[0, 0].set_ylabel("validation accuracy")
+    figure.legend(frameon=False, loc="outside right upper")
+    figure.set_figwidth(figure.get_figwidth() + 1.3)
+    return _caption(figure, results, "mean of n runs, band: ± 1 standard deviation")
+
+
+def _one_of_each_family(results: xr.Dataset) -> list[str]:
+    """The models whose labels were flipped: the largest MLP, the shallowest QNN, and the controls."""
+    held = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
+    mlps = sorted((model for model in held if model.startswith("MLP")), key=_size)[-1:]
+    qnns = sorted((model for model in held if model.startswith("QNN")), key=_size)[:1]
+    return [*mlps, *qnns, *(model for model in held if not model.startswith(("MLP", "QNN")))]
 
 
 def model_sizes(results: xr.Dataset) -> Figure:
@@ -528,13 +562,27 @@ def save_all(folder: str | Path) -> list[Path]:
             figure = draw(storage.read_dataset(data))
             if figure is None:  # the study holds nothing of the kind
                 continue
-            written.append(data.with_name(f"{name}.png"))
-            for suffix in ("png", "pdf"):
-                with storage.replacing(data.with_name(f"{name}.{suffix}")) as temporary:
-                    figure.savefig(temporary, format=suffix)
-                figure.set_layout_engine("none")  # laid out once is enough
-            plt.close(figure)
+            written.append(_save(figure, Path(folder), name))
     return written
+
+
+def save_comparison(folder: str | Path) -> list[Path]:
+    """Draw the published choices beside the corrected ones where a data set's folder has both; paths as `save_all`."""
+    sweeps = {preset: Path(folder) / preset / "noise_sweep.nc" for preset in ("paper", "corrected")}
+    if not all(path.is_file() for path in sweeps.values()):
+        return []
+    figure = presets_side_by_side({preset: storage.read_dataset(path) for preset, path in sweeps.items()})
+    return [_save(figure, Path(folder), "presets")]
+
+
+def _save(figure: Figure, folder: Path, name: str) -> Path:
+    """Write a figure as PNG and PDF and close it; returns the path of the PNG."""
+    for suffix in ("png", "pdf"):
+        with storage.replacing(folder / f"{name}.{suffix}") as temporary:
+            figure.savefig(temporary, format=suffix)
+        figure.set_layout_engine("none")  # laid out once is enough
+    plt.close(figure)
+    return folder / f"{name}.png"
 
 
 if __name__ == "__main__":
@@ -543,7 +591,10 @@ if __name__ == "__main__":
         sys.exit(2)
     try:
         with ProcessPoolExecutor() as pool:
-            for paths in pool.map(save_all, storage.result_folders(sys.argv[1])):
-                print(*paths, sep="\n")
+            folders = storage.result_folders(sys.argv[1])
+            tasks = [pool.submit(save_all, folder) for folder in folders]
+            tasks += [pool.submit(save_comparison, folder) for folder in sorted({path.parent for path in folders})]
+            for task in tasks:
+                print(*task.result(), sep="\n", end="\n" if task.result() else "")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -16,7 +16,6 @@ from typing import Literal, get_args
 import numpy as np
 import xarray as xr
 
-import metrics
 from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
 from experiments import (
     STUDIES,
@@ -41,7 +40,7 @@ from experiments import (
     without_diverged,
 )
 from models import QNN, Model
-from tables import SUMMARIES, digits, make_table, report
+from tables import SUMMARIES, make_table, report, with_interval
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
 
@@ -201,7 +200,7 @@ def gauge_summary(studies: dict[str, xr.Dataset]):
         if accuracy.sel(model=model, gauge=name).notnull().any()
     ]
     rows = [
-        [str(alpha), *(_with_interval(curve.sel(alpha_percent=alpha).values) for *_, curve in curves)]
+        [str(alpha), *(with_interval(curve.sel(alpha_percent=alpha).values) for *_, curve in curves)]
         for alpha in accuracy.alpha_percent.values
     ]
     title = (
@@ -211,11 +210,6 @@ def gauge_summary(studies: dict[str, xr.Dataset]):
     return title, make_table(
         ["α", *(f"{model}\n{'any gauge' if model.startswith('QNN') else name}" for model, name, _ in curves)], rows
     )
-
-
-def _with_interval(values: np.ndarray) -> str:
-    low, high = metrics.bootstrap_interval(values)
-    return f"{digits(np.nanmean(values))} [{digits(low, 2)}, {digits(high, 2)}]"
 
 
 def main() -> int:

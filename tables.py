@@ -1,11 +1,14 @@
-"""What a script ends with, from result files alone: its tables and figures.
+"""What a script ends with, from result files alone: its tables and figures; and the tables of the README.
+
+    python tables.py results        # the README's tables, in Markdown
 
 Each summary function takes the studies of a folder, {name: dataset}, and returns a title and a table for the terminal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -204,3 +207,142 @@ def _mean(values: xr.DataArray) -> str:
 def digits(value: float, places: int = 3) -> str:
     """An accuracy as the tables show it: .912, or - for NaN."""
     return f"{value:.{places}f}".removeprefix("0") if np.isfinite(value) else "-"
+
+
+# ---- the README's tables ----
+
+PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labels, at alpha = 0, 10, ... 90 %, n = 5
+    "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
+    "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
+}
+SOURCES = ("paper", "corrected")
+
+
+def readme_tables(folder: Path) -> dict[str, str]:
+    """The tables of the README in Markdown, by name, from the result files of the paper and corrected presets."""
+    read = {
+        (path.parent.parent.name, path.parent.name, path.stem): storage.read_dataset(path)
+        for preset in SOURCES
+        for path in sorted(Path(folder).glob(f"*/{preset}/*.nc"))
+    }
+    return {
+        "mnist": _mnist_table(read),
+        "xxz": _xxz_table(read),
+        "gauge": _gauge_table(read["xxz", "paper", "gauge"]),
+        "unlearning": _unlearning_table(read),
+        "landscape": _landscape_table(read),
+    }
+
+
+Read = dict[tuple[str, str, str], xr.Dataset]  # by data set, preset and study
+
+
+def _mnist_table(read: Read) -> str:
+    columns = {f"{name} published, n = 5": [digits(mean) for mean in means] for name, means in PUBLISHED.items()}
+    for preset in SOURCES:
+        results = read["mnist", preset, "noise_sweep"]
+        wanted = (*PUBLISHED, "Logistic", "Quadratic[rank=16]")
+        columns |= {f"{name} {preset}, n = {n}": cells for name, n, cells in _sweep_columns(results, wanted)}
+    order = sorted(columns, key=lambda name: [*PUBLISHED, "Logistic", "Quadratic[rank=16]"].index(name.split()[0]))
+    return _markdown(["α in percent", *order], zip(range(0, 100, 10), *(columns[name] for name in order), strict=True))
+
+
+def _xxz_table(read: Read) -> str:
+    wanted = ("MLP[64,16]", "QNN[depth=4]", "Logistic", "Quadratic[rank=16]")
+    gauges = {"paper": "random phase", "corrected": "fixed gauge"}
+    columns = {}
+    for preset, gauge in gauges.items():
+        for name, n, cells in _sweep_columns(read["xxz", preset, "noise_sweep"], wanted):
+            columns[f"{name} {preset} ({gauge}), n = {n}"] = cells
+    order = sorted(columns, key=lambda name: wanted.index(name.split()[0]))
+    return _markdown(["α in percent", *order], zip(range(0, 100, 10), *(columns[name] for name in order), strict=True))
+
+
+def _sweep_columns(results: xr.Dataset, wanted: tuple[str, ...]) -> list[tuple[str, int, list[str]]]:
+    """Name, n and cells of each of the models that the sweep has, for flipped labels."""
+    accuracy = results.accuracy.sel(poison="labels", split="validation")
+    models = [model for model in wanted if model in results.model and accuracy.sel(model=model).notnull().any()]
+    return [(model, results.sizes["run"], _down(accuracy.sel(model=model))) for model in models]
+
+
+def _down(curve: xr.DataArray) -> list[str]:
+    return [with_interval(curve.sel(alpha_percent=alpha).values) for alpha in curve.alpha_percent.values]
+
+
+def _gauge_table(results: xr.Dataset) -> str:
+    accuracy = results.accuracy.sel(split="validation")
+    columns = {}
+    for model, gauge in _present(accuracy, "model", "gauge"):
+        name = f"{model}, any gauge" if model.startswith("QNN") else f"{model}, {gauge.replace('_', ' ')}"
+        columns[f"{name}, n = {results.sizes['run']}"] = _down(accuracy.sel(model=model, gauge=gauge))
+    return _markdown(["α in percent", *columns], zip(results.alpha_percent.values, *columns.values(), strict=True))
+
+
+def _unlearning_table(read: Read) -> str:
+    """Validation and forgetting accuracy before (start) and after each method, of both presets."""
+    rows = []
+    for data in ("mnist", "xxz"):
+        both = [read[data, preset, "unlearning"] for preset in SOURCES]
+        for model, poison in _present(both[0].accuracy, "model", "poison"):
+            started = [_curves(results, model, poison, "cf").isel(epoch=0) for results in both]
+            rows.append([data, poison, model, "start", *_ends(started)])
+            for method in METHODS:
+                curves = [_curves(results, model, poison, method).isel(epoch=-1) for results in both]
+                rows.append([data, poison, model, method, *_ends(curves)])
+    measured = [f"{name}, {preset}" for preset in SOURCES for name in ("validation", "forgetting")]
+    return _markdown(["data", "poison", "model", "method", *measured], rows)
+
+
+def _ends(by_preset: list[xr.DataArray]) -> list[str]:
+    splits = ("validation", "forget_poisoned")
+    return [with_interval(values.sel(split=split).values) for values in by_preset for split in splits]
+
+
+def _landscape_table(read: Read) -> str:
+    studies = {preset: read["hessian", preset, "landscape"] for preset in SOURCES}
+    published = {"MLP[8,2]": ("0.2", "tens"), "QNN[depth=5,xy,cnot]": ("6", "near 1")}
+    rows = []
+    for model in studies["paper"].model.values:
+        clean, ratio = published.get(model, ("–", "–"))
+        traces = [_clean_trace(results.sel(model=model)) for results in studies.values()]
+        rows.append([model, "trace, α = 0", clean, *traces])
+        for alpha in studies["paper"].alpha_percent.values[1:]:
+            ratios = [_trace_ratio(results.sel(model=model), alpha) for results in studies.values()]
+            rows.append([model, f"ratio, α = {alpha} %", ratio, *ratios])
+    counts = [f"{preset}, n = {results.sizes['run']}" for preset, results in studies.items()]
+    return _markdown(["model", "median", "published (mean)", *counts], rows)
+
+
+def _clean_trace(results: xr.Dataset) -> str:
+    values = results.trace.isel(alpha_percent=0).values
+    low, high = metrics.bootstrap_interval(values, np.median)
+    return f"{_two_digits(np.nanmedian(values))} [{_two_digits(low)}, {_two_digits(high)}]"
+
+
+def _two_digits(value: float) -> str:
+    """Two significant digits, without an exponent: 330, 0.97."""
+    return f"{float(f'{value:.2g}'):g}"
+
+
+def _trace_ratio(results: xr.Dataset, alpha: int) -> str:
+    traces = results.trace.sel(alpha_percent=alpha).values, results.trace.isel(alpha_percent=0).values
+    return "{} [{}, {}]".format(*map(_two_digits, metrics.ratio_interval(*traces)))
+
+
+def with_interval(values: np.ndarray) -> str:
+    """Mean and its 95 % bootstrap interval; the mean alone where all values are the same."""
+    low, high = metrics.bootstrap_interval(values)
+    return digits(np.nanmean(values)) + (f" [{digits(low)}, {digits(high)}]" if low < high else "")
+
+
+def _markdown(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        print("usage: python tables.py FOLDER (results of the paper and corrected presets)", file=sys.stderr)
+        sys.exit(2)
+    for name, table in readme_tables(Path(sys.argv[1])).items():
+        print(f"{name}\n\n{table}\n")

@@ -2,9 +2,11 @@
 
     python tests/faults.py                 # 100 kills, every kind of damage, signals, a full disk: minutes
     python tests/faults.py --kills 10
+    python tests/faults.py --reference tests/reference.nc     # make the file anew that the suite compares with
 
-The study is the real XXZ script, on a ring of 4 sites. Each function hurts it in one way, checks all that has to
-hold, and returns what it did, to be counted. The test suite runs them with fewer repetitions.
+The study is the real XXZ script on a ring of 4 sites, without its closing table and figures. Each function hurts it
+in one way, checks all that has to hold, and returns what it did, to be counted. The test suite runs them with fewer
+repetitions.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ STUDY = (  # noqa: SIM905 - as one types them
     "--mlp.sweep.epochs 2 --mlp.teacher.epochs 2 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
-CHUNKS = 4 * 2 + 4 * 5  # of the study: points of the sweep; teachers and methods
+SCRIPT = "import run_unlearn_xxz as script; script.report = lambda *_: None; script.main()"
 
 
 class Bench:
@@ -46,12 +48,13 @@ class Bench:
         self.environment.pop("XDG_CACHE_HOME", None)
         self.out = folder / "out"
         self.results = self.out / "xxz" / "quick"
+        self.undisturbed = folder / "undisturbed" / "xxz" / "quick"
         done = self.run(out=folder / "undisturbed")  # compiles what the others find in the cache
         assert done.returncode == 0, done.stderr
-        self.expected = contents(folder / "undisturbed" / "xxz" / "quick")
+        self.expected = contents(self.undisturbed)
 
     def start(self, *flags: str, out: Path | None = None, **options) -> subprocess.Popen:
-        command = [sys.executable, ROOT / "run_unlearn_xxz.py", *STUDY, *flags, "--out", out or self.out]
+        command = [sys.executable, "-c", SCRIPT, *STUDY, *flags, "--out", out or self.out]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes, **options)
 
@@ -259,14 +262,54 @@ def fill_small_disk(bench: Bench) -> dict[str, int]:
     return {"small file systems filled": 1}
 
 
+# ---- another run, other conditions ----
+
+
+def start_fresh(bench: Bench) -> dict[str, int]:
+    """Results of another run are refused by name of what differs; --fresh keeps them aside, byte for byte."""
+    shutil.rmtree(bench.out, ignore_errors=True)
+    bench.check()
+    flags = {"--seed": "1", "--runs": "3", "--mlp.sweep.epochs": "3", "--gauge": "random_sign", "--n-sites": "6"}
+    differing = {"--seed": "seed 0", "--runs": "runs 2", "--mlp.sweep.epochs": "'epochs': 2", "--gauge": "data ",
+                 "--n-sites": "data "}  # fmt: skip
+    before = {path.relative_to(bench.results): path.read_bytes() for path in bench.results.rglob("*.*")}
+    for flag, value in flags.items():
+        refused = bench.run(flag, value)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert differing[flag] in refused.stderr and "--fresh" in refused.stderr, refused.stderr
+    bench.compare()
+    process = bench.start("--seed", "1", "--fresh")
+    assert bench.wait_for_chunks(process, 22), process.communicate()[1]
+    process.kill()
+    process.communicate()
+    (aside,) = bench.results.with_name("quick-set-aside").iterdir()
+    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*.*")} == before
+    return {"runs of another kind refused": len(flags), "folders set aside by --fresh": 1}
+
+
+def vary_conditions(bench: Bench) -> dict[str, int]:
+    """The same bits with one worker, and on one core: the cache is warm now, and was cold for the first run."""
+    one_core = {"preexec_fn": lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})}
+    for flags, options in ((("--workers", "1"), {}), (("--workers", "2"), one_core)):
+        shutil.rmtree(bench.out, ignore_errors=True)
+        done = bench.run(*flags, **options)
+        assert done.returncode == 0, done.stderr
+        bench.compare()
+    return {"conditions with the same bits (workers, cores, cold and warm cache)": 3}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="how often to kill the run")
+    parser.add_argument("--reference", type=Path, help="write the undisturbed study's unlearning curves there, and end")
     parser.add_argument("--seed", type=int, default=0, help="of the instants and of the damage")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
-        for fault in (stop, start_twice, fill_disk, fill_small_disk):
+        if arguments.reference:
+            shutil.copy(bench.undisturbed / "unlearning.nc", arguments.reference)
+            return 0
+        for fault in (stop, start_twice, fill_disk, fill_small_disk, start_fresh, vary_conditions):
             report(fault(bench))
         report(damage(bench, seed=arguments.seed))
         report(kill(bench, arguments.kills, seed=arguments.seed))
