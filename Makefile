@@ -13,13 +13,8 @@ run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 test: $(VENV)/ready-dev     ## the whole test suite
 	$(PY) -m pytest -n 2 --dist loadfile
 
-test-all:                   ## the suite under each supported Python that is there, each in an environment of its own
-	@for version in 3.11 3.12 3.13; do \
-		python=$$(command -v python$$version $$HOME/.pyenv/versions/$$version.*/bin/python | tail -n 1); \
-		if [ -z "$$python" ] || ! $$python --version >/dev/null 2>&1; then echo "Python $$version: not found"; continue; fi; \
-		echo "Python $$version: $$($$python --version)"; \
-		$(MAKE) VENV=.venv-$$version PYTHON=$$python test || exit 1; \
-	done
+test-all:                   ## the suite under each of Python 3.11, 3.12, 3.13 that is found
+	tests/every_python.sh
 
 example: $(VENV)/ready      ## smoke test of the whole chain, under a minute
 	$(PY) run_example.py

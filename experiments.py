@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
@@ -386,7 +387,18 @@ def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -
             done.add((study, name))
     missing = [chunk for chunk in wanted.values() if chunk.key not in done]
     first = {chunk.needs.key: chunk.needs for chunk in missing if chunk.needs and chunk.needs.key not in done}
-    return [*first.values(), *missing]
+    return [*first.values(), *_kinds_in_turn(missing)]
+
+
+def _kinds_in_turn(chunks: list[Chunk]) -> list[Chunk]:
+    """The same chunks, the first of each kind in front: workers side by side do not compile the same program twice."""
+    seen: Counter = Counter()
+    turns = []
+    for chunk in chunks:
+        kind = (chunk.study, chunk.identity.get("model"), chunk.identity.get("method"))
+        turns.append(seen[kind])
+        seen[kind] += 1
+    return [chunk for _, chunk in sorted(zip(turns, chunks, strict=True), key=lambda pair: pair[0])]
 
 
 def cores() -> int:
