@@ -23,12 +23,6 @@ def test_a_fault_costs_nothing(bench, fault):
     assert all(count > 0 for count in fault(bench).values())
 
 
-def test_a_full_file_system_costs_nothing(bench):
-    ((name, count),) = faults.fill_small_disk(bench).items()
-    if not count:
-        pytest.skip(name)
-
-
 def test_ten_kills_cost_nothing(bench):
     figures = faults.kill(bench, 10)
     assert figures["kills"] == 10 and figures["of them after new chunks"] > 0
