@@ -280,10 +280,12 @@ def start_fresh(bench: Bench) -> dict[str, int]:
         assert differing[flag] in refused.stderr and "--fresh" in refused.stderr, refused.stderr
     bench.compare()
     process = bench.start("--seed", "1", "--fresh")
-    assert bench.wait_for_chunks(process, 3), process.communicate()[1]
+    beside = bench.results.with_name("quick-set-aside")
+    while process.poll() is None and not (beside.is_dir() and bench.chunks()):
+        time.sleep(0.005)
     process.kill()
     process.communicate()
-    (aside,) = bench.results.with_name("quick-set-aside").iterdir()
+    (aside,) = beside.iterdir()
     assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*.*")} == before
     return {"runs of another kind refused": len(flags), "folders set aside by --fresh": 1}
 

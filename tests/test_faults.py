@@ -29,12 +29,12 @@ def test_ten_kills_cost_nothing(bench):
 
 
 def test_the_numbers_are_those_of_the_reference(bench):
-    """Made on another machine, perhaps: within 0.05 in accuracy (4 of 84 samples) and 0.02 in the loss."""
+    """Made on another machine, perhaps: within 0.05 in accuracy (4 of 84 samples) and 0.0003 in the loss."""
     found, expected = storage.read_dataset(bench.undisturbed / "unlearning.nc"), storage.read_dataset(REFERENCE)
     assert found.accuracy.dims == expected.accuracy.dims and found.sizes == expected.sizes
     np.testing.assert_allclose(found.accuracy, expected.accuracy, rtol=0, atol=0.05)
-    np.testing.assert_allclose(found.loss, expected.loss, rtol=0, atol=0.02)
-    assert float(found.loss.std()) > 0.05  # what is compared is no constant
+    np.testing.assert_allclose(found.loss, expected.loss, rtol=0, atol=3e-4)
+    assert float(found.loss.std()) > 3e-3  # what is compared is no constant
 
 
 def test_nothing_is_written_elsewhere(bench):
