@@ -15,18 +15,19 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -55,15 +56,24 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (BadInput, storage.Refused, OSError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _leave(2)
+
+
+WORKER = "chunk"  # how the names of threads begin that compute chunks
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; at once where threads compute, which cannot be told to stop and would be waited for."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
+        os._exit(code)
+    raise SystemExit(code)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """End the process at once, with exit code 128 + signal, when Ctrl-C or SIGTERM stops the block.
-
-    At once: chunks that are being computed in threads cannot be told to stop, and the interpreter would wait for them.
-    """
+    """End the process with exit code 128 + signal when Ctrl-C or SIGTERM stops the block."""
 
     def stop(number, frame):
         raise KeyboardInterrupt(number)
@@ -73,9 +83,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stopped:
         print(f"stopped by {signal.Signals(stopped.args[0]).name}", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + stopped.args[0])
+        _leave(128 + stopped.args[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -148,7 +156,8 @@ class Settings(Checked):
     out: Path = Path("results")
     """Folder for results and figures: OUT/DATASET/PRESET/."""
     fresh: bool = False
-    """Start anew: what is in the folder is moved to OUT/DATASET/PRESET-set-aside/, never deleted."""
+    """Start anew: what is in the folder is moved to OUT/DATASET/PRESET-set-aside/, never deleted. To go on with a run
+    that was stopped, leave it out."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
@@ -323,13 +332,13 @@ class Chunk:
 def run(missing: list[Chunk], store: storage.Store, *, workers: int = 1) -> None:
     """Compute the chunks that `plan` found missing, `workers` at a time, and store each as it ends.
 
-    Stopped by a signal or an error, it says what is kept. Chunks that are done by then are stored; those that are
-    still being computed are given up.
+    Stopped by a signal or an error, it says what is kept: all chunks that are done by then. Those that are still being
+    computed are given up.
     """
     total = sum(chunk.trainings for chunk in missing)
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
     bar = tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval)
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=WORKER)
     futures: dict[tuple[str, str], Future] = {}
     for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
         futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
@@ -348,13 +357,14 @@ def run(missing: list[Chunk], store: storage.Store, *, workers: int = 1) -> None
                 chunk = save(future)
                 bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
                 bar.update(chunk.trainings)
-    except BaseException as error:
+    except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        if isinstance(error, KeyboardInterrupt):
-            for future in [future for future in unsaved if future.done() and not future.cancelled()]:
-                save(future)
+        for future in list(unsaved):
+            if future.done() and not future.cancelled() and not future.exception():
+                with suppress(OSError):
+                    save(future)
         kept = f"{len(missing) - len(unsaved)} of {len(missing)} chunks computed, all of them kept in {store.folder}"
-        print(f"stopped with {kept}; the same command goes on from there", file=sys.stderr)
+        print(f"stopped with {kept}; the same command, without --fresh, goes on from there", file=sys.stderr)
         raise
     pool.shutdown()
 
@@ -732,6 +742,7 @@ class Unlearnable(NamedTuple):
 
 def unlearning(config: Config, dataset: Dataset) -> list[Chunk]:
     """Unlearning curves: a chunk for each model, poison and method, behind the teacher they share."""
+    _require_poison(config, dataset)
     if config.forget_weight == 0 and "ga" in config.methods:
         print("note: with --forget-weight 0, ga is fine-tuning (cf)", file=sys.stderr)
     return [
@@ -744,6 +755,7 @@ def unlearning(config: Config, dataset: Dataset) -> list[Chunk]:
 
 def weight_map(config: Config, dataset: Dataset) -> list[Chunk]:
     """Final validation accuracy over both weights: a chunk for ga and one for each kl_weight of scrub."""
+    _require_poison(config, dataset)
     rows = [("ga", 0.0), *(("scrub", kl_weight) for kl_weight in config.map_weights)]
     return [
         _weight_map_chunk(config, dataset, model, poison, alpha, *row)
@@ -751,6 +763,13 @@ def weight_map(config: Config, dataset: Dataset) -> list[Chunk]:
         for poison, alpha in config.unlearn_alphas().items()
         for row in rows
     ]
+
+
+def _require_poison(config: Config, dataset: Dataset) -> None:
+    """Refuse shares that poison no sample, before anything is trained."""
+    for poison, alpha in config.unlearn_alphas().items():
+        allowed = f"a share that poisons any of {len(dataset.train.y)} samples, or 0 to leave it out"
+        require(draw_poison(config, dataset, poison, alpha, 0).mask.any(), f"--unlearn-{poison}", alpha, allowed)
 
 
 def _draws(config: Config) -> int:
@@ -847,8 +866,7 @@ def _unlearnable(config: Config, dataset: Dataset, model: Model, poison: str, al
     """The data of an unlearning study for each draw of the poison, prepared for the model."""
     reads_clean = method == "scrub" and config.scrub_forget == "clean"
     draws = [draw_poison(config, dataset, poison, alpha, draw) for draw in range(_draws(config))]
-    n_train, n_val = len(dataset.train.y), len(dataset.val.y)
-    require(draws[0].mask.any(), f"--unlearn-{poison}", alpha, f"a share that poisons any of {n_train} samples")
+    n_val = len(dataset.val.y)
     return Unlearnable(
         retain=stack(model, [draw.retain for draw in draws]),
         forget=stack(model, [draw.forget_clean if reads_clean else draw.forget_poisoned for draw in draws]),

@@ -51,6 +51,7 @@ QNN_STYLE = (PALETTE[1], "--", "s")
 FAMILY_STYLE = {"MLP": (PALETTE[0], "-", "o"), "QNN": QNN_STYLE, "Logistic": (PALETTE[2], ":", "D"),
                 "Quadratic": (PALETTE[4], "-.", "^")}  # fmt: skip
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
+SPARE_STYLE = (PALETTE[7], (0, (1, 3)), "v")  # of models that a user added
 LANDSCAPE_STYLE = [(PALETTE[0], "-", "o"), (PALETTE[1], "--", "s"), (PALETTE[4], "-.", "^"), (PALETTE[2], ":", "D")]
 MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
@@ -100,7 +101,7 @@ def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure:
         for model in _one_of_each_family(results):
             curve = results.accuracy.sel(model=model, poison="labels", split="validation")
             curve = curve.dropna("alpha_percent", how="all")
-            colour, line, marker = FAMILY_STYLE[model.split("[")[0]]
+            colour, line, marker = FAMILY_STYLE.get(model.split("[")[0], SPARE_STYLE)
             label = None if model in named else model
             _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, line, label, marker=marker)
             named.add(model)
@@ -120,12 +121,16 @@ def _one_of_each_family(results: xr.Dataset) -> list[str]:
     return [*mlps, *qnns, *(model for model in held if not model.startswith(("MLP", "QNN")))]
 
 
-def model_sizes(results: xr.Dataset) -> Figure:
-    """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark."""
+def model_sizes(results: xr.Dataset) -> Figure | None:
+    """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark.
+
+    None where no labels were flipped.
+    """
     models = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
-    families = {"MLP": [model for model in models if not model.startswith("QNN")],
-                "QNN": [model for model in models if model.startswith("QNN")]}  # fmt: skip
+    families = {name: [model for model in models if model.startswith(name)] for name in ("MLP", "QNN")}
     families = {name: sorted(members, key=_size, reverse=True) for name, members in families.items() if members}
+    if not families:
+        return None
     figure, axes = _panels(1, max(len(families), 1))
     for axis, (name, members) in zip(axes[0], families.items(), strict=False):
         colours = sns.color_palette("blend:#08306b,#9ecae1" if name == "MLP" else "blend:#7f2704,#fdae61", len(members))
@@ -498,12 +503,12 @@ def _band(axis, x, runs: xr.DataArray, colour, line: str, label: str | None, *, 
 
 def _band_words(results: xr.Dataset) -> str:
     n = results.sizes["run"]
-    diverged = int(results.diverged.sum()) if "diverged" in results else 0
-    words = f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
-    return words + (f"; {diverged} trainings that diverged are left out" if diverged else "")
+    return f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
 
 
 def _caption(figure: Figure, results: xr.Dataset, text: str) -> Figure:
+    diverged = int(results.diverged.sum()) if "diverged" in results else 0
+    text += f"; {diverged} trainings that diverged are left out" if diverged else ""
     lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
     figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
@@ -511,7 +516,7 @@ def _caption(figure: Figure, results: xr.Dataset, text: str) -> Figure:
 
 
 def _holds(results: xr.Dataset, model: str, poison: str) -> bool:
-    return bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
+    return poison in results.poison and bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
 
 
 def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
@@ -571,7 +576,10 @@ def save_comparison(folder: str | Path) -> list[Path]:
     sweeps = {preset: Path(folder) / preset / "noise_sweep.nc" for preset in ("paper", "corrected")}
     if not all(path.is_file() for path in sweeps.values()):
         return []
-    figure = presets_side_by_side({preset: storage.read_dataset(path) for preset, path in sweeps.items()})
+    results = {preset: storage.read_dataset(path) for preset, path in sweeps.items()}
+    if not all(_one_of_each_family(sweep) for sweep in results.values()):
+        return []
+    figure = presets_side_by_side(results)
     return [_save(figure, Path(folder), "presets")]
 
 
@@ -597,4 +605,5 @@ if __name__ == "__main__":
             for task in tasks:
                 print(*task.result(), sep="\n", end="\n" if task.result() else "")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

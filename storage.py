@@ -212,7 +212,7 @@ class Store:
         """Move a file of this folder, or the folder itself, to a folder beside it; returns where it is now."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
         kept = self.folder.with_name(f"{self.folder.name}{ASIDE}") / stamp / path.relative_to(self.folder)
-        kept.parent.mkdir(parents=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
         path.rename(kept)
         return kept
 
@@ -222,6 +222,9 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=0):
+                for kind in ("nc", "safetensors"):  # what writers left that were killed
+                    for path in self.folder.rglob(f".*.{kind}.*.tmp"):
+                        path.unlink()
                 yield
         except Timeout:
             raise Busy(
@@ -238,13 +241,21 @@ class Store:
     ) -> None:
         """Write what a chunk computed: parameters first, so that a chunk whose data set is there is there whole."""
         if tensors:
-            write_tensors(self.tensor_path(study, name), tensors, record | {"dataset": dataset is not None})
+            own = {"dataset": dataset is not None, "study": study, "name": name}
+            write_tensors(self.tensor_path(study, name), tensors, record | own)
         if dataset is not None:
             path = self.chunk_path(study, name)
-            write_dataset(path, dataset.assign_attrs(chunks=json.dumps({name: record}, sort_keys=True)))
+            chunks = json.dumps({name: record}, sort_keys=True)
+            write_dataset(path, dataset.assign_attrs(study=study, chunks=chunks))
 
     def tensors(self, study: str, name: str) -> dict[str, np.ndarray]:
         return read_tensors(self.tensor_path(study, name))[0]
+
+    def _former_configs(self, attributes: dict[str, Any]) -> list[dict[str, Any]]:
+        """The configurations under which chunks of a study were computed before, from its file, without this one."""
+        known = json.loads(attributes.get("former_configs", "[]"))
+        known += [json.loads(attributes["config"])] if "config" in attributes else []
+        return [config for number, config in enumerate(known) if config != self.config and config not in known[:number]]
 
     def gather(self, study: str) -> xr.Dataset | None:
         """Merge the study's file and its chunks into the study's file, then remove the chunks."""
@@ -256,6 +267,7 @@ class Store:
         merged = merge(parts).assign_attrs(
             study=study,
             config=json.dumps(self.config, sort_keys=True),
+            former_configs=json.dumps(self._former_configs(parts[0].attrs), sort_keys=True),
             data=json.dumps(self.data, sort_keys=True),
             seconds=sum(record["seconds"] for record in records.values()),
             chunks=json.dumps(records, sort_keys=True),
@@ -268,16 +280,23 @@ class Store:
 
 
 def _study_records(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of the chunks that a result file holds; Damaged where it is none of ours."""
+    """The records of the chunks that a study's file holds; Damaged where it is none of ours, or another study's."""
+    return _records(path, path.stem)
+
+
+def _records(path: Path, study: str) -> dict[str, dict[str, Any]]:
     try:
-        records = json.loads(read_dataset(path).attrs["chunks"])
+        attributes = read_dataset(path).attrs
+        if attributes["study"] != study:
+            raise Damaged(f"results: {path} holds {attributes['study']}, not what its name says")
+        records = json.loads(attributes["chunks"])
         return {name: record | {"identity": dict(record["identity"])} for name, record in records.items()}
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise Damaged(f"results: {path} has no record of what it holds ({type(error).__name__})") from None
 
 
 def _chunk_records(path: Path) -> dict[str, dict[str, Any]]:
-    records = _study_records(path)
+    records = _records(path, path.parent.name)
     if set(records) != {path.stem}:
         raise Damaged(f"results: {path} holds {', '.join(records) or 'nothing'}, not what its name says")
     return records
@@ -287,6 +306,8 @@ def _tensor_record(path: Path) -> dict[str, Any]:
     record = read_tensors(path)[1]
     if not isinstance(record, dict) or not isinstance(record.get("dataset"), bool) or "identity" not in record:
         raise Damaged(f"results: {path} has no record of what it holds")
+    if (record.get("study"), record.get("name")) != (path.parent.name, path.stem):
+        raise Damaged(f"results: {path} holds {record.get('name')}, not what its name says")
     return record
 
 

@@ -283,19 +283,22 @@ def _unlearning_table(read: Read) -> str:
     rows = []
     for data in ("mnist", "xxz"):
         both = [read[data, preset, "unlearning"] for preset in SOURCES]
-        for model, poison in _present(both[0].accuracy, "model", "poison"):
-            started = [_curves(results, model, poison, "cf").isel(epoch=0) for results in both]
-            rows.append([data, poison, model, "start", *_ends(started)])
-            for method in METHODS:
-                curves = [_curves(results, model, poison, method).isel(epoch=-1) for results in both]
-                rows.append([data, poison, model, method, *_ends(curves)])
+        for model, poison in sorted({pair for study in both for pair in _present(study.accuracy, "model", "poison")}):
+            rows.append([data, poison, model, "start", *_ends(both, model, poison, "cf", 0)])
+            rows += [[data, poison, model, method, *_ends(both, model, poison, method, -1)] for method in METHODS]
     measured = [f"{name}, {preset}" for preset in SOURCES for name in ("validation", "forgetting")]
     return _markdown(["data", "poison", "model", "method", *measured], rows)
 
 
-def _ends(by_preset: list[xr.DataArray]) -> list[str]:
-    splits = ("validation", "forget_poisoned")
-    return [with_interval(values.sel(split=split).values) for values in by_preset for split in splits]
+def _ends(studies: list[xr.Dataset], model: str, poison: str, method: str, epoch: int) -> list[str]:
+    """Validation and forgetting accuracy at an epoch, of each study; a dash where it has none."""
+    cells = []
+    for results in studies:
+        for split in ("validation", "forget_poisoned"):
+            held = (model, poison, method) in _present(results.accuracy, "model", "poison", "method")
+            at = _curves(results, model, poison, method).isel(epoch=epoch).sel(split=split).values if held else None
+            cells.append("–" if at is None else with_interval(at))
+    return cells
 
 
 def _landscape_table(read: Read) -> str:
@@ -344,5 +347,12 @@ if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         print("usage: python tables.py FOLDER (results of the paper and corrected presets)", file=sys.stderr)
         sys.exit(2)
-    for name, table in readme_tables(Path(sys.argv[1])).items():
-        print(f"{name}\n\n{table}\n")
+    try:
+        for name, table in readme_tables(Path(sys.argv[1])).items():
+            print(f"{name}\n\n{table}\n")
+    except KeyError as missing:
+        print(f"error: {sys.argv[1]} has no {'/'.join(missing.args[0])}.nc, which the tables need", file=sys.stderr)
+        sys.exit(2)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -45,6 +45,8 @@ class Bench:
 
     def __init__(self, folder: Path):
         self.environment = os.environ | {"HOME": str(folder / "home"), "COLUMNS": "120"}
+        (folder / "tmp").mkdir()
+        self.environment["TMPDIR"] = str(folder / "tmp")
         self.environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
         self.environment.pop("XDG_CACHE_HOME", None)
         self.out = folder / "out"
@@ -164,12 +166,12 @@ def make_foreign(path: Path, rng: random.Random) -> None:
 
 
 def swap(path: Path, rng: random.Random) -> None:
-    """Put another chunk's whole and sealed file in its place; for parameters, another kind of file."""
-    others = [other for other in path.parent.glob(f"*{path.suffix}") if other != path] if path.suffix == ".nc" else []
-    path.write_bytes(rng.choice(others).read_bytes() if others else b"not safetensors")
+    """Put another chunk's whole and sealed file in its place."""
+    others = [other for other in path.parent.glob(f"*{path.suffix}") if other != path]
+    path.write_bytes(rng.choice(others).read_bytes() if others else b"none of ours")
 
 
-DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (truncate, empty, flip_bit, make_foreign, swap)
+DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (swap, truncate, empty, flip_bit, make_foreign)
 
 
 def damage(bench: Bench, *, seed: int = 0) -> dict[str, int]:
@@ -208,7 +210,7 @@ def stop(bench: Bench) -> dict[str, int]:
         process.send_signal(number)
         stderr = process.communicate(timeout=60)[1]
         assert process.returncode == 128 + number, stderr
-        assert "Traceback" not in stderr and "the same command goes on from there" in stderr, stderr
+        assert "Traceback" not in stderr and "goes on from there" in stderr, stderr
         after = len({(path.parent.name, path.stem) for path in bench.chunks()})
         assert int(stderr.split("stopped with ")[1].split()[0]) == after - before > 0, stderr
         before = after
@@ -217,22 +219,20 @@ def stop(bench: Bench) -> dict[str, int]:
 
 
 def start_twice(bench: Bench) -> dict[str, int]:
-    """Of two processes on one folder one works, and the other says so and stops."""
+    """A second process on a folder in which one is at work says so and stops; then the folder is free again."""
     shutil.rmtree(bench.out, ignore_errors=True)
-    first = bench.start()
-    assert bench.wait_for_chunks(first, 1), first.communicate()[1]
-    second = bench.run()
+    with storage.Store(bench.results, config={}, data={}).locked():
+        second = bench.run()
     assert second.returncode == 2 and "another process is at work" in second.stderr, second.stderr
     assert second.stderr.count("\n") == 1
-    assert first.wait(timeout=600) == 0, first.communicate()[1]
-    bench.compare()
+    bench.check()
     return {"second processes turned away": 1}
 
 
 def fill_disk(bench: Bench) -> dict[str, int]:
     """Files that cannot grow beyond some size, as under a quota: one line, exit code 2, nothing lost or torn."""
     shutil.rmtree(bench.out, ignore_errors=True)
-    limits = (1500, 12_000, 20_000)  # bytes: parameters do not fit; then chunks; then the study
+    limits = (1500, 12_000, 20_000)  # bytes: of the files here, more and more fit
     for limit in limits:
 
         def small_files(limit=limit):
@@ -287,7 +287,13 @@ def start_fresh(bench: Bench) -> dict[str, int]:
     process.communicate()
     (aside,) = beside.iterdir()
     assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*.*")} == before
-    return {"runs of another kind refused": len(flags), "folders set aside by --fresh": 1}
+    process = bench.start("--seed", "2", "--fresh")
+    while process.poll() is None and len(list(beside.iterdir())) < 2:
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert len(list(beside.iterdir())) == 2
+    return {"runs of another kind refused": len(flags), "folders set aside by --fresh": 2}
 
 
 def vary_conditions(bench: Bench) -> dict[str, int]:
@@ -298,7 +304,7 @@ def vary_conditions(bench: Bench) -> dict[str, int]:
         done = bench.run(*flags, **one_core)
         assert done.returncode == 0, done.stderr
     bench.compare()
-    return {"conditions with the same bits (workers, cores, cold and warm cache)": 3}
+    return {"studies with the same bits on one core, from a warm cache, with one worker and with two": 1}
 
 
 def main() -> int:

@@ -245,8 +245,9 @@ def test_a_script_refuses_it_with_exit_code_2(script, flags, named, monkeypatch,
         (run_unlearn_mnist, ["--preset", "quick", "--out", "/proc/nowhere"], "--out"),
         (run_unlearn_mnist, ["--preset", "quick", "--out", __file__], "--out"),
         (run_hessian, ["--preset", "quick", "--held-out", "499", "--out", "HERE"], "--held-out"),
-        (run_unlearn_mnist, ["--preset", "quick", "--unlearn-labels", "1", "--stages", "unlearning", "--data", "FEW",
-                             "--out", "HERE"], "per_class"),
+        (run_unlearn_mnist, ["--preset", "quick", "--data", "FEW", "--out", "HERE"], "per_class"),
+        (run_unlearn_xxz, ["--preset", "quick", "--n-sites", "4", "--unlearn-labels", "1", "--out", "HERE"],
+         "--unlearn-labels"),
     ],
 )  # fmt: skip
 def test_what_only_the_data_can_tell_is_one_line_too(script, flags, said, monkeypatch, capsys, tmp_path):
@@ -254,6 +255,7 @@ def test_what_only_the_data_can_tell_is_one_line_too(script, flags, said, monkey
     images = np.ones((4, 28, 28))
     np.savez(few, x_train=images, y_train=np.array([1, 9, 1, 9]), x_test=images, y_test=np.array([1, 9, 1, 9]))
     places = {"HERE": str(tmp_path), "FEW": str(few)}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [script.__name__, *(places.get(flag, flag) for flag in flags)])
     with pytest.raises(SystemExit) as end:
         script.main()

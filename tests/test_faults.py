@@ -43,3 +43,4 @@ def test_nothing_is_written_elsewhere(bench):
     written = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
     elsewhere = [path for path in written if not path.startswith((".cache/quantum-unlearning/", ".cache/matplotlib/"))]
     assert written and not elsewhere
+    assert not list((home.parent / "tmp").iterdir())

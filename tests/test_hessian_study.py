@@ -165,3 +165,23 @@ def test_the_trace_of_the_circuit_is_that_of_its_hessian(mnist):
     params = model.init(jax.random.key(0)) * 100
     trace, error = hessian_trace(model, params, split)
     assert error == 0 and float(trace) == pytest.approx(float(np.trace(hessian(model, params, split))), rel=1e-5)
+
+
+def test_trainings_that_diverge_are_marked_and_drawn_without(run, tmp_path, capsys):
+    """At a learning rate of 1e38 all of them do: tables and figures have nothing to show, and say how many."""
+    assert run(*TINY, "--models", "mlp", "qnn", "--training.learning-rate", "1e38", "--out", tmp_path) == 0
+    results = storage.read_dataset(tmp_path / "hessian" / "quick" / "landscape.nc")
+    assert (results.diverged == 1).all() and results.trace.isnull().all() and results.accuracy.isnull().all()
+    assert "diverged, and left out of all means: 8 of 8 trainings" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_one_that_diverged_is_left_out_of_the_figures(finished, tmp_path):
+    results = storage.read_dataset(finished / "hessian" / "quick" / "landscape.nc")
+    one = (results.model == results.model[0]) & (results.run == 0) & (results.alpha_percent == 40)
+    numbers = [name for name in results.data_vars if "run" in results[name].dims]
+    hurt = results.assign({name: results[name].where(~one) for name in numbers})
+    hurt["diverged"] = results.diverged.where(~one, 1.0)
+    for draw_figure in (figures.hessian_traces, figures.hessian_spectra, figures.loss_slices):
+        text = draw_figure(hurt).get_supxlabel()
+        assert "1 trainings that diverged are left out" in " ".join(text.split())

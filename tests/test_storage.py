@@ -141,6 +141,45 @@ def test_a_sealed_file_without_a_record_is_none_of_ours(store, capsys):
     assert damaged_and_set_aside(store, store.chunk_path("noise_sweep", "mlp_0"), capsys) == {}
 
 
+def test_a_study_under_another_name_is_not_what_it_says(store, capsys):
+    save(store, "mlp_0", part("MLP", [0], 0.1))
+    store.gather("noise_sweep")
+    store.study_path("noise_sweep").rename(store.study_path("gauge"))
+    assert store.done("gauge") == {} and "holds noise_sweep" in capsys.readouterr().err
+
+
+def test_parameters_under_another_name_are_not_what_they_say(store, capsys):
+    save(store, "mlp_0", None, {"w": np.ones(3)})
+    store.tensor_path("noise_sweep", "mlp_0").rename(store.tensor_path("noise_sweep", "mlp_30"))
+    assert damaged_and_set_aside(store, store.tensor_path("noise_sweep", "mlp_30"), capsys) == {}
+
+
+def test_a_folder_is_set_aside_as_often_as_asked(store):
+    for n in (1, 2):
+        save(store, "mlp_0", part("MLP", [0], 0.1))
+        assert (store.set_aside(store.folder) / "chunks").is_dir() and not store.folder.exists()
+        assert len(list(store.folder.with_name("quick-set-aside").iterdir())) == n
+
+
+def test_what_killed_writers_left_goes_when_the_next_one_starts(store):
+    save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
+    left = [path.with_name(f".{path.name}.x1y2.tmp") for path in store.folder.rglob("*.*")]
+    for path in left:
+        path.write_bytes(b"half of it")
+    with store.locked():
+        assert len(left) == 2 and not any(path.exists() for path in left)
+    assert set(store.done("noise_sweep")) == {"mlp_0"}
+
+
+def test_configurations_of_earlier_starts_are_kept(store):
+    for model in ("mlp", "qnn", "mlp"):
+        store.config = {"models": [model]}
+        save(store, f"{model}_0", part(model, [0], 0.1))
+        merged = store.gather("noise_sweep")
+    assert json.loads(merged.attrs["config"]) == {"models": ["mlp"]}
+    assert json.loads(merged.attrs["former_configs"]) == [{"models": ["qnn"]}]
+
+
 def test_all_studies_of_a_folder_are_found(store):
     save(store, "mlp_0", part("MLP", [0], 0.1))
     store.save("teacher", "mlp", RECORD, None, {"w": np.ones(3)})
