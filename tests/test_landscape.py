@@ -352,7 +352,7 @@ def test_a_slice_is_the_loss_at_its_points(case):
 def test_slices_without_a_centre_are_refused():
     model, params, split = mlp_case(5, ())
     directions = filter_normalised_directions(model, params, key=KEY)
-    with refused("points: got 4, allowed: an odd number"):
+    with refused("points: got 4, allowed: odd numbers"):
         loss_slice(model, params, split, directions, radius=1.0, points=4)
     with refused("directions: got 1 of them, allowed: 2"):
         loss_slice(model, params, split, directions[:1], radius=1.0, points=5)

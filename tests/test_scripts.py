@@ -21,9 +21,11 @@ TINY = (  # noqa: SIM905 - as one types them
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """An empty home and cache folder, shared so that programs are compiled once."""
+    """An empty home and cache folder, shared so that programs are compiled once, with all optimisation."""
     home = tmp_path_factory.mktemp("home")
-    kept = {name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "PYTHONPATH")}
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("XDG_CACHE_HOME", "PYTHONPATH", "XLA_FLAGS")
+    }
     return kept | {"HOME": str(home), "COLUMNS": "120"}
 
 

@@ -276,7 +276,7 @@ def test_recomputed_states_are_the_same_bits_and_leave_the_global_generator_alon
 
 @pytest.mark.parametrize(
     ("argument", "value", "allowed"),
-    [("gauge", "as_published", "fixed, random_sign, random_phase"), ("seed", -1, "0 or more")],
+    [("gauge", "as_published", "fixed, random_sign, random_phase"), ("seed", -1, "whole numbers, 0 or more")],
 )
 def test_bad_arguments(argument, value, allowed):
     with pytest.raises(ValueError, match=f"^{argument}: got {value}, allowed: {allowed}$"):
