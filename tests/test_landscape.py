@@ -354,7 +354,7 @@ def test_slices_without_a_centre_are_refused():
     directions = filter_normalised_directions(model, params, key=KEY)
     with refused("points: got 4, allowed: odd numbers"):
         loss_slice(model, params, split, directions, radius=1.0, points=4)
-    with refused("directions: got 1 of them, allowed: 2"):
+    with refused(r"directions: got shape \(1, 6\), allowed: \(2, 6\)"):
         loss_slice(model, params, split, directions[:1], radius=1.0, points=5)
 
 
