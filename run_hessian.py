@@ -173,8 +173,7 @@ def _chunk(config: HessianConfig, dataset: Dataset, model: Model, alpha: int) ->
         by_run = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
         parts = [_labelled(model, alpha, {name: ("run", *AXES.get(name, ())) for name in by_run}, by_run)]
         if sliced:
-            alive = [run for run, each in enumerate(measured) if not each["dead"] > 0 and not each["diverged"]] or [0]
-            run = alive[0]
+            run = min(range(config.runs), key=lambda run: (measured[run]["diverged"], measured[run]["dead"]))
             key = jax.random.fold_in(keys[run], 2)
             own = slices(config, model, params[run], draws[run].loss, tops[run], key=key) | {"slice_run": run}
             parts.append(_labelled(model, alpha, {name: AXES.get(name, ()) for name in own}, own))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -307,6 +308,15 @@ def vary_conditions(bench: Bench) -> dict[str, int]:
     return {"studies with the same bits on one core, from a warm cache, with one worker and with two": 1}
 
 
+def try_bad_input() -> dict[str, int]:
+    """Every case of test_bad_input.py, and hypothesis' own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_bad_input.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    return {"tests of bad input (tests/test_bad_input.py), each refused in one line": int(passed[1])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100, help="how often to kill the run")
@@ -322,6 +332,7 @@ def main() -> int:
             report(fault(bench))
         report(damage(bench, seed=arguments.seed))
         report(kill(bench, arguments.kills, seed=arguments.seed))
+    report(try_bad_input())
     print("nothing lost, no wrong number")
     return 0
 
