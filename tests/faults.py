@@ -280,20 +280,16 @@ def start_fresh(bench: Bench) -> dict[str, int]:
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
         assert differing[flag] in refused.stderr and "--fresh" in refused.stderr, refused.stderr
     bench.compare()
-    process = bench.start("--seed", "1", "--fresh")
     beside = bench.results.with_name("quick-set-aside")
-    while process.poll() is None and not (beside.is_dir() and bench.chunks()):
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    (aside,) = beside.iterdir()
-    assert {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*.*")} == before
-    process = bench.start("--seed", "2", "--fresh")
-    while process.poll() is None and len(list(beside.iterdir())) < 2:
-        time.sleep(0.005)
-    process.kill()
-    process.communicate()
-    assert len(list(beside.iterdir())) == 2
+    for seed in (1, 2):
+        process = bench.start("--seed", str(seed), "--fresh")
+        while process.poll() is None and not (len(list(beside.glob("*"))) == seed and bench.chunks()):
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        folders = sorted(beside.iterdir())
+        assert len(folders) == seed
+        assert {path.relative_to(folders[0]): path.read_bytes() for path in folders[0].rglob("*.*")} == before
     return {"runs of another kind refused": len(flags), "folders set aside by --fresh": 2}
 
 
