@@ -124,10 +124,11 @@ def _one_of_each_family(results: xr.Dataset) -> list[str]:
 def model_sizes(results: xr.Dataset) -> Figure | None:
     """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark.
 
-    None where no labels were flipped.
+    Logistic regression counts as the smallest MLP. None where no labels were flipped.
     """
     models = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
-    families = {name: [model for model in models if model.startswith(name)] for name in ("MLP", "QNN")}
+    prefixes = {"MLP": ("MLP", "Logistic"), "QNN": ("QNN",)}
+    families = {name: [model for model in models if model.startswith(prefix)] for name, prefix in prefixes.items()}
     families = {name: sorted(members, key=_size, reverse=True) for name, members in families.items() if members}
     if not families:
         return None

@@ -29,10 +29,10 @@ def test_models_of_ones_own_are_drawn_beside_the_others():
     assert "MLP[16,4]" not in lines(figure)
 
 
-def test_sizes_are_those_of_networks_and_circuits():
+def test_sizes_are_those_of_networks_and_circuits_and_no_hidden_layer_is_the_smallest():
     names = ("MLP[64,16]", "MLP[8,2]", "QNN[depth=6]", "Logistic", "Quadratic[rank=16]")
     drawn = {label for label in lines(figures.model_sizes(sweep(names))) if not label.startswith("_")}
-    assert drawn == {"MLP[64,16]", "MLP[8,2]", "QNN[depth=6]"}
+    assert drawn == {"MLP[64,16]", "MLP[8,2]", "Logistic", "QNN[depth=6]"}
 
 
 def test_without_flipped_labels_there_is_nothing_to_compare(tmp_path):
