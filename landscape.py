@@ -82,6 +82,34 @@ def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array
     return trace, jnp.zeros_like(trace)
 
 
+@partial(jax.jit, static_argnames="model")
+def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
+    """The trace over the real and the imaginary part of every angle, which the published analysis takes for tr H.
+
+    Published: heissian.ipynb, `get_qnn_hessian`; the angles are real, and half of these directions lead out of the
+    circuits there are: an angle a + i b turns a rotation about P into exp(-i a P / 2) exp(b P / 2), which is not
+    unitary. With phi, T_j and z as in `_circuit_hessian`,
+
+        (d_a z)^2 + (d_b z)^2 = 4 s^2 |<Z phi|T_j>|^2,     (d_a^2 + d_b^2) z = 4 s <T_j|Z|T_j>.
+
+    split: states (n, 2**n_qubits). Returns a scalar, exact to rounding.
+    """
+    shape, own = jnp.shape(split.x), model.ansatz is None
+    require(own and len(shape) == 2, "split", f"x of shape {shape}", "states (n, 2**n_qubits) for the project's ansatz")
+    sign = _signs(params, split)
+
+    def contribution(states: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+        output, inputs = _through_layers(model, params, states)
+        tangents = _shifted_states(partial(_layer, model), params, inputs, np.arange(params.size)) / 2
+        overlaps = jnp.einsum("jsd,sd->js", tangents, sign * output.conj())
+        slopes = 4 * model.scale**2 * (jnp.abs(overlaps) ** 2).sum(axis=0)  # (samples,)
+        bends = 4 * model.scale * (jnp.abs(tangents) ** 2).sum(axis=0) @ sign
+        p = jax.nn.sigmoid(model.scale * (jnp.abs(output) ** 2 @ sign))
+        return weights @ (p * (1 - p) * slopes + (p - labels) * bends)
+
+    return _over_samples(contribution, params, split)
+
+
 def row_space(model: MLP, params: Params, split: Split) -> tuple[MLP, Params, Split]:
     """The same network on the r = min(n, d) coordinates of the row space of x, (n, d): same logits, same spectrum.
 
@@ -143,12 +171,12 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
     chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
     """
-    sign = jnp.resize(jnp.array([1, -1], params.dtype), split.x.shape[1])  # Z on the last qubit
+    sign = _signs(params, split)
     acting = _acting_angles(model)
     layer = partial(_layer, model)
 
     def contribution(states: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-        output, inputs = jax.lax.scan(lambda states, angles: (layer(angles, states), states), states, params)
+        output, inputs = _through_layers(model, params, states)
         measured = sign * output  # (samples, 2**n_qubits)
         _, returned = jax.lax.scan(partial(_undo, layer), measured, params, reverse=True)
         inputs = jnp.concatenate([inputs, returned], axis=1)  # of each layer, on the way from psi and from U'Z phi
@@ -162,14 +190,29 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
         second -= later + jnp.tril(later, -1).T
         return (gradients.T * (weights * p * (1 - p))) @ gradients + 2 * model.scale * second
 
+    blocks = _over_samples(contribution, params, split)
+    return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
+
+
+def _over_samples(contribution: Callable, params: jax.Array, split: Split) -> jax.Array:
+    """The sum of contribution(states, labels, weights) over blocks of the samples, whose weights add up to 1."""
     n = len(split.y)
     n_blocks = -(-n // SAMPLES)
     size = -(-n // n_blocks)
     rows = jnp.resize(jnp.arange(n), (n_blocks, size))  # the last block is filled up, with weight 0
     weights = (jnp.arange(n_blocks * size) < n).reshape(n_blocks, size) / n
     states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))[rows]
-    blocks = jax.lax.map(lambda block: contribution(*block), (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
-    return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
+    return jax.lax.map(lambda block: contribution(*block), (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
+
+
+def _signs(params: jax.Array, split: Split) -> jax.Array:
+    """The diagonal of Z on the last qubit: (2**n_qubits,)."""
+    return jnp.resize(jnp.array([1, -1], params.dtype), jnp.shape(split.x)[1])
+
+
+def _through_layers(model: QNN, params: jax.Array, states: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The states (k, 2**n_qubits) after the circuit, and those that enter each layer: (depth, k, 2**n_qubits)."""
+    return jax.lax.scan(lambda states, angles: (_layer(model, angles, states), states), states, params)
 
 
 def _layer(model: QNN, angles: jax.Array, states: jax.Array) -> jax.Array:

@@ -150,6 +150,7 @@ def _chunk(config: HessianConfig, dataset: Dataset, model: Model, alpha: int) ->
     sliced = alpha in config.slice_alphas
     identity = shared_identity(config, dataset) | {
         "model": model.label, "alpha_percent": alpha, "training": config.training.keywords(),
+        "traces": ["real", "complex"],
         "held_out": config.held_out, "loss_samples": config.loss_samples,
         "lanczos": [config.lanczos_steps, config.extremes],
         "slice": [config.slice_points, *_radii(config, model)] if sliced else [],
@@ -238,6 +239,7 @@ def measure(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Everything that is kept of a trained model, by the names in the result file; and the top two eigenvectors.
 
+    trace_complex: that of the published analysis, over real and imaginary angles; NaN for a network, which has none.
     eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a network's (`landscape.row_space`).
     extreme: those that Lanczos found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then
     all the rest is NaN.
@@ -249,18 +251,21 @@ def measure(
         dense = _dense_hessian(model, params, draw.loss)
     if isinstance(model, MLP):
         trace, error = landscape.hessian_trace(model, params, draw.loss)
+        trace_complex = np.nan
         found = landscape.extreme_eigenvalues(
             model, params, draw.loss, k=config.extremes, steps=config.lanczos_steps, key=key
         )
         eigenvalues, top = np.linalg.eigvalsh(np.asarray(dense, np.float64)), found.vectors[:-3:-1]
     else:
         trace, error = jnp.trace(dense), 0
+        trace_complex = landscape.complex_trace(model, params, draw.loss)
         eigenvalues, vectors = np.linalg.eigh(np.asarray(dense, np.float64))
         top = vectors.T[:-3:-1]
         found = landscape.Extremes(*np.full((2, 2 * config.extremes), np.nan), None)
     scores = [metrics.accuracy(model.logits(params, x), y) for x, y in (draw.train, draw.held_out)]
     values = {
-        "trace": trace, "trace_error": error, "accuracy": np.stack(scores), "eigenvalues": eigenvalues[::-1],
+        "trace": trace, "trace_error": error, "trace_complex": trace_complex,
+        "accuracy": np.stack(scores), "eigenvalues": eigenvalues[::-1],
         "extreme": found.values, "extreme_error": found.errors,
         "dead": landscape.dead(model, params, draw.loss),
         "dead_relus": landscape.dead_relus(model, params, draw.loss) if isinstance(model, MLP) else 0,

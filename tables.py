@@ -142,25 +142,30 @@ def landscape_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.T
     for model in results.model.values:
         own = results.sel(model=model).dropna("alpha_percent", how="all", subset=["trace"])
         alphas = own.alpha_percent.values
-        if not len(alphas) or alphas[0] != results.alpha_percent[0]:  # no clean trace to take ratios to
-            continue
-        for alpha in alphas:
-            at, clean = own.sel(alpha_percent=alpha), own.isel(alpha_percent=0)
-            ratio, low, high = metrics.ratio_interval(at.trace.values, clean.trace.values)
-            spread = at.trace.dropna("run").values / clean.trace.mean().item()
-            rows.append([
-                str(model), str(alpha), f"{at.trace.median().item():.3g}", f"{ratio:.2g} [{low:.2g}, {high:.2g}]",
-                f"{spread.mean():.2g} ± {spread.std(ddof=min(1, len(spread) - 1)):.2g}",
-                f"{int(at.dead.sum())} of {at.sizes['run']}", f"{at.dead_relus.mean().item():.1f}",
-                _mean(at.accuracy.sel(split="held_out")),
-            ])  # fmt: skip
+        if len(alphas) and alphas[0] == results.alpha_percent[0]:  # else there is no clean trace to take ratios to
+            rows += [_trace_row(own.sel(alpha_percent=alpha), own.isel(alpha_percent=0)) for alpha in alphas]
     title = (
-        f"Trace of the loss's Hessian against α in percent, n = {results.sizes['run']} runs. ratio: of its median to\n"
-        f"that at α = {results.alpha_percent.values[0]}, with its 95 % bootstrap interval; mean ± std: of the "
-        "trace over the mean of those, as\npublished; dead: runs whose logit is the same for all images; off: ReLUs "
-        "that are off for all images, mean;\nheld out: accuracy on the images held out, with their true labels"
+        f"Trace of the loss's Hessian against α in percent, median of n = {results.sizes['run']} runs. Re, Im: over the\n"
+        "real and imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at\n"
+        f"α = {results.alpha_percent.values[0]}, with its 95 % bootstrap interval; mean ± std: of the trace over the mean of "
+        "those, as published;\ndead: runs whose logit is the same for all images; off: ReLUs that are off for all images, "
+        "mean;\nheld out: accuracy on the images held out, with their true labels"
     )
-    return title, make_table(["model", "α", "trace", "ratio", "mean ± std", "dead", "off", "held out"], rows)
+    return title, make_table(["model", "α", "trace", "Re, Im", "ratio", "mean ± std", "dead", "off", "held out"], rows)
+
+
+def _trace_row(at: xr.Dataset, clean: xr.Dataset) -> list[str]:
+    """A row of the landscape's table, from the runs of one model at some α and at the first."""
+    ratio, low, high = metrics.ratio_interval(at.trace.values, clean.trace.values)
+    spread = at.trace.dropna("run").values / clean.trace.mean().item()
+    complex_trace = at.trace_complex.median().item()
+    return [
+        at.model.item(), str(at.alpha_percent.item()), f"{at.trace.median().item():.3g}",
+        f"{complex_trace:.3g}" if np.isfinite(complex_trace) else "-", f"{ratio:.2g} [{low:.2g}, {high:.2g}]",
+        f"{spread.mean():.2g} ± {spread.std(ddof=min(1, len(spread) - 1)):.2g}",
+        f"{int(at.dead.sum())} of {at.sizes['run']}", f"{at.dead_relus.mean().item():.1f}",
+        _mean(at.accuracy.sel(split="held_out")),
+    ]  # fmt: skip
 
 
 def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
@@ -302,22 +307,34 @@ def _ends(studies: list[xr.Dataset], model: str, poison: str, method: str, epoch
 
 
 def _landscape_table(read: Read) -> str:
+    """Medians of traces and their ratios, and what was published of them; of its QNN the trace that it takes, too."""
     studies = {preset: read["hessian", preset, "landscape"] for preset in SOURCES}
-    published = {"MLP[8,2]": ("0.2", "tens"), "QNN[depth=5,xy,cnot]": ("6", "near 1")}
+    published = {
+        ("MLP[8,2]", "trace"): ("0.19", "tens"),
+        ("QNN[depth=5,xy,cnot]", "trace_complex"): ("6.2", "near 1"),
+    }  # heissian.ipynb: means of 5 seeds
     rows = []
     for model in studies["paper"].model.values:
-        clean, ratio = published.get(model, ("–", "–"))
-        traces = [_clean_trace(results.sel(model=model)) for results in studies.values()]
-        rows.append([model, "trace, α = 0", clean, *traces])
-        for alpha in studies["paper"].alpha_percent.values[1:]:
-            ratios = [_trace_ratio(results.sel(model=model), alpha) for results in studies.values()]
-            rows.append([model, f"ratio, α = {alpha} %", ratio, *ratios])
+        for trace in ("trace", "trace_complex") if (model, "trace_complex") in published else ("trace",):
+            known = published.get((model, trace), ("–", "–"))
+            rows += _trace_rows(
+                model, {preset: results[trace].sel(model=model) for preset, results in studies.items()}, known
+            )
     counts = [f"{preset}, n = {results.sizes['run']}" for preset, results in studies.items()]
     return _markdown(["model", "median", "published (mean)", *counts], rows)
 
 
-def _clean_trace(results: xr.Dataset) -> str:
-    values = results.trace.isel(alpha_percent=0).values
+def _trace_rows(model: str, traces: dict[str, xr.DataArray], published: tuple[str, str]) -> Iterable[list[str]]:
+    """The trace without poison, and for each share of it the ratio, of (alpha_percent, run) traces by preset."""
+    of = {"trace": "", "trace_complex": " over Re, Im"}[next(iter(traces.values())).name]
+    yield [model, f"trace{of}, α = 0", published[0], *(_clean_trace(values) for values in traces.values())]
+    for alpha in next(iter(traces.values())).alpha_percent.values[1:]:
+        ratios = [_trace_ratio(values, alpha) for values in traces.values()]
+        yield [model, f"ratio{of}, α = {alpha} %", published[1], *ratios]
+
+
+def _clean_trace(traces: xr.DataArray) -> str:
+    values = traces.isel(alpha_percent=0).values
     low, high = metrics.bootstrap_interval(values, np.median)
     return f"{_two_digits(np.nanmedian(values))} [{_two_digits(low)}, {_two_digits(high)}]"
 
@@ -327,9 +344,9 @@ def _two_digits(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
-def _trace_ratio(results: xr.Dataset, alpha: int) -> str:
-    traces = results.trace.sel(alpha_percent=alpha).values, results.trace.isel(alpha_percent=0).values
-    return "{} [{}, {}]".format(*map(_two_digits, metrics.ratio_interval(*traces)))
+def _trace_ratio(traces: xr.DataArray, alpha: int) -> str:
+    noisy, clean = traces.sel(alpha_percent=alpha).values, traces.isel(alpha_percent=0).values
+    return "{} [{}, {}]".format(*map(_two_digits, metrics.ratio_interval(noisy, clean)))
 
 
 def with_interval(values: np.ndarray) -> str:

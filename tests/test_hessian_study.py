@@ -56,6 +56,9 @@ def test_the_file_is_complete_and_labelled(finished):
     assert study.slice_loss.dims == ("model", "alpha_percent", "direction", "first", "second")
     assert study.slice_loss.notnull().all() and list(study.direction.values) == ["eigenvectors", "random"]
     networks = study.sel(model=["MLP[3]", "Logistic"])
+    assert (
+        networks.trace_complex.isnull().all() and study.trace_complex.sel(model="QNN[depth=1,xy,cnot]").notnull().all()
+    )
     assert networks.extreme.notnull().any(["alpha_percent", "run", "place"]).all()
     assert json.loads(study.attrs["config"])["held_out"] == 20
     for name in ("hessian_traces", "hessian_spectra", "loss_slices"):

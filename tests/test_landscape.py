@@ -12,9 +12,10 @@ from conftest import random_split, refused, run_python
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from circuits import tensorcircuit_on_jax
+from circuits import ansatz, tensorcircuit_on_jax
 from datar import Split
 from landscape import (
+    complex_trace,
     dead,
     estimated_trace,
     extreme_eigenvalues,
@@ -27,6 +28,7 @@ from landscape import (
     row_space,
     spectral_density,
 )
+from metrics import cross_entropy
 from models import MLP, QNN, train
 
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
@@ -164,6 +166,33 @@ def test_qnn_trace_is_the_sum_of_its_eigenvalues():
     eigenvalues = np.linalg.eigvalsh(np.asarray(hessian(*case), float))
     assert error == 0
     np.testing.assert_allclose(trace, eigenvalues.sum(), rtol=0, atol=TOLERANCE * np.abs(eigenvalues).sum())
+
+
+@pytest.mark.parametrize("case", QNNS[:4])
+def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
+    """The published Hessian as published: over (Re, Im) of angles given to TensorCircuit as complex numbers."""
+    model, params, split = qnn_case(*case)
+    sign = np.resize([1, -1], 2**model.n_qubits)
+
+    def loss(parts):
+        angles = jax.lax.complex(*parts.reshape(2, *params.shape))
+        circuit = {"rotations": model.rotations, "entangler": model.entangler}
+        states = jax.vmap(lambda state: ansatz(angles, state, **circuit).state())(jnp.asarray(split.x))
+        return cross_entropy(model.scale * (jnp.abs(states) ** 2 @ sign), split.y)
+
+    parts = jnp.concatenate([params.ravel(), jnp.zeros(params.size)])
+    diagonal = np.diag(jax.jit(jax.hessian(loss))(parts))
+    np.testing.assert_allclose(
+        complex_trace(model, params, split), diagonal.sum(), atol=TOLERANCE * np.abs(diagonal).sum()
+    )
+    real = hessian_trace(model, params, split)[0]
+    np.testing.assert_allclose(real, diagonal[: params.size].sum(), atol=TOLERANCE * np.abs(diagonal).sum())
+
+
+def test_complex_trace_refuses_what_it_cannot_take():
+    model, params, split = qnn_case(*QNNS[0])
+    with refused("split: got x of shape"):
+        complex_trace(model, params, Split(model.prepare(split.x), split.y))
 
 
 def test_reduced_states_and_a_circuit_of_ones_own_have_hessians():
@@ -380,4 +409,4 @@ def test_double_precision():
     chosen = "(agree and not case0 and not case4 and not case5) or differences"
     process = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen, JAX_ENABLE_X64="1")
     assert process.returncode == 0, process.stdout[-3000:]
-    assert re.search(r"\b9 passed", process.stdout), process.stdout[-300:]
+    assert re.search(r"\b12 passed", process.stdout), process.stdout[-300:]
