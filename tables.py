@@ -144,12 +144,13 @@ def landscape_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.T
         alphas = own.alpha_percent.values
         if len(alphas) and alphas[0] == results.alpha_percent[0]:  # else there is no clean trace to take ratios to
             rows += [_trace_row(own.sel(alpha_percent=alpha), own.isel(alpha_percent=0)) for alpha in alphas]
+    runs, first = results.sizes["run"], results.alpha_percent.values[0]
     title = (
-        f"Trace of the loss's Hessian against α in percent, median of n = {results.sizes['run']} runs. Re, Im: over the\n"
-        "real and imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at\n"
-        f"α = {results.alpha_percent.values[0]}, with its 95 % bootstrap interval; mean ± std: of the trace over the mean of "
-        "those, as published;\ndead: runs whose logit is the same for all images; off: ReLUs that are off for all images, "
-        "mean;\nheld out: accuracy on the images held out, with their true labels"
+        f"Trace of the loss's Hessian against α in percent, median of n = {runs} runs. Re, Im: over the real and\n"
+        "imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at\n"
+        f"α = {first}, with its 95 % bootstrap interval; mean ± std: of the trace over the mean of those, as\n"
+        "published; dead: runs whose logit is the same for all images; off: ReLUs that are off for all images,\n"
+        "mean; held out: accuracy on the images held out, with their true labels"
     )
     return title, make_table(["model", "α", "trace", "Re, Im", "ratio", "mean ± std", "dead", "off", "held out"], rows)
 
