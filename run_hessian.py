@@ -242,7 +242,7 @@ def measure(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Everything that is kept of a trained model, by the names in the result file; and the top two eigenvectors.
 
-    trace_complex: that of the published analysis, over real and imaginary angles; NaN for a network, which has none.
+    trace_complex: that of the published analysis, over real and imaginary angles, for its circuit; NaN for all others.
     eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a network's (`landscape.row_space`).
     extreme: those that Lanczos found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then
     all the rest is NaN.
@@ -253,9 +253,10 @@ def measure(
         params = jax.tree.map(np.zeros_like, params)
         dense = _dense_hessian(model, params, draw.loss)
     eigenvalues, vectors = np.linalg.eigh(np.asarray(dense, np.float64))
+    published = isinstance(model, QNN) and model.entangler == "cnot"
+    trace_complex = landscape.complex_trace(model, params, draw.loss) if published else np.nan
     if isinstance(model, MLP):
         trace, error = landscape.hessian_trace(model, params, draw.loss)
-        trace_complex = np.nan
         found = landscape.extreme_eigenvalues(
             model, params, draw.loss, k=config.extremes, steps=config.lanczos_steps, key=key
         )
@@ -263,7 +264,6 @@ def measure(
         dead, dead_relus = (count(model, params, draw.loss) for count in (landscape.dead, landscape.dead_relus))
     else:
         trace, error = eigenvalues.sum(), 0
-        trace_complex = landscape.complex_trace(model, params, draw.loss)
         found = landscape.Extremes(*np.full((2, 2 * config.extremes), np.nan), None)
         top = vectors.T[:-3:-1]
         dead = dead_relus = 0  # a circuit has no ReLUs
