@@ -1,103 +1,45 @@
-"""The studies - noise sweep, unlearning curves, weight maps - and the runner that computes what is missing.
+"""The studies: noise sweep, unlearning curves, weight maps, and what the poison looks like.
 
-A study is a function from configuration and data to chunks: it says what a chunk computes and knows nothing
-of files. The runner, `run`, knows nothing of models: it computes the chunks that are missing, stores each as
-it ends and gathers them into one file a study.
+A study is a function from configuration and data to chunks: it says what a chunk computes and knows nothing of files.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import os
 import re
-import signal
 import sys
-import tempfile
-import threading
-import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
-from tqdm import tqdm
 
-import circuits
 import metrics
-import storage
-from datar import BadInput, Dataset, Split, cache_folder, require
+from datar import Dataset, Split, require
 from models import MLP, QNN, Model, Params, QuadraticForm, train
 from poison_unlearn import METHODS, POISONS, Poisoned, Weights, check_weights, unlearn
+from runner import (
+    Checked,
+    Chunk,
+    Computed,
+    Percent,
+    Settings,
+    Study,
+    flag_name,
+    random_key,
+    shared_identity,
+    slug,
+)
 
 POISONED = ("labels", "features")  # the poisons of the studies
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 
 # ---- configuration ----
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with input, results folder or disk into one line on stderr and exit code 2."""
-    try:
-        yield
-    except (BadInput, storage.Refused, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        _leave(2)
-
-
-WORKER = "chunk"  # how the names of threads begin that compute chunks
-
-
-def _leave(code: int) -> NoReturn:
-    """End the process; at once where threads compute, which cannot be told to stop and would be waited for."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
-        os._exit(code)
-    raise SystemExit(code)
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """End the process with exit code 128 + signal when Ctrl-C or SIGTERM stops the block."""
-
-    def stop(number, frame):
-        raise KeyboardInterrupt(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt as stopped:
-        print(f"stopped by {signal.Signals(stopped.args[0]).name}", file=sys.stderr)
-        _leave(128 + stopped.args[0])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_refusing: ContextVar[Callable] = ContextVar("_refusing", default=nullcontext)
-
-
-class Checked:
-    """A dataclass whose `check` raises a ValueError for bad values; on a command line that is one line."""
-
-    def __post_init__(self):
-        with _refusing.get()():
-            self.check()
 
 
 @dataclass(frozen=True)
@@ -134,54 +76,7 @@ class Protocol(Checked):
         require(self.parallel >= 1, "parallel", self.parallel, "1 or more")
 
 
-Percent = Annotated[int, tyro.conf.arg(metavar="PERCENT")]
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Checked):
-    """What to run: the flags that all main scripts have."""
-
-    preset: Literal["paper", "corrected", "quick"] = "paper"
-    """Which set of defaults the other flags start from: paper is what the published code did, corrected the
-    same with its flaws mended, quick a small corrected one of a few minutes."""
-    stages: tuple[str, ...]
-    """Studies to run."""
-    models: tuple[str, ...]
-    """Families of models."""
-    runs: int = 5
-    """Repetitions, each with its own seed."""
-    seed: int = 0
-    """Root of all random numbers."""
-    out: Path = Path("results")
-    """Folder for results and figures: OUT/DATASET/PRESET/."""
-    fresh: bool = False
-    """Start anew: what is in the folder is moved to OUT/DATASET/PRESET-set-aside/, never deleted. To go on with a run
-    that was stopped, leave it out."""
-    data: Path | None = None
-    """The .npz to read the data from, instead of the default source."""
-    workers: int = 0
-    """Chunks computed at once, each on one core; a matter of speed and memory. 0: one a core, at most 4."""
-    alphas: tuple[Percent, ...]
-    """Poisoned shares, in percent."""
-
-    def check(self):
-        require(0 <= self.workers <= 64, "--workers", self.workers, "1 to 64, or 0 for one a core")
-        require(self.runs >= 1, "--runs", self.runs, "1 or more")
-        require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
-        self.check_lists("stages", "models", "alphas")
-        self.check_percents("alphas")
-
-    def check_lists(self, *names: str):
-        for name in names:
-            values = getattr(self, name)
-            require(len(values) > 0, _flag(name), "nothing", "at least one value")
-            require(len(set(values)) == len(values), _flag(name), " ".join(map(str, values)), "each value once")
-
-    def check_percents(self, *names: str):
-        for name in names:
-            for alpha in np.atleast_1d(getattr(self, name)):
-                require(0 <= alpha < 100, _flag(name), alpha, "0 to 99 percent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,13 +135,13 @@ class Config(Settings):
         for flag, names, known in (("--methods", self.methods, METHODS), ("--models", self.models, FAMILIES)):
             for name in names:
                 require(name in known, flag, name, ", ".join(known))
-        check_weights(**{_flag(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
+        check_weights(**{flag_name(name): getattr(self, name) for name in ("ce_weight", "forget_weight", "kl_weight")})
         for weight in self.map_weights:
             check_weights(**{"--map-weights": weight})
         for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden):
             parse_widths(text)
 
-    def family(self, model: Model) -> Protocol:
+    def protocol(self, model: Model) -> Protocol:
         """How a model is trained: a network as the MLP, all others as the QNN."""
         return self.mlp if isinstance(model, MLP) else self.qnn
 
@@ -264,210 +159,11 @@ def parse_widths(text: str) -> tuple[int, ...]:
     return tuple(int(width) for width in text.split(","))
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def parse_command_line(presets: dict[str, Settings], description: str) -> Settings:
-    """The configuration from the command line: the flags, over the defaults of the preset that is named."""
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--preset", default="paper")
-    name = chooser.parse_known_args()[0].preset
-    default = presets.get(name, presets["paper"])  # an unknown name is refused by tyro, with the choices
-    refusing = _refusing.set(one_line_errors)
-    try:
-        return tyro.cli(type(default), default=default, description=description)
-    finally:
-        _refusing.reset(refusing)
-
-
-# ---- seeds ----
-
-
-def random_key(seed: int, *purpose: str | int) -> jax.Array:
-    """The key of one random choice, from what it is for: no draw depends on which others were made.
-
-    Python's own `hash` is salted anew in each process, so the purpose is folded in as a CRC-32.
-    """
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
-
-
 def draw_poison(config: Config, dataset: Dataset, poison: str, alpha_percent: int, run: int) -> Poisoned:
     """The poisoned training set of one run; the same for every model."""
     key = random_key(config.seed, "poison", poison, alpha_percent, run)
     extra = {"n_features": dataset.n_features} if poison == "features" else {}
     return POISONS[poison](dataset.train, alpha_percent / 100, key=key, **extra)
-
-
-# ---- chunks and the runner ----
-
-
-class Computed(NamedTuple):
-    """What a chunk computes: a labelled data set, and arrays to keep beside it."""
-
-    dataset: xr.Dataset | None
-    tensors: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of work that is stored as it ends.
-
-    identity: all that its numbers depend on. compute: takes the tensors of the chunk it `needs`, if any.
-    trainings: how many it runs, for the progress bar.
-    """
-
-    study: str
-    name: str
-    identity: dict[str, Any]
-    compute: Callable[..., Computed]
-    trainings: int
-    needs: Chunk | None = None
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.study, self.name
-
-
-def run(missing: list[Chunk], store: storage.Store, *, workers: int = 1) -> None:
-    """Compute the chunks that `plan` found missing, `workers` at a time, and store each as it ends.
-
-    Stopped by a signal or an error, it says what is kept: all chunks that are done by then. Those that are still being
-    computed are given up.
-    """
-    total = sum(chunk.trainings for chunk in missing)
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
-    bar = tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=WORKER)
-    futures: dict[tuple[str, str], Future] = {}
-    for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
-        futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
-    unsaved = {futures[chunk.key]: chunk for chunk in missing}
-
-    def save(future: Future) -> Chunk:
-        record, computed = future.result()
-        chunk = unsaved[future]
-        store.save(*chunk.key, record, *computed)
-        del unsaved[future]
-        return chunk
-
-    try:
-        with bar:
-            for future in as_completed(list(unsaved)):
-                chunk = save(future)
-                bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
-                bar.update(chunk.trainings)
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future in list(unsaved):
-            if future.done() and not future.cancelled() and not future.exception():
-                with suppress(OSError):
-                    save(future)
-        kept = f"{len(missing) - len(unsaved)} of {len(missing)} chunks computed, all of them kept in {store.folder}"
-        print(f"stopped with {kept}; the same command, without --fresh, goes on from there", file=sys.stderr)
-        raise
-    pool.shutdown()
-
-
-def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple[dict[str, Any], Computed]:
-    """A chunk's record and results, once the one that it needs is there."""
-    inputs = ()
-    if chunk.needs:
-        inputs = (needed.result()[1].tensors if needed else store.tensors(*chunk.needs.key),)
-    started, clock = datetime.now(UTC), time.perf_counter()
-    computed = chunk.compute(*inputs)
-    return storage.run_record(chunk.identity, started, time.perf_counter() - clock), computed
-
-
-def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
-    """The chunks still to compute, each once and behind the one it needs.
-
-    shared: the part of the identity that all chunks of this folder have to have, whatever their study.
-    Raises storage.Mismatch where a stored chunk is of another run. Damaged files are set aside.
-    """
-    needed = {chunk.needs.key: chunk.needs for chunk in chunks if chunk.needs}
-    wanted = {chunk.key: chunk for chunk in chunks}
-    done = set()
-    for study in store.studies():
-        for name, record in store.done(study).items():
-            chunk = wanted.get((study, name)) or needed.get((study, name))
-            found = record["identity"]
-            common = {key: value for key, value in found.items() if key in shared}
-            storage.compare(study, name, found if chunk else common, chunk.identity if chunk else shared, store.folder)
-            done.add((study, name))
-    missing = [chunk for chunk in wanted.values() if chunk.key not in done]
-    first = {chunk.needs.key: chunk.needs for chunk in missing if chunk.needs and chunk.needs.key not in done}
-    return [*first.values(), *_kinds_in_turn(missing)]
-
-
-def _kinds_in_turn(chunks: list[Chunk]) -> list[Chunk]:
-    """The same chunks, the first of each kind in front: workers side by side do not compile the same program twice."""
-    seen: Counter = Counter()
-    turns = []
-    for chunk in chunks:
-        kind = (chunk.study, chunk.identity.get("model"), chunk.identity.get("method"))
-        turns.append(seen[kind])
-        seen[kind] += 1
-    return [chunk for _, chunk in sorted(zip(turns, chunks, strict=True), key=lambda pair: pair[0])]
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def writable_folder(folder: Path) -> Path:
-    """Make the folder; ValueError in one line where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise BadInput(f"--out: cannot write to {folder} ({error.strerror})") from None
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def run_studies(
-    config: Settings, dataset: Dataset, studies: dict[str, Study] | None = None, *, under: str | None = None
-) -> Path:
-    """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/PRESET.
-
-    studies: what each stage computes, where a script has stages of its own; STUDIES otherwise. under: the folder
-    between, in place of the data set's name. Raises storage.Refused where the folder holds results of another run, or
-    another process is at work in it.
-    """
-    circuits.set_xla_flag("xla_cpu_multi_thread_eigen", "false")  # a chunk a core: bits that no core count changes
-    use_compilation_cache()
-    shared = shared_identity(config, dataset)
-    unsaid = ("out", "workers", "fresh")
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in unsaid}
-    settings["data"] = config.data.name if config.data else None  # its path is of no use elsewhere
-    folder = config.out / (under or dataset.name) / config.preset
-    store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
-    chunks = [chunk for stage in config.stages for chunk in (studies or STUDIES)[stage](config, dataset)]
-    with store.locked():
-        if config.fresh and any(folder.iterdir()):
-            print(f"--fresh: what was in {folder} is kept as {store.set_aside(folder)}", file=sys.stderr)
-        run(plan(chunks, store, shared=shared), store, workers=config.workers or min(cores(), 4))
-        for study in dict.fromkeys(chunk.study for chunk in chunks):
-            store.gather(study)
-    return folder
-
-
-def shared_identity(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What all chunks in a folder have in common."""
-    return {
-        "format": storage.FORMAT,
-        "data": dataset.provenance["sha256"],
-        "seed": config.seed,
-        "runs": config.runs,
-    }
 
 
 # ---- the models of a study ----
@@ -548,16 +244,26 @@ def sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alp
         return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     identity = shared_identity(config, dataset) | sweep_identity(config, model, poison, alpha)
-    return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs)
+    axes = {"model": ("training", "parallel", "own_model"), "poison": (), "alpha_percent": ()}
+    return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs, axes=axes)
 
 
 def sweep_identity(config: Config, model: Model, poison: str, alpha: int) -> dict[str, Any]:
     """What `sweep_accuracy` depends on, beside data, seed and runs."""
-    protocol = config.family(model)
-    return {
-        "model": model.label, "poison": poison, "alpha_percent": alpha,
-        "training": protocol.sweep.keywords(), "parallel": protocol.parallel,
+    protocol = config.protocol(model)
+    return model_identity(model) | {
+        "poison": poison, "alpha_percent": alpha, "training": protocol.sweep.keywords(), "parallel": protocol.parallel,
     }  # fmt: skip
+
+
+def model_identity(model: Model) -> dict[str, Any]:
+    """What tells a model from all others: its label, and of a model or ansatz that a user added all its fields too.
+
+    Not the code of its methods: whoever edits that has to start with --fresh.
+    """
+    known = isinstance(model, (MLP, QNN, QuadraticForm)) and getattr(model, "ansatz", None) is None
+    own = {} if known else {"own_model": re.sub(r" at 0x[0-9a-f]+", "", repr(model))}  # a function's address
+    return {"model": model.label} | own
 
 
 def sweep_accuracy(
@@ -567,7 +273,7 @@ def sweep_accuracy(
 
     And which of them diverged, (runs,).
     """
-    protocol = config.family(model)
+    protocol = config.protocol(model)
     poisoned = [draw_poison(config, dataset, poison, alpha, run).split for run in range(runs)]
     keys = [random_key(config.seed, "noise_sweep", model.label, poison, alpha, run) for run in range(runs)]
     if isinstance(model, MLP):
@@ -585,7 +291,8 @@ def diverged_runs(params: Params) -> np.ndarray:
 
 
 def without_diverged(results: xr.Dataset, diverged: np.ndarray) -> xr.Dataset:
-    """The results with the variable `diverged`, 1 for the trainings that did; their accuracies become NaN.
+    """The results with the variable `diverged`, 1 for the trainings that did; their accuracies become NaN, their
+    losses are kept: they show when it happened.
 
     diverged: one for each training, in the order of the accuracy's axes other than epoch and split.
     """
@@ -656,11 +363,6 @@ def labelled(coords: dict[str, Any], **values: jax.Array) -> xr.Dataset:
     return xr.Dataset(arrays, coords)
 
 
-def slug(*words: str | int) -> str:
-    """A file name from labels: "QNN[depth=6]", "labels", 30 -> "QNN-depth=6_labels_30"."""
-    return "_".join(re.sub(r"[^\w.=]+", "-", str(word)).strip("-") for word in words)
-
-
 # ---- what the poison looks like ----
 
 EXAMPLES = 6  # images shown of each poison
@@ -678,7 +380,7 @@ def poison_samples(config: Config, dataset: Dataset) -> list[Chunk]:
             parts.append(_example_images(draws))
         return Computed(xr.merge(parts), {})
 
-    return [Chunk("data", "poison", identity, compute, trainings=0)]
+    return [Chunk("data", "poison", identity, compute, trainings=0, axes={"poison_alphas": ()})]
 
 
 def _embeddings(config: Config, dataset: Dataset, draws: dict[str, Poisoned]) -> xr.Dataset:
@@ -766,10 +468,11 @@ def weight_map(config: Config, dataset: Dataset) -> list[Chunk]:
 
 
 def _require_poison(config: Config, dataset: Dataset) -> None:
-    """Refuse shares that poison no sample, before anything is trained."""
+    """Refuse shares that poison no sample, or all of them, before anything is trained."""
     for poison, alpha in config.unlearn_alphas().items():
-        allowed = f"a share that poisons any of {len(dataset.train.y)} samples, or 0 to leave it out"
-        require(draw_poison(config, dataset, poison, alpha, 0).mask.any(), f"--unlearn-{poison}", alpha, allowed)
+        mask = draw_poison(config, dataset, poison, alpha, 0).mask
+        allowed = f"a share that poisons some of {len(mask)} samples and not all, or 0 to leave it out"
+        require(mask.any() and not mask.all(), f"--unlearn-{poison}", alpha, allowed)
 
 
 def _draws(config: Config) -> int:
@@ -778,10 +481,10 @@ def _draws(config: Config) -> int:
 
 def _teacher_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
     """The models trained on the poisoned data, one for each draw of it."""
-    training = config.family(model).teacher
-    parallel = config.family(model).parallel
+    training = config.protocol(model).teacher
+    parallel = config.protocol(model).parallel
     identity = shared_identity(config, dataset) | {
-        "model": model.label, "poison": poison, "alpha_percent": alpha,
+        **model_identity(model), "poison": poison, "alpha_percent": alpha,
         "teacher_training": training.keywords(), "independent_teachers": config.independent_teachers,
         "parallel": parallel,
     }  # fmt: skip
@@ -792,17 +495,26 @@ def _teacher_chunk(config: Config, dataset: Dataset, model: Model, poison: str, 
         keys = jnp.stack([random_key(config.seed, "teacher", model.label, poison, alpha, draw) for draw in draws])
         return Computed(None, params_to_tensors(train_runs(model, training, parallel, splits, keys)))
 
-    return Chunk("teacher", slug(model.label, poison, alpha), identity, compute, _draws(config))
+    name = slug(model.label, poison, alpha)
+    return Chunk("teacher", name, identity, compute, _draws(config), axes=_UNLEARNING_AXES)
+
+
+_UNLEARNING_AXES = {
+    "model": ("teacher_training", "unlearn_training", "parallel", "own_model"),
+    "poison": ("alpha_percent",),
+    "method": ("kl", "scrub_forget"),
+    "kl_weight": (),
+}
 
 
 def _unlearning_identity(teacher: Chunk, config: Config, model: Model, poison: str, method: str) -> dict[str, Any]:
-    protocol = config.family(model)
+    protocol = config.protocol(model)
     reads = {"scrub_forget": config.scrub_forget, "kl": config.kl} if method == "scrub" else {}
     return teacher.identity | reads | {"method": method, "unlearn_training": protocol.unlearn.keywords()}
 
 
 def _unlearning_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, method: str) -> Chunk:
-    protocol = config.family(model)
+    protocol = config.protocol(model)
     teacher = _teacher_chunk(config, dataset, model, poison, alpha)
     weights = Weights(config.ce_weight, config.forget_weight, config.kl_weight, config.kl)
     identity = _unlearning_identity(teacher, config, model, poison, method) | {
@@ -823,13 +535,16 @@ def _unlearning_chunk(config: Config, dataset: Dataset, model: Model, poison: st
         diverged = diverged_runs(params) | np.isnan(history["accuracy"][:, -1]).any(axis=1)
         return Computed(without_diverged(labelled(coords, **history), diverged), params_to_tensors(params))
 
-    return Chunk("unlearning", slug(model.label, poison, method), identity, compute, config.runs, teacher)
+    return Chunk(
+        "unlearning", slug(model.label, poison, method), identity, compute, config.runs, teacher,
+        axes=_UNLEARNING_AXES, agrees_with=("teacher", "weight_map"),
+    )  # fmt: skip
 
 
 def _weight_map_chunk(
     config: Config, dataset: Dataset, model: Model, poison: str, alpha: int, method: str, kl_weight: float
 ) -> Chunk:
-    protocol = config.family(model)
+    protocol = config.protocol(model)
     teacher = _teacher_chunk(config, dataset, model, poison, alpha)
     grid = np.asarray(config.map_weights)
     runs = min(config.weight_map_runs or config.runs, config.runs)
@@ -854,7 +569,10 @@ def _weight_map_chunk(
         return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     name = slug(model.label, poison, method, f"kl={kl_weight:g}")
-    return Chunk("weight_map", name, identity, compute, runs * len(grid), teacher)
+    return Chunk(
+        "weight_map", name, identity, compute, runs * len(grid), teacher,
+        axes=_UNLEARNING_AXES, agrees_with=("teacher", "unlearning"),
+    )  # fmt: skip
 
 
 def _unlearning_keys(config: Config, model: Model, poison: str, alpha: int, method: str) -> jax.Array:
@@ -935,7 +653,6 @@ def _map_weights(
     return jax.tree.map(lambda array: array.reshape(n_cells, n_runs), values)
 
 
-Study = Callable[[Config, Dataset], list[Chunk]]
 STUDIES: dict[str, Study] = {
     "data": poison_samples,
     "noise_sweep": noise_sweep,

@@ -61,12 +61,12 @@ def bootstrap_interval(
 
     Percentile and not BCa, whose acceleration cannot be estimated from five runs; with five runs even this
     one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width 0 that they are. NaN
-    values, runs that diverged, are left out; NaN where there are no others.
+    values, runs that diverged, are left out; NaN bounds for fewer than two others.
     """
     values = _finite(values)
-    if len(values) == 0:
+    if len(values) < 2:
         return float("nan"), float("nan")
-    if len(values) < 2 or np.ptp(values) == 0:
+    if np.ptp(values) == 0:
         return float(statistic(values)), float(statistic(values))
     result = stats.bootstrap(
         (values,), statistic, confidence_level=level, n_resamples=9999, method="percentile", rng=seed
@@ -92,32 +92,41 @@ def largest_drop(curve: np.ndarray) -> np.ndarray:
     return (np.maximum.accumulate(curve, axis=-1) - curve).max(axis=-1)
 
 
-def share_near(accuracy_map: np.ndarray, reference: float, *, tolerance: float = 0.05) -> float:
+def share_near(
+    accuracy_map: np.ndarray, reference: float, *, tolerance: float = 0.05, diverged: np.ndarray | None = None
+) -> float:
     """Stability over the weights: the share of the map's cells within `tolerance` of the reference.
 
-    NaN cells (weights that were not tried) do not count.
+    NaN cells (weights that were not tried) do not count, but for those that are True in `diverged`: they are not near.
     """
     cells = np.asarray(accuracy_map, float)
-    cells = cells[np.isfinite(cells)]
-    return float(np.mean(np.abs(cells - reference) <= tolerance)) if cells.size else float("nan")
+    lost = np.zeros(cells.shape, bool) if diverged is None else np.asarray(diverged, bool)
+    near = (np.abs(cells - reference) <= tolerance) & ~lost
+    tried = np.isfinite(cells) | lost
+    return float(near.sum() / tried.sum()) if tried.any() else float("nan")
 
 
 def ratio_interval(
     noisy: np.ndarray, clean: np.ndarray, statistic=np.median, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """statistic(noisy) / statistic(clean), and its percentile bootstrap interval with both sets resampled.
+    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap interval.
 
-    The median by default: traces are heavy-tailed, and a mean over five runs is the largest of them. NaN values,
-    runs that diverged, are left out; NaN bounds for fewer than two runs of either.
+    Runs are resampled, both their values at once: run r has the same images in both. The median by default: traces
+    are heavy-tailed, and a mean over five runs is the largest of them. Runs of which either is NaN, which diverged,
+    are left out; NaN bounds for fewer than two others.
     """
-    noisy, clean = _finite(noisy), _finite(clean)
+    pairs = np.stack([np.asarray(noisy, float), np.asarray(clean, float)])
+    noisy, clean = pairs[:, np.isfinite(pairs).all(axis=0)]
 
     def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int = -1) -> np.ndarray:
         return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
 
-    if min(len(noisy), len(clean)) < 2:
-        return float(ratio(noisy, clean)), float("nan"), float("nan")
+    if len(noisy) < 2:
+        return (float(ratio(noisy, clean)) if len(noisy) else float("nan")), float("nan"), float("nan")
+    if np.array_equal(noisy, clean):
+        return 1.0, 1.0, 1.0
     result = stats.bootstrap(
-        (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile", vectorized=True, rng=seed
-    )
+        (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile",
+        vectorized=True, paired=True, rng=seed,
+    )  # fmt: skip
     return float(ratio(noisy, clean)), *map(float, result.confidence_interval)

@@ -19,7 +19,8 @@ import run_unlearn_xxz
 import storage
 from circuits import set_xla_flag
 from datar import load_mnist, load_xxz
-from experiments import SPLITS, Config, run_studies
+from experiments import SPLITS, STUDIES, Config
+from runner import run_studies
 from tables import print_summary
 
 STAGES = ("unlearning",)
@@ -56,7 +57,7 @@ def main() -> int:
     problems = []
     with tempfile.TemporaryDirectory() as folder:
         for name, (config, dataset) in datasets.items():
-            results = run_studies(replace(config, out=Path(folder)), dataset)
+            results = run_studies(replace(config, out=Path(folder)), dataset, STUDIES)
             print(f"\n{name}")
             print_summary(results, config.stages)
             problems += [

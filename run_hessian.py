@@ -23,26 +23,22 @@ from sklearn.model_selection import train_test_split
 import landscape
 import metrics
 from datar import Dataset, Split, load_mnist, require
-from experiments import (
+from experiments import Training, Widths, parse_widths, stack, train_runs
+from models import MLP, QNN, Model, Params
+from poison_unlearn import flip_labels
+from runner import (
     Chunk,
     Computed,
     Percent,
     Settings,
-    Training,
-    Widths,
     one_line_errors,
     parse_command_line,
-    parse_widths,
     random_key,
     run_studies,
     shared_identity,
     slug,
-    stack,
     stoppable,
-    train_runs,
 )
-from models import MLP, QNN, Model, Params
-from poison_unlearn import flip_labels
 from tables import report
 
 Name = Literal["mlp", "qnn", "unlearning_qnn", "logistic"]
@@ -160,30 +156,32 @@ def _chunk(config: HessianConfig, dataset: Dataset, model: Model, alpha: int) ->
 
     def compute() -> Computed:
         draws = [draw(config, dataset, alpha, run) for run in range(config.runs)]
-        keys = [random_key(config.seed, "landscape", model.label, alpha, run) for run in range(config.runs)]
         trained = train_runs(
             model,
             config.training,
             config.runs if isinstance(model, MLP) else 1,
             stack(model, [d.train for d in draws]),
-            jnp.stack(keys),
+            jnp.stack(_keys(config, model, alpha)),
         )
         trained = jax.tree.map(np.asarray, trained)
         params = [jax.tree.map(lambda leaf, run=run: leaf[run], trained) for run in range(config.runs)]
-        measured, tops = zip(*(
-            measure(config, model, *pair, key=jax.random.fold_in(key, 1))
-            for *pair, key in zip(params, draws, keys, strict=True)
-        ), strict=True)  # fmt: skip
+        runs = zip(params, draws, _keys(config, model, alpha, "lanczos"), strict=True)
+        measured, tops = zip(*(measure(config, model, *own, key=key) for *own, key in runs), strict=True)
         by_run = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
         parts = [_labelled(model, alpha, {name: ("run", *AXES.get(name, ())) for name in by_run}, by_run)]
         if sliced:
             run = min(range(config.runs), key=lambda run: (measured[run]["diverged"], measured[run]["dead"]))
-            key = jax.random.fold_in(keys[run], 2)
+            key = _keys(config, model, alpha, "slice")[run]
             own = slices(config, model, params[run], draws[run].loss, tops[run], key=key) | {"slice_run": run}
             parts.append(_labelled(model, alpha, {name: AXES.get(name, ()) for name in own}, own))
         return Computed(xr.merge(parts), {})
 
-    return Chunk("landscape", slug(model.label, alpha), identity, compute, config.runs)
+    axes = {"model": ("slice",), "alpha_percent": ("slice",)}
+    return Chunk("landscape", slug(model.label, alpha), identity, compute, config.runs, axes=axes)
+
+
+def _keys(config: HessianConfig, model: Model, alpha: int, *use: str) -> list[jax.Array]:
+    return [random_key(config.seed, "landscape", *use, model.label, alpha, run) for run in range(config.runs)]
 
 
 AXES = {  # of a variable, behind model, share of flipped labels and run
@@ -227,7 +225,8 @@ def draw(config: HessianConfig, dataset: Dataset, alpha: int, run: int) -> Draw:
     split_key = random_key(config.seed, "landscape", "split", run)
     state = int(jax.random.randint(split_key, (), 0, 2**31 - 1))
     kept, held_out = train_test_split(np.arange(len(y)), test_size=config.held_out, stratify=y, random_state=state)
-    chosen = np.sort(np.asarray(jax.random.permutation(split_key, config.held_out))[: config.loss_samples])
+    order = jax.random.permutation(random_key(config.seed, "landscape", "loss samples", run), config.held_out)
+    chosen = np.sort(np.asarray(order)[: config.loss_samples])
     poisoned = flip_labels(
         Split(x[kept], y[kept]),
         alpha / 100,

@@ -14,15 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from datar import load_mnist
-from experiments import (
-    Config,
-    Protocol,
-    Training,
-    one_line_errors,
-    parse_command_line,
-    run_studies,
-    stoppable,
-)
+from experiments import STUDIES, Config, Protocol, Training
+from runner import one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
 
@@ -87,7 +80,7 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-        report(run_studies(config, dataset), config.stages)
+        report(run_studies(config, dataset, STUDIES), config.stages)
     return 0
 
 

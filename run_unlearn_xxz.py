@@ -20,20 +20,12 @@ import xarray as xr
 from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
 from experiments import (
     STUDIES,
-    Chunk,
-    Computed,
     Config,
     Protocol,
     Training,
     build_qnn,
     labelled,
-    one_line_errors,
-    parse_command_line,
     poison_samples,
-    run_studies,
-    shared_identity,
-    slug,
-    stoppable,
     sweep_accuracy,
     sweep_chunk,
     sweep_identity,
@@ -41,6 +33,7 @@ from experiments import (
     without_diverged,
 )
 from models import QNN, Model
+from runner import Chunk, Computed, one_line_errors, parse_command_line, run_studies, shared_identity, slug, stoppable
 from tables import SUMMARIES, make_table, report, with_interval
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
@@ -151,7 +144,7 @@ def spectrum(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
         return Computed(labelled({"delta": levels.delta}, **values), {})
 
     return [
-        Chunk("data", "spectrum", shared_identity(config, dataset), compute, trainings=0),
+        Chunk("data", "spectrum", shared_identity(config, dataset), compute, trainings=0, axes={"poison_alphas": ()}),
         *poison_samples(config, dataset),
     ]
 
@@ -188,7 +181,8 @@ def _gauge_chunk(config: XxzConfig, dataset: Dataset, name: Gauge, states: Datas
         }  # fmt: skip
         return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
-    return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs)
+    axes = {"model": ("training", "parallel", "own_model"), "gauge": ("gauge_data",), "alpha_percent": ()}
+    return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs, axes=axes)
 
 
 def gauge_summary(studies: dict[str, xr.Dataset]):

@@ -34,7 +34,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 FORMAT = 1  # of the files; part of every identity
 ASIDE = "-set-aside"  # behind a folder's name: where its damaged and former files are kept
-PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy")
+PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy", "scipy", "scikit-learn", "matfree")
 
 
 class Refused(ValueError):
@@ -251,6 +251,16 @@ class Store:
     def tensors(self, study: str, name: str) -> dict[str, np.ndarray]:
         return read_tensors(self.tensor_path(study, name))[0]
 
+    def compare(self, study: str, name: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+        """Raise Mismatch, naming each entry in which what is stored of a chunk differs from what is wanted."""
+        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        if differing:
+            pairs = ((key, _short(found.get(key)), _short(wanted.get(key))) for key in differing)
+            details = ", ".join(f"{key} {there} there and {here} here" for key, there, here in pairs)
+            source = f" (data read from: {self.data.get('source')})" if "data" in differing else ""
+            remedy = "choose another --out, or move these results aside with --fresh"
+            raise Mismatch(f"out: {self.folder} holds {study}/{name} of another run: {details}{source}; {remedy}")
+
     def _former_configs(self, attributes: dict[str, Any]) -> list[dict[str, Any]]:
         """The configurations under which chunks of a study were computed before, from its file, without this one."""
         known = json.loads(attributes.get("former_configs", "[]"))
@@ -341,13 +351,9 @@ def merge(parts: list[xr.Dataset]) -> xr.Dataset:
     return merged
 
 
-def compare(study: str, name: str, found: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    """Raise Mismatch, naming each entry in which the identity of a chunk differs from the one wanted."""
-    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-    if differing:
-        details = ", ".join(f"{key} {found.get(key)} there and {wanted.get(key)} here" for key in differing)
-        remedy = "choose another --out, or move these results aside with --fresh"
-        raise Mismatch(f"out: {folder} holds {study}/{name} of another run ({details}); {remedy}")
+def _short(value: Any) -> str:
+    """A value as a message shows it: of a hash the beginning."""
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
 
 
 # ---- provenance ----
@@ -385,12 +391,14 @@ def versions() -> str:
 @functools.cache
 def git_commit() -> str:
     """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
         return subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here:
+            return "unknown"  # a copy of the code within someone else's repository
         return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

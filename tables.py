@@ -94,7 +94,7 @@ def unlearning_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.
     rows = []
     for model, poison in _present(results.accuracy, "model", "poison"):
         methods = [method for *_, method in _present(results.accuracy.sel(model=[model], poison=[poison]), "method")]
-        started = [method for method in methods if METHODS[method].start is from_teacher]
+        started = [method for method in methods if method in METHODS and METHODS[method].start is from_teacher]
         if started:
             start = _curves(results, model, poison, started[0]).isel(epoch=0)
             rows.append([model, poison, "start", *_accuracies(start), "", ""])
@@ -124,15 +124,26 @@ def _accuracies(values: xr.DataArray) -> list[str]:
 def weight_map_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
     """Stability over the weights: how much of each map ends within 0.05 of retraining."""
     results, curves = studies["weight_map"], studies.get("unlearning")
-    rows = []
-    for model, poison, method in _present(results.accuracy, "model", "poison", "method"):
-        cells = _select(results, model, poison, method).mean("run").values
-        retrain = _retrain_accuracy(curves, model, poison)
-        near = metrics.share_near(cells, retrain) if np.isfinite(retrain) else np.nan
-        share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
-        rows.append([model, poison, method, digits(np.nanmin(cells)), digits(np.nanmax(cells)), share])
+    rows = [
+        [*place, *(digits(end) for end in ends), share]
+        for place in _present(results.accuracy, "model", "poison", "method")
+        for *ends, share in [_map_range(results, curves, *place)]
+    ]
     title = f"Weight maps: final validation accuracy of the cells, mean of n = {results.sizes['run']} runs"
     return title, make_table(["model", "poison", "method", "lowest", "highest", "within 0.05 of retrain"], rows)
+
+
+def _map_range(
+    results: xr.Dataset, curves: xr.Dataset | None, model: str, poison: str, method: str
+) -> tuple[float, float, str]:
+    """Lowest and highest cell of a weight map, and the share of it within 0.05 of retraining in the same runs."""
+    place = {"model": model, "poison": poison, "method": method}
+    cells = results.accuracy.sel(place).mean("run").values
+    diverged = (results.diverged.sel(place) > 0).any("run").values
+    retrain = _retrain_accuracy(curves, model, poison, results.run.values)
+    near = metrics.share_near(cells, retrain, diverged=diverged) if np.isfinite(retrain) else np.nan
+    share = f"{100 * near:.0f} %" if np.isfinite(near) else "-"
+    return float(np.fmin.reduce(cells, axis=None)), float(np.fmax.reduce(cells, axis=None)), share
 
 
 def landscape_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
@@ -169,12 +180,13 @@ def _trace_row(at: xr.Dataset, clean: xr.Dataset) -> list[str]:
     ]  # fmt: skip
 
 
-def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str) -> float:
-    """Mean final validation accuracy of retraining; NaN where it was not run."""
+def _retrain_accuracy(curves: xr.Dataset | None, model: str, poison: str, runs: np.ndarray) -> float:
+    """Mean final validation accuracy of these runs of retraining; NaN where it was not run."""
     wanted = (model, poison, "retrain")
     if curves is None or wanted not in _present(curves.accuracy, "model", "poison", "method"):
         return np.nan
-    return float(_curves(curves, *wanted).sel(split="validation").isel(epoch=-1).mean())
+    ends = _curves(curves, *wanted).sel(split="validation").isel(epoch=-1)
+    return float(ends.sel(run=np.intersect1d(runs, ends.run.values)).mean())
 
 
 Summary = tuple[str, Callable[[dict[str, xr.Dataset]], tuple[str, "rich.table.Table"]]]
@@ -224,55 +236,94 @@ PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labe
 SOURCES = ("paper", "corrected")
 
 
+METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
+
+
+class Studies(dict[tuple[str, str, str], xr.Dataset]):
+    """The studies below a folder, by data set, preset and name."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        super().__init__(
+            ((path.parent.parent.name, path.parent.name, path.stem), storage.read_dataset(path))
+            for preset in SOURCES
+            for path in sorted(folder.glob(f"*/{preset}/*.nc"))
+        )
+
+    def __missing__(self, key: tuple[str, str, str]) -> xr.Dataset:
+        raise ValueError(f"{self.folder} has no {'/'.join(key)}.nc, which the tables need")
+
+    def presets(self, data: str, study: str) -> dict[str, xr.Dataset]:
+        return {preset: self[data, preset, study] for preset in SOURCES}
+
+
 def readme_tables(folder: Path) -> dict[str, str]:
     """The tables of the README in Markdown, by name, from the result files of the paper and corrected presets."""
-    read = {
-        (path.parent.parent.name, path.parent.name, path.stem): storage.read_dataset(path)
-        for preset in SOURCES
-        for path in sorted(Path(folder).glob(f"*/{preset}/*.nc"))
-    }
+    read = Studies(Path(folder))
     return {
         "mnist": _mnist_table(read),
+        "controls": _controls_table(read),
+        "unlearning-mnist": _unlearning_table(read.presets("mnist", "unlearning")),
+        "features": _features_table(read),
         "xxz": _xxz_table(read),
         "gauge": _gauge_table(read["xxz", "paper", "gauge"]),
-        "unlearning": _unlearning_table(read),
+        "sizes": _sizes_table(read),
+        "unlearning-xxz": _unlearning_table(read.presets("xxz", "unlearning")),
+        "maps": _maps_table(read),
         "landscape": _landscape_table(read),
     }
 
 
-Read = dict[tuple[str, str, str], xr.Dataset]  # by data set, preset and study
-
-
-def _mnist_table(read: Read) -> str:
-    columns = {f"{name} published, n = 5": [digits(mean) for mean in means] for name, means in PUBLISHED.items()}
-    for preset in SOURCES:
-        results = read["mnist", preset, "noise_sweep"]
-        wanted = (*PUBLISHED, "Logistic", "Quadratic[rank=16]")
-        columns |= {f"{name} {preset}, n = {n}": cells for name, n, cells in _sweep_columns(results, wanted)}
-    order = sorted(columns, key=lambda name: [*PUBLISHED, "Logistic", "Quadratic[rank=16]"].index(name.split()[0]))
-    return _markdown(["α in percent", *order], zip(range(0, 100, 10), *(columns[name] for name in order), strict=True))
-
-
-def _xxz_table(read: Read) -> str:
-    wanted = ("MLP[64,16]", "QNN[depth=4]", "Logistic", "Quadratic[rank=16]")
-    gauges = {"paper": "random phase", "corrected": "fixed gauge"}
+def _mnist_table(read: Studies) -> str:
     columns = {}
-    for preset, gauge in gauges.items():
-        for name, n, cells in _sweep_columns(read["xxz", preset, "noise_sweep"], wanted):
-            columns[f"{name} {preset} ({gauge}), n = {n}"] = cells
-    order = sorted(columns, key=lambda name: wanted.index(name.split()[0]))
-    return _markdown(["α in percent", *order], zip(range(0, 100, 10), *(columns[name] for name in order), strict=True))
+    for model, means in PUBLISHED.items():
+        columns[f"{model} published, n = 5"] = [digits(mean) for mean in means]
+        for preset, results in read.presets("mnist", "noise_sweep").items():
+            columns |= _sweep_column(results, model, preset)
+    return _against_alpha(range(0, 100, 10), columns)
 
 
-def _sweep_columns(results: xr.Dataset, wanted: tuple[str, ...]) -> list[tuple[str, int, list[str]]]:
-    """Name, n and cells of each of the models that the sweep has, for flipped labels."""
-    accuracy = results.accuracy.sel(poison="labels", split="validation")
-    models = [model for model in wanted if model in results.model and accuracy.sel(model=model).notnull().any()]
-    return [(model, results.sizes["run"], _down(accuracy.sel(model=model))) for model in models]
+def _controls_table(read: Studies) -> str:
+    results = read["mnist", "corrected", "noise_sweep"]
+    columns = {}
+    for model in ("QNN[depth=6]", "Logistic", "Quadratic[rank=16]", "MLP[16,4]", "MLP[64,16]"):
+        columns |= _sweep_column(results, model, "")
+    return _against_alpha(results.alpha_percent.values, columns)
+
+
+def _xxz_table(read: Studies) -> str:
+    columns = {}
+    for model in ("MLP[64,16]", "QNN[depth=4]", "Logistic"):
+        for preset, gauge in (("paper", "random phase"), ("corrected", "fixed gauge")):
+            results = read["xxz", preset, "noise_sweep"]
+            if model in results.model:
+                columns |= _sweep_column(results, model, f"{preset} ({gauge})")
+    return _against_alpha(results.alpha_percent.values, columns)
+
+
+def _features_table(read: Studies) -> str:
+    """Randomised features: every data set and preset, of the models that unlearn."""
+    columns = {}
+    for data, models in (("mnist", ("MLP[64,16]", "QNN[depth=6]")), ("xxz", ("MLP[64,16]", "QNN[depth=4]"))):
+        for model in models:
+            for preset, results in read.presets(data, "noise_sweep").items():
+                columns |= _sweep_column(results, model, f"{data}, {preset}", "features")
+    return _against_alpha(results.alpha_percent.values, columns)
+
+
+def _sweep_column(results: xr.Dataset, model: str, words: str, poison: str = "labels") -> dict[str, list[str]]:
+    """{name: cells}: validation accuracy of a model at each share of the poison."""
+    curve = results.accuracy.sel(model=model, poison=poison, split="validation").dropna("alpha_percent", how="all")
+    name = f"{model} {words}".strip()
+    return {f"{name}, n = {results.sizes['run']}": _down(curve)}
 
 
 def _down(curve: xr.DataArray) -> list[str]:
     return [with_interval(curve.sel(alpha_percent=alpha).values) for alpha in curve.alpha_percent.values]
+
+
+def _against_alpha(alphas: Iterable[int], columns: dict[str, list[str]]) -> str:
+    return _markdown(["α in percent", *columns], zip(alphas, *columns.values(), strict=True))
 
 
 def _gauge_table(results: xr.Dataset) -> str:
@@ -281,19 +332,35 @@ def _gauge_table(results: xr.Dataset) -> str:
     for model, gauge in _present(accuracy, "model", "gauge"):
         name = f"{model}, any gauge" if model.startswith("QNN") else f"{model}, {gauge.replace('_', ' ')}"
         columns[f"{name}, n = {results.sizes['run']}"] = _down(accuracy.sel(model=model, gauge=gauge))
-    return _markdown(["α in percent", *columns], zip(results.alpha_percent.values, *columns.values(), strict=True))
+    return _against_alpha(results.alpha_percent.values, columns)
 
 
-def _unlearning_table(read: Read) -> str:
-    """Validation and forgetting accuracy before (start) and after each method, of both presets."""
+def _sizes_table(read: Studies) -> str:
+    """Validation accuracy of every network and circuit of the XXZ sweeps at some shares of flipped labels."""
+    alphas = (0, 20, 30, 40)
     rows = []
-    for data in ("mnist", "xxz"):
-        both = [read[data, preset, "unlearning"] for preset in SOURCES]
-        for model, poison in sorted({pair for study in both for pair in _present(study.accuracy, "model", "poison")}):
-            rows.append([data, poison, model, "start", *_ends(both, model, poison, "cf", 0)])
-            rows += [[data, poison, model, method, *_ends(both, model, poison, method, -1)] for method in METHODS]
-    measured = [f"{name}, {preset}" for preset in SOURCES for name in ("validation", "forgetting")]
-    return _markdown(["data", "poison", "model", "method", *measured], rows)
+    for preset, results in read.presets("xxz", "noise_sweep").items():
+        accuracy = results.accuracy.sel(poison="labels", split="validation")
+        order = sorted(map(str, results.model.values), key=lambda name: (name[:3] != "MLP", len(name), name))
+        for model in (name for name in order if accuracy.sel(model=name).notnull().any()):
+            cells = [with_interval(accuracy.sel(model=model, alpha_percent=alpha).values) for alpha in alphas]
+            rows.append([f"{preset}, n = {results.sizes['run']}", model, *cells])
+    return _markdown(["preset", "model", *(f"α = {alpha} %" for alpha in alphas)], rows)
+
+
+def _unlearning_table(studies: dict[str, xr.Dataset]) -> str:
+    """Validation and forgetting accuracy before (start) and after each method, of both presets."""
+    both = list(studies.values())
+    rows = []
+    for model, poison in sorted({pair for study in both for pair in _present(study.accuracy, "model", "poison")}):
+        rows.append([poison, model, "start", *_ends(both, model, poison, "cf", 0)])
+        rows += [[poison, model, METHOD_NAMES[name], *_ends(both, model, poison, name, -1)] for name in METHOD_NAMES]
+    measured = [
+        f"{name}, {preset}, n = {results.sizes['run']}"
+        for preset, results in studies.items()
+        for name in ("validation", "forgetting")
+    ]
+    return _markdown(["poison", "model", "method", *measured], rows)
 
 
 def _ends(studies: list[xr.Dataset], model: str, poison: str, method: str, epoch: int) -> list[str]:
@@ -307,9 +374,25 @@ def _ends(studies: list[xr.Dataset], model: str, poison: str, method: str, epoch
     return cells
 
 
-def _landscape_table(read: Read) -> str:
+def _maps_table(read: Studies) -> str:
+    """Stability over the weights: range of each map's cells, and the share of it that ends near retraining."""
+    rows = []
+    for data in ("mnist", "xxz"):
+        maps, curves = read.presets(data, "weight_map"), read.presets(data, "unlearning")
+        for place in _present(maps["paper"].accuracy, "model", "poison", "method"):
+            model, poison, method = place
+            cells = []
+            for preset in SOURCES:
+                low, high, share = _map_range(maps[preset], curves[preset], *place)
+                cells += [f"{digits(low)} to {digits(high)}", share]
+            rows.append([data, poison, model, METHOD_NAMES[method], *cells])
+    measured = [f"{name}, {preset}" for preset in SOURCES for name in ("cells", "near Retrain")]
+    return _markdown(["data", "poison", "model", "method", *measured], rows)
+
+
+def _landscape_table(read: Studies) -> str:
     """Medians of traces and their ratios, and what was published of them; of its QNN the trace that it takes, too."""
-    studies = {preset: read["hessian", preset, "landscape"] for preset in SOURCES}
+    studies = read.presets("hessian", "landscape")
     published = {
         ("MLP[8,2]", "trace"): ("0.19", "tens"),
         ("QNN[depth=5,xy,cnot]", "trace_complex"): ("6.2", "near 1"),
@@ -351,9 +434,10 @@ def _trace_ratio(traces: xr.DataArray, alpha: int) -> str:
 
 
 def with_interval(values: np.ndarray) -> str:
-    """Mean and its 95 % bootstrap interval; the mean alone where all values are the same."""
+    """Mean and its 95 % bootstrap interval; the mean alone where all values are the same, and of n = 1."""
     low, high = metrics.bootstrap_interval(values)
-    return digits(np.nanmean(values)) + (f" [{digits(low)}, {digits(high)}]" if low < high else "")
+    alone = " (n = 1)" if np.isnan(low) else ""
+    return digits(np.nanmean(values)) + (f" [{digits(low)}, {digits(high)}]" if low < high else alone)
 
 
 def _markdown(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
@@ -368,9 +452,9 @@ if __name__ == "__main__":
     try:
         for name, table in readme_tables(Path(sys.argv[1])).items():
             print(f"{name}\n\n{table}\n")
-    except KeyError as missing:
-        print(f"error: {sys.argv[1]} has no {'/'.join(missing.args[0])}.nc, which the tables need", file=sys.stderr)
-        sys.exit(2)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyError as missing:
+        print(f"error: a file below {sys.argv[1]} lacks {missing}: of an older version, or not whole", file=sys.stderr)
         sys.exit(2)

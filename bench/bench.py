@@ -43,9 +43,9 @@ import numpy as np
 import circuits
 import storage
 from datar import Split, load_mnist
-from experiments import cores, one_line_errors, use_compilation_cache, writable_folder
 from metrics import accuracy, cross_entropy
 from models import MLP, QNN, train
+from runner import cores, one_line_errors, use_compilation_cache, writable_folder
 
 PACKAGES = ("pennylane", "pennylane-lightning", "tensorflow", "keras")
 THREAD_SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")

@@ -19,7 +19,6 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 import storage
 from datar import BadInput, Split, load_mnist, load_xxz, pad, read_npz, require_whole, xxz_hamiltonian, xxz_spectrum
-from experiments import parse_command_line
 from models import MLP, QNN, fit, train
 from poison_unlearn import (
     METHODS,
@@ -31,6 +30,7 @@ from poison_unlearn import (
     relabel_randomly,
     unlearn,
 )
+from runner import parse_command_line
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)

@@ -10,11 +10,12 @@ import pytest
 import figures
 import storage
 from datar import Split
-from experiments import random_key, stack, train_runs
+from experiments import stack, train_runs
 from landscape import dead_relus, hessian, hessian_trace
 from metrics import accuracy
 from models import MLP, QNN
 from run_hessian import CORRECTED, PAPER, QUICK, draw, main
+from runner import random_key
 
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --runs 2 --hidden 3 --depth 1 --held-out 20 --loss-samples 10 --training.epochs 2 --extremes 2 "

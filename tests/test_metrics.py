@@ -115,9 +115,14 @@ def test_bootstrap_interval_narrows_with_the_level_and_depends_on_its_seed_alone
     assert bootstrap_interval(values, np.median) != (low, high)
 
 
-@pytest.mark.parametrize("values", [[0.25], [0.25, 0.25], [0.25] * 5])
+@pytest.mark.parametrize("values", [[0.25, 0.25], [0.25] * 5])
 def test_equal_values_have_an_interval_of_no_width(values):
     assert bootstrap_interval(np.array(values)) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("values", [[], [0.25], [0.25, np.nan]])
+def test_fewer_than_two_values_have_no_interval(values):
+    assert np.isnan(bootstrap_interval(np.array(values))).all()
 
 
 def test_spread_is_the_sample_deviation_within_its_interval():
@@ -153,6 +158,12 @@ def test_share_near_counts_the_cells_that_were_tried(cells, reference):
     assert not tried or metrics.share_near(cells, reference, tolerance=2) == 1
 
 
+def test_cells_that_diverged_are_not_near():
+    cells, diverged = np.array([0.9, np.nan, np.nan, np.nan]), np.array([False, True, True, False])
+    assert metrics.share_near(cells, 0.9, diverged=diverged) == pytest.approx(1 / 3)
+    assert metrics.share_near(np.full(2, np.nan), 0.9, diverged=np.ones(2, bool)) == 0
+
+
 def test_ratio_interval():
     generator = np.random.default_rng(0)
     clean, noisy = generator.lognormal(0, 0.5, 40), generator.lognormal(1, 0.5, 40)
@@ -160,6 +171,18 @@ def test_ratio_interval():
     assert ratio == np.median(noisy) / np.median(clean)
     assert low < np.e < high
     np.testing.assert_allclose(ratio_interval(10 * noisy, clean), np.array([ratio, low, high]) * 10)
-    assert ratio_interval([2, 2, 2], [1, 1]) == (2, 2, 2)
+    assert ratio_interval([2, 2, 2], [1, 1, 1]) == (2, 2, 2)
     assert ratio_interval([1, 3], [2, 4], np.mean)[0] == 2 / 3
-    assert np.isnan(ratio_interval([2.0], [1.0, 3.0])[1:]).all()
+    assert ratio_interval(clean, clean) == (1, 1, 1)
+    left_out = ratio_interval([2.0, np.nan, 5.0], [1.0, 3.0, np.nan])
+    assert left_out[0] == 2 and np.isnan(left_out[1:]).all()
+
+
+def test_the_ratio_of_runs_that_go_together_is_sharper():
+    """Both values of a run are resampled at once: what they have in common cancels."""
+    generator = np.random.default_rng(0)
+    clean = generator.lognormal(0, 1, 20)
+    noisy = 3 * clean * generator.lognormal(0, 0.05, 20)
+    _, low, high = ratio_interval(noisy, clean)
+    _, loose_low, loose_high = ratio_interval(generator.permutation(noisy), clean)
+    assert 2 < low < 3 < high < 4 and high - low < (loose_high - loose_low) / 2

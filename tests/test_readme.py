@@ -16,6 +16,7 @@ from datar import Split
 from models import MLP
 from poison_unlearn import METHODS, Weights, unlearn
 from run_unlearn_mnist import QUICK
+from runner import run_studies
 from tables import readme_tables
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +59,7 @@ def test_the_model_that_the_readme_adds_goes_through_a_study(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     exec(example("class Probabilities"), {"__name__": "__main__"})
     config = replace(QUICK, models=("probabilities",), out=tmp_path, **TINY)
-    sweep = storage.read_dataset(experiments.run_studies(config, mnist) / "noise_sweep.nc")
+    sweep = storage.read_dataset(run_studies(config, mnist, experiments.STUDIES) / "noise_sweep.nc")
     assert sweep.model.values.tolist() == ["Probabilities"] and float(sweep.accuracy.min()) > 0.9
 
 

@@ -362,13 +362,15 @@ def test_chunks_of_a_later_start_join_the_study(store):
     assert merged.attrs["seconds"] == 3.0
 
 
-def test_a_difference_is_named_with_both_values(tmp_path):
+def test_a_difference_is_named_with_both_values(store):
     same = {"seed": 0, "model": "MLP", "extra": 1}
-    storage.compare("noise_sweep", "mlp", same, dict(same), tmp_path)
+    store.compare("noise_sweep", "mlp", same, dict(same))
     with pytest.raises(storage.Mismatch) as refusal:
-        storage.compare("noise_sweep", "mlp", same, {"seed": 1, "model": "MLP"}, tmp_path)
+        store.compare("noise_sweep", "mlp", same, {"seed": 1, "model": "MLP"})
     assert "seed 0 there and 1 here" in str(refusal.value) and "extra 1 there and None here" in str(refusal.value)
-    assert "model" not in str(refusal.value).split("(")[1]
+    assert "model" not in str(refusal.value).split("of another run")[1]
+    with pytest.raises(storage.Mismatch, match="data 000000000000… there and 111111111111… here"):
+        store.compare("noise_sweep", "mlp", {"data": "0" * 64}, {"data": "1" * 64})
 
 
 def test_the_record_names_no_machine_and_no_path():
