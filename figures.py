@@ -12,16 +12,14 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
@@ -29,38 +27,46 @@ from matplotlib.figure import Figure
 import storage
 
 PALETTE = sns.color_palette("colorblind")
-METHOD_STYLE = {  # colour and line of each method, the same in all figures
-    "retrain": (PALETTE[0], "-"),
+FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
+    "MLP": (PALETTE[0], "-", "o"),
+    "QNN": (PALETTE[1], "--", "s"),
+    "Logistic": (PALETTE[9], ":", "D"),
+    "Quadratic": (PALETTE[5], "-.", "^"),
+}
+SPARE_STYLE = (PALETTE[7], (0, (1, 3)), "v")  # of models and methods that a user added
+METHOD_STYLE = {  # colour and line of each method
+    "retrain": ("0.15", "-"),
     "cf": (PALETTE[2], "--"),
-    "scrub": (PALETTE[1], "-."),
+    "scrub": (PALETTE[4], "-."),
     "ga": (PALETTE[3], ":"),
 }
 METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
-SPLIT_STYLE = {"train": (PALETTE[7], "--", "s"), "validation": (PALETTE[0], "-", "o")}
+LABEL_COLOURS = ("0.3", PALETTE[8])  # of the two classes
 POISON_NAMES = {"labels": "flipped labels", "features": "randomised features"}
 FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
 }
-GAUGE_STYLE = {  # colour, line and marker of the MLP under each gauge
-    "fixed": (PALETTE[0], "-", "o"),
-    "random_sign": (PALETTE[2], "-.", "^"),
-    "random_phase": (PALETTE[3], ":", "D"),
+GAUGE_STYLE = {  # towards what the model's colour is mixed, line and marker under each gauge
+    "fixed": ((0, 0, 0), 0.0, "-", "o"),
+    "random_sign": ((1, 1, 1), 0.45, "-.", "^"),
+    "random_phase": ((0, 0, 0), 0.6, ":", "D"),
 }
-QNN_STYLE = (PALETTE[1], "--", "s")
-FAMILY_STYLE = {"MLP": (PALETTE[0], "-", "o"), "QNN": QNN_STYLE, "Logistic": (PALETTE[2], ":", "D"),
-                "Quadratic": (PALETTE[4], "-.", "^")}  # fmt: skip
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
-SPARE_STYLE = (PALETTE[7], (0, (1, 3)), "v")  # of models that a user added
-LANDSCAPE_STYLE = [(PALETTE[0], "-", "o"), (PALETTE[1], "--", "s"), (PALETTE[4], "-.", "^"), (PALETTE[2], ":", "D")]
+MOST_BANDS = 4  # lines of one panel; the bands of more hide each other
 MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
+
+
+def family_style(model: str) -> tuple:
+    """Colour, line and marker of a model, by its kind."""
+    return FAMILY_STYLE.get(model.split("[")[0], SPARE_STYLE)
 
 
 def use_style() -> None:
     """Seaborn's styling, set in this one place."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
-    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 200, "axes.spines.top": False, "axes.spines.right": False,
+    plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
                          "figure.constrained_layout.use": True, "pdf.fonttype": 42})  # fmt: skip
 
 
@@ -68,25 +74,24 @@ def use_style() -> None:
 
 
 def noise_sweep(results: xr.Dataset) -> Figure:
-    """Train and validation accuracy against the poisoned share: a row for each poison, a column for each model.
+    """Train and validation accuracy against the poisoned share: a row for each model, a column for each poison.
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
     poisons, models = _labels(results, "poison"), _labels(results, "model")
     models = [model for model in models if all(_holds(results, model, poison) for poison in poisons)] or models
-    figure, axes = _panels(len(poisons), len(models))
-    for row, poison in enumerate(poisons):
-        for column, model in enumerate(models):
-            axis = axes[row, column]
-            for split, (colour, line, marker) in SPLIT_STYLE.items():
+    figure, axes = _panels(len(models), len(poisons))
+    for row, model in zip(axes, models, strict=True):
+        colour, _, _ = family_style(model)
+        for axis, poison in zip(row, poisons, strict=True):
+            for split, style in {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}.items():
                 curve = results.accuracy.sel(model=model, poison=poison, split=split).dropna("alpha_percent", how="all")
-                _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, line, split, marker=marker)
+                _band(axis, curve.alpha_percent, curve.transpose("run", ...), *style[:2], split, marker=style[2])
             axis.set(title=f"{model}, {POISON_NAMES[poison]}", ylim=(-0.03, 1.03))
-            if row == len(poisons) - 1:
-                axis.set_xlabel("poisoned share of the training set α (%)")
-            if column == 0:
-                axis.set_ylabel("accuracy")
-    axes[0, 0].legend(frameon=False)
+            axis.legend(frameon=False, loc="lower left")
+        row[0].set_ylabel("accuracy")
+    for axis in axes[-1]:
+        axis.set_xlabel("poisoned share of the training set α (%)")
     return _caption(figure, results, "train: against the labels trained on; " + _band_words(results))
 
 
@@ -101,7 +106,7 @@ def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure:
         for model in _one_of_each_family(results):
             curve = results.accuracy.sel(model=model, poison="labels", split="validation")
             curve = curve.dropna("alpha_percent", how="all")
-            colour, line, marker = FAMILY_STYLE.get(model.split("[")[0], SPARE_STYLE)
+            colour, line, marker = family_style(model)
             label = None if model in named else model
             _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, line, label, marker=marker)
             named.add(model)
@@ -110,7 +115,7 @@ def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure:
     axes[0, 0].set_ylabel("validation accuracy")
     figure.legend(frameon=False, loc="outside right upper")
     figure.set_figwidth(figure.get_figwidth() + 1.3)
-    return _caption(figure, results, "mean of n runs, band: ± 1 standard deviation")
+    return _caption(figure, by_preset.values(), "mean of n runs, band: ± 1 standard deviation")
 
 
 def _one_of_each_family(results: xr.Dataset) -> list[str]:
@@ -124,25 +129,30 @@ def _one_of_each_family(results: xr.Dataset) -> list[str]:
 def model_sizes(results: xr.Dataset) -> Figure | None:
     """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark.
 
-    Logistic regression counts as the smallest MLP. None where no labels were flipped.
+    Logistic regression counts as the smallest MLP, the quadratic form as a circuit. None where no labels were flipped.
     """
     models = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
-    prefixes = {"MLP": ("MLP", "Logistic"), "QNN": ("QNN",)}
+    prefixes = {"MLP": ("MLP", "Logistic"), "QNN": ("QNN", "Quadratic")}
     families = {name: [model for model in models if model.startswith(prefix)] for name, prefix in prefixes.items()}
     families = {name: sorted(members, key=_size, reverse=True) for name, members in families.items() if members}
     if not families:
         return None
     figure, axes = _panels(1, max(len(families), 1))
     for axis, (name, members) in zip(axes[0], families.items(), strict=False):
-        colours = sns.color_palette("blend:#08306b,#9ecae1" if name == "MLP" else "blend:#7f2704,#fdae61", len(members))
-        for model, colour, marker in zip(members, colours, MARKERS, strict=False):
+        shades = sns.color_palette("blend:#08306b,#9ecae1" if name == "MLP" else "blend:#7f2704,#fdae61", len(members))
+        for model, shade, marker in zip(members, shades, MARKERS, strict=False):
             curve = results.accuracy.sel(model=model, poison="labels", split="validation")
             curve = curve.dropna("alpha_percent", how="all")
-            _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, "-", model, marker=marker)
+            shaded = model.startswith(name) and len(members) > 1
+            colour, line = (shade, "-") if shaded else family_style(model)[:2]
+            runs = curve.transpose("run", ...) if len(members) <= MOST_BANDS else curve.mean("run").expand_dims("run")
+            _band(axis, curve.alpha_percent, runs, colour, line, model, marker=marker)
         axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)")
         axis.legend(frameon=False, loc="lower left")
     axes[0, 0].set_ylabel("validation accuracy")
-    return _caption(figure, results, _band_words(results))
+    crowded = f"; no bands where there are more than {MOST_BANDS} lines"
+    none = crowded if max(map(len, families.values())) > MOST_BANDS else ""
+    return _caption(figure, results, _band_words(results) + none)
 
 
 def _size(model: str) -> list[int]:
@@ -155,34 +165,24 @@ def gauge_control(results: xr.Dataset) -> Figure:
     figure, axes = _panels(1, 1)
     axis = axes[0, 0]
     for model in _labels(results, "model"):
-        for gauge, style in GAUGE_STYLE.items():
+        quantum = model.startswith("QNN")
+        for gauge, (towards, share, line, marker) in GAUGE_STYLE.items():
             if gauge not in results.gauge or not results.accuracy.sel(model=model, gauge=gauge).notnull().any():
                 continue
             curve = results.accuracy.sel(model=model, gauge=gauge, split="validation")
             curve = curve.dropna("alpha_percent", how="all").transpose("run", ...)
-            quantum = model.startswith("QNN")
-            colour, line, marker = QNN_STYLE if quantum else style
+            own, own_line, own_marker = family_style(model)
+            colour = tuple((1 - share) * np.array(matplotlib.colors.to_rgb(own)) + share * np.array(towards))
             label = f"{model}, any gauge" if quantum else f"{model}, {gauge.replace('_', ' ')}"
-            low, high = _bootstrap_interval(curve.values)
-            axis.plot(curve.alpha_percent, curve.mean("run"), color=colour, linestyle=line, marker=marker,
-                      markersize=3.5, label=label)  # fmt: skip
-            axis.fill_between(curve.alpha_percent, low, high, color=colour, alpha=0.25, linewidth=0)
+            line, marker = (own_line, own_marker) if quantum else (line, marker)
+            _band(axis, curve.alpha_percent, curve, colour, line, label, marker=marker)
     axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)", ylabel="validation accuracy")
     figure.legend(frameon=False, loc="outside right upper")
     figure.set_figwidth(1.7 * PANEL[0])
-    text = (
-        f"mean of n = {results.sizes['run']} runs, band: its 95 % bootstrap interval; the same flips, first parameters "
-        "and batches under each gauge"
-    )
+    text = _band_words(results) + "; the same flips, first parameters and batches under each gauge"
     if any(model.startswith("QNN") for model in _labels(results, "model")):
         text += ". The QNN was trained once: what it reads is the same under all gauges"
     return _caption(figure, results, text)
-
-
-def _bootstrap_interval(runs: np.ndarray, statistic: Callable = np.nanmean) -> np.ndarray:
-    """95 % percentile interval of a statistic over the leading axis: (2, ...)."""
-    draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
-    return np.percentile(statistic(runs[draws], axis=1), [2.5, 97.5], axis=0)
 
 
 # ---- data ----
@@ -203,8 +203,8 @@ def xxz_spectrum(results: xr.Dataset) -> Figure | None:
         axis.plot(results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0)
         low, high = axis.get_ylim()
         axis.set(xlabel="coupling Δ", ylabel=name, ylim=(low - 0.25 * (high - low), high))  # room for the marks
-        _mark_samples(axis, results, "is_train", 0.11, PALETTE[0], "training")
-        _mark_samples(axis, results, "is_val", 0.03, PALETTE[1], "validation")
+        _mark_samples(axis, results, "is_train", 0.11, "0.6", "training")
+        _mark_samples(axis, results, "is_val", 0.03, "0.15", "validation")
     text = (
         f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its exchange (Pauli matrices). "
         "Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to its right the antiferromagnetic "
@@ -230,7 +230,12 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
         row[0].set_ylabel(f"{POISON_NAMES[poison]},\n{stage}" if stage == "after" else stage, fontsize=7)
-    return _caption(figure, results, "training images and the labels they are trained on, before and after each poison")
+    digits = json.loads(results.attrs["data"])["digits"]
+    text = (
+        "training images and the labels they are trained on, before and after each poison; label 0 stands for the "
+        f"digit {digits[0]}, label 1 for {digits[1]}"
+    )
+    return _caption(figure, results, text)
 
 
 def poison_embeddings(results: xr.Dataset) -> Figure | None:
@@ -241,12 +246,12 @@ def poison_embeddings(results: xr.Dataset) -> Figure | None:
     figure, axes = _panels(1, len(versions))
     for axis, version in zip(axes[0], versions, strict=True):
         own = results.sel(version=version)
-        for label, colour in ((0, PALETTE[0]), (1, PALETTE[1])):
+        for label, colour in enumerate(LABEL_COLOURS):
             for poisoned, marker in ((0, "o"), (1, "X")):
                 chosen = own.embedding.values[(own.label.values == label) & (own.poisoned.values == poisoned)]
                 name = f"label {label}" + (", poisoned" if poisoned else "") if len(chosen) else None
                 axis.scatter(*chosen.T, s=9 + 12 * poisoned, color=colour, marker=marker, alpha=0.75,
-                             linewidths=0.4 * poisoned, edgecolors="black", label=name)  # fmt: skip
+                             linewidths=0.4, edgecolors="black", label=name)  # fmt: skip
         axis.set(title=POISON_NAMES.get(version, "no poison"), xticks=[], yticks=[], xlabel="t-SNE 1")
     axes[0, 0].set_ylabel("t-SNE 2")
     axes[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -282,9 +287,8 @@ def unlearning_curves(results: xr.Dataset) -> Figure:
         forgetting = {split: f"forgetting accuracy,\n{name}" for split, name in FORGET_NAMES[poison].items()}
         columns = {"validation": "validation accuracy"} | forgetting
         for axis, (split, name) in zip(axes[row], columns.items(), strict=True):
-            for method in METHOD_STYLE:
-                if method in results.method:
-                    _unlearning_curve(axis, results, model, poison, method, split)
+            for method in _methods(results):
+                _unlearning_curve(axis, results, model, poison, method, split)
             axis.set(ylabel=name, title=f"{model}, {POISON_NAMES[poison]}", ylim=(-0.03, 1.03))
             if row == len(rows) - 1:
                 axis.set_xlabel("epoch of unlearning")
@@ -292,10 +296,17 @@ def unlearning_curves(results: xr.Dataset) -> Figure:
     return _caption(figure, results, _band_words(results) + _same_runs(results))
 
 
+def _methods(results: xr.Dataset) -> list[str]:
+    """The file's methods, those of the paper first."""
+    held = list(map(str, results.method.values))
+    return [method for method in METHOD_STYLE if method in held] + [name for name in held if name not in METHOD_STYLE]
+
+
 def _same_runs(results: xr.Dataset) -> str:
     """A sentence on runs that nothing random tells apart; empty where there are none."""
     config = json.loads(results.attrs["config"])
-    whole = [family.upper() for family in ("mlp", "qnn") if config[family]["unlearn"]["batch_size"] == 0]
+    held = {model.split("[")[0].lower() for model in _labels(results, "model")}
+    whole = [name.upper() for name in ("mlp", "qnn") if name in held and config[name]["unlearn"]["batch_size"] == 0]
     if config["independent_teachers"] or not whole:
         return ""
     return (
@@ -309,8 +320,8 @@ def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method
         "epoch", how="all"
     )
     if curve.size:
-        colour, line = METHOD_STYLE[method]
-        _band(axis, curve.epoch, curve.transpose("run", "epoch"), colour, line, METHOD_NAMES[method])
+        colour, line = METHOD_STYLE.get(method, SPARE_STYLE[:2])
+        _band(axis, curve.epoch, curve.transpose("run", "epoch"), colour, line, METHOD_NAMES.get(method, method))
 
 
 # ---- weight maps ----
@@ -320,24 +331,37 @@ def weight_maps(results: xr.Dataset) -> Figure:
     """Final validation accuracy over the weights of scrub (heat map) and of gradient ascent (line)."""
     rows = _rows(results)
     figure, axes = _panels(len(rows), 2)
+    means = results.accuracy.mean("run")
+    limits = np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20  # to .05, in all panels
     for row, (model, poison) in enumerate(rows):
         cells = results.accuracy.sel(model=model, poison=poison)
         title = f"{model}, {POISON_NAMES[poison]}"
         if "scrub" in results.method:
-            _heat_map(axes[row, 0], cells.sel({"method": "scrub"}).mean("run"))
+            _heat_map(axes[row, 0], means.sel({"model": model, "poison": poison, "method": "scrub"}), limits)
+            _mark_weights(axes[row, 0], results)
             axes[row, 0].set_title(f"Scrub\n{title}")
         if "ga" in results.method:
             line = cells.sel({"method": "ga", "kl_weight": 0.0})
             _band(axes[row, 1], line.forget_weight, line.transpose("run", ...), *METHOD_STYLE["ga"], None, marker="o")
             axes[row, 1].set(title=f"Gradient ascent\n{title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
         axes[row, 1].set_xlabel("forget weight")
-    return _caption(figure, results, "heat map: mean; line: " + _band_words(results))
+    return _caption(
+        figure, results, "heat map: mean, cross: weights of the unlearning curves; line: " + _band_words(results)
+    )
 
 
-def _heat_map(axis, cells: xr.DataArray) -> None:
+def _mark_weights(axis, results: xr.Dataset) -> None:
+    """A cross on the cell of the weights of the unlearning curves, where the map has it."""
+    config = json.loads(results.attrs["config"])
+    places = [np.flatnonzero(np.isclose(results[dim].values, config[dim])) for dim in ("forget_weight", "kl_weight")]
+    if all(len(place) for place in places):
+        axis.plot(*places, "x", color="white", markersize=6, markeredgewidth=1.4)
+
+
+def _heat_map(axis, cells: xr.DataArray, limits: tuple[float, float]) -> None:
     table = cells.transpose("kl_weight", "forget_weight")
     names = [[f"{weight:g}" for weight in table[dim].values] for dim in table.dims]
-    image = axis.imshow(table.values, vmin=0, vmax=1, cmap="cividis", origin="lower", aspect="auto")
+    image = axis.imshow(table.values, vmin=limits[0], vmax=limits[1], cmap="cividis", origin="lower", aspect="auto")
     axis.figure.colorbar(image, ax=axis, label="validation accuracy")
     axis.set(xlabel="forget weight", ylabel="KL weight", xticks=range(len(names[1])), xticklabels=names[1],
              yticks=range(len(names[0])), yticklabels=names[0])  # fmt: skip
@@ -360,7 +384,7 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     width = 0.8 / len(models)
     generator = np.random.default_rng(0)  # scatters the dots sideways
     for place, model in enumerate(models):
-        colour, _, marker = LANDSCAPE_STYLE[place % len(LANDSCAPE_STYLE)]
+        colour, marker = _landscape_style(models, model)
         own = results.sel(model=model)
         ratios = own.trace / float(own.trace.sel(alpha_percent=alphas[0]).median())
         for at, alpha in enumerate(alphas):
@@ -374,7 +398,7 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
             axis.plot(x[dead], values[dead], marker, color=colour, markersize=4.5, fillstyle="none")
             if not len(values):
                 continue
-            low, high = _bootstrap_interval(values, np.median)
+            low, high = _median_interval(values)
             axis.vlines(centre, low, high, color="black", linewidth=0.9)
             axis.hlines(np.median(values), centre - 0.35 * width, centre + 0.35 * width, color="black", linewidth=1.4)
     axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
@@ -383,11 +407,26 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
              ylabel=f"trace of the Hessian\nover its median at α = {alphas[0]} %")  # fmt: skip
     figure.legend(frameon=False, loc="outside right upper")
     figure.set_figwidth(1.9 * PANEL[0])
+    n_dead = int(results.dead.sum())
     text = (
-        f"n = {results.sizes['run']} runs, a dot each; bars: median and its 95 % bootstrap interval. Hollow: the "
-        f"{int(results.dead.sum())} runs whose network died (its logit is the same for all images)"
+        f"n = {results.sizes['run']} runs, a dot each; bars: median and its 95 % bootstrap interval, that at "
+        f"α = {alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is the "
+        "same for all images)"
     )
     return _caption(figure, results, text)
+
+
+def _median_interval(runs: np.ndarray) -> np.ndarray:
+    """95 % percentile interval of the median of (n,) values."""
+    draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
+    return np.percentile(np.median(runs[draws], axis=1), [2.5, 97.5])
+
+
+def _landscape_style(models: list[str], model: str) -> tuple:
+    """Colour and marker of a model; those of the second circuit are darker and different."""
+    colour, _, marker = family_style(model)
+    second = model.startswith("QNN") and model != next(name for name in models if name.startswith("QNN"))
+    return ("#7f4f00", "^") if second else (colour, marker)
 
 
 def hessian_spectra(results: xr.Dataset) -> Figure | None:
@@ -399,8 +438,9 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
     if not models:
         return None
     figure, axes = _panels(1, len(models))
+    limits = float(results.eigenvalues.min()), float(results.eigenvalues.max())
     for axis, model in zip(axes[0], models, strict=True):
-        for alpha, colour in ((alphas[0], PALETTE[0]), (alphas[-1], PALETTE[3])):
+        for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], _landscape_style(models, model)[0])):
             spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna("rank", how="all")
             rank = spectra["rank"].values + 1
             axis.plot(rank, spectra.transpose("rank", "run").values, color=colour, linewidth=0.4, alpha=0.35)
@@ -408,8 +448,9 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
         axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axis.set(title=model, xscale="log", xlabel="rank")
         axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_ylim(2 * limits[0], 2 * limits[1])
+        axis.legend(frameon=False)
     axes[0, 0].set_ylabel("eigenvalue")
-    axes[0, 0].legend(frameon=False)
     text = (
         f"thin: each of n = {results.sizes['run']} runs, thick: their median at each rank. Exact; of a network, the "
         "directions that no image reaches, in which the loss is flat, are left out"
@@ -494,12 +535,13 @@ def _panels(n_rows: int, n_columns: int) -> tuple[Figure, np.ndarray]:
 
 
 def _band(axis, x, runs: xr.DataArray, colour, line: str, label: str | None, *, marker: str | None = None) -> None:
-    """Mean over the leading run axis with a band of one standard deviation."""
+    """Mean over the leading run axis with a band of one standard deviation, as far as accuracies go."""
     mean = runs.mean("run").values
     axis.plot(x.values, mean, color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
     if runs.sizes["run"] > 1:
         deviation = runs.std("run", ddof=1).values
-        axis.fill_between(x.values, mean - deviation, mean + deviation, color=colour, alpha=0.2, linewidth=0)
+        low, high = np.clip([mean - deviation, mean + deviation], 0, 1)
+        axis.fill_between(x.values, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _band_words(results: xr.Dataset) -> str:
@@ -507,8 +549,10 @@ def _band_words(results: xr.Dataset) -> str:
     return f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
 
 
-def _caption(figure: Figure, results: xr.Dataset, text: str) -> Figure:
-    diverged = int(results.diverged.sum()) if "diverged" in results else 0
+def _caption(figure: Figure, results: xr.Dataset | Iterable[xr.Dataset], text: str) -> Figure:
+    """The text, and how many trainings of the study or studies diverged, below the figure."""
+    studies = [results] if isinstance(results, xr.Dataset) else results
+    diverged = sum(int(study.diverged.sum()) for study in studies if "diverged" in study)
     text += f"; {diverged} trainings that diverged are left out" if diverged else ""
     lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
     figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
@@ -538,10 +582,17 @@ def image(figure: Figure):
     """The figure as an image that a notebook shows; the figure is closed."""
     from IPython.display import Image
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
+    content = _png(figure, dpi=110)
     plt.close(figure)
-    return Image(buffer.getvalue())
+    return Image(content)
+
+
+def _png(figure: Figure, *, dpi: int) -> bytes:
+    """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
+    full, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=dpi)
+    PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
+    return small.getvalue()
 
 
 FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure | None]]] = {  # file name: study, function
@@ -561,6 +612,7 @@ FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure | None]]] = {  # fil
 
 def save_all(folder: str | Path) -> list[Path]:
     """Draw every study in the folder as PNG and PDF beside its data; returns the paths of the PNGs."""
+    matplotlib.use("Agg")  # files need no screen
     written = []
     for name, (study, draw) in FIGURES.items():
         data = Path(folder) / f"{study}.nc"
@@ -574,6 +626,7 @@ def save_all(folder: str | Path) -> list[Path]:
 
 def save_comparison(folder: str | Path) -> list[Path]:
     """Draw the published choices beside the corrected ones where a data set's folder has both; paths as `save_all`."""
+    matplotlib.use("Agg")
     sweeps = {preset: Path(folder) / preset / "noise_sweep.nc" for preset in ("paper", "corrected")}
     if not all(path.is_file() for path in sweeps.values()):
         return []
@@ -586,25 +639,29 @@ def save_comparison(folder: str | Path) -> list[Path]:
 
 def _save(figure: Figure, folder: Path, name: str) -> Path:
     """Write a figure as PNG and PDF and close it; returns the path of the PNG."""
-    for suffix in ("png", "pdf"):
-        with storage.replacing(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix)
-        figure.set_layout_engine("none")  # laid out once is enough
+    with storage.replacing(folder / f"{name}.png") as temporary:
+        temporary.write_bytes(_png(figure, dpi=200))
+    figure.set_layout_engine("none")  # laid out once is enough
+    with storage.replacing(folder / f"{name}.pdf") as temporary:
+        figure.savefig(temporary, format="pdf")
     plt.close(figure)
     return folder / f"{name}.png"
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        print("usage: python figures.py FOLDER (a folder with results)", file=sys.stderr)
-        sys.exit(2)
+def main() -> int:
+    folder = storage.folder_argument(__doc__)
     try:
         with ProcessPoolExecutor() as pool:
-            folders = storage.result_folders(sys.argv[1])
-            tasks = [pool.submit(save_all, folder) for folder in folders]
-            tasks += [pool.submit(save_comparison, folder) for folder in sorted({path.parent for path in folders})]
+            folders = storage.result_folders(folder)
+            tasks = [pool.submit(save_all, each) for each in folders]
+            tasks += [pool.submit(save_comparison, each) for each in sorted({path.parent for path in folders})]
             for task in tasks:
                 print(*task.result(), sep="\n", end="\n" if task.result() else "")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

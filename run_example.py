@@ -6,6 +6,7 @@ MNIST at 10 qubits with flipped labels, the XXZ ring of 8 sites with randomised 
 each and exits non-zero if a step failed.
 """
 
+import argparse
 import sys
 import tempfile
 from dataclasses import replace
@@ -48,6 +49,7 @@ XXZ = replace(
 
 
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     # Nearly all of the time goes into compiling; with optimisation off, a third less.
     set_xla_flag("xla_backend_optimization_level", "0")
     datasets = {

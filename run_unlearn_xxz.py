@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
-import xarray as xr
 
 from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
 from experiments import (
@@ -34,7 +33,7 @@ from experiments import (
 )
 from models import QNN, Model
 from runner import Chunk, Computed, one_line_errors, parse_command_line, run_studies, shared_identity, slug, stoppable
-from tables import SUMMARIES, make_table, report, with_interval
+from tables import SUMMARIES, report
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
 
@@ -185,34 +184,12 @@ def _gauge_chunk(config: XxzConfig, dataset: Dataset, name: Gauge, states: Datas
     return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs, axes=axes)
 
 
-def gauge_summary(studies: dict[str, xr.Dataset]):
-    """Mean validation accuracy against alpha, with its interval, a column for each model and gauge."""
-    accuracy = studies["gauge"].accuracy.sel(split="validation")
-    curves = [
-        (str(model), str(name), accuracy.sel(model=model, gauge=name))
-        for model in accuracy.model.values
-        for name in accuracy.gauge.values
-        if accuracy.sel(model=model, gauge=name).notnull().any()
-    ]
-    rows = [
-        [str(alpha), *(with_interval(curve.sel(alpha_percent=alpha).values) for *_, curve in curves)]
-        for alpha in accuracy.alpha_percent.values
-    ]
-    title = (
-        f"Gauge control: validation accuracy against α in percent, mean of n = {accuracy.sizes['run']} runs with\n"
-        "its 95 % bootstrap interval; the QNN sees no gauge and is trained once"
-    )
-    return title, make_table(
-        ["α", *(f"{model}\n{'any gauge' if model.startswith('QNN') else name}" for model, name, _ in curves)], rows
-    )
-
-
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
         folder = run_studies(config, dataset, STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control})
-        own_summaries = {"depths": SUMMARIES["noise_sweep"], "gauge": ("gauge", gauge_summary)}
+        own_summaries = {"depths": SUMMARIES["noise_sweep"]}
         report(folder, config.stages, SUMMARIES | own_summaries)
     return 0
 

@@ -10,6 +10,7 @@ refused by name of what differs; one that is damaged is set aside, never read an
 
 from __future__ import annotations
 
+import argparse
 import functools
 import hashlib
 import io
@@ -111,6 +112,16 @@ def result_folders(folder: str | Path) -> list[Path]:
     below = {path.parent.relative_to(folder) for path in Path(folder).rglob("*.nc")}
     finished = [path for path in below if not any(part == "chunks" or part.endswith(ASIDE) for part in path.parts)]
     return [Path(folder) / path for path in sorted(finished)]
+
+
+def folder_argument(description: str) -> Path:
+    """The one argument of a script that reads results: a folder. Ends the process where there is none."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with results")
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        parser.exit(2, f"error: FOLDER: got {folder}, allowed: a folder with results\n")
+    return folder
 
 
 SEAL = b"\nsha256:"  # and 64 hex digits: the end of a result file, which readers of netCDF do not look at

@@ -146,6 +146,29 @@ def _map_range(
     return float(np.fmin.reduce(cells, axis=None)), float(np.fmax.reduce(cells, axis=None)), share
 
 
+def gauge_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
+    """Mean validation accuracy against alpha, with its interval, a column for each model and gauge."""
+    results = studies["gauge"]
+    columns = {name.replace(", ", "\n"): cells for name, cells in _gauge_columns(results).items()}
+    rows = [[str(alpha), *cells] for alpha, *cells in zip(results.alpha_percent.values, *columns.values(), strict=True)]
+    title = (
+        f"Gauge control: validation accuracy against α in percent, mean of n = {results.sizes['run']} runs with\n"
+        "its 95 % bootstrap interval; the QNN sees no gauge and is trained once"
+    )
+    return title, make_table(["α", *columns], rows)
+
+
+def _gauge_columns(results: xr.Dataset) -> dict[str, list[str]]:
+    """{model and gauge: validation accuracy at each share of flipped labels}."""
+    accuracy = results.accuracy.sel(split="validation")
+    return {
+        f"{model}, {'any gauge' if model.startswith('QNN') else gauge.replace('_', ' ')}": _down(
+            accuracy.sel(model=model, gauge=gauge)
+        )
+        for model, gauge in _present(accuracy, "model", "gauge")
+    }
+
+
 def landscape_summary(studies: dict[str, xr.Dataset]) -> tuple[str, rich.table.Table]:
     """Hessian traces and their ratios to those without poison: medians with intervals, and the published mean ± std."""
     results = studies["landscape"]
@@ -194,6 +217,7 @@ SUMMARIES: dict[str, Summary] = {
     "noise_sweep": ("noise_sweep", sweep_summary),
     "unlearning": ("unlearning", unlearning_summary),
     "weight_map": ("weight_map", weight_map_summary),
+    "gauge": ("gauge", gauge_summary),
     "landscape": ("landscape", landscape_summary),
 }
 
@@ -204,7 +228,7 @@ def _present(array: xr.DataArray, *dims: str) -> list[tuple[str, ...]]:
     others = [dim for dim in array.dims if dim not in dims]
     counts = array.count(others).stack(combination=dims)
     present = [tuple(np.atleast_1d(labels)) for labels in counts.combination.values[counts.values > 0].tolist()]
-    return sorted(present, key=lambda labels: tuple(order.get(label, label) for label in labels))
+    return sorted(present, key=lambda labels: tuple((order.get(label, len(order)), label) for label in labels))
 
 
 def _curves(results: xr.Dataset, model: str, poison: str, method: str) -> xr.DataArray:
@@ -234,8 +258,6 @@ PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labe
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
 SOURCES = ("paper", "corrected")
-
-
 METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
 
 
@@ -302,18 +324,41 @@ def _xxz_table(read: Studies) -> str:
 
 
 def _features_table(read: Studies) -> str:
-    """Randomised features: every data set and preset, of the models that unlearn."""
-    columns = {}
-    for data, models in (("mnist", ("MLP[64,16]", "QNN[depth=6]")), ("xxz", ("MLP[64,16]", "QNN[depth=4]"))):
-        for model in models:
-            for preset, results in read.presets(data, "noise_sweep").items():
-                columns |= _sweep_column(results, model, f"{data}, {preset}", "features")
-    return _against_alpha(results.alpha_percent.values, columns)
+    """Randomised features: validation accuracy of the models of both data sets and presets."""
+    models = {"mnist": ("MLP[64,16]", "QNN[depth=6]"), "xxz": ("MLP[64,16]", "QNN[depth=4]")}
+    rows = [
+        (data, preset, model, results.accuracy.sel(poison="features"))
+        for data in models
+        for model in models[data]
+        for preset, results in read.presets(data, "noise_sweep").items()
+    ]
+    return _at_some_alphas(rows, (0, 30, 60, 80, 90))
 
 
-def _sweep_column(results: xr.Dataset, model: str, words: str, poison: str = "labels") -> dict[str, list[str]]:
-    """{name: cells}: validation accuracy of a model at each share of the poison."""
-    curve = results.accuracy.sel(model=model, poison=poison, split="validation").dropna("alpha_percent", how="all")
+def _sizes_table(read: Studies) -> str:
+    """Flipped labels: validation accuracy of every network and circuit of the XXZ sweeps."""
+    rows = []
+    for preset, results in read.presets("xxz", "noise_sweep").items():
+        accuracy = results.accuracy.sel(poison="labels")
+        models = [str(model) for model in results.model.values if accuracy.sel(model=model).notnull().any()]
+        order = sorted(models, key=lambda name: (not name.startswith("MLP"), len(name), name))
+        rows += [("xxz", preset, model, accuracy) for model in order]
+    return _at_some_alphas(rows, (0, 20, 30, 40))
+
+
+def _at_some_alphas(rows: Iterable[tuple[str, str, str, xr.DataArray]], alphas: Sequence[int]) -> str:
+    """A row for each data set, preset and model, a column for each share."""
+    lines = []
+    for data, preset, model, accuracy in rows:
+        curve = accuracy.sel(model=model, split="validation")
+        cells = [with_interval(curve.sel(alpha_percent=alpha).values) for alpha in alphas]
+        lines.append([data, f"{preset}, n = {accuracy.sizes['run']}", model, *cells])
+    return _markdown(["data", "preset", "model", *(f"α = {alpha} %" for alpha in alphas)], lines)
+
+
+def _sweep_column(results: xr.Dataset, model: str, words: str) -> dict[str, list[str]]:
+    """{name: cells}: validation accuracy of a model at each share of flipped labels."""
+    curve = results.accuracy.sel(model=model, poison="labels", split="validation").dropna("alpha_percent", how="all")
     name = f"{model} {words}".strip()
     return {f"{name}, n = {results.sizes['run']}": _down(curve)}
 
@@ -327,25 +372,8 @@ def _against_alpha(alphas: Iterable[int], columns: dict[str, list[str]]) -> str:
 
 
 def _gauge_table(results: xr.Dataset) -> str:
-    accuracy = results.accuracy.sel(split="validation")
-    columns = {}
-    for model, gauge in _present(accuracy, "model", "gauge"):
-        name = f"{model}, any gauge" if model.startswith("QNN") else f"{model}, {gauge.replace('_', ' ')}"
-        columns[f"{name}, n = {results.sizes['run']}"] = _down(accuracy.sel(model=model, gauge=gauge))
+    columns = {f"{name}, n = {results.sizes['run']}": cells for name, cells in _gauge_columns(results).items()}
     return _against_alpha(results.alpha_percent.values, columns)
-
-
-def _sizes_table(read: Studies) -> str:
-    """Validation accuracy of every network and circuit of the XXZ sweeps at some shares of flipped labels."""
-    alphas = (0, 20, 30, 40)
-    rows = []
-    for preset, results in read.presets("xxz", "noise_sweep").items():
-        accuracy = results.accuracy.sel(poison="labels", split="validation")
-        order = sorted(map(str, results.model.values), key=lambda name: (name[:3] != "MLP", len(name), name))
-        for model in (name for name in order if accuracy.sel(model=name).notnull().any()):
-            cells = [with_interval(accuracy.sel(model=model, alpha_percent=alpha).values) for alpha in alphas]
-            rows.append([f"{preset}, n = {results.sizes['run']}", model, *cells])
-    return _markdown(["preset", "model", *(f"α = {alpha} %" for alpha in alphas)], rows)
 
 
 def _unlearning_table(studies: dict[str, xr.Dataset]) -> str:
@@ -445,16 +473,19 @@ def _markdown(columns: list[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        print("usage: python tables.py FOLDER (results of the paper and corrected presets)", file=sys.stderr)
-        sys.exit(2)
+def main() -> int:
+    folder = storage.folder_argument(__doc__)
     try:
-        for name, table in readme_tables(Path(sys.argv[1])).items():
+        for name, table in readme_tables(folder).items():
             print(f"{name}\n\n{table}\n")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except KeyError as missing:
-        print(f"error: a file below {sys.argv[1]} lacks {missing}: of an older version, or not whole", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: a file below {folder} lacks {missing}: of an older version, or not whole", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,9 +5,12 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import refused, run_python
+from matplotlib.colors import to_hex
 
 import figures
 import storage
+import tables
 
 
 def sweep(models, poisons=("labels",)):
@@ -32,7 +35,64 @@ def test_models_of_ones_own_are_drawn_beside_the_others():
 def test_sizes_are_those_of_networks_and_circuits_and_no_hidden_layer_is_the_smallest():
     names = ("MLP[64,16]", "MLP[8,2]", "QNN[depth=6]", "Logistic", "Quadratic[rank=16]")
     drawn = {label for label in lines(figures.model_sizes(sweep(names))) if not label.startswith("_")}
-    assert drawn == {"MLP[64,16]", "MLP[8,2]", "Logistic", "QNN[depth=6]"}
+    assert drawn == set(names)
+
+
+def curves(methods):
+    """Unlearning curves of one network, two runs and three epochs, with random accuracies."""
+    coords = {"model": ["MLP[4]"], "poison": ["labels"], "method": list(methods), "run": [0, 1], "epoch": [0, 1, 2],
+              "split": ["validation", "retain", "forget_poisoned", "forget_clean", "train"]}  # fmt: skip
+    values = np.random.default_rng(0).uniform(size=[len(labels) for labels in coords.values()])
+    config = {
+        "independent_teachers": True,
+        "mlp": {"unlearn": {"batch_size": 0}},
+        "qnn": {"unlearn": {"batch_size": 0}},
+    }
+    return xr.Dataset({"accuracy": (list(coords), values)}, coords, {"config": json.dumps(config)})
+
+
+def test_methods_of_ones_own_are_drawn_and_listed():
+    """Also where the process that draws has never heard of them."""
+    results = curves(["cf", "undecided"])
+    assert {"Fine-tune", "undecided"} <= lines(figures.unlearning_curves(results))
+    _, table = tables.unlearning_summary({"unlearning": results})
+    assert [str(cell) for cell in table.columns[2].cells] == ["start", "cf", "undecided"]
+
+
+def test_models_and_methods_have_colours_of_their_own():
+    styles = [*figures.FAMILY_STYLE.values(), *figures.METHOD_STYLE.values(), figures.SPARE_STYLE]
+    colours = {to_hex(style[0]) for style in styles}
+    assert len(colours) == len(styles)
+
+
+def test_each_model_of_the_gauge_control_has_lines_of_its_own():
+    coords = {"model": ["MLP[4]", "Logistic"], "gauge": ["fixed", "random_phase"], "alpha_percent": [0, 30],
+              "run": [0, 1], "split": ["train", "validation"]}  # fmt: skip
+    values = np.random.default_rng(0).uniform(size=[len(labels) for labels in coords.values()])
+    figure = figures.gauge_control(xr.Dataset({"accuracy": (list(coords), values)}, coords))
+    drawn = {(to_hex(line.get_color()), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(drawn) == 4
+
+
+def test_bands_stay_where_accuracies_can_be():
+    results = sweep(["MLP[4]"])
+    results.accuracy[...] = np.array([0.0, 1.0, 1.0])[:, None]
+    (axis,) = figures.noise_sweep(results).axes
+    heights = np.concatenate([band.get_paths()[0].vertices[:, 1] for band in axis.collections])
+    assert heights.min() >= 0 and heights.max() <= 1 and np.ptp(heights) > 0
+
+
+@pytest.mark.parametrize("script", ["figures", "tables"])
+def test_the_scripts_that_read_results_explain_themselves(script, tmp_path):
+    said = run_python(f"{script}.py", "--help")
+    assert said.returncode == 0 and "FOLDER" in said.stdout
+    said = run_python(f"{script}.py", str(tmp_path / "nowhere"))
+    assert said.returncode == 2 and said.stderr.startswith("error: FOLDER: got") and said.stderr.count("\n") == 1
+
+
+def test_tables_name_the_file_that_is_missing(tmp_path):
+    with refused("has no mnist/paper/noise_sweep.nc"):
+        tables.readme_tables(tmp_path)
 
 
 def test_without_flipped_labels_there_is_nothing_to_compare(tmp_path):

@@ -114,7 +114,7 @@ def test_a_dead_network_is_counted_and_drawn(finished):
     study = results(finished).copy(deep=True)
     study["dead"].loc[{"model": "MLP[3]", "alpha_percent": 40, "run": 0}] = 1
     figure = figures.hessian_traces(study)
-    assert "the 1 runs whose network died" in figure.get_supxlabel().replace("\n", " ")
+    assert "Hollow: 1 run whose network died" in figure.get_supxlabel().replace("\n", " ")
     figures.plt.close(figure)
 
 
