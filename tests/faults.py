@@ -15,7 +15,6 @@ import argparse
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -57,10 +56,11 @@ class Bench:
         assert done.returncode == 0, done.stderr
         self.expected = contents(self.undisturbed)
 
-    def start(self, *flags: str, out: Path | None = None, **options) -> subprocess.Popen:
-        command = [sys.executable, "-c", SCRIPT, *STUDY, *flags, "--out", out or self.out]
+    def start(self, *flags: str, out: Path | None = None, first: str = "") -> subprocess.Popen:
+        """Start the study; `first` is what its process does before."""
+        command = [sys.executable, "-c", f"{first}\n{SCRIPT}", *STUDY, *flags, "--out", out or self.out]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes, **options)
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes)
 
     def run(self, *flags: str, **options) -> subprocess.CompletedProcess:
         process = self.start(*flags, **options)
@@ -235,11 +235,8 @@ def fill_disk(bench: Bench) -> dict[str, int]:
     shutil.rmtree(bench.out, ignore_errors=True)
     limits = (1500, 12_000, 20_000)  # bytes: of the files here, more and more fit
     for limit in limits:
-
-        def small_files(limit=limit):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        process = bench.run(preexec_fn=small_files)
+        small_files = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        process = bench.run(first=small_files)
         assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
         assert "File too large" in process.stderr.splitlines()[-1], process.stderr
         assert not list(bench.results.rglob(".*.tmp"))
@@ -301,9 +298,9 @@ def start_fresh(bench: Bench) -> dict[str, int]:
 def vary_conditions(bench: Bench) -> dict[str, int]:
     """The same bits with one worker, and on one core: the cache is warm now, and was cold for the first run."""
     shutil.rmtree(bench.out, ignore_errors=True)
-    one_core = {"preexec_fn": lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})}
+    one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
     for flags in (("--stages", "unlearning", "--workers", "1"), ("--stages", "noise_sweep", "--workers", "2")):
-        done = bench.run(*flags, **one_core)
+        done = bench.run(*flags, first=one_core)
         assert done.returncode == 0, done.stderr
     bench.compare()
     return {"studies with the same bits on one core, from a warm cache, with one worker and with two": 1}
