@@ -274,14 +274,16 @@ def _mark_samples(axis, results: xr.Dataset, mask: str, height: float, colour, n
 # ---- unlearning ----
 
 
-def unlearning_curves(results: xr.Dataset) -> Figure:
+def unlearning_curves(results: xr.Dataset) -> Figure | None:
     """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and poison.
 
     Flipped labels: forgetting accuracy is taken against the poisoned labels (low is good), as published, and
     against the true ones. Randomised features: on the poisoned inputs and on the clean ones, both with the true
-    labels. The counterpart of arXiv:2508.02422, Fig. 3.
+    labels. None where all diverged. The counterpart of arXiv:2508.02422, Fig. 3.
     """
     rows = _rows(results)
+    if not rows:
+        return None
     figure, axes = _panels(len(rows), 3)
     for row, (model, poison) in enumerate(rows):
         forgetting = {split: f"forgetting accuracy,\n{name}" for split, name in FORGET_NAMES[poison].items()}
@@ -327,9 +329,15 @@ def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method
 # ---- weight maps ----
 
 
-def weight_maps(results: xr.Dataset) -> Figure:
-    """Final validation accuracy over the weights of scrub (heat map) and of gradient ascent (line)."""
+def weight_maps(results: xr.Dataset) -> Figure | None:
+    """Final validation accuracy over the weights of scrub (heat map) and of gradient ascent (line).
+
+    None where all diverged.
+    """
     rows = _rows(results)
+    if not rows:
+        return None
+    cross = _cell_of_curves(results)
     figure, axes = _panels(len(rows), 2)
     means = results.accuracy.mean("run")
     limits = np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20  # to .05, in all panels
@@ -338,24 +346,22 @@ def weight_maps(results: xr.Dataset) -> Figure:
         title = f"{model}, {POISON_NAMES[poison]}"
         if "scrub" in results.method:
             _heat_map(axes[row, 0], means.sel({"model": model, "poison": poison, "method": "scrub"}), limits)
-            _mark_weights(axes[row, 0], results)
+            axes[row, 0].plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
             axes[row, 0].set_title(f"Scrub\n{title}")
         if "ga" in results.method:
             line = cells.sel({"method": "ga", "kl_weight": 0.0})
             _band(axes[row, 1], line.forget_weight, line.transpose("run", ...), *METHOD_STYLE["ga"], None, marker="o")
             axes[row, 1].set(title=f"Gradient ascent\n{title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
         axes[row, 1].set_xlabel("forget weight")
-    return _caption(
-        figure, results, "heat map: mean, cross: weights of the unlearning curves; line: " + _band_words(results)
-    )
+    words = ", cross: weights of the unlearning curves" if len(cross[0]) else ""
+    return _caption(figure, results, f"heat map: mean{words}; line: {_band_words(results)}")
 
 
-def _mark_weights(axis, results: xr.Dataset) -> None:
-    """A cross on the cell of the weights of the unlearning curves, where the map has it."""
+def _cell_of_curves(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Column and row of the cell with the weights of the unlearning curves; both empty where the map lacks it."""
     config = json.loads(results.attrs["config"])
-    places = [np.flatnonzero(np.isclose(results[dim].values, config[dim])) for dim in ("forget_weight", "kl_weight")]
-    if all(len(place) for place in places):
-        axis.plot(*places, "x", color="white", markersize=6, markeredgewidth=1.4)
+    held = [np.isclose(results[dim].values, config[dim]) for dim in ("kl_weight", "forget_weight")]
+    return np.nonzero(np.outer(*held))[::-1]
 
 
 def _heat_map(axis, cells: xr.DataArray, limits: tuple[float, float]) -> None:

@@ -59,6 +59,29 @@ def test_methods_of_ones_own_are_drawn_and_listed():
     assert [str(cell) for cell in table.columns[2].cells] == ["start", "cf", "undecided"]
 
 
+def weight_map(weights):
+    """A weight map of one network over this grid of both weights, of which the curves have 0.2 and 0."""
+    coords = {"model": ["MLP[4]"], "poison": ["labels"], "method": ["ga", "scrub"], "kl_weight": weights,
+              "forget_weight": weights, "run": [0, 1]}  # fmt: skip
+    values = np.random.default_rng(0).uniform(size=[len(labels) for labels in coords.values()])
+    config = {"forget_weight": 0.2, "kl_weight": 0.0}
+    return xr.Dataset({"accuracy": (list(coords), values)}, coords, {"config": json.dumps(config)})
+
+
+@pytest.mark.parametrize(("weights", "cross"), [([0.0, 0.2, 0.4], (1, 0)), ([0.0, 0.4, 0.8], None)])
+def test_the_weights_of_the_curves_are_marked_where_the_map_has_them(weights, cross):
+    figure = figures.weight_maps(weight_map(weights))
+    (line,) = figure.axes[0].lines
+    assert [tuple(point) for point in line.get_xydata()] == ([cross] if cross else [])
+    assert ("cross" in figure.get_supxlabel()) == bool(cross)
+
+
+@pytest.mark.parametrize(("draw", "results"), [(figures.unlearning_curves, curves(["cf"])),
+                                               (figures.weight_maps, weight_map([0.0, 0.4]))])  # fmt: skip
+def test_where_all_diverged_there_is_nothing_to_draw(draw, results):
+    assert draw(results.assign(accuracy=np.nan * results.accuracy)) is None
+
+
 def test_models_and_methods_have_colours_of_their_own():
     styles = [*figures.FAMILY_STYLE.values(), *figures.METHOD_STYLE.values(), figures.SPARE_STYLE]
     colours = {to_hex(style[0]) for style in styles}
