@@ -232,6 +232,9 @@ def noise_sweep(config: Config, dataset: Dataset) -> list[Chunk]:
     return [sweep_chunk(config, dataset, model, poison, alpha) for model, poison in swept for alpha in config.alphas]
 
 
+SWEEP_AXES = {"model": ("training", "parallel", "own_model"), "poison": (), "alpha_percent": ()}
+
+
 def sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alpha: int) -> Chunk:
     """One point of the noise sweep, for all runs."""
 
@@ -244,8 +247,7 @@ def sweep_chunk(config: Config, dataset: Dataset, model: Model, poison: str, alp
         return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
     identity = shared_identity(config, dataset) | sweep_identity(config, model, poison, alpha)
-    axes = {"model": ("training", "parallel", "own_model"), "poison": (), "alpha_percent": ()}
-    return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs, axes=axes)
+    return Chunk("noise_sweep", slug(model.label, poison, alpha), identity, compute, config.runs, axes=SWEEP_AXES)
 
 
 def sweep_identity(config: Config, model: Model, poison: str, alpha: int) -> dict[str, Any]:

@@ -123,8 +123,6 @@ def ratio_interval(
 
     if len(noisy) < 2:
         return (float(ratio(noisy, clean)) if len(noisy) else float("nan")), float("nan"), float("nan")
-    if np.array_equal(noisy, clean):
-        return 1.0, 1.0, 1.0
     result = stats.bootstrap(
         (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile",
         vectorized=True, paired=True, rng=seed,

@@ -19,6 +19,7 @@ import numpy as np
 from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
 from experiments import (
     STUDIES,
+    SWEEP_AXES,
     Config,
     Protocol,
     Training,
@@ -180,7 +181,7 @@ def _gauge_chunk(config: XxzConfig, dataset: Dataset, name: Gauge, states: Datas
         }  # fmt: skip
         return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
-    axes = {"model": ("training", "parallel", "own_model"), "gauge": ("gauge_data",), "alpha_percent": ()}
+    axes = SWEEP_AXES | {"gauge": ("gauge_data",)}
     return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs, axes=axes)
 
 

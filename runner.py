@@ -252,7 +252,7 @@ def run_studies(config: Settings, dataset: Dataset, studies: dict[str, Study], *
     with store.locked():
         if config.fresh and any(folder.iterdir()):
             print(f"--fresh: what was in {folder} is kept as {store.set_aside(folder)}", file=sys.stderr)
-        run(plan(chunks, store, shared=shared), store, workers=config.workers or min(cores(), 4))
+        run(plan(chunks, store, shared=shared), store, workers=config.workers or min(storage.cores(), 4))
         for study in dict.fromkeys(chunk.study for chunk in chunks):
             store.gather(study)
     return folder
@@ -356,11 +356,6 @@ def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple
 
 
 # ---- the machine ----
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def writable_folder(folder: Path) -> Path:

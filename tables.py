@@ -258,7 +258,6 @@ PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labe
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
 SOURCES = ("paper", "corrected")
-METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
 
 
 class Studies(dict[tuple[str, str, str], xr.Dataset]):
@@ -378,6 +377,8 @@ def _gauge_table(results: xr.Dataset) -> str:
 
 def _unlearning_table(studies: dict[str, xr.Dataset]) -> str:
     """Validation and forgetting accuracy before (start) and after each method, of both presets."""
+    from figures import METHOD_NAMES  # which loads matplotlib
+
     both = list(studies.values())
     rows = []
     for model, poison in sorted({pair for study in both for pair in _present(study.accuracy, "model", "poison")}):
@@ -404,6 +405,8 @@ def _ends(studies: list[xr.Dataset], model: str, poison: str, method: str, epoch
 
 def _maps_table(read: Studies) -> str:
     """Stability over the weights: range of each map's cells, and the share of it that ends near retraining."""
+    from figures import METHOD_NAMES
+
     rows = []
     for data in ("mnist", "xxz"):
         maps, curves = read.presets(data, "weight_map"), read.presets(data, "unlearning")
@@ -428,21 +431,20 @@ def _landscape_table(read: Studies) -> str:
     rows = []
     for model in studies["paper"].model.values:
         for trace in ("trace", "trace_complex") if (model, "trace_complex") in published else ("trace",):
-            known = published.get((model, trace), ("–", "–"))
-            rows += _trace_rows(
-                model, {preset: results[trace].sel(model=model) for preset, results in studies.items()}, known
-            )
+            rows += _trace_rows(studies.values(), model, trace, published.get((model, trace), ("–", "–")))
     counts = [f"{preset}, n = {results.sizes['run']}" for preset, results in studies.items()]
     return _markdown(["model", "median", "published (mean)", *counts], rows)
 
 
-def _trace_rows(model: str, traces: dict[str, xr.DataArray], published: tuple[str, str]) -> Iterable[list[str]]:
-    """The trace without poison, and for each share of it the ratio, of (alpha_percent, run) traces by preset."""
-    of = {"trace": "", "trace_complex": " over Re, Im"}[next(iter(traces.values())).name]
-    yield [model, f"trace{of}, α = 0", published[0], *(_clean_trace(values) for values in traces.values())]
-    for alpha in next(iter(traces.values())).alpha_percent.values[1:]:
-        ratios = [_trace_ratio(values, alpha) for values in traces.values()]
-        yield [model, f"ratio{of}, α = {alpha} %", published[1], *ratios]
+def _trace_rows(
+    studies: Iterable[xr.Dataset], model: str, trace: str, published: tuple[str, str]
+) -> Iterable[list[str]]:
+    """A model's trace without poison, and for each share of it the ratio, in each of the studies."""
+    over = {"trace": "", "trace_complex": " over Re, Im"}[trace]
+    traces = [results[trace].sel(model=model) for results in studies]
+    yield [model, f"trace{over}, α = 0", published[0], *map(_clean_trace, traces)]
+    for alpha in traces[0].alpha_percent.values[1:]:
+        yield [model, f"ratio{over}, α = {alpha} %", published[1], *(_trace_ratio(values, alpha) for values in traces)]
 
 
 def _clean_trace(traces: xr.DataArray) -> str:

@@ -45,7 +45,7 @@ import storage
 from datar import Split, load_mnist
 from metrics import accuracy, cross_entropy
 from models import MLP, QNN, train
-from runner import cores, one_line_errors, use_compilation_cache, writable_folder
+from runner import one_line_errors, use_compilation_cache, writable_folder
 
 PACKAGES = ("pennylane", "pennylane-lightning", "tensorflow", "keras")
 THREAD_SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -443,7 +443,7 @@ def context() -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": storage.machine(),
-        "threads": cores(),
+        "threads": storage.cores(),
         "thread_settings": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": ", ".join([storage.versions(), *(f"{package} {version(package)}" for package in PACKAGES)]),

@@ -169,4 +169,7 @@ def test_stages_that_compute_nothing_are_refused(mnist, tmp_path):
     config = replace(UNLEARNING, unlearn_labels=0, out=tmp_path)
     with refused("--stages: got unlearning"):
         run_studies(config, mnist, STUDIES)
+
+
+def test_the_keywords_of_a_training_are_its_fields():
     assert Training(0, 0, 1.0).keywords() == {"epochs": 0, "batch_size": 0, "learning_rate": 1.0}
