@@ -7,7 +7,6 @@ conventions.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cache, reduce
 from typing import TYPE_CHECKING, Literal, get_args
@@ -24,26 +23,25 @@ Entangler = Literal["rzz", "cnot"]
 
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
-PRODUCT, PASS, ROW = 0.06, 8.0, 55.0  # ns an amplitude, there and back: a complex product, a pass, a layer on W
+FOLDED = 4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
 
 
-def set_xla_flag(name: str, value: str) -> None:
-    """Set a flag of XLA unless the environment does; it counts if JAX has not computed anything yet."""
-    given = os.environ.get("XLA_FLAGS", "")
-    if name not in given:
-        os.environ["XLA_FLAGS"] = f"{given} --{name}={value}".strip()
-
-
-# No products by YNNPACK: in jaxlib 0.10.2 it crashes now and then on batches of circuits.
-set_xla_flag("xla_cpu_experimental_ynn_fusion_type", "")
-
-
-@cache
 def tensorcircuit_on_jax():
-    """TensorCircuit with its JAX backend set, imported at first use (it costs seconds)."""
-    import tensorcircuit
+    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs seconds).
 
-    tensorcircuit.set_backend("jax")
+    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it follows JAX's.
+    """
+    before = jax.enable_x64.get_global()
+    dtype = "complex128" if jax.config.jax_enable_x64 else "complex64"  # within jax.enable_x64(True) not the global one
+    try:
+        import tensorcircuit
+
+        if tensorcircuit.backend.name != "jax":
+            tensorcircuit.set_backend("jax")
+        if tensorcircuit.dtypestr != dtype:
+            tensorcircuit.set_dtype(dtype)
+    finally:
+        jax.config.update("jax_enable_x64", before)
     return tensorcircuit
 
 
@@ -95,7 +93,7 @@ def expectation(
     params: (depth, n_qubits, parameters_per_qubit) real angles.
     states: (n, 2**n_qubits) real or complex amplitudes; those that are not normalised give <psi|U'ZU|psi>. Or
         (n, d, d), what `reduce_states` made of them.
-    folded: how many of the last layers go into the observable (RZZ ring only); None counts what is cheapest.
+    folded: how many of the last layers go into the observable (RZZ ring only); None takes what is fast.
     Returns (n,) real. This is the one place that says how the circuit is evaluated.
 
     With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one qubit on each
@@ -106,15 +104,17 @@ def expectation(
     _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
     gates, bonds = rotation_gates(params, rotations), params[..., -1]
+    states = jnp.asarray(states)
+    states = states.astype(jnp.promote_types(states.dtype, gates.real.dtype))
     if entangler == "cnot":
-        columns = _evolve(gates, bonds, _columns(jnp.asarray(states).astype(gates.dtype)), entangler, close=False)
+        columns = _evolve(gates, bonds, _columns(states.astype(gates.dtype)), entangler, close=False)
         probabilities = (columns**2).sum(axis=0)
         return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
     if states.ndim == 3:
         w = _half_observable(gates, bonds, depth)[0, 0]
-        return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1])), 2)
-    folded = cheapest_fold(len(states), n_qubits, depth) if folded is None else folded
-    return _cone_expectation(gates, bonds, jnp.asarray(states), folded)
+        return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype)), 2)
+    folded = layers_to_fold(n_qubits, depth) if folded is None else folded
+    return _cone_expectation(gates, bonds, states, folded)
 
 
 def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str) -> None:
@@ -288,8 +288,8 @@ def _block_sizes(n_qubits: int) -> list[int]:
 def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
     """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the register."""
     a, b, _, d = blocks.shape
-    left = gates[register[0]] if a > 1 else jnp.eye(1)
-    right = gates[register[-1]] if b > 1 else jnp.eye(1)
+    left = gates[register[0]] if a > 1 else jnp.eye(1, dtype=gates.dtype)
+    right = gates[register[-1]] if b > 1 else jnp.eye(1, dtype=gates.dtype)
     return jnp.einsum("abhj,al,br->abhljr", blocks, left, right).reshape(-1, a * d * b)
 
 
@@ -370,27 +370,9 @@ def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
     return jnp.concatenate([columns, jnp.concatenate([-matrix.imag, matrix.real], axis=-2)], axis=-1)
 
 
-def cheapest_fold(n_samples: int, n_qubits: int, depth: int) -> int:
-    """How many of the last layers to fold into W: the number that is counted to take the least time.
-
-    Weighed for one step of value and gradient over complex states, in nanoseconds as measured on one core.
-    """
-    saturated = n_qubits // 2 + 1
-
-    halves = 2 ** (n_qubits // 2) + 2 ** (n_qubits - n_qubits // 2)
-    layer = PRODUCT * 2 * halves + 2 * PASS
-
-    def cost(folded: int) -> float:
-        cone = len(light_cone(n_qubits, folded))
-        n_neighbours = min(n_qubits - cone, 2) if folded < depth else 0
-        apart = takes_apart(n_qubits, depth, folded)
-        acted = n_qubits - max(cone - 2, 0) if apart else n_neighbours
-        n_evolved = max(depth - folded - 1, 0) - apart
-        products = PRODUCT * (2**cone + 2 * 2**acted) + PASS * (1 + (acted > 0))
-        w_elements = 2 ** (n_neighbours + 2 * cone - 1)
-        return 2**n_qubits * n_samples * (n_evolved * layer + products) + w_elements * ROW * max(1, folded - saturated)
-
-    return min({*range(1, min(depth, saturated) + 1), depth}, key=cost)
+def layers_to_fold(n_qubits: int, depth: int) -> int:
+    """FOLDED, or all where the cone is the whole ring by then."""
+    return depth if len(light_cone(n_qubits, FOLDED)) == n_qubits else min(depth, FOLDED)
 
 
 # ---- states reduced to the cone ----
@@ -416,7 +398,7 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
 
 def _pack(observable: jax.Array) -> jax.Array:
     """The real matrix whose scalar product with a packed density matrix is tr(O rho), for Hermitian O."""
-    twice = 2 - jnp.eye(len(observable))
+    twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)
     return twice * jnp.where(_upper(observable), observable.real, observable.imag)
 
 
@@ -428,14 +410,17 @@ def _upper(matrix: jax.Array) -> np.ndarray:
 
 
 def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of a qubit's rotations, from TensorCircuit's gates: (..., angles) -> (..., 2, 2)."""
-    gates = tensorcircuit_on_jax().gates
+    """The product of a qubit's rotations, the first one acting first: (..., angles) -> (..., 2, 2)."""
+    gates = [_rotation(angles[..., position], axis) for position, axis in enumerate(rotations)]
+    return reduce(lambda product, gate: gate @ product, gates)
 
-    def one_qubit(thetas):
-        matrices = [getattr(gates, f"r{axis}_gate")(thetas[i]).tensor for i, axis in enumerate(rotations)]
-        return reduce(lambda product, gate: gate @ product, matrices)
 
-    return jax.vmap(one_qubit)(angles.reshape(-1, angles.shape[-1])).reshape(*angles.shape[:-1], 2, 2)
+def _rotation(angle: jax.Array, axis: str) -> jax.Array:
+    """exp(-i angle P / 2) about the axis x or y: (...) -> (..., 2, 2)."""
+    cosine, sine = jnp.cos(angle / 2), jnp.sin(angle / 2)
+    zero = jnp.zeros_like(sine)
+    up, down = (jax.lax.complex(zero, -sine),) * 2 if axis == "x" else (-sine + 0j, sine + 0j)
+    return jnp.stack([cosine + 0j, up, down, cosine + 0j], axis=-1).reshape(*angle.shape, 2, 2)
 
 
 def kronecker(gates: jax.Array) -> jax.Array:

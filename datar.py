@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from checks import BadInput, require, require_whole
+
 if TYPE_CHECKING:  # SciPy costs a fifth of a second, and loading MNIST does without it
     from scipy import sparse
 
@@ -64,7 +66,8 @@ class Dataset:
     """A training and a validation split, and where they come from.
 
     `n_features` is the length of a sample before it was padded (784 pixels, or 2**n_sites amplitudes).
-    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the four arrays.
+    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the four arrays. `image_shape` is that of
+    the images the samples are, (28, 28), or None.
     """
 
     train: Split
@@ -72,22 +75,7 @@ class Dataset:
     name: str
     n_features: int
     provenance: dict[str, Any]
-
-
-class BadInput(ValueError):
-    """An argument, a flag or a data file that cannot be used; its message is one line."""
-
-
-def require(holds: bool, argument: str, value: object, allowed: str) -> None:
-    """Raise BadInput, a ValueError of one line, as all of the project's input checks do."""
-    if not holds:
-        raise BadInput(f"{argument}: got {value}, allowed: {allowed}")
-
-
-def require_whole(argument: str, value: object, least: int = 1) -> None:
-    """Refuse all but whole numbers of at least `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    require(whole and value >= least, argument, value, f"whole numbers, {least} or more")
+    image_shape: tuple[int, int] | None = None
 
 
 def require_split(split: Split, argument: str = "split") -> None:
@@ -156,7 +144,7 @@ def load_mnist(
         "n_val": len(val.y),
         "sha256": sha256(*train, *val),
     }
-    return Dataset(train, val, "mnist", 784, provenance)
+    return Dataset(train, val, "mnist", 784, provenance, image_shape=(28, 28))
 
 
 def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:

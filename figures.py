@@ -2,14 +2,16 @@
 
     python figures.py results        # redraw every figure below the folder, beside its data
 
-Each function takes a study as `storage.read_dataset` gives it and returns a matplotlib Figure.
+Each function takes a study as `storage.read_dataset` gives it and returns a matplotlib Figure, or None where the study
+holds nothing of the kind. What a model is comes from the file's coordinates family and size, what a method is called
+from title; those that a user added are drawn beside the others.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import re
+import multiprocessing
 import sys
 import textwrap
 from collections.abc import Callable, Iterable
@@ -24,7 +26,9 @@ import seaborn as sns
 import xarray as xr
 from matplotlib.figure import Figure
 
+import metrics
 import storage
+from tables import count_of_runs, method_titles, one_of_each_family, ordered, say
 
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
@@ -33,34 +37,62 @@ FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figure
     "Logistic": (PALETTE[9], ":", "D"),
     "Quadratic": (PALETTE[5], "-.", "^"),
 }
-SPARE_STYLE = (PALETTE[7], (0, (1, 3)), "v")  # of models and methods that a user added
 METHOD_STYLE = {  # colour and line of each method
     "retrain": ("0.15", "-"),
     "cf": (PALETTE[2], "--"),
     "scrub": (PALETTE[4], "-."),
     "ga": (PALETTE[3], ":"),
 }
-METHOD_NAMES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
+SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
+SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], PALETTE[5], PALETTE[9], PALETTE[0])  # of methods, in turn
+SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
 LABEL_COLOURS = ("0.3", PALETTE[8])  # of the two classes
-POISON_NAMES = {"labels": "flipped labels", "features": "randomised features"}
+POISON_NAMES = {"labels": "flipped labels", "features": "randomised features", "none": "no poison"}
 FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
 }
-GAUGE_STYLE = {  # towards what the model's colour is mixed, line and marker under each gauge
-    "fixed": ((0, 0, 0), 0.0, "-", "o"),
-    "random_sign": ((1, 1, 1), 0.45, "-.", "^"),
-    "random_phase": ((0, 0, 0), 0.6, ":", "D"),
+OWN_FORGET_NAMES = {"forget_poisoned": "as poisoned", "forget_clean": "as before"}  # for a poison that a user added
+WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
+GAUGE_STYLE = {  # towards what the model's colour is mixed, how far, line and marker under each gauge
+    "fixed": ("black", 0.0, "-", "o"),
+    "random_sign": ("white", 0.45, "-.", "^"),
+    "random_phase": ("black", 0.6, ":", "D"),
 }
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
 MOST_BANDS = 4  # lines of one panel; the bands of more hide each other
 MARKERS = "osD^vPX*<>"
 PANEL = (3.3, 2.5)  # inches: a panel is readable at a print column's width
+ALPHA_LABEL = "flipped share of the training labels α (%)"
 
 
-def family_style(model: str) -> tuple:
-    """Colour, line and marker of a model, by its kind."""
-    return FAMILY_STYLE.get(model.split("[")[0], SPARE_STYLE)
+def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]:
+    """Colour, line and marker of each of these models, by its family; of several the later are darker."""
+    of_model = {model: FAMILY_STYLE.get(_family(results, model), SPARE_STYLE) for model in models}
+    styles = dict(of_model)
+    for style in dict.fromkeys(of_model.values()):
+        alike = [model for model in of_model if of_model[model] == style]
+        shares = np.linspace(-0.5, 0.6, len(alike)) if len(alike) > 2 else (0, 0.45)
+        for place, (model, share) in enumerate(zip(alike, shares, strict=False)):
+            colour = _mixed(style[0], "white" if share < 0 else "black", abs(share))
+            styles[model] = (colour, style[1], MARKERS[(MARKERS.index(style[2]) + 3 * place) % len(MARKERS)])
+    return styles
+
+
+def method_styles(results: xr.Dataset) -> dict[str, tuple]:
+    """Colour and line of each method of a study, in reading order."""
+    names = ordered(results, "unlearner")
+    spare = [name for name in names if name not in METHOD_STYLE]
+    own = {
+        name: (SPARE_COLOURS[number % len(SPARE_COLOURS)], SPARE_LINES[number % len(SPARE_LINES)])
+        for number, name in enumerate(spare)
+    }
+    return {name: METHOD_STYLE.get(name) or own[name] for name in names}
+
+
+def _mixed(colour, towards, share: float) -> tuple:
+    left, right = (np.array(matplotlib.colors.to_rgb(each)) for each in (colour, towards))
+    return tuple((1 - share) * left + share * right)
 
 
 def use_style() -> None:
@@ -78,111 +110,82 @@ def noise_sweep(results: xr.Dataset) -> Figure:
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
-    poisons, models = _labels(results, "poison"), _labels(results, "model")
-    models = [model for model in models if all(_holds(results, model, poison) for poison in poisons)] or models
+    poisons, every = ordered(results, "poison"), ordered(results, "model")
+    models = [model for model in every if all(_holds(results, model, poison) for poison in poisons)] or every
     figure, axes = _panels(len(models), len(poisons))
     for row, model in zip(axes, models, strict=True):
-        colour, _, _ = family_style(model)
+        ((colour, _, _),) = model_styles(results, [model]).values()
         for axis, poison in zip(row, poisons, strict=True):
             for split, style in {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}.items():
-                curve = results.accuracy.sel(model=model, poison=poison, split=split).dropna("alpha_percent", how="all")
-                _band(axis, curve.alpha_percent, curve.transpose("run", ...), *style[:2], split, marker=style[2])
-            axis.set(title=f"{model}, {POISON_NAMES[poison]}", ylim=(-0.03, 1.03))
+                _against_alpha(axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split)
+            axis.set(title=f"{model}, {_poison_name(poison)}")
             axis.legend(frameon=False, loc="lower left")
         row[0].set_ylabel("accuracy")
     for axis in axes[-1]:
         axis.set_xlabel("poisoned share of the training set α (%)")
-    return _caption(figure, results, "train: against the labels trained on; " + _band_words(results))
+    others = ", ".join(model for model in every if model not in models)
+    left_out = f"; not drawn, given fewer poisons: {others}" if others else ""
+    return _caption(figure, results, f"train: against the labels trained on; {_band_words(results)}{left_out}")
 
 
-def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure:
+def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure | None:
     """Validation accuracy against the share of flipped labels, a panel for each preset, a line for each model.
 
-    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest is drawn.
+    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest, of QNNs the smallest.
     """
+    if not all(map(_flipped, by_preset.values())):
+        return None
     figure, axes = _panels(1, len(by_preset))
-    named: set[str] = set()
     for axis, (preset, results) in zip(axes[0], by_preset.items(), strict=True):
-        for model in _one_of_each_family(results):
-            curve = results.accuracy.sel(model=model, poison="labels", split="validation")
-            curve = curve.dropna("alpha_percent", how="all")
-            colour, line, marker = family_style(model)
-            label = None if model in named else model
-            _band(axis, curve.alpha_percent, curve.transpose("run", ...), colour, line, label, marker=marker)
-            named.add(model)
-        axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {results.sizes['run']}", ylim=(-0.03, 1.03),
-                 xlabel="flipped share of the training labels α (%)")  # fmt: skip
+        for model, style in model_styles(results, one_of_each_family(results, _flipped(results))).items():
+            _against_alpha(axis, results.accuracy.sel(model=model, poison="labels", split="validation"), style, model)
+        axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {count_of_runs(results)}", xlabel=ALPHA_LABEL)
     axes[0, 0].set_ylabel("validation accuracy")
-    figure.legend(frameon=False, loc="outside right upper")
-    figure.set_figwidth(figure.get_figwidth() + 1.3)
+    _legend_beside(figure)
     return _caption(figure, by_preset.values(), "mean of n runs, band: ± 1 standard deviation")
 
 
-def _one_of_each_family(results: xr.Dataset) -> list[str]:
-    """The models whose labels were flipped: the largest MLP, the shallowest QNN, and the controls."""
-    held = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
-    mlps = sorted((model for model in held if model.startswith("MLP")), key=_size)[-1:]
-    qnns = sorted((model for model in held if model.startswith("QNN")), key=_size)[:1]
-    return [*mlps, *qnns, *(model for model in held if not model.startswith(("MLP", "QNN")))]
-
-
 def model_sizes(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy against the share of flipped labels, one line for each MLP and each QNN, large ones dark.
+    """Validation accuracy against the share of flipped labels, a panel for each family, large models dark.
 
-    Logistic regression counts as the smallest MLP, the quadratic form as a circuit. None where no labels were flipped.
+    Logistic regression stands beside MLPs, the quadratic form beside circuits.
     """
-    models = [model for model in _labels(results, "model") if _holds(results, model, "labels")]
-    prefixes = {"MLP": ("MLP", "Logistic"), "QNN": ("QNN", "Quadratic")}
-    families = {name: [model for model in models if model.startswith(prefix)] for name, prefix in prefixes.items()}
-    families = {name: sorted(members, key=_size, reverse=True) for name, members in families.items() if members}
-    if not families:
+    groups: dict[str, list[str]] = {"MLP": [], "QNN": []}
+    for model in _flipped(results):
+        family = _family(results, model)
+        groups.setdefault({"Logistic": "MLP", "Quadratic": "QNN"}.get(family, family), []).append(model)
+    groups = {name: models for name, models in groups.items() if len(models) > (name not in ("MLP", "QNN"))}
+    if not groups:
         return None
-    figure, axes = _panels(1, max(len(families), 1))
-    for axis, (name, members) in zip(axes[0], families.items(), strict=False):
-        shades = sns.color_palette("blend:#08306b,#9ecae1" if name == "MLP" else "blend:#7f2704,#fdae61", len(members))
-        for model, shade, marker in zip(members, shades, MARKERS, strict=False):
+    figure, axes = _panels(1, len(groups))
+    for axis, models in zip(axes[0], groups.values(), strict=True):
+        for model, style in model_styles(results, models).items():
             curve = results.accuracy.sel(model=model, poison="labels", split="validation")
-            curve = curve.dropna("alpha_percent", how="all")
-            shaded = model.startswith(name) and len(members) > 1
-            colour, line = (shade, "-") if shaded else family_style(model)[:2]
-            runs = curve.transpose("run", ...) if len(members) <= MOST_BANDS else curve.mean("run").expand_dims("run")
-            _band(axis, curve.alpha_percent, runs, colour, line, model, marker=marker)
-        axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)")
+            _against_alpha(axis, curve, style, model, bands=len(models) <= MOST_BANDS)
+        axis.set(xlabel=ALPHA_LABEL)
         axis.legend(frameon=False, loc="lower left")
     axes[0, 0].set_ylabel("validation accuracy")
-    crowded = f"; no bands where there are more than {MOST_BANDS} lines"
-    none = crowded if max(map(len, families.values())) > MOST_BANDS else ""
-    return _caption(figure, results, _band_words(results) + none)
-
-
-def _size(model: str) -> list[int]:
-    """Widths or depth out of a model's label, to sort by."""
-    return [int(number) for number in re.findall(r"\d+", model)]
+    return _caption(figure, results, _band_words(results, max(map(len, groups.values()))))
 
 
 def gauge_control(results: xr.Dataset) -> Figure:
-    """Validation accuracy of the MLP against the share of flipped labels under each gauge, and of the QNN."""
+    """Validation accuracy against the share of flipped labels under each gauge, a line for each model and gauge."""
     figure, axes = _panels(1, 1)
-    axis = axes[0, 0]
-    for model in _labels(results, "model"):
-        quantum = model.startswith("QNN")
-        for gauge, (towards, share, line, marker) in GAUGE_STYLE.items():
-            if gauge not in results.gauge or not results.accuracy.sel(model=model, gauge=gauge).notnull().any():
-                continue
-            curve = results.accuracy.sel(model=model, gauge=gauge, split="validation")
-            curve = curve.dropna("alpha_percent", how="all").transpose("run", ...)
-            own, own_line, own_marker = family_style(model)
-            colour = tuple((1 - share) * np.array(matplotlib.colors.to_rgb(own)) + share * np.array(towards))
-            label = f"{model}, any gauge" if quantum else f"{model}, {gauge.replace('_', ' ')}"
-            line, marker = (own_line, own_marker) if quantum else (line, marker)
-            _band(axis, curve.alpha_percent, curve, colour, line, label, marker=marker)
-    axis.set(ylim=(-0.03, 1.03), xlabel="flipped share of the training labels α (%)", ylabel="validation accuracy")
-    figure.legend(frameon=False, loc="outside right upper")
-    figure.set_figwidth(1.7 * PANEL[0])
+    free = []
+    for model, (colour, line, marker) in model_styles(results, ordered(results, "model")).items():
+        held = [str(gauge) for gauge in results.accuracy.sel(model=model).dropna("gauge", how="all").gauge.values]
+        alone = len(held) == 1 < results.sizes["gauge"]
+        free += [model] * alone
+        for gauge in held:
+            towards, share, own_line, own_marker = GAUGE_STYLE.get(gauge, ("white", 0.7, *SPARE_STYLE[1:]))
+            style = (colour, line, marker) if alone else (_mixed(colour, towards, share), own_line, own_marker)
+            label = f"{model}, {'any gauge' if alone else gauge.replace('_', ' ')}"
+            _against_alpha(axes[0, 0], results.accuracy.sel(model=model, gauge=gauge, split="validation"), style, label)
+    axes[0, 0].set(xlabel=ALPHA_LABEL, ylabel="validation accuracy")
+    _legend_beside(figure)
     text = _band_words(results) + "; the same flips, first parameters and batches under each gauge"
-    if any(model.startswith("QNN") for model in _labels(results, "model")):
-        text += ". The QNN was trained once: what it reads is the same under all gauges"
-    return _caption(figure, results, text)
+    once = f". {' and '.join(free)}: trained once, what it reads is the same under all gauges" if free else ""
+    return _caption(figure, results, text + once)
 
 
 # ---- data ----
@@ -219,7 +222,7 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
     if "image" not in results:
         return None
     use_style()
-    poisons, stages, n = _labels(results, "poison"), ("before", "after"), results.sizes["example"]
+    poisons, stages, n = ordered(results, "poison"), ("before", "after"), results.sizes["example"]
     rows = [(poison, stage) for poison in poisons for stage in stages]
     figure, axes = plt.subplots(len(rows), n, figsize=(0.9 * n, 1.05 * len(rows) + 0.4), squeeze=False)
     for row, (poison, stage) in zip(axes, rows, strict=True):
@@ -229,12 +232,11 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
             axis.set_title(f"label {int(own.image_label.sel(example=example))}", fontsize=7, pad=2)
             axis.set(xticks=[], yticks=[])
             sns.despine(ax=axis, left=True, bottom=True)
-        row[0].set_ylabel(f"{POISON_NAMES[poison]},\n{stage}" if stage == "after" else stage, fontsize=7)
-    digits = json.loads(results.attrs["data"])["digits"]
-    text = (
-        "training images and the labels they are trained on, before and after each poison; label 0 stands for the "
-        f"digit {digits[0]}, label 1 for {digits[1]}"
-    )
+        row[0].set_ylabel(f"{_poison_name(poison)},\n{stage}" if stage == "after" else stage, fontsize=7)
+    text = "training images and the labels they are trained on, before and after each poison"
+    classes = json.loads(results.attrs["data"]).get("digits")
+    if classes:
+        text += f"; label 0 stands for the digit {classes[0]}, label 1 for {classes[1]}"
     return _caption(figure, results, text)
 
 
@@ -242,7 +244,7 @@ def poison_embeddings(results: xr.Dataset) -> Figure | None:
     """t-SNE of the training set without poison and with each; None where it was not computed."""
     if "embedding" not in results:
         return None
-    versions = [version for version in ("none", *POISON_NAMES) if version in results.version]
+    versions = ordered(results, "version")
     figure, axes = _panels(1, len(versions))
     for axis, version in zip(axes[0], versions, strict=True):
         own = results.sel(version=version)
@@ -252,14 +254,13 @@ def poison_embeddings(results: xr.Dataset) -> Figure | None:
                 name = f"label {label}" + (", poisoned" if poisoned else "") if len(chosen) else None
                 axis.scatter(*chosen.T, s=9 + 12 * poisoned, color=colour, marker=marker, alpha=0.75,
                              linewidths=0.4, edgecolors="black", label=name)  # fmt: skip
-        axis.set(title=POISON_NAMES.get(version, "no poison"), xticks=[], yticks=[], xlabel="t-SNE 1")
+        axis.set(title=_poison_name(version), xticks=[], yticks=[], xlabel="t-SNE 1")
     axes[0, 0].set_ylabel("t-SNE 2")
     axes[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    shares = json.loads(results.attrs["chunks"])["poison"]["identity"]["poison_alphas"]
-    words = " and ".join(f"{shares[poison]} % {POISON_NAMES[poison]}" for poison in versions if poison in shares)
-    return _caption(
-        figure, results, f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned"
-    )
+    shown = results.shown_percent.to_series()
+    words = " and ".join(f"{shown[version]:g} % {_poison_name(version)}" for version in versions if version != "none")
+    text = f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned"
+    return _caption(figure, results, text)
 
 
 def _mark_samples(axis, results: xr.Dataset, mask: str, height: float, colour, name: str) -> None:
@@ -285,29 +286,28 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     if not rows:
         return None
     figure, axes = _panels(len(rows), 3)
-    for row, (model, poison) in enumerate(rows):
-        forgetting = {split: f"forgetting accuracy,\n{name}" for split, name in FORGET_NAMES[poison].items()}
-        columns = {"validation": "validation accuracy"} | forgetting
-        for axis, (split, name) in zip(axes[row], columns.items(), strict=True):
-            for method in _methods(results):
-                _unlearning_curve(axis, results, model, poison, method, split)
-            axis.set(ylabel=name, title=f"{model}, {POISON_NAMES[poison]}", ylim=(-0.03, 1.03))
-            if row == len(rows) - 1:
-                axis.set_xlabel("epoch of unlearning")
-    axes[0, 0].legend(frameon=False, loc="lower right")
-    return _caption(figure, results, _band_words(results) + _same_runs(results))
-
-
-def _methods(results: xr.Dataset) -> list[str]:
-    """The file's methods, those of the paper first."""
-    held = list(map(str, results.method.values))
-    return [method for method in METHOD_STYLE if method in held] + [name for name in held if name not in METHOD_STYLE]
+    titles, styles = method_titles(results), method_styles(results)
+    for row, (model, poison) in zip(axes, rows, strict=True):
+        names = FORGET_NAMES.get(poison, OWN_FORGET_NAMES)
+        forgetting = {split: f"forgetting accuracy,\n{name}" for split, name in names.items()}
+        for axis, (split, name) in zip(row, ({"validation": "validation accuracy"} | forgetting).items(), strict=True):
+            own = results.accuracy.sel(model=model, poison=poison, split=split)
+            for method, style in styles.items():
+                curves = own.sel(unlearner=method).dropna("epoch", how="all").transpose("run", "epoch")
+                if curves.size:
+                    bands = len(styles) <= MOST_BANDS
+                    _band(axis, curves.epoch, curves, (*style, None), titles[method], bands=bands)
+            axis.set(ylabel=name, title=f"{model}, {_poison_name(poison)}", ylim=(-0.03, 1.03))
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch of unlearning")
+    _legend_beside(figure)
+    return _caption(figure, results, _band_words(results, len(styles)) + _same_runs(results))
 
 
 def _same_runs(results: xr.Dataset) -> str:
     """A sentence on runs that nothing random tells apart; empty where there are none."""
     config = json.loads(results.attrs["config"])
-    held = {model.split("[")[0].lower() for model in _labels(results, "model")}
+    held = {str(family).lower() for family in results["family"].values}
     whole = [name.upper() for name in ("mlp", "qnn") if name in held and config[name]["unlearn"]["batch_size"] == 0]
     if config["independent_teachers"] or not whole:
         return ""
@@ -317,61 +317,53 @@ def _same_runs(results: xr.Dataset) -> str:
     )
 
 
-def _unlearning_curve(axis, results: xr.Dataset, model: str, poison: str, method: str, split: str) -> None:
-    curve = results.accuracy.sel({"model": model, "poison": poison, "method": method, "split": split}).dropna(
-        "epoch", how="all"
-    )
-    if curve.size:
-        colour, line = METHOD_STYLE.get(method, SPARE_STYLE[:2])
-        _band(axis, curve.epoch, curve.transpose("run", "epoch"), colour, line, METHOD_NAMES.get(method, method))
-
-
 # ---- weight maps ----
 
 
 def weight_maps(results: xr.Dataset) -> Figure | None:
-    """Final validation accuracy over the weights of scrub (heat map) and of gradient ascent (line).
+    """Final validation accuracy over each method's weights: a heat map over two of them, a line over one.
 
-    None where all diverged.
+    A row for each model and poison, a column for each method. None where all diverged.
     """
-    rows = _rows(results)
+    rows, titles, styles = _rows(results), method_titles(results), method_styles(results)
     if not rows:
         return None
-    cross = _cell_of_curves(results)
-    figure, axes = _panels(len(rows), 2)
+    figure, axes = _panels(len(rows), len(titles))
     means = results.accuracy.mean("run")
     limits = np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20  # to .05, in all panels
-    for row, (model, poison) in enumerate(rows):
-        cells = results.accuracy.sel(model=model, poison=poison)
-        title = f"{model}, {POISON_NAMES[poison]}"
-        if "scrub" in results.method:
-            _heat_map(axes[row, 0], means.sel({"model": model, "poison": poison, "method": "scrub"}), limits)
-            axes[row, 0].plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
-            axes[row, 0].set_title(f"Scrub\n{title}")
-        if "ga" in results.method:
-            line = cells.sel({"method": "ga", "kl_weight": 0.0})
-            _band(axes[row, 1], line.forget_weight, line.transpose("run", ...), *METHOD_STYLE["ga"], None, marker="o")
-            axes[row, 1].set(title=f"Gradient ascent\n{title}", ylabel="validation accuracy", ylim=(-0.03, 1.03))
-        axes[row, 1].set_xlabel("forget weight")
-    words = ", cross: weights of the unlearning curves" if len(cross[0]) else ""
+    crossed = False
+    for row, (model, poison) in zip(axes, rows, strict=True):
+        for axis, (method, title) in zip(row, titles.items(), strict=True):
+            own = results.sel(model=model, poison=poison, unlearner=method)
+            own = own.dropna("first", how="all", subset=["accuracy"]).dropna("second", how="all", subset=["accuracy"])
+            names = [WEIGHT_NAMES.get(name.item(), name.item()) for name in (own.first_name, own.second_name)]
+            axis.set(xlabel=names[0], ylabel=names[1] or "validation accuracy")
+            axis.set_title(f"{title}\n{model}, {_poison_name(poison)}")
+            if not own.accuracy.size:
+                axis.set_axis_off()
+            elif names[1]:
+                crossed |= _heat_map(axis, own, limits)
+            else:
+                line = own.accuracy.isel(second=0).transpose("run", "first")
+                _band(axis, line["first"], line, (*styles[method], "o"))
+                axis.set_ylim(-0.03, 1.03)
+    words = ", cross: weights of the unlearning curves" if crossed else ""
     return _caption(figure, results, f"heat map: mean{words}; line: {_band_words(results)}")
 
 
-def _cell_of_curves(results: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Column and row of the cell with the weights of the unlearning curves; both empty where the map lacks it."""
-    config = json.loads(results.attrs["config"])
-    held = [np.isclose(results[dim].values, config[dim]) for dim in ("kl_weight", "forget_weight")]
-    return np.nonzero(np.outer(*held))[::-1]
-
-
-def _heat_map(axis, cells: xr.DataArray, limits: tuple[float, float]) -> None:
-    table = cells.transpose("kl_weight", "forget_weight")
-    names = [[f"{weight:g}" for weight in table[dim].values] for dim in table.dims]
-    image = axis.imshow(table.values, vmin=limits[0], vmax=limits[1], cmap="cividis", origin="lower", aspect="auto")
+def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> bool:
+    """One method's map, with a cross at the weights of its unlearning curves; whether it holds those."""
+    cells = own.accuracy.mean("run").transpose("second", "first")
+    image = axis.imshow(cells, vmin=limits[0], vmax=limits[1], cmap="cividis", origin="lower", aspect="auto")
     axis.figure.colorbar(image, ax=axis, label="validation accuracy")
-    axis.set(xlabel="forget weight", ylabel="KL weight", xticks=range(len(names[1])), xticklabels=names[1],
-             yticks=range(len(names[0])), yticklabels=names[0])  # fmt: skip
+    x, y = ([f"{weight:g}" for weight in cells[dim].values] for dim in ("first", "second"))
+    axis.set(xticks=range(len(x)), xticklabels=x, yticks=range(len(y)), yticklabels=y)
     sns.despine(ax=axis, left=True, bottom=True)
+    cross = [np.flatnonzero(np.isclose(cells[dim], own[f"{dim}_default"])) for dim in ("first", "second")]
+    if not all(map(len, cross)):
+        return False
+    axis.plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
+    return True
 
 
 # ---- landscape ----
@@ -389,50 +381,33 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     axis, alphas = axes[0, 0], results.alpha_percent.values
     width = 0.8 / len(models)
     generator = np.random.default_rng(0)  # scatters the dots sideways
-    for place, model in enumerate(models):
-        colour, marker = _landscape_style(models, model)
+    for place, (model, (colour, _, marker)) in enumerate(model_styles(results, models).items()):
         own = results.sel(model=model)
-        ratios = own.trace / float(own.trace.sel(alpha_percent=alphas[0]).median())
+        clean = float(own.trace.isel(alpha_percent=0).median())
         for at, alpha in enumerate(alphas):
-            finite = np.isfinite(ratios.sel(alpha_percent=alpha).values)
-            values = ratios.sel(alpha_percent=alpha).values[finite]
-            dead = own.dead.sel(alpha_percent=alpha).values[finite] > 0
+            runs = own.sel(alpha_percent=alpha).dropna("run", subset=["trace"])
+            ratios, dead = runs.trace.values / clean, runs.dead.values > 0
             centre = at + (place - (len(models) - 1) / 2) * width
-            x = centre + width * generator.uniform(-0.25, 0.25, len(values))
-            label = model if at == 0 else None
-            axis.plot(x[~dead], values[~dead], marker, color=colour, markersize=3, alpha=0.7, label=label)
-            axis.plot(x[dead], values[dead], marker, color=colour, markersize=4.5, fillstyle="none")
-            if not len(values):
-                continue
-            low, high = _median_interval(values)
-            axis.vlines(centre, low, high, color="black", linewidth=0.9)
-            axis.hlines(np.median(values), centre - 0.35 * width, centre + 0.35 * width, color="black", linewidth=1.4)
+            x = centre + width * generator.uniform(-0.25, 0.25, len(ratios))
+            axis.plot(x[~dead], ratios[~dead], marker, color=colour, markersize=3, alpha=0.7, label="" if at else model)
+            axis.plot(x[dead], ratios[dead], marker, color=colour, markersize=4.5, fillstyle="none")
+            if len(ratios):
+                ends = centre - 0.35 * width, centre + 0.35 * width
+                axis.vlines(centre, *metrics.bootstrap_interval(ratios, np.median), color="black", linewidth=0.9)
+                axis.hlines(np.median(ratios), *ends, color="black", linewidth=1.4)
     axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
-    axis.set(yscale="log", xlabel="flipped share of the training labels α (%)", xticks=range(len(alphas)),
+    axis.set(yscale="log", xlabel=ALPHA_LABEL, xticks=range(len(alphas)),
              xticklabels=[str(alpha) for alpha in alphas],
              ylabel=f"trace of the Hessian\nover its median at α = {alphas[0]} %")  # fmt: skip
-    figure.legend(frameon=False, loc="outside right upper")
-    figure.set_figwidth(1.9 * PANEL[0])
+    figure.set_figwidth(1.4 * PANEL[0])
+    _legend_beside(figure)
     n_dead = int(results.dead.sum())
     text = (
-        f"n = {results.sizes['run']} runs, a dot each; bars: median and its 95 % bootstrap interval, that at "
+        f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap interval, that at "
         f"α = {alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is the "
         "same for all images)"
     )
     return _caption(figure, results, text)
-
-
-def _median_interval(runs: np.ndarray) -> np.ndarray:
-    """95 % percentile interval of the median of (n,) values."""
-    draws = np.random.default_rng(0).integers(len(runs), size=(2000, len(runs)))
-    return np.percentile(np.median(runs[draws], axis=1), [2.5, 97.5])
-
-
-def _landscape_style(models: list[str], model: str) -> tuple:
-    """Colour and marker of a model; those of the second circuit are darker and different."""
-    colour, _, marker = family_style(model)
-    second = model.startswith("QNN") and model != next(name for name in models if name.startswith("QNN"))
-    return ("#7f4f00", "^") if second else (colour, marker)
 
 
 def hessian_spectra(results: xr.Dataset) -> Figure | None:
@@ -444,9 +419,10 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
     if not models:
         return None
     figure, axes = _panels(1, len(models))
+    styles = model_styles(results, models)
     limits = float(results.eigenvalues.min()), float(results.eigenvalues.max())
     for axis, model in zip(axes[0], models, strict=True):
-        for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], _landscape_style(models, model)[0])):
+        for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], styles[model][0])):
             spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna("rank", how="all")
             rank = spectra["rank"].values + 1
             axis.plot(rank, spectra.transpose("rank", "run").values, color=colour, linewidth=0.4, alpha=0.35)
@@ -458,7 +434,7 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
         axis.legend(frameon=False)
     axes[0, 0].set_ylabel("eigenvalue")
     text = (
-        f"thin: each of n = {results.sizes['run']} runs, thick: their median at each rank. Exact; of a network, the "
+        f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. Exact; of a network, the "
         "directions that no image reaches, in which the loss is flat, are left out"
     )
     return _caption(figure, results, text)
@@ -514,20 +490,15 @@ def _slices_of_model(figure: Figure, axes: np.ndarray, slices: xr.Dataset) -> No
         drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
         axis.plot(0, 0, "+", color="white", markersize=6)
         axis.set(aspect="equal")
-    steps = (1,) if levels[-1] > 100 * levels[0] else (1, 2, 5) if levels[-1] > 10 * levels[0] else (1, 2, 3, 4, 5, 7)
-    ticks = sorted({step * 10.0**power for step in steps for power in range(-3, 3)})
-    ticks = [tick for tick in ticks if levels[0] <= tick <= levels[-1]]
-    bar = figure.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, shrink=0.8)
-    bar.ax.set_yticklabels([f"{tick:g}" for tick in ticks])
+    ticks = matplotlib.ticker.LogLocator(subs=(1,) if levels[-1] > 100 * levels[0] else (1, 2, 5))
+    bar = figure.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8)
     bar.minorticks_off()
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
-    """Networks with hidden layers, then circuits, then logistic regression; none that diverged without poison."""
-    families = ("MLP", "QNN", "Logistic")
+    """The models in reading order; none that diverged without poison."""
     clean = results.trace.sel(alpha_percent=results.alpha_percent[0])
-    models = [model for model in _labels(results, "model") if clean.sel(model=model).notnull().any()]
-    return sorted(models, key=lambda model: [model.startswith(family) for family in families][::-1])
+    return [model for model in ordered(results, "model") if clean.sel(model=model).notnull().any()]
 
 
 # ---- parts ----
@@ -540,19 +511,39 @@ def _panels(n_rows: int, n_columns: int) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def _band(axis, x, runs: xr.DataArray, colour, line: str, label: str | None, *, marker: str | None = None) -> None:
+def _against_alpha(axis, runs: xr.DataArray, style: tuple, label: str | None, *, bands: bool = True) -> None:
+    """An accuracy (alpha_percent, run) against the poisoned share, where there is any."""
+    runs = runs.dropna("alpha_percent", how="all").transpose("run", "alpha_percent")
+    _band(axis, runs.alpha_percent, runs, style, label, bands=bands)
+    axis.set_ylim(-0.03, 1.03)
+
+
+def _band(
+    axis, x: xr.DataArray, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True
+) -> None:
     """Mean over the leading run axis with a band of one standard deviation, as far as accuracies go."""
+    colour, line, marker = style
     mean = runs.mean("run").values
     axis.plot(x.values, mean, color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
-    if runs.sizes["run"] > 1:
+    if bands and runs.sizes["run"] > 1:
         deviation = runs.std("run", ddof=1).values
         low, high = np.clip([mean - deviation, mean + deviation], 0, 1)
         axis.fill_between(x.values, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _band_words(results: xr.Dataset) -> str:
-    n = results.sizes["run"]
-    return f"mean of n = {n} runs, band: ± 1 standard deviation" if n > 1 else "n = 1 run"
+def _band_words(results: xr.Dataset, most_lines: int = 1) -> str:
+    n = count_of_runs(results)
+    none = f"; no bands where there are more than {MOST_BANDS} lines" if most_lines > MOST_BANDS else ""
+    return "n = 1 run" if n == "1" else f"mean of n = {n} runs, band: ± 1 standard deviation{none}"
+
+
+def _legend_beside(figure: Figure) -> None:
+    """One legend for all panels, to their right: each label once."""
+    found: dict[str, object] = {}
+    for axis in figure.axes:
+        found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)) | found
+    figure.legend(found.values(), found.keys(), frameon=False, loc="outside right upper")
+    figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * max(map(len, found), default=0))
 
 
 def _caption(figure: Figure, results: xr.Dataset | Iterable[xr.Dataset], text: str) -> Figure:
@@ -567,18 +558,25 @@ def _caption(figure: Figure, results: xr.Dataset | Iterable[xr.Dataset], text: s
 
 
 def _holds(results: xr.Dataset, model: str, poison: str) -> bool:
-    return poison in results.poison and bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
+    return bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
+
+
+def _flipped(results: xr.Dataset) -> list[str]:
+    return [model for model, poison in _rows(results) if poison == "labels"]
 
 
 def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
     """The pairs of model and poison that the study holds."""
-    models, poisons = _labels(results, "model"), _labels(results, "poison")
+    models, poisons = ordered(results, "model"), ordered(results, "poison")
     return [(model, poison) for model in models for poison in poisons if _holds(results, model, poison)]
 
 
-def _labels(results: xr.Dataset, dim: str) -> list[str]:
-    order = {"labels": "0", "features": "1"}
-    return sorted(map(str, results[dim].values), key=lambda label: order.get(label, label))
+def _family(results: xr.Dataset, model: str) -> str:
+    return str(results["family"].sel(model=model).item())
+
+
+def _poison_name(poison: str) -> str:
+    return POISON_NAMES.get(poison, poison)
 
 
 # ---- files ----
@@ -601,72 +599,76 @@ def _png(figure: Figure, *, dpi: int) -> bytes:
     return small.getvalue()
 
 
-FIGURES: dict[str, tuple[str, Callable[[xr.Dataset], Figure | None]]] = {  # file name: study, function
-    "spectrum": ("data", xxz_spectrum),
-    "noise_sweep": ("noise_sweep", noise_sweep),
-    "model_sizes": ("noise_sweep", model_sizes),
-    "unlearning": ("unlearning", unlearning_curves),
-    "weight_map": ("weight_map", weight_maps),
-    "gauge": ("gauge", gauge_control),
-    "poison_examples": ("data", poison_examples),
-    "poison_embeddings": ("data", poison_embeddings),
-    "hessian_traces": ("landscape", hessian_traces),
-    "hessian_spectra": ("landscape", hessian_spectra),
-    "loss_slices": ("landscape", loss_slices),
+FIGURES: dict[str, tuple[Callable[..., Figure | None], tuple[str, ...]]] = {  # file name: function, its studies
+    "spectrum": (xxz_spectrum, ("data",)),
+    "noise_sweep": (noise_sweep, ("noise_sweep",)),
+    "model_sizes": (model_sizes, ("noise_sweep",)),
+    "unlearning": (unlearning_curves, ("unlearning",)),
+    "weight_map": (weight_maps, ("weight_map",)),
+    "gauge": (gauge_control, ("gauge",)),
+    "poison_examples": (poison_examples, ("data",)),
+    "poison_embeddings": (poison_embeddings, ("data",)),
+    "hessian_traces": (hessian_traces, ("landscape",)),
+    "hessian_spectra": (hessian_spectra, ("landscape",)),
+    "loss_slices": (loss_slices, ("landscape",)),
+    "presets": (
+        lambda *sweeps: presets_side_by_side(dict(zip(PRESET_NAMES, sweeps, strict=True))),
+        tuple(f"{preset}/noise_sweep" for preset in PRESET_NAMES),
+    ),
 }
 
 
 def save_all(folder: str | Path) -> list[Path]:
-    """Draw every study in the folder as PNG and PDF beside its data; returns the paths of the PNGs."""
+    """Draw every study in the folder as PNG and PDF beside its data; returns the paths of the PNGs.
+
+    In the folder of a data set that is `presets`. A figure that fails is named on stderr, and the others follow.
+    """
+    return [path for path in _save_all(Path(folder)) if path]
+
+
+def _save_all(folder: Path) -> list[Path | None]:
+    """As `save_all`, with None for each figure that failed. A full disk fails all of them, and is raised."""
     matplotlib.use("Agg")  # files need no screen
-    written = []
-    for name, (study, draw) in FIGURES.items():
-        data = Path(folder) / f"{study}.nc"
-        if data.is_file():
-            figure = draw(storage.read_dataset(data))
-            if figure is None:  # the study holds nothing of the kind
-                continue
-            written.append(_save(figure, Path(folder), name))
-    return written
-
-
-def save_comparison(folder: str | Path) -> list[Path]:
-    """Draw the published choices beside the corrected ones where a data set's folder has both; paths as `save_all`."""
-    matplotlib.use("Agg")
-    sweeps = {preset: Path(folder) / preset / "noise_sweep.nc" for preset in ("paper", "corrected")}
-    if not all(path.is_file() for path in sweeps.values()):
-        return []
-    results = {preset: storage.read_dataset(path) for preset, path in sweeps.items()}
-    if not all(_one_of_each_family(sweep) for sweep in results.values()):
-        return []
-    figure = presets_side_by_side(results)
-    return [_save(figure, Path(folder), "presets")]
+    paths: list[Path | None] = []
+    for name, (draw, studies) in FIGURES.items():
+        files = [folder / f"{study}.nc" for study in studies]
+        if not all(path.is_file() for path in files):
+            continue
+        try:
+            figure = draw(*map(storage.read_dataset, files))
+            paths += [_save(figure, folder, name)] if figure else []
+        except OSError:
+            raise
+        except Exception as error:
+            say(f"no figure {folder / name}: {type(error).__name__}: {error}", file=sys.stderr)
+            paths.append(None)
+        plt.close("all")
+    return paths
 
 
 def _save(figure: Figure, folder: Path, name: str) -> Path:
-    """Write a figure as PNG and PDF and close it; returns the path of the PNG."""
+    """Write a figure as PNG and PDF; returns the path of the PNG."""
     with storage.replacing(folder / f"{name}.png") as temporary:
         temporary.write_bytes(_png(figure, dpi=200))
     figure.set_layout_engine("none")  # laid out once is enough
     with storage.replacing(folder / f"{name}.pdf") as temporary:
         figure.savefig(temporary, format="pdf")
-    plt.close(figure)
     return folder / f"{name}.png"
 
 
 def main() -> int:
     folder = storage.folder_argument(__doc__)
+    below = storage.result_folders(folder)
+    drawn: list[Path | None] = []
     try:
-        with ProcessPoolExecutor() as pool:
-            folders = storage.result_folders(folder)
-            tasks = [pool.submit(save_all, each) for each in folders]
-            tasks += [pool.submit(save_comparison, each) for each in sorted({path.parent for path in folders})]
-            for task in tasks:
-                print(*task.result(), sep="\n", end="\n" if task.result() else "")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:  # JAX is not to be forked
+            for paths in pool.map(_save_all, [*below, *sorted({path.parent for path in below})]):
+                say(*filter(None, paths))
+                drawn += paths
+    except OSError as error:
+        say(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 2 if None in drawn else 0
 
 
 if __name__ == "__main__":

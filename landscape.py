@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from matfree import decomp, stochtrace
 
 import circuits
-from datar import Split, require, require_whole
+from checks import require, require_whole
+from datar import Split
 from metrics import cross_entropy
 from models import MLP, QNN, Model, Params
 

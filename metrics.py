@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
+
+# ---- of logits and labels: JAX, in the precision of the logits ----
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> jax.Array:
@@ -13,20 +17,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
 
     logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
     """
-    _check_shapes(logits, labels)
+    dtype = _checked_dtype(logits, labels)
+    logits, labels = jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
+    weight = None if weight is None else jnp.asarray(weight, dtype)
     return jnp.average(jax.nn.softplus(logits) - labels * logits, weights=weight)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
-    _check_shapes(logits, labels)
-    return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, (logits > 0) == (labels > 0)))
+    dtype = _checked_dtype(logits, labels)
+    right = jnp.asarray((logits > 0) == (labels > 0), dtype)
+    return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, right))
 
 
-def _check_shapes(logits: jax.Array, labels: jax.Array) -> None:
-    """(n, 1) logits against (n,) labels would broadcast to a wrong number."""
+def _checked_dtype(logits: jax.Array, labels: jax.Array) -> jnp.dtype:
+    """The floating type of the logits. (n, 1) logits against (n,) labels would broadcast to a wrong number."""
     if jnp.ndim(labels) and jnp.shape(logits) != jnp.shape(labels):
         raise ValueError(f"labels: got shape {jnp.shape(labels)}, allowed: that of the logits, {jnp.shape(logits)}")
+    return jnp.result_type(logits, 1.0)
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
@@ -48,14 +56,12 @@ def _kl_term(teacher: jax.Array, student: jax.Array) -> jax.Array:
 
 # ---- over runs: NumPy, on finished results ----
 
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, float)
-    return values[np.isfinite(values)]
+RESAMPLES = 9999
+Statistic = Callable[..., np.ndarray]  # of an array along `axis`, as np.mean and np.median are
 
 
 def bootstrap_interval(
-    values: np.ndarray, statistic=np.mean, *, level: float = 0.95, seed: int = 0
+    values: np.ndarray, statistic: Statistic = np.mean, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of (n,) values.
 
@@ -63,27 +69,72 @@ def bootstrap_interval(
     one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width 0 that they are. NaN
     values, runs that diverged, are left out; NaN bounds for fewer than two others.
     """
-    values = _finite(values)
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    if np.ptp(values) == 0:
-        return float(statistic(values)), float(statistic(values))
-    result = stats.bootstrap(
-        (values,), statistic, confidence_level=level, n_resamples=9999, method="percentile", rng=seed
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    return _over_runs(statistic, values, level=level, seed=seed)[1:]
+
+
+def paired_interval(
+    left: np.ndarray, right: np.ndarray, statistic: Statistic = np.mean, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """statistic(left - right) of (n,) values by run, and its percentile bootstrap interval.
+
+    Run r of both has the same poison: what that does to both cancels, which two separate intervals would not show.
+    Runs of which either is NaN are left out; NaN bounds for fewer than two others.
+    """
+
+    def difference(left: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(left - right, axis=axis)
+
+    return _over_runs(difference, left, right, level=level, seed=seed)
+
+
+def ratio_interval(
+    noisy: np.ndarray, clean: np.ndarray, statistic: Statistic = np.median, *, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap interval.
+
+    Run r has the same images in both. The median by default: traces are heavy-tailed, and a mean over five runs is
+    the largest of them. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
+    """
+
+    def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
+
+    return _over_runs(ratio, noisy, clean, level=level, seed=seed)
 
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
     """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap interval)."""
-    values = _finite(final_accuracy)
-    if len(values) < 2:
-        return float("nan"), float("nan"), float("nan")
-    return (float(np.std(values, ddof=1)), *bootstrap_interval(values, _sample_std))
+    deviation, low, high = _over_runs(_sample_deviation, final_accuracy)
+    return (deviation if np.isfinite(low) else np.nan), low, high
 
 
-def _sample_std(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    return np.std(values, ddof=1, axis=axis)
+def _sample_deviation(values: np.ndarray, axis: int) -> np.ndarray:
+    return np.std(values, ddof=min(1, values.shape[axis] - 1), axis=axis)
+
+
+def _over_runs(
+    estimate: Statistic, *columns: np.ndarray, level: float = 0.95, seed: int = 0
+) -> tuple[float, float, float]:
+    """estimate(*columns) of columns by run and its percentile bootstrap interval; all values of a run go together."""
+    runs = np.stack([np.asarray(column, float) for column in columns])
+    runs = runs[:, np.isfinite(runs).all(axis=0)]
+    n = runs.shape[1]
+    if n == 0:
+        return np.nan, np.nan, np.nan
+    value = float(estimate(*runs, axis=-1))
+    if n == 1:
+        return value, np.nan, np.nan
+    if not np.ptp(runs, axis=1).any():  # resampled sums of equal values differ by rounding alone
+        return value, value, value
+    resampled = estimate(*runs[:, _draws(n, seed)], axis=-1)
+    low, high = np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)])
+    return value, float(low), float(high)
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int, seed: int) -> np.ndarray:
+    """(RESAMPLES, n) numbers of runs, drawn with replacement."""
+    return np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
 
 
 def largest_drop(curve: np.ndarray) -> np.ndarray:
@@ -104,27 +155,3 @@ def share_near(
     near = (np.abs(cells - reference) <= tolerance) & ~lost
     tried = np.isfinite(cells) | lost
     return float(near.sum() / tried.sum()) if tried.any() else float("nan")
-
-
-def ratio_interval(
-    noisy: np.ndarray, clean: np.ndarray, statistic=np.median, *, level: float = 0.95, seed: int = 0
-) -> tuple[float, float, float]:
-    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap interval.
-
-    Runs are resampled, both their values at once: run r has the same images in both. The median by default: traces
-    are heavy-tailed, and a mean over five runs is the largest of them. Runs of which either is NaN, which diverged,
-    are left out; NaN bounds for fewer than two others.
-    """
-    pairs = np.stack([np.asarray(noisy, float), np.asarray(clean, float)])
-    noisy, clean = pairs[:, np.isfinite(pairs).all(axis=0)]
-
-    def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int = -1) -> np.ndarray:
-        return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
-
-    if len(noisy) < 2:
-        return (float(ratio(noisy, clean)) if len(noisy) else float("nan")), float("nan"), float("nan")
-    result = stats.bootstrap(
-        (noisy, clean), ratio, confidence_level=level, n_resamples=9999, method="percentile",
-        vectorized=True, paired=True, rng=seed,
-    )  # fmt: skip
-    return float(ratio(noisy, clean)), *map(float, result.confidence_interval)

@@ -1,29 +1,25 @@
-"""MLP and QNN behind one interface, and the one loop that trains anything.
+"""Models behind one interface, and the one loop that trains anything.
 
-A model is a frozen dataclass with
-
-    init(key) -> params            fresh parameters: a pytree of real arrays
-    prepare(x) -> inputs           what the model reads, made once from a data set's x
-    logits(params, x) -> (n,)      of prepared inputs or raw x; p = sigmoid(logit), class 1 where logit > 0
-    label                          its name in results and figures
-
-A model of your own needs no more than these; it must be hashable, so that JAX can compile for it.
+`Model` says what a model of your own needs. It must be hashable, so that JAX can compile for it; a frozen dataclass is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import circuits
-from datar import Split, require, require_whole
+from checks import require, require_whole
+from datar import Split
 from metrics import cross_entropy
 
 if TYPE_CHECKING:
@@ -31,6 +27,38 @@ if TYPE_CHECKING:
     import tensorcircuit
 
 Params = Any  # a pytree of real arrays
+
+LAST_FOLD = np.uint32(2**32 - 1)  # of a key whose folds 0, 1, ... have another use
+
+
+class Model(Protocol):
+    """What can be trained; p = sigmoid(logit), class 1 where logit > 0.
+
+    Optional: `last_layers(params, k)`, a mask of the structure of params that is True for the last k layers; and
+    `is_random = True` where the logits are drawn (shots): `logits` is then given `key=` as well.
+    """
+
+    @property
+    def label(self) -> str:
+        """Its name in results and figures."""
+
+    @property
+    def family(self) -> str:
+        """Its colour and row in figures: MLP, Logistic, QNN, Quadratic, or a word of your own."""
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        """What the model reads, made once from a data set's x; prepared inputs stay as they are."""
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """(n,), of prepared inputs or raw x."""
+
+
+def logits_of(model: Model, params: Params, x: jax.Array, *, key: jax.Array) -> jax.Array:
+    """The model's logits, (n,); the key is passed on only where they are random."""
+    return model.logits(params, x, key=key) if getattr(model, "is_random", False) else model.logits(params, x)
 
 
 @dataclass(frozen=True)
@@ -53,6 +81,10 @@ class MLP:
     def label(self) -> str:
         return f"MLP[{','.join(map(str, self.hidden))}]" if self.hidden else "Logistic"
 
+    @property
+    def family(self) -> str:
+        return "MLP" if self.hidden else "Logistic"
+
     def init(self, key: jax.Array) -> Params:
         """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logit.
 
@@ -66,7 +98,7 @@ class MLP:
 
     def prepare(self, x: jax.Array) -> jax.Array:
         """(n, d) real, or (n, 2 d) from complex x."""
-        x = jnp.asarray(x)
+        x = _as_inputs(x)
         return jnp.concatenate([x.real, x.imag], axis=1) if jnp.iscomplexobj(x) else x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
@@ -77,6 +109,24 @@ class MLP:
         for hidden_weights, hidden_bias in hidden:
             activity = jax.nn.relu(activity @ hidden_weights.T + hidden_bias)
         return (activity @ weights.T + bias)[:, 0]
+
+    def last_layers(self, params: Params, k: int) -> Params:
+        """True for the weights and biases of the last k layers."""
+        _check_layers(k, len(params))
+        return [(np.bool_(layer >= len(params) - k),) * 2 for layer in range(len(params))]
+
+    def narrow(self, params: Params, columns: jax.Array) -> Params:
+        """The parameters that act where all features but `columns` are 0: the first layer's other weights are left out.
+
+        Those get no gradient, so that training may do without them. Leading axes of runs stay.
+        """
+        (weights, bias), *rest = params
+        return [(jnp.asarray(weights)[..., columns], bias), *rest]
+
+    def widen(self, narrow: Params, columns: jax.Array, wide: Params) -> Params:
+        """What `narrow` has become, with the weights of `wide` on all other features."""
+        (weights, bias), *rest = narrow
+        return [(jnp.asarray(wide[0][0]).at[..., columns].set(weights), bias), *rest]
 
     def to_keras(self, params: Params) -> keras.Model:
         """The same network as a Keras model whose output is the logit (apply a sigmoid for p)."""
@@ -94,7 +144,7 @@ class QNN:
 
     Parameters start from N(0, 0.01^2) (arXiv:2508.02422; models.py, `QNN` and `y_pred`). `ansatz` puts a
     circuit of your own in place of `circuits.ansatz`: a function (params, inputs) -> tensorcircuit.Circuit,
-    with `shape` the shape of its params. It is simulated gate by gate.
+    with `shape` the shape of its params, layers first. It is simulated gate by gate.
     """
 
     n_qubits: int = 10
@@ -104,6 +154,7 @@ class QNN:
     ansatz: Callable[[jax.Array, jax.Array], tensorcircuit.Circuit] | None = None
     shape: tuple[int, ...] | None = None
 
+    family = "QNN"
     scale = 5.0  # published: logit per unit of <Z>
 
     def __post_init__(self):
@@ -130,21 +181,29 @@ class QNN:
 
         Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128 x 128.
         """
+        x = _as_inputs(x)
         if x.ndim == 3:
             return x
         require(x.shape[-1] == 2**self.n_qubits, "x", f"samples of length {x.shape[-1]}", f"{2**self.n_qubits}")
         has_cone = self.ansatz is None and self.entangler == "rzz"
         if has_cone and circuits.reduced_dimension(self.n_qubits, self.depth) ** 2 <= 4 * 2**self.n_qubits:
-            return circuits.reduce_states(jnp.asarray(x), self.depth)
-        return jnp.asarray(x)
+            return circuits.reduce_states(x, self.depth)
+        return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         if self.ansatz is not None:
             return self.scale * jax.vmap(partial(self._plain_expectation, params))(x)
         return self.scale * circuits.expectation(params, x, rotations=self.rotations, entangler=self.entangler)
 
+    def last_layers(self, params: Params, k: int) -> Params:
+        """True for the last k layers of the circuit, those next to the measurement: (depth, 1, ...)."""
+        depth, *others = self.shape or params.shape[-3:]
+        _check_layers(k, depth)
+        return (np.arange(depth) >= depth - k).reshape(depth, *(1 for _ in others))
+
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
         """The TensorCircuit circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
+        circuits.tensorcircuit_on_jax()  # an ansatz of one's own imports TensorCircuit as it comes
         if self.ansatz is not None:
             return self.ansatz(params, inputs)
         return circuits.ansatz(params, inputs, rotations=self.rotations, entangler=self.entangler)
@@ -165,6 +224,7 @@ class QuadraticForm:
     rank: int = 16
     is_complex: bool = False
 
+    family = "Quadratic"
     scale = 5.0  # that of the QNN
 
     def __post_init__(self):
@@ -188,20 +248,73 @@ class QuadraticForm:
     def prepare(self, x: jax.Array) -> jax.Array:
         shape = jnp.shape(x)
         require(len(shape) == 2 and shape[1] == self.n_features, "x", f"shape {shape}", f"(n, {self.n_features})")
-        return jnp.asarray(x)
+        return _as_inputs(x)
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        """The vectors are made orthonormal by the Cholesky factor of their Gram matrix."""
         basis = jax.lax.complex(*params["basis"]) if self.is_complex else params["basis"][0]
-        root = jnp.linalg.cholesky(basis @ basis.conj().T)
-        overlaps = jax.scipy.linalg.solve_triangular(root, basis @ x.T, lower=True)  # (rank, n)
-        return self.scale * jnp.tanh(params["values"]) @ (overlaps * overlaps.conj()).real
+        root = _inverse_root(basis @ basis.conj().T)  # root @ basis has orthonormal rows
+        overlaps = (x @ basis.T) @ root.T  # (n, rank); (rank, n) would take three times as long
+        return self.scale * (overlaps * overlaps.conj()).real @ jnp.tanh(params["values"])
 
 
-Model = MLP | QNN | QuadraticForm
+@jax.custom_jvp
+def _inverse_root(gram: jax.Array) -> jax.Array:
+    """R, lower triangular, with R G R' = 1: the inverse of G's Cholesky factor, by elimination.
+
+    Not by LAPACK: batches of its calls in a scan wait for each other for ever in a pool of two threads (jaxlib 0.10.2).
+    """
+    size = len(gram)
+
+    def eliminate(k: int, rows: jax.Array) -> jax.Array:
+        pivot = rows[k] * jax.lax.rsqrt(rows[k, k].real)
+        factors = jnp.where(jnp.arange(size) > k, pivot[:size].conj(), 0)
+        return (rows - factors[:, None] * pivot).at[k].set(pivot)
+
+    rows = jnp.concatenate([gram, jnp.eye(size, dtype=gram.dtype)], axis=1)
+    return jax.lax.fori_loop(0, size, eliminate, rows)[:, size:]
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+    """dR = -low(R dG R') R, with low the lower triangle and half the diagonal."""
+    root = _inverse_root(*primals)
+    moved = root @ tangents[0] @ root.conj().T
+    return root, -(jnp.tril(moved) - jnp.diag(jnp.diagonal(moved)) / 2) @ root
+
+
+def _as_inputs(x: jax.Array) -> jax.Array:
+    """Real or complex, in at least JAX's present precision."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)))
+
+
+def _check_layers(k: int, layers: int) -> None:
+    require_whole("k", k)
+    require(k <= layers, "k", k, f"1 to {layers}, the number of layers")
 
 
 # ---- training ----
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model is trained."""
+
+    epochs: int
+    """Passes over the training data."""
+    batch_size: int
+    """Samples per step; 0 takes all of them."""
+    learning_rate: float
+    """Of Adam."""
+
+    def __post_init__(self):
+        require_whole("epochs", self.epochs, 0)
+        require_whole("batch-size", self.batch_size, 0)  # as the flag is written
+        require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "positive, finite numbers")
+
+    def keywords(self) -> dict[str, Any]:
+        """For `train` and `fit`."""
+        return dataclasses.asdict(self)
 
 
 def train(
@@ -228,8 +341,8 @@ def train(
 def _train(model: Model, split: Split, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
     init_key, fit_key = jax.random.split(key)
 
-    def loss(params, rows, weight, epoch):
-        return cross_entropy(model.logits(params, split.x[rows]), split.y[rows], weight)
+    def loss(params, rows, weight, epoch, key):
+        return cross_entropy(logits_of(model, params, split.x[rows], key=key), split.y[rows], weight)
 
     params, _ = fit(
         loss, model.init(init_key), len(split.y),
@@ -247,7 +360,7 @@ def check_training(epochs: int, batch_size: int, learning_rate: float) -> None:
 
 
 def fit(
-    loss: Callable[[Params, jax.Array, jax.Array, jax.Array], jax.Array],
+    loss: Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
     params: Params,
     n_samples: int,
     *,
@@ -257,30 +370,37 @@ def fit(
     key: jax.Array,
     measure: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    """Run Adam on `loss(params, rows, weight, epoch)` over reshuffled batches of the rows 0 ... n_samples - 1.
+    """Run Adam on `loss(params, rows, weight, epoch, key)` over reshuffled batches of the rows 0 ... n_samples - 1.
 
     Each epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for
-    the last, which is filled up with rows of weight 0: 350 samples at 256 make 175 + 175, not 256 + 94.
-    Returns the last parameters and what `measure(params)` gave before epoch 0, 1, ... and after
-    the last, stacked: (epochs + 1, ...), or None without `measure`.
+    the last, which is filled up with rows of weight 0: 350 samples at 256 make 175 + 175, not 256 + 94. The rows of a
+    batch that holds all samples are slice(None).
+    The loss gets a key of its own at each step. Returns the last parameters and what `measure(params)` gave before
+    epoch 0, 1, ... and after the last, stacked: (epochs + 1, ...), or None without `measure`.
     """
     require_whole("n_samples", n_samples)
     check_training(epochs, batch_size, learning_rate)
     optimizer = optax.adam(learning_rate)
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)
-    weights = (jnp.arange(n_steps * size) < n_samples).astype(jnp.float32).reshape(n_steps, size)
+    weights = (jnp.arange(n_steps * size) < n_samples).astype(_real_dtype(params)).reshape(n_steps, size)
+    draws = jax.random.fold_in(key, LAST_FOLD)  # of the steps; 0, 1, ... are those of the epochs' orders
 
     def step(carry, batch):
         params, state, epoch = carry
-        gradient = jax.grad(loss)(params, *batch, epoch)
+        rows, weight, index = batch
+        step_key = jax.random.fold_in(jax.random.fold_in(draws, epoch), index)
+        gradient = jax.grad(loss)(params, rows, weight, epoch, step_key)
         updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state, epoch), None
 
     def one_epoch(carry):
+        if n_steps == 1:  # the order of a whole batch is of no consequence, and no sample is copied
+            params, state, epoch = step(carry, (slice(None), weights[0], 0))[0]
+            return params, state, epoch + 1
         order = jax.random.permutation(jax.random.fold_in(key, carry[2]), n_samples)
         rows = jnp.resize(order, (n_steps, size))
-        params, state, epoch = jax.lax.scan(step, carry, (rows, weights))[0]
+        params, state, epoch = jax.lax.scan(step, carry, (rows, weights, jnp.arange(n_steps)))[0]
         return params, state, epoch + 1
 
     def measure_and_train(carry, _):  # one scan body holds both, so that `measure` is compiled once
@@ -290,3 +410,7 @@ def fit(
     carry = params, optimizer.init(params), jnp.int32(0)
     (params, _, _), history = jax.lax.scan(measure_and_train, carry, length=epochs + 1)
     return params, history
+
+
+def _real_dtype(params: Params) -> jnp.dtype:
+    return jnp.result_type(*jax.tree.leaves(params))

@@ -1,19 +1,21 @@
-"""Poison training data, and unlearn the poison: four methods, each one small loss, and the loop they share."""
+"""Poison training data, and unlearn the poison: methods that own their numbers, and the loop they share."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datar import Split, require, require_split, require_whole
+from checks import require, require_whole
+from datar import Dataset, Split, require_split
 from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
-from models import Model, Params, fit
+from models import Model, Params, Training, fit
 
 # ---- poison ----
 
@@ -21,22 +23,64 @@ from models import Model, Params, fit
 class Poisoned(NamedTuple):
     """A poisoned training set.
 
-    split: all n samples, poisoned ones among them. mask: (n,) True where poisoned. forget_clean and
-    forget_poisoned: the same samples before and after; for labels they differ in y, for features in x.
+    split: all n samples, poisoned ones among them. mask: (n,) True where poisoned. known: (n,) True where that is
+    identified: the forget set. forget_clean and forget_poisoned: its samples before and after; for labels they differ
+    in y, for features in x. What is poisoned but not known stays among the retained samples.
     """
 
     split: Split
     mask: np.ndarray
+    known: np.ndarray
     forget_clean: Split
     forget_poisoned: Split
 
     @property
     def retain(self) -> Split:
-        """The samples that were left alone."""
-        return Split(self.split.x[~self.mask], self.split.y[~self.mask])
+        """The samples that are not known to be poisoned."""
+        return Split(self.split.x[~self.known], self.split.y[~self.known])
 
 
-def flip_labels(split: Split, fraction: float, *, key: jax.Array, balanced: bool = True) -> Poisoned:
+@dataclass(frozen=True)
+class Poison:
+    """What to poison, and how much of it is known.
+
+    kind: a name in POISONS. alpha_percent: whole percent of the training samples. known_percent: of the poisoned ones,
+    the share that is identified. The poison carries its function, so that it works where the table lacks its name.
+    """
+
+    kind: str = "labels"
+    alpha_percent: int = 0
+    known_percent: int = 100
+    function: Callable[..., Poisoned] | None = field(default=None, repr=False)
+
+    def __post_init__(self):
+        for name, most in (("alpha_percent", 99), ("known_percent", 100)):
+            value = getattr(self, name)
+            require_whole(name, value, 0)
+            require(value <= most, name, value, f"whole percents, 0 to {most}")
+            object.__setattr__(self, name, int(value))
+        if self.function is None:
+            require(self.kind in POISONS, "poison", self.kind, ", ".join(POISONS))
+            object.__setattr__(self, "function", POISONS[self.kind])
+
+    def draw(self, dataset: Dataset, *, key: Key) -> Poisoned:
+        """Poison the training set of `dataset`."""
+        poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
+        if self.known_percent == 100:
+            return poisoned
+        generator = np.random.default_rng([*_generator(key).integers(2**32, size=4), self.known_percent])
+        rows = np.flatnonzero(poisoned.mask)
+        chosen = np.sort(generator.permutation(len(rows))[: round(len(rows) * self.known_percent / 100)])
+        known = np.zeros_like(poisoned.mask)
+        known[rows[chosen]] = True
+        of_forget = [Split(part.x[chosen], part.y[chosen]) for part in poisoned[3:]]
+        return Poisoned(poisoned.split, poisoned.mask, known, *of_forget)
+
+
+Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes
+
+
+def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
     """Flip the labels of int(fraction n) samples, half from each class; an odd number is rounded down.
 
     balanced=False draws them from all samples alike, as the published Hessian analysis does.
@@ -49,7 +93,7 @@ def flip_labels(split: Split, fraction: float, *, key: jax.Array, balanced: bool
     return _poisoned(split, Split(split.x, y), rows)
 
 
-def randomize_features(split: Split, fraction: float, *, key: jax.Array, n_features: int | None = None) -> Poisoned:
+def randomize_features(split: Split, fraction: float, *, key: Key, n_features: int | None = None) -> Poisoned:
     """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd rounded up.
 
     n_features: length before padding (784 pixels); the padding stays 0. None takes the whole length. The
@@ -70,7 +114,7 @@ def randomize_features(split: Split, fraction: float, *, key: jax.Array, n_featu
     return _poisoned(split, Split(x, split.y), rows)
 
 
-def relabel_randomly(split: Split, fraction: float, *, key: jax.Array) -> Poisoned:
+def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
     """Draw new labels at random for int(fraction n) samples of any class ("interclass confusion").
 
     About half of them keep the label they had. Published: datar.py, `interclass_confusion`.
@@ -82,7 +126,26 @@ def relabel_randomly(split: Split, fraction: float, *, key: jax.Array) -> Poison
     return _poisoned(split, Split(split.x, y), rows)
 
 
-POISONS = {"labels": flip_labels, "features": randomize_features, "confusion": relabel_randomly}
+def poison_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flipped labels, as many in each class."""
+    return flip_labels(dataset.train, fraction, key=key)
+
+
+def poison_features(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Samples replaced by noise, the padding left 0."""
+    return randomize_features(dataset.train, fraction, key=key, n_features=dataset.n_features)
+
+
+def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Labels drawn anew at random."""
+    return relabel_randomly(dataset.train, fraction, key=key)
+
+
+POISONS: dict[str, Callable[..., Poisoned]] = {
+    "labels": poison_labels,
+    "features": poison_features,
+    "confusion": confuse_labels,
+}
 
 
 def _draw(split: Split, fraction: float, generator: np.random.Generator) -> np.ndarray:
@@ -110,14 +173,14 @@ def _count(fraction: float, n: int) -> int:
     return int(fraction * n + 1e-9)  # 0.29 * 100 is 28.999999999999996
 
 
-def _generator(key: jax.Array) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+def _generator(key: Key) -> np.random.Generator:
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key)
 
 
 def _poisoned(clean: Split, poisoned: Split, rows: np.ndarray) -> Poisoned:
     mask = np.zeros(len(clean.y), bool)
     mask[rows] = True
-    return Poisoned(poisoned, mask, Split(clean.x[mask], clean.y[mask]), Split(poisoned.x[mask], poisoned.y[mask]))
+    return Poisoned(poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned)))
 
 
 # ---- unlearn ----
@@ -125,29 +188,32 @@ def _poisoned(clean: Split, poisoned: Split, rows: np.ndarray) -> Poisoned:
 DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("ce", "forget", "kl"), meta_fields=("divergence",))
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the terms of an unlearning loss, and which divergence its KL terms are.
+class Task(NamedTuple):
+    """What is to be unlearned by one model.
 
-    Published values: ce 1, forget 0.2, kl 0. The weights may be traced (a weight map `vmap`s over them);
-    `divergence` is a name in DIVERGENCES.
+    teacher: the parameters trained on the poisoned data. retain, forget: inputs (prepared or raw) and labels, the
+    forget set as poisoned; forget_clean: its samples as they were. fresh: new random parameters.
     """
 
-    ce: Any = 1.0
-    forget: Any = 0.2
-    kl: Any = 0.0
-    divergence: Literal["full", "published"] = "full"
+    model: Model
+    teacher: Params
+    retain: Split
+    forget: Split
+    forget_clean: Split
+    fresh: Params
 
-    def __post_init__(self):
-        require(self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES))
+    def logits(self, params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """(n,) logits; `key` reaches models that are random."""
+        random = {"key": key} if getattr(self.model, "is_random", False) else {}
+        return self.model.logits(params, x, **random)
 
 
 class Batch(NamedTuple):
     """What a loss sees at one step: a batch of the retain set, and the whole forget set.
 
     retain_weight is 1 for samples of the batch and 0 for those that fill it up; retain_teacher (b,) and
-    forget_teacher (f,) are the teacher's logits. epoch counts from 0, for a method that alternates.
+    forget_teacher (f,) are the teacher's logits. epoch counts from 0, for a method that alternates; key is new at each
+    step, for one that draws.
     """
 
     retain: Split
@@ -156,74 +222,216 @@ class Batch(NamedTuple):
     forget: Split
     forget_teacher: jax.Array
     epoch: jax.Array
+    key: jax.Array
 
 
-def retain_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
-    """CE(D_r)."""
-    return cross_entropy(logits_fn(params, batch.retain.x), batch.retain.y, batch.retain_weight)
-
-
-def fine_tune_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
-    """ce CE(D_r): catastrophic forgetting by continued training on what is retained."""
-    return weights.ce * retain_loss(logits_fn, params, batch, weights)
-
-
-def scrub_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
-    """ce CE(D_r) + kl KL(teacher || student on D_r) - forget KL(teacher || student on D_f).
-
-    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py.
-    """
-    divergence = DIVERGENCES[weights.divergence]
-    retain, forget = both_logits(logits_fn, params, batch)
-    stay = jnp.average(divergence(batch.retain_teacher, retain), weights=batch.retain_weight)
-    leave = jnp.mean(divergence(batch.forget_teacher, forget))
-    learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
-    return weights.ce * learn + weights.kl * stay - weights.forget * leave
-
-
-def gradient_ascent_loss(logits_fn, params: Params, batch: Batch, weights: Weights) -> jax.Array:
-    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+)."""
-    retain, forget = both_logits(logits_fn, params, batch)
-    descend = cross_entropy(retain, batch.retain.y, batch.retain_weight)
-    return weights.ce * descend - weights.forget * cross_entropy(forget, batch.forget.y)
-
-
-def both_logits(logits_fn, params: Params, batch: Batch) -> list[jax.Array]:
-    """Logits of the retain batch and of the forget set, from one pass."""
-    logits = logits_fn(params, jnp.concatenate([batch.retain.x, batch.forget.x]))
-    return jnp.split(logits, [len(batch.retain.y)])
-
-
-def from_fresh(model: Model, teacher: Params, data: Batch, key: jax.Array) -> Params:
-    """Start from new random parameters."""
-    return model.init(key)
-
-
-def from_teacher(model: Model, teacher: Params, data: Batch, key: jax.Array) -> Params:
-    """Start from the model that was trained on the poisoned data."""
-    return teacher
+Measure = Callable[[Params], Any]
 
 
 @dataclass(frozen=True)
 class Method:
-    """An unlearning method: the loss that Adam descends, and where it starts.
+    """An unlearning method: a frozen dataclass whose fields are its hyper-parameters, and how it is trained.
 
-    loss(logits_fn, params, batch, weights) -> scalar. start(model, teacher, data, key) -> params, with all of
-    the data as one Batch: a one-shot method (a Newton step, Fisher noise) does its work here and has a loss
-    that is constant. A method that trains some layers only stops the gradient at the others, and one that
-    alternates between two losses picks by `batch.epoch`. needs_forget: refuse to run without a forget set.
+    Called as method(task, key, measure) -> (params, history), `history` being what `measure(params)` gave before the
+    first epoch, after each and so after the last, stacked. To JAX a method is a pytree: its floats are leaves, which
+    may be traced (`vmap` over a hyper-parameter), and all else is static, its own code included.
+
+    title: its name in tables and figures; None for that in METHODS. needs_forget: refuse an empty forget set.
+    is_fresh: it starts from new parameters. map_over: the one or two hyper-parameters of its weight map; None for the
+    first two floats.
     """
 
-    loss: Callable[[Callable, Params, Batch, Weights], jax.Array]
-    start: Callable[[Model, Params, Batch, jax.Array], Params] = from_teacher
-    needs_forget: bool = False
+    training: Training = field(default=Training(50, 0, 0.001), kw_only=True)
+
+    title: ClassVar[str | None] = None
+    needs_forget: ClassVar[bool] = False
+    is_fresh: ClassVar[bool] = False
+    map_over: ClassVar[tuple[str, ...] | None] = None
+
+    def __init_subclass__(cls):
+        jax.tree_util.register_pytree_node(cls, _flatten, lambda static, floats: _unflatten(cls, static, floats))
+
+    def __post_init__(self):
+        for name in self.hyper():
+            object.__setattr__(self, name, float(getattr(self, name)))
+        self.check()
+
+    def check(self) -> None:
+        """Refuse hyper-parameters that make no sense, by name: those that are negative or not finite."""
+        for name, value in self.hyper().items():
+            require(0 <= value < math.inf, name, value, "a finite number, 0 or more")
+
+    def hyper(self) -> dict[str, float]:
+        """The hyper-parameters that are floats, by name."""
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if _is_float(each)}
+
+    def mapped(self) -> tuple[str, ...]:
+        """The hyper-parameters of its weight map, at most two."""
+        return tuple(self.hyper())[:2] if self.map_over is None else self.map_over
+
+    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+        raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
-METHODS = {
-    "retrain": Method(retain_loss, from_fresh),
-    "cf": Method(fine_tune_loss),
-    "scrub": Method(scrub_loss, needs_forget=True),
-    "ga": Method(gradient_ascent_loss, needs_forget=True),
+def _is_float(each: dataclasses.Field) -> bool:
+    return each.type in (float, "float")
+
+
+def _flatten(method: Method) -> tuple[tuple, tuple]:
+    """Its floats; and its other fields with the functions of its classes, so that no two codes share a program."""
+    own = dataclasses.fields(method)
+    static = tuple((each.name, getattr(method, each.name)) for each in own if not _is_float(each))
+    code = tuple(part for cls in type(method).__mro__[:-1] for part in vars(cls).values() if callable(part))
+    return tuple(method.hyper().values()), (static, code)
+
+
+def _unflatten(cls: type, static: tuple, floats: tuple) -> Method:
+    """Without the checks: the floats may be traced, or no numbers at all."""
+    method = object.__new__(cls)
+    names = [each.name for each in dataclasses.fields(cls) if _is_float(each)]
+    for name, value in (*static[0], *zip(names, floats, strict=True)):
+        object.__setattr__(method, name, value)
+    return method
+
+
+@dataclass(frozen=True)
+class Descent(Method):
+    """A method that descends a loss with Adam: it defines `loss` alone.
+
+    Retain batches are reshuffled each epoch, the forget set is whole at each step.
+    """
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        raise NotImplementedError(f"{type(self).__name__} defines no loss")
+
+    def start(self, task: Task) -> Params:
+        """Where the descent starts."""
+        return task.fresh if self.is_fresh else task.teacher
+
+    def forget_set(self, task: Task) -> Split:
+        """Which version of the forget set the loss reads."""
+        return task.forget
+
+    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+        retain, forget = task.retain, self.forget_set(task)
+        fit_key, teacher_key = jax.random.split(key)
+        n = len(retain.y)
+        teacher = task.logits(task.teacher, jnp.concatenate([retain.x, forget.x]), teacher_key)
+
+        def loss(params, rows, weight, epoch, step_key):
+            chosen = Split(retain.x[rows], retain.y[rows])
+            batch = Batch(chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key)
+            return self.loss(task, params, batch)
+
+        return fit(loss, self.start(task), n, **self.training.keywords(), key=fit_key, measure=measure)
+
+
+@dataclass(frozen=True)
+class OneShot(Method):
+    """A method of one step, such as a Newton step or noise: it defines `step` alone; its history has two entries."""
+
+    def step(self, task: Task, key: jax.Array) -> Params:
+        raise NotImplementedError(f"{type(self).__name__} defines no step")
+
+    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+        params = self.step(task, key)
+        points = jax.tree.map(lambda *leaves: jnp.stack(leaves), task.teacher, params)
+        return params, jax.lax.map(measure, points) if measure else None
+
+
+def retain_loss(task: Task, params: Params, batch: Batch) -> jax.Array:
+    """CE(D_r)."""
+    return cross_entropy(task.logits(params, batch.retain.x, batch.key), batch.retain.y, batch.retain_weight)
+
+
+def both_logits(task: Task, params: Params, batch: Batch) -> list[jax.Array]:
+    """Logits of the retain batch and of the forget set, from one pass."""
+    logits = task.logits(params, jnp.concatenate([batch.retain.x, batch.forget.x]), batch.key)
+    return jnp.split(logits, [len(batch.retain.y)])
+
+
+@dataclass(frozen=True)
+class Retrain(Descent):
+    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the teacher."""
+
+    title = "Retrain"
+    is_fresh = True
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        return retain_loss(task, params, batch)
+
+
+@dataclass(frozen=True)
+class FineTune(Descent):
+    """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is retained."""
+
+    title = "Fine-tune"
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        return retain_loss(task, params, batch)
+
+
+@dataclass(frozen=True)
+class Scrub(Descent):
+    """ce CE(D_r) + kl KL(teacher || student on D_r) - forget KL(teacher || student on D_f).
+
+    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py, whose weights are
+    the defaults. divergence: the full Bernoulli KL, or its first term alone as in the published code. reads: which
+    version of the forget set's inputs (published: clean).
+    """
+
+    ce: float = 1.0
+    forget: float = 0.2
+    kl: float = 0.0
+    divergence: Literal["full", "published"] = "full"
+    reads: Literal["poisoned", "clean"] = "poisoned"
+
+    title = "Scrub"
+    needs_forget = True
+    map_over = ("forget", "kl")
+
+    def check(self) -> None:
+        super().check()
+        require(self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES))
+        require(self.reads in ("poisoned", "clean"), "reads", self.reads, "poisoned, clean")
+
+    def forget_set(self, task: Task) -> Split:
+        return task.forget_clean if self.reads == "clean" else task.forget
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        divergence = DIVERGENCES[self.divergence]
+        retain, forget = both_logits(task, params, batch)
+        stay = jnp.average(divergence(batch.retain_teacher, retain), weights=batch.retain_weight)
+        leave = jnp.mean(divergence(batch.forget_teacher, forget))
+        learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+        return self.ce * learn + self.kl * stay - self.forget * leave
+
+
+@dataclass(frozen=True)
+class GradientAscent(Descent):
+    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+).
+
+    Weights: those of the published models.py.
+    """
+
+    ce: float = 1.0
+    forget: float = 0.2
+
+    title = "Gradient ascent"
+    needs_forget = True
+    map_over = ("forget",)
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        retain, forget = both_logits(task, params, batch)
+        descend = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+        return self.ce * descend - self.forget * cross_entropy(forget, batch.forget.y)
+
+
+METHODS: dict[str, Method] = {
+    "retrain": Retrain(),
+    "cf": FineTune(),
+    "scrub": Scrub(),
+    "ga": GradientAscent(),
 }
 
 
@@ -234,46 +442,21 @@ def unlearn(
     retain: Split,
     forget: Split,
     *,
-    weights: Weights,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
     key: jax.Array,
-    measure: Callable[[Params], Any] | None = None,
+    forget_clean: Split | None = None,
+    measure: Measure | None = None,
 ) -> tuple[Params, Any]:
-    """Run one method: Adam on its loss, retain batches reshuffled each epoch, the forget set whole at each step.
+    """Run one method from a teacher; returns the parameters and the history of `measure` (see `Method`).
 
-    retain, forget: inputs (prepared or raw) and labels as the method is to see them: the forget set with its
-    poisoned labels, or its poisoned features. batch_size: most retain samples per step, 0 for all. Returns the
-    parameters and the history of `measure` as `models.fit` does. It can be `vmap`ped over runs and weights;
-    check those with `check_weights` first.
+    retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean: the same samples
+    before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
     """
     require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
-    for name, split in (("retain", retain), ("forget", forget)):
+    forget_clean = forget if forget_clean is None else forget_clean
+    for name, split in (("retain", retain), ("forget", forget), ("forget_clean", forget_clean)):
         x, y = jnp.shape(split.x), jnp.shape(split.y)
         matching = x[:1] == y and x[1:] == jnp.shape(retain.x)[1:]
         require(matching, name, f"x {x} and y {y}", "as many labels as samples, and samples of one length")
-    start_key, fit_key = jax.random.split(key)
-    retain, forget = jax.tree.map(jnp.asarray, (retain, forget))
-    teacher_logits = model.logits(teacher, jnp.concatenate([retain.x, forget.x]))
-    retain_teacher, forget_teacher = jnp.split(teacher_logits, [len(retain.y)])
-
-    def batch(rows, weight, epoch):
-        chosen = Split(retain.x[rows], retain.y[rows])
-        return Batch(chosen, weight, retain_teacher[rows], forget, forget_teacher, epoch)
-
-    def loss(params, rows, weight, epoch):
-        return method.loss(model.logits, params, batch(rows, weight, epoch), weights)
-
-    everything = batch(jnp.arange(len(retain.y)), jnp.ones(len(retain.y)), jnp.int32(0))
-    params = method.start(model, teacher, everything, start_key)
-    return fit(
-        loss, params, len(retain.y),
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, key=fit_key, measure=measure,
-    )  # fmt: skip
-
-
-def check_weights(**weights: float) -> None:
-    """Refuse a negative or non-finite weight: one ValueError that names it."""
-    for name, value in weights.items():
-        require(0 <= value < np.inf, name, value, "a finite number, 0 or more")
+    fresh_key, method_key = jax.random.split(key)
+    retain, forget, forget_clean = jax.tree.map(jnp.asarray, (retain, forget, forget_clean))
+    return method(Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)), method_key, measure)

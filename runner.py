@@ -1,41 +1,32 @@
-"""What all main scripts share: flags, one-line errors, seeds, and the runner that computes the chunks that are missing.
-
-The runner knows nothing of models: a study gives it chunks; it computes those that no file holds yet, side by side,
-stores each as it ends and gathers them into one file a study.
-"""
+"""What all main scripts share: flags, one-line errors, signals, and the run from a configuration to its study files."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import hashlib
 import os
 import re
 import signal
 import sys
 import tempfile
-import threading
-import time
-import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
-import jax
 import numpy as np
 import tyro
-import xarray as xr
 from tqdm import tqdm
 
-import circuits
+import results
 import storage
-from datar import BadInput, Dataset, cache_folder, require
+from checks import BadInput, require
+from datar import Dataset
+from jobs import Deadly, Finished, Job, Local, Store, job_key, with_needs
+from results import Row, StudyFile
 
 # ---- flags and errors ----
 
@@ -45,23 +36,22 @@ def one_line_errors() -> Iterator[None]:
     """Turn what is wrong with input, results folder or disk into one line on stderr and exit code 2."""
     try:
         yield
-    except (BadInput, storage.Refused, OSError) as error:
+    except (BadInput, storage.Refused, OSError, Deadly) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         _leave(2)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:  # models or batches that no memory holds, as a rule
+    except MemoryError as error:
+        print(f"error: out of memory ({' '.join(str(error).split())[:300]})", file=sys.stderr)
+        _leave(2)
+    except RuntimeError as error:
+        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
+            raise
         print(f"error: the computation failed ({' '.join(str(error).split())[:300]})", file=sys.stderr)
         _leave(2)
 
 
-WORKER = "chunk"  # how the names of threads begin that compute chunks
-
-
 def _leave(code: int) -> NoReturn:
-    """End the process; at once where threads compute, which cannot be told to stop and would be waited for."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name.startswith(WORKER) for thread in threading.enumerate()):
-        os._exit(code)
     raise SystemExit(code)
 
 
@@ -114,15 +104,31 @@ class Settings(Checked):
     """Root of all random numbers."""
     out: Path = Path("results")
     """Folder for results and figures: OUT/DATASET/PRESET/."""
-    fresh: bool = False
-    """Start anew: what is in the folder is moved to OUT/DATASET/PRESET-set-aside/, never deleted. To go on with a run
-    that was stopped, leave it out."""
+    plan: bool = False
+    """Say what is there, what is missing and how many core-minutes it will take, and compute nothing."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
-    """Chunks computed at once, each on one core; a matter of speed and memory. 0: one a core, at most 4."""
+    """Processes, each on one core; a matter of speed and memory, the bits are the same. 0: one a core."""
     alphas: tuple[Percent, ...]
     """Poisoned shares, in percent."""
+    block: tyro.conf.Suppress[int] = 5
+    """Runs that one job computes."""
+    optimization_level: tyro.conf.Suppress[int] = 3
+    """XLA's: at 1, programs that compile for longer than they run are done sooner."""
+
+    AXES: ClassVar[tuple[str, ...]] = ("preset", "stages", "models", "runs", "out", "plan", "data", "workers", "alphas")
+    """Fields that do not name the results folder: axes of the files, and what changes no number."""
+    presets: ClassVar[dict[str, Settings]] = {}
+    """The presets by name, to which a configuration is compared for the name of its folder."""
+
+    def blocks(self, runs: int | None = None) -> range:
+        """The blocks that hold the first `runs` runs, all that are asked for by default."""
+        return range(-(-(self.runs if runs is None else runs) // self.block))
+
+    def shown(self, block: range, runs: int | None = None) -> range:
+        """Those runs of a block that are shown."""
+        return range(block.start, min(block.stop, self.runs if runs is None else runs))
 
     def check(self):
         require(0 <= self.workers <= 64, "--workers", self.workers, "1 to 64, or 0 for one a core")
@@ -160,216 +166,141 @@ def parse_command_line(presets: dict[str, Settings], description: str) -> Settin
         _refusing.reset(refusing)
 
 
-# ---- seeds ----
+# ---- from a configuration to study files ----
+
+Study = Callable[[Any, Dataset], Iterator[Row]]
 
 
-def random_key(seed: int, *purpose: str | int) -> jax.Array:
-    """The key of one random choice, from what it is for: no draw depends on which others were made.
+def run_studies(
+    config: Settings, dataset: Dataset, studies: dict[str, Study], *, under: str | None = None, standard: str = "",
+    others: tuple[Dataset, ...] = (),
+) -> Path | None:  # fmt: skip
+    """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/FOLDER.
 
-    Python's own `hash` is salted anew in each process, so the purpose is folded in as a CRC-32.
+    studies: what each stage computes. under: the folder between, in place of the data set's name. standard: word on the
+    data that joins the folder's name, empty for the preset's own. others: further data sets that jobs read. With
+    --plan it prints what is missing and returns None. Raises BadInput where the folder holds results of other data.
     """
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
+    folder = config.out / (under or dataset.name) / folder_name(config, standard)
+    with _optimization(config.optimization_level):
+        return _run_studies(config, dataset, studies, folder, others)
 
 
-# ---- chunks ----
+@contextmanager
+def _optimization(level: int) -> Iterator[None]:
+    """XLA's flag for this level, which the keys of jobs and the processes that compute read from the environment."""
+    before = os.environ.get("XLA_FLAGS")
+    if level != 3 and "xla_backend_optimization_level" not in (before or ""):
+        os.environ["XLA_FLAGS"] = f"{before or ''} --xla_backend_optimization_level={level}".strip()
+    try:
+        yield
+    finally:
+        os.environ.pop("XLA_FLAGS", None)
+        os.environ.update({} if before is None else {"XLA_FLAGS": before})
 
 
-class Computed(NamedTuple):
-    """What a chunk computes: a labelled data set, and arrays to keep beside it."""
-
-    dataset: xr.Dataset | None
-    tensors: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of work that is stored as it ends.
-
-    identity: all that its numbers depend on; of models and methods, their names. compute: takes the tensors of the
-    chunk it `needs`, if any. trainings: how many it runs, for the progress bar. axes: the entries of the identity in
-    which chunks of one file may differ, each with the entries that go with it. agrees_with: other studies whose chunks
-    have to come from the same configuration.
-    """
-
-    study: str
-    name: str
-    identity: dict[str, Any]
-    compute: Callable[..., Computed]
-    trainings: int
-    needs: Chunk | None = None
-    axes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    agrees_with: tuple[str, ...] = ()
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.study, self.name
-
-    def comparable(self, study: str, found: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Those entries of another chunk's identity, and of this one's, that have to be equal."""
-        if study != self.study and study not in self.agrees_with:
-            return {}, {}
-        differing = [axis for axis in self.axes if found.get(axis) != self.identity.get(axis)]
-        free = {entry for axis in differing for entry in (axis, *self.axes[axis])}
-        held = found.keys() | self.identity.keys() if study == self.study else found.keys() & self.identity.keys()
-        return tuple({key: own[key] for key in held - free if key in own} for own in (found, self.identity))
-
-
-def shared_identity(config: Settings, dataset: Dataset) -> dict[str, Any]:
-    """What all chunks in a folder have in common."""
-    return {
-        "format": storage.FORMAT,
-        "data": dataset.provenance["sha256"],
-        "seed": config.seed,
-        "runs": config.runs,
-    }
-
-
-def slug(*words: str | int) -> str:
-    """A file name from labels: "QNN[depth=6]", "labels", 30 -> "QNN-depth=6_labels_30"."""
-    return "_".join(re.sub(r"[^\w.=]+", "-", str(word)).strip("-") for word in words)
-
-
-Study = Callable[[Any, Dataset], list[Chunk]]  # from a configuration (of Settings) and data
-
-
-def run_studies(config: Settings, dataset: Dataset, studies: dict[str, Study], *, under: str | None = None) -> Path:
-    """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/PRESET.
-
-    studies: what each stage computes. under: the folder between, in place of the data set's name. Raises
-    storage.Refused where the folder holds results of another run, or another process is at work in it.
-    """
-    storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a chunk ends
-    circuits.set_xla_flag("xla_cpu_multi_thread_eigen", "false")  # a chunk a core: bits that no core count changes
-    use_compilation_cache()
-    shared = shared_identity(config, dataset)
-    unsaid = ("out", "workers", "fresh")
-    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in unsaid}
-    settings["data"] = config.data.name if config.data else None  # its path is of no use elsewhere
-    folder = config.out / (under or dataset.name) / config.preset
-    store = storage.Store(writable_folder(folder), config=settings, data=dataset.provenance)
-    chunks = [chunk for stage in config.stages for chunk in studies[stage](config, dataset)]
-    require(len(chunks) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
-    with store.locked():
-        if config.fresh and any(folder.iterdir()):
-            print(f"--fresh: what was in {folder} is kept as {store.set_aside(folder)}", file=sys.stderr)
-        run(plan(chunks, store, shared=shared), store, workers=config.workers or min(storage.cores(), 4))
-        for study in dict.fromkeys(chunk.study for chunk in chunks):
-            store.gather(study)
+def _run_studies(
+    config: Settings, dataset: Dataset, studies: dict[str, Study], folder: Path, others: tuple[Dataset, ...]
+) -> Path | None:
+    rows = [row for stage in config.stages for row in studies[stage](config, dataset)]
+    require(len(rows) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
+    rows = list({(row.study, row.address): row for row in rows}.values())
+    store = Store(config.out / "jobs")
+    files = {study: StudyFile(folder / f"{study}.nc", dataset.provenance) for study in {row.study: 0 for row in rows}}
+    listings = {study: file.listing() for study, file in files.items()}
+    new = [row for row in rows if not results.is_listed(row, listings[row.study])]
+    missing = with_needs([row.job for row in new], store.has)
+    if config.plan:
+        print("\n".join(results.describe_plan(rows, missing, store, listings.values())))
+        return None
+    storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
+    writable_folder(folder)
+    datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
+    unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
+    for study, file in files.items():
+        own = [(row, *(unstored.get(row.job) or store.load(row.job))) for row in new if row.study == study]
+        if own:
+            file.add(own, said(config))
     return folder
 
 
-def plan(chunks: list[Chunk], store: storage.Store, *, shared: dict[str, Any]) -> list[Chunk]:
-    """The chunks still to compute, each once and behind the one it needs.
-
-    shared: the part of the identity that all chunks of this folder have to have, whatever their study.
-    Raises storage.Mismatch where a stored chunk is of another run, whether or not it is one of these. Damaged files
-    are set aside.
-    """
-    wanted = _by_key(chunks)
-    needed = _by_key([chunk.needs for chunk in chunks if chunk.needs])
-    known = wanted | needed
-    done = set()
-    for study in store.studies():
-        for name, record in store.done(study).items():
-            found = record["identity"]
-            if (study, name) in known:
-                store.compare(study, name, found, known[study, name].identity)
-            store.compare(study, name, {key: found[key] for key in found.keys() & shared.keys()}, shared)
-            for chunk in known.values():
-                store.compare(study, name, *chunk.comparable(study, found))
-            done.add((study, name))
-    missing = [chunk for chunk in wanted.values() if chunk.key not in done]
-    first = {chunk.needs.key: chunk.needs for chunk in missing if chunk.needs and chunk.needs.key not in done}
-    return [*first.values(), *_kinds_in_turn(missing)]
+def said(config: Settings) -> dict[str, Any]:
+    """The configuration as it is stored: without what changes no number, and no path of this machine."""
+    unsaid = ("out", "workers", "plan")
+    words = {name: value for name, value in dataclasses.asdict(config).items() if name not in unsaid}
+    return words | {"data": config.data.name if config.data else None}
 
 
-def _by_key(chunks: list[Chunk]) -> dict[tuple[str, str], Chunk]:
-    """Each chunk once; two that would write one file with different numbers are refused."""
-    by_key: dict[tuple[str, str], Chunk] = {}
-    for chunk in chunks:
-        same = by_key.setdefault(chunk.key, chunk).identity == chunk.identity
-        require(same, "/".join(chunk.key), "two models, methods or weights of one name", "names that tell them apart")
-    return by_key
+def folder_name(config: Settings, standard: str = "") -> str:
+    """The preset, and each flag that changes numbers, is no axis of the files and differs from it: paper+seed=1."""
+    own, usual = (dict(_leaves(each)) for each in (config, config.presets.get(config.preset, config)))
+    words = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
+    words += [f"data={standard}"] if standard else []
+    name = "+".join([config.preset, *words])
+    return name if len(name) <= 150 else f"{config.preset}+{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
-def _kinds_in_turn(chunks: list[Chunk]) -> list[Chunk]:
-    """The same chunks, the first of each kind in front: workers side by side do not compile the same program twice."""
-    seen: Counter = Counter()
-    turns = []
-    for chunk in chunks:
-        kind = (chunk.study, chunk.identity.get("model"), chunk.identity.get("method"))
-        turns.append(seen[kind])
-        seen[kind] += 1
-    return [chunk for _, chunk in sorted(zip(turns, chunks, strict=True), key=lambda pair: pair[0])]
+def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values of a configuration's fields that are no axes."""
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        if not path and each.name in config.AXES:
+            continue
+        name = f"{path}{each.name}"
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{name}.")
+        else:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            yield name, re.sub(r"[^\w.,=-]+", "-", text)
 
 
-def run(missing: list[Chunk], store: storage.Store, *, workers: int = 1) -> None:
-    """Compute the chunks that `plan` found missing, `workers` at a time, and store each as it ends.
+def compute(jobs: list[Job], datasets: dict[str, Dataset], store: Store, *, workers: int) -> dict[Job, tuple]:
+    """Compute jobs side by side and store each as it ends; returns arrays and records of those that have no key.
 
-    Stopped by a signal or an error, it says what is kept: all chunks that are done by then. Those that are still being
+    Stopped by a signal or an error, it says what is kept: all jobs that are done by then. Those that are still being
     computed are given up.
     """
-    total = sum(chunk.trainings for chunk in missing)
+    unstored: dict[Job, tuple] = {}
+    saved = 0
+
+    def keep(done: Finished) -> None:
+        if job_key(done.job) is None:
+            unstored[done.job] = (done.arrays, done.record)
+        else:
+            store.save(*done)
+
+    if not jobs:
+        return unstored
     interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
-    bar = tqdm(total=total, unit="training", disable=not missing, mininterval=interval, maxinterval=interval)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=WORKER)
-    futures: dict[tuple[str, str], Future] = {}
-    for chunk in missing:  # each behind the one it needs, so that none waits for one that has no worker
-        futures[chunk.key] = pool.submit(_compute, chunk, futures.get(chunk.needs and chunk.needs.key), store)
-    unsaved = {futures[chunk.key]: chunk for chunk in missing}
-
-    def save(future: Future) -> Chunk:
-        record, computed = future.result()
-        chunk = unsaved[future]
-        store.save(*chunk.key, record, *computed)
-        del unsaved[future]
-        return chunk
-
+    total = sum(job.trainings for job in jobs)
+    local = Local(jobs, datasets, store, workers)
     try:
-        with bar:
-            for future in as_completed(list(unsaved)):
-                chunk = save(future)
-                bar.set_description(f"{chunk.study} {chunk.name}", refresh=False)
-                bar.update(chunk.trainings)
+        with tqdm(total=total, unit="training", mininterval=interval, maxinterval=interval) as bar:
+            for done in local.compute():
+                keep(done)
+                saved += 1
+                bar.set_description(done.job.title, refresh=False)
+                bar.update(done.job.trainings)
     except BaseException as reason:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for future in list(unsaved):
-            if future.done() and not future.cancelled() and not future.exception():
-                with suppress(OSError):
-                    save(future)
-        kept = f"{len(missing) - len(unsaved)} of {len(missing)} chunks computed, all of them kept in {store.folder}"
+        with suppress(OSError):
+            for done in local.leftovers():
+                keep(done)
+                saved += 1
         mended = isinstance(reason, (KeyboardInterrupt, OSError))  # by doing nothing, or by making room
-        way_on = "; the same command, without --fresh, goes on from there" if mended else ""
-        print(f"stopped with {kept}{way_on}", file=sys.stderr)
+        way_on = "; the same command goes on from there" if mended else ""
+        print(f"stopped with {saved} of {len(jobs)} jobs computed, all of them kept in {store.folder}{way_on}",
+              file=sys.stderr)  # fmt: skip
         raise
-    pool.shutdown()
-
-
-def _compute(chunk: Chunk, needed: Future | None, store: storage.Store) -> tuple[dict[str, Any], Computed]:
-    """A chunk's record and results, once the one that it needs is there."""
-    inputs = ()
-    if chunk.needs:
-        inputs = (needed.result()[1].tensors if needed else store.tensors(*chunk.needs.key),)
-    started, clock = datetime.now(UTC), time.perf_counter()
-    computed = chunk.compute(*inputs)
-    return storage.run_record(chunk.identity, started, time.perf_counter() - clock), computed
-
-
-# ---- the machine ----
+    finally:
+        local.end()
+    return unstored
 
 
 def writable_folder(folder: Path) -> Path:
-    """Make the folder; ValueError in one line where nothing can be written there."""
+    """Make the folder; BadInput in one line where nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
         raise BadInput(f"--out: cannot write to {folder} ({error.strerror})") from None
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs in the user's cache folder, so that a second start does not compile again."""
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,11 +1,7 @@
-"""Labelled result files with their provenance, written so that nothing finished is ever lost.
+"""Files: labelled results (netCDF-4) and named arrays (safetensors), written whole, verified when read; provenance.
 
-A study is computed in chunks. Each chunk becomes a netCDF-4 file of its own as it ends (temporary file,
-fsync, rename); when all that were asked for are there, they are gathered into `<study>.nc` in the same way
-and only then removed. Parameters are kept as safetensors files. No pickles.
-
-Every chunk carries its *identity*, all that its numbers depend on. A chunk found with another identity is
-refused by name of what differs; one that is damaged is set aside, never read and never deleted.
+A file is written beside its place, synced and renamed, and carries a checksum: what is there is whole, and what is
+damaged is never read. No pickles.
 """
 
 from __future__ import annotations
@@ -18,9 +14,8 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,12 +24,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-FORMAT = 1  # of the files; part of every identity
-ASIDE = "-set-aside"  # behind a folder's name: where its damaged and former files are kept
 PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy", "scipy", "scikit-learn", "matfree")
 
 
@@ -42,16 +34,8 @@ class Refused(ValueError):
     """The folder or a file in it is not fit for what was asked."""
 
 
-class Mismatch(Refused):
-    """Results in the folder come from another configuration."""
-
-
 class Damaged(Refused):
     """A file is truncated, altered or not one of ours."""
-
-
-class Busy(Refused):
-    """Another process is writing to the folder."""
 
 
 # ---- whole files ----
@@ -108,10 +92,9 @@ def read_dataset(path: str | Path) -> xr.Dataset:
 
 
 def result_folders(folder: str | Path) -> list[Path]:
-    """The folders below this one with finished studies, without those that were set aside."""
+    """The folders below this one with finished studies."""
     below = {path.parent.relative_to(folder) for path in Path(folder).rglob("*.nc")}
-    finished = [path for path in below if not any(part == "chunks" or part.endswith(ASIDE) for part in path.parts)]
-    return [Path(folder) / path for path in sorted(finished)]
+    return [Path(folder) / path for path in sorted(below)]
 
 
 def folder_argument(description: str) -> Path:
@@ -168,218 +151,37 @@ def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
     return digest.hexdigest()
 
 
-# ---- the folder of one data set and preset ----
-
-
-class Store:
-    """The results of one data set and preset: `<study>.nc`, chunks on their way there, and parameters.
-
-    config: the full configuration, stored with every file. data: provenance of the data set.
-    """
-
-    def __init__(self, folder: str | Path, *, config: dict[str, Any], data: dict[str, Any]):
-        self.folder = Path(folder)
-        self.config = config
-        self.data = data
-
-    def study_path(self, study: str) -> Path:
-        return self.folder / f"{study}.nc"
-
-    def chunk_path(self, study: str, name: str) -> Path:
-        return self.folder / "chunks" / study / f"{name}.nc"
-
-    def tensor_path(self, study: str, name: str) -> Path:
-        return self.folder / "parameters" / study / f"{name}.safetensors"
-
-    def studies(self) -> list[str]:
-        """Names of the studies of which anything is stored."""
-        folders = [path for kind in ("chunks", "parameters") for path in self.folder.glob(f"{kind}/*")]
-        return sorted({path.name for path in folders} | {path.stem for path in self.folder.glob("*.nc")})
-
-    def done(self, study: str) -> dict[str, dict[str, Any]]:
-        """The records of all finished chunks of a study, by name. Files that are damaged are set aside, and named."""
-        records = self._intact(_study_records, self.study_path(study)) if self.study_path(study).is_file() else {}
-        records = records or {}
-        for path in sorted(self.chunk_path(study, "*").parent.glob("*.nc")):
-            records |= self._intact(_chunk_records, path) or {}
-        for path in sorted(self.tensor_path(study, "*").parent.glob("*.safetensors")):
-            record = self._intact(_tensor_record, path)
-            if record is None:
-                records.pop(path.stem, None)  # its numbers may be there, but the whole chunk is to be
-            elif not record["dataset"]:  # else its data set was still to be written when the run was killed
-                records[path.stem] = record
-        return records
-
-    def _intact(self, read: Callable[[Path], Any], path: Path) -> Any:
-        """What `read` gives of a file; None where it is damaged, and then it is set aside."""
-        try:
-            return read(path)
-        except Damaged as error:
-            kept = self.set_aside(path)
-            print(f"{error}; kept as {kept}; what it held is computed again where it is needed", file=sys.stderr)
-            return None
-
-    def set_aside(self, path: Path) -> Path:
-        """Move a file of this folder, or the folder itself, to a folder beside it; returns where it is now."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-        kept = self.folder.with_name(f"{self.folder.name}{ASIDE}") / stamp / path.relative_to(self.folder)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(kept)
-        return kept
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from writing to this folder. Raises Busy where one does; a kill ends its lock."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder.with_name(f".{self.folder.name}.lock"), timeout=0):
-                for kind in ("nc", "safetensors"):  # what writers left that were killed
-                    for path in self.folder.rglob(f".*.{kind}.*.tmp"):
-                        path.unlink()
-                yield
-        except Timeout:
-            raise Busy(
-                f"--out: another process is at work in {self.folder}; wait for its end, or choose another --out"
-            ) from None
-
-    def save(
-        self,
-        study: str,
-        name: str,
-        record: dict[str, Any],
-        dataset: xr.Dataset | None,
-        tensors: Mapping[str, np.ndarray],
-    ) -> None:
-        """Write what a chunk computed: parameters first, so that a chunk whose data set is there is there whole."""
-        if tensors:
-            own = {"dataset": dataset is not None, "study": study, "name": name}
-            write_tensors(self.tensor_path(study, name), tensors, record | own)
-        if dataset is not None:
-            path = self.chunk_path(study, name)
-            chunks = json.dumps({name: record}, sort_keys=True)
-            write_dataset(path, dataset.assign_attrs(study=study, chunks=chunks))
-
-    def tensors(self, study: str, name: str) -> dict[str, np.ndarray]:
-        return read_tensors(self.tensor_path(study, name))[0]
-
-    def compare(self, study: str, name: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-        """Raise Mismatch, naming each entry in which what is stored of a chunk differs from what is wanted."""
-        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
-        if differing:
-            pairs = ((key, _short(found.get(key)), _short(wanted.get(key))) for key in differing)
-            details = ", ".join(f"{key} {there} there and {here} here" for key, there, here in pairs)
-            source = f" (data read from: {self.data.get('source')})" if "data" in differing else ""
-            remedy = "choose another --out, or move these results aside with --fresh"
-            raise Mismatch(f"out: {self.folder} holds {study}/{name} of another run: {details}{source}; {remedy}")
-
-    def _former_configs(self, attributes: dict[str, Any]) -> list[dict[str, Any]]:
-        """The configurations under which chunks of a study were computed before, from its file, without this one."""
-        known = json.loads(attributes.get("former_configs", "[]"))
-        known += [json.loads(attributes["config"])] if "config" in attributes else []
-        return [config for number, config in enumerate(known) if config != self.config and config not in known[:number]]
-
-    def gather(self, study: str) -> xr.Dataset | None:
-        """Merge the study's file and its chunks into the study's file, then remove the chunks."""
-        paths = sorted(self.chunk_path(study, "*").parent.glob("*.nc"))
-        parts = [read_dataset(path) for path in [self.study_path(study), *paths] if path.is_file()]
-        if not paths:
-            return parts[0] if parts else None
-        records = {name: record for part in parts for name, record in json.loads(part.attrs["chunks"]).items()}
-        merged = merge(parts).assign_attrs(
-            study=study,
-            config=json.dumps(self.config, sort_keys=True),
-            former_configs=json.dumps(self._former_configs(parts[0].attrs), sort_keys=True),
-            data=json.dumps(self.data, sort_keys=True),
-            seconds=sum(record["seconds"] for record in records.values()),
-            chunks=json.dumps(records, sort_keys=True),
-            **_run_attributes(records),
-        )
-        write_dataset(self.study_path(study), merged)
-        for path in paths:
-            path.unlink()
-        return merged
-
-
-def _study_records(path: Path) -> dict[str, dict[str, Any]]:
-    """The records of the chunks that a study's file holds; Damaged where it is none of ours, or another study's."""
-    return _records(path, path.stem)
-
-
-def _records(path: Path, study: str) -> dict[str, dict[str, Any]]:
-    try:
-        attributes = read_dataset(path).attrs
-        if attributes["study"] != study:
-            raise Damaged(f"results: {path} holds {attributes['study']}, not what its name says")
-        records = json.loads(attributes["chunks"])
-        return {name: record | {"identity": dict(record["identity"])} for name, record in records.items()}
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise Damaged(f"results: {path} has no record of what it holds ({type(error).__name__})") from None
-
-
-def _chunk_records(path: Path) -> dict[str, dict[str, Any]]:
-    records = _records(path, path.parent.name)
-    if set(records) != {path.stem}:
-        raise Damaged(f"results: {path} holds {', '.join(records) or 'nothing'}, not what its name says")
-    return records
-
-
-def _tensor_record(path: Path) -> dict[str, Any]:
-    record = read_tensors(path)[1]
-    if not isinstance(record, dict) or not isinstance(record.get("dataset"), bool) or "identity" not in record:
-        raise Damaged(f"results: {path} has no record of what it holds")
-    if (record.get("study"), record.get("name")) != (path.parent.name, path.stem):
-        raise Damaged(f"results: {path} holds {record.get('name')}, not what its name says")
-    return record
-
-
-def _run_attributes(records: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Start, machine, versions and commits of a file's chunks; several of one kind are joined by '; '."""
-    kinds = ("machine", "versions", "commit")
-    several = {kind: "; ".join(sorted({record[kind] for record in records.values()})) for kind in kinds}
-    return {"started": min(record["started"] for record in records.values()), **several}
-
-
 def merge(parts: list[xr.Dataset]) -> xr.Dataset:
     """Lay datasets of the same variables into one over the union of their coordinates; later ones win.
 
-    Combinations that no part holds are NaN. Coordinates are sorted, so the result does not depend on the
-    order in which chunks were finished.
+    Combinations that no part holds are NaN, or "" for words. Coordinates are sorted, so the result does not depend on
+    the order in which parts were computed.
     """
-    coordinates = {
-        name: np.unique(np.concatenate([np.atleast_1d(part[name].values) for part in parts if name in part.coords]))
-        for name in dict.fromkeys(name for part in parts for name in part.coords)
+    indexes = {
+        name: np.unique(np.concatenate([part[name].values for part in parts if name in part.indexes]))
+        for name in dict.fromkeys(name for part in parts for name in part.indexes)
     }
-    merged = xr.Dataset(coords=coordinates)
-    for name in dict.fromkeys(name for part in parts for name in part.data_vars):
-        holders = [part[name] for part in parts if name in part]
-        shape = [len(coordinates[dim]) for dim in holders[0].dims]
-        array = xr.DataArray(
-            np.full(shape, np.nan), {dim: coordinates[dim] for dim in holders[0].dims}, attrs=holders[0].attrs
-        )
-        for part in holders:
-            array.loc[{dim: part[dim].values for dim in part.dims}] = part.values
-        merged[name] = array
-    return merged
-
-
-def _short(value: Any) -> str:
-    """A value as a message shows it: of a hash the beginning."""
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) == 64 else str(value)
+    merged = xr.Dataset(coords=indexes)
+    for name in dict.fromkeys(name for part in parts for name in part.variables if name not in indexes):
+        holders = [part[name].variable for part in parts if name in part.variables]
+        dims, dtype = holders[0].dims, np.result_type(*(holder.dtype for holder in holders))
+        fill, dtype = ("", object) if dtype.kind in "OUST" else (np.nan, dtype if dtype.kind == "f" else float)
+        array = np.full([len(indexes[dim]) for dim in dims], fill, dtype)
+        for part in parts:
+            if name in part.variables:
+                places = [np.searchsorted(indexes[dim], part[dim].values) for dim in dims]
+                array[np.ix_(*places)] = part[name].transpose(*dims).values
+        merged[name] = (dims, array)
+    return merged.set_coords([name for part in parts for name in part.coords if name not in indexes])
 
 
 # ---- provenance ----
 
 
-def run_record(identity: dict[str, Any], started: datetime, seconds: float) -> dict[str, Any]:
-    """What is kept of a chunk beside its numbers: identity, start, seconds, machine, versions, commit."""
-    return {
-        "identity": identity,
-        "started": started.astimezone(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "machine": machine(),
-        "versions": versions(),
-        "commit": git_commit(),
-    }
+def provenance() -> dict[str, str]:
+    """Time, machine, versions and commit, kept beside what is computed now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"finished": now, "machine": machine(), "versions": versions(), "commit": git_commit()}
 
 
 @functools.cache

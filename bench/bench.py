@@ -11,9 +11,10 @@
 3. How the step's cost grows with qubits, depth, samples and runs.
 4. What a script's first and second start spend on compilation (persistent cache).
 
-All contenders of a table are timed in turns, repetition by repetition, so that other load on the machine hits
-all of them alike; even so, compare numbers within one run only. Times are those of calls with warm caches,
-compilation apart. Writes OUT/results.json and OUT/scaling.png; the committed ones come from a quiet machine.
+Everything runs on one thread, as the processes of a study do. All contenders of a table are timed in turns,
+repetition by repetition, so that other load on the machine hits all of them alike; even so, compare numbers within
+one run only. Times are those of calls with warm caches, compilation apart. Writes OUT/results.json and
+OUT/scaling.png.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ import numpy as np
 import circuits
 import storage
 from datar import Split, load_mnist
+from jobs import one_thread
 from metrics import accuracy, cross_entropy
 from models import MLP, QNN, train
-from runner import one_line_errors, use_compilation_cache, writable_folder
+from runner import one_line_errors, writable_folder
 
 PACKAGES = ("pennylane", "pennylane-lightning", "tensorflow", "keras")
-THREAD_SETTINGS = ("XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+THREAD_SETTINGS = ("PJRT_NPROC", "XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 ROOFLINE_FLOP = 0.8e9  # a fixed yardstick: what the first light-cone prototype computed in one step
 TOLERANCE = 1e-4  # to which all contenders have to agree, in value and in gradient
 TURN = 0.15  # seconds a fast contender is repeated for when its turn comes
@@ -408,8 +410,6 @@ def draw_growth(rows: dict[str, list[dict[str, Any]]], title: str, path: Path) -
 
 def print_start_up(qubits: int, depth: int, samples: int) -> None:
     """In a process of its own: print as JSON what stands between a script's start and its first step's result."""
-    use_compilation_cache()
-    circuits.tensorcircuit_on_jax()
     given = problem(qubits, depth, samples)
     imported = time.perf_counter()
     lowered = jax.jit(step(our_logits)).lower(*given)
@@ -426,7 +426,8 @@ def start_ups(sizes: Sizes) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for label in ("first start, empty cache", "second start"):
-            environment = os.environ | {"XDG_CACHE_HOME": folder, "PYTHONPATH": str(Path(__file__).parent)}
+            own = {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
+            environment = os.environ | one_thread() | own
             command = [sys.executable, "-c", code]
             start = time.perf_counter()
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -443,7 +444,7 @@ def context() -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": storage.machine(),
-        "threads": storage.cores(),
+        "cores": storage.cores(),
         "thread_settings": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "versions": ", ".join([storage.versions(), *(f"{package} {version(package)}" for package in PACKAGES)]),
@@ -536,6 +537,7 @@ def main() -> None:
     with one_line_errors():
         writable_folder(arguments.out)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
+    os.environ |= one_thread() | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}  # as studies compute
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}  # TensorFlow: quiet, on the CPU too
     sizes = SMOKE if arguments.smoke else Sizes(unrolled_depths=(2, 3) if arguments.slow else (2,))
     results = {"context": context()}

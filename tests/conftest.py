@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Most of the suite's time goes into compiling, which takes half as long so. Set before JAX computes anything.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+# One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time goes
+# into compiling, which takes half as long at level 0. Set before JAX computes anything.
+ONE_THREAD = {"PJRT_NPROC": "1", "OPENBLAS_NUM_THREADS": "1"}
+UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type="
+os.environ |= ONE_THREAD | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()}
 
 import jax
 import numpy as np
@@ -82,7 +85,12 @@ def trees_differ(left, right) -> bool:
 
 def run_python(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
     """Run this Python in a process of its own, at the project's root."""
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    variables = {**users_environment(), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout
     )
+
+
+def users_environment(*without: str) -> dict[str, str]:
+    """The environment variables of a user's shell: without what this file sets for one thread, and without these."""
+    return {name: value for name, value in os.environ.items() if name not in (*ONE_THREAD, *without)}

@@ -1,17 +1,19 @@
 """Hurt a run in every way we know, and see that it ends with the numbers of an undisturbed one.
 
-    python tests/faults.py                 # 100 kills, every kind of damage, signals, a full disk: minutes
-    python tests/faults.py --kills 10
+    python tests/faults.py                 # 20 kills, every kind of damage, signals, a full disk, cores and workers
+    python tests/faults.py --kills 100
     python tests/faults.py --reference tests/reference.nc     # make the file anew that the suite compares with
 
-The study is the real XXZ script on a ring of 4 sites, without its closing table and figures. Each function hurts it
-in one way, checks all that has to hold, and returns what it did, to be counted. The test suite runs them with fewer
-repetitions.
+What is hurt is the real XXZ script on a ring of 4 sites, without its closing table and figures, with chains of three
+jobs: teacher, unlearned, trained on. Each function hurts it in one way, checks all that has to hold, and returns what it
+did, to be counted. The test suite runs them with fewer repetitions.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import os
 import random
 import re
@@ -21,14 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import keys  # noqa: E402
 import storage  # noqa: E402
 
 STUDY = (  # noqa: SIM905 - as one types them
@@ -37,51 +41,72 @@ STUDY = (  # noqa: SIM905 - as one types them
     "--mlp.sweep.epochs 2 --mlp.teacher.epochs 2 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
-SCRIPT = "import run_unlearn_xxz as script; script.report = lambda *_: None; script.main()"
+SCRIPT = """
+import {script} as script
+import faults
+script.report = lambda *_: None
+script.STUDIES = script.STUDIES | {{"unlearning": faults.unlearning_and_on}}
+script.sys.exit(script.main())
+"""
+
+
+def unlearning_and_on(config, dataset) -> Iterator:
+    """The unlearning curves, and how each unlearned model is trained on: the third job of its chain."""
+    import experiments
+    from poison_unlearn import FineTune
+
+    for row in experiments.unlearning(config, dataset):
+        yield row
+        further = dataclasses.replace(row.job, start=row.job, method=FineTune(training=row.job.method.training))
+        yield dataclasses.replace(row, study="trained_on", job=further)
 
 
 class Bench:
     """A folder in which the study is run, hurt and compared with an undisturbed run of it."""
 
     def __init__(self, folder: Path):
-        self.environment = os.environ | {"HOME": str(folder / "home"), "COLUMNS": "120"}
+        self.folder, self.out = folder, folder / "out"
         (folder / "tmp").mkdir()
-        self.environment["TMPDIR"] = str(folder / "tmp")
+        self.environment = script_environment(folder / "home") | {"TMPDIR": str(folder / "tmp")}
         self.environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles in half the time
-        self.environment.pop("XDG_CACHE_HOME", None)
-        self.out = folder / "out"
-        self.results = self.out / "xxz" / "quick"
-        self.undisturbed = folder / "undisturbed" / "xxz" / "quick"
-        done = self.run(out=folder / "undisturbed")  # compiles what the others find in the cache
+        self.undisturbed = folder / "undisturbed"
+        done = self.run(out=self.undisturbed)  # compiles what the others find in the cache
         assert done.returncode == 0, done.stderr
         self.expected = contents(self.undisturbed)
+        (results,) = (self.undisturbed / "xxz").iterdir()
+        self.results = self.out / "xxz" / results.name
+        assert len(self.jobs(self.undisturbed)) == 18
 
     def start(self, *flags: str, out: Path | None = None, first: str = "") -> subprocess.Popen:
-        """Start the study; `first` is what its process does before."""
-        command = [sys.executable, "-c", f"{first}\n{SCRIPT}", *STUDY, *flags, "--out", out or self.out]
+        """Start the study, as a terminal would; `first` is what its process does before."""
+        code = f"{first}\n{SCRIPT.format(script='run_unlearn_xxz')}"
+        command = [sys.executable, "-c", code, *STUDY, *flags, "--out", out or self.out]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, **pipes)
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, start_new_session=True, **pipes)
 
     def run(self, *flags: str, **options) -> subprocess.CompletedProcess:
-        process = self.start(*flags, **options)
-        stdout, stderr = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        return finish(self.start(*flags, **options))
 
-    def chunks(self) -> list[Path]:
-        """Everything that a chunk has left: its file, or its parameters."""
-        return sorted([*self.results.glob("chunks/*/*.nc"), *self.results.glob("parameters/*/*.safetensors")])
+    def jobs(self, out: Path | None = None) -> list[Path]:
+        return sorted((out or self.out).glob("jobs/*.safetensors"))
 
-    def wait_for_chunks(self, process: subprocess.Popen, n: int) -> bool:
-        """Whether the process lives to see n chunks."""
-        while process.poll() is None and len(self.chunks()) < n:
+    def studies(self) -> list[Path]:
+        return sorted(self.results.glob("*.nc"))
+
+    def wait_for_jobs(self, process: subprocess.Popen, n: int) -> bool:
+        """Whether the process lives to see n jobs done."""
+        while process.poll() is None and len(self.jobs()) < n:
             time.sleep(0.005)
         return process.poll() is None
 
-    def half_way(self, n: int = 8) -> None:
-        """A folder with n chunks or a few more, left by a killed run."""
+    def clear(self) -> None:
         shutil.rmtree(self.out, ignore_errors=True)
+
+    def half_way(self, n: int = 8) -> None:
+        """A folder with n jobs or a few more, left by a killed run."""
+        self.clear()
         process = self.start()
-        assert self.wait_for_chunks(process, n), process.communicate()[1]
+        assert self.wait_for_jobs(process, n), process.communicate()[1]
         process.kill()
         process.communicate()
 
@@ -92,29 +117,42 @@ class Bench:
         self.compare()
 
     def compare(self) -> None:
-        found = contents(self.results)
-        assert found.keys() == self.expected.keys()
-        for name, values in self.expected.items():
-            np.testing.assert_array_equal(found[name], values, err_msg=str(name))
-        assert not self.chunks_left() and not list(self.results.rglob(".*.tmp"))
-
-    def chunks_left(self) -> list[Path]:
-        return list(self.results.glob("chunks/*/*.nc"))
+        assert_same_bits(contents(self.out), self.expected)
+        assert not list(self.out.rglob(".*.tmp"))
 
 
-def contents(folder: Path) -> dict[tuple[str, str], np.ndarray]:
-    """All numbers in a results folder, by file and name."""
+def script_environment(home: Path) -> dict[str, str]:
+    """The variables of a user's shell with this home folder: one with an empty cache, where it is not there yet."""
+    unset = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS", "XDG_CACHE_HOME")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return kept | {"HOME": str(home), "COLUMNS": "120", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+
+
+def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+    stdout, stderr = process.communicate(timeout=1200)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def contents(out: Path) -> dict[tuple[str, str], np.ndarray]:
+    """All numbers of the studies and of the jobs below a folder, by file and name."""
     studies = {
-        (path.stem, str(name)): array.values
-        for path in sorted(folder.glob("*.nc"))
+        (path.relative_to(out).as_posix(), str(name)): array.values
+        for path in sorted(out.rglob("*.nc"))
         for name, array in storage.read_dataset(path).variables.items()
     }
     tensors = {
-        (f"{path.parent.name}/{path.stem}", name): array
-        for path in sorted(folder.glob("parameters/*/*.safetensors"))
+        (path.relative_to(out).as_posix(), name): array
+        for path in sorted(out.glob("jobs/*.safetensors"))
         for name, array in storage.read_tensors(path)[0].items()
     }
     return studies | tensors
+
+
+def assert_same_bits(found: dict[tuple[str, str], np.ndarray], expected: dict[tuple[str, str], np.ndarray]) -> None:
+    assert found.keys() == expected.keys() and expected
+    for name, values in expected.items():
+        assert found[name].dtype == values.dtype, name
+        np.testing.assert_array_equal(found[name], values, err_msg=str(name))
 
 
 # ---- kills ----
@@ -123,25 +161,52 @@ def contents(folder: Path) -> dict[tuple[str, str], np.ndarray]:
 def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
     """Send SIGKILL n times at random instants, start again each time, and compare every study that ends."""
     rng = random.Random(seed)
-    shutil.rmtree(bench.out, ignore_errors=True)
+    bench.clear()
     kills = ends = amid_work = 0
     while kills < n:
         process = bench.start()
-        before = len(bench.chunks())
-        if bench.wait_for_chunks(process, before + rng.randrange(3)):  # from the first import to well into the work
+        before = len(bench.jobs())
+        if bench.wait_for_jobs(process, before + rng.randrange(3)):  # from the first import to well into the work
             time.sleep(rng.uniform(0, 0.3))
         process.kill()
         if process.wait() == -signal.SIGKILL:
             kills += 1
-            amid_work += len(bench.chunks()) > before
+            amid_work += len(bench.jobs()) > before
         elif process.returncode == 0:
             bench.compare()
             ends += 1
-            shutil.rmtree(bench.out)
+            bench.clear()
         else:
             raise AssertionError(process.communicate()[1])
+        process.communicate()
     bench.check()
-    return {"kills": kills, "of them after new chunks": amid_work, "studies that ended with the same bits": ends + 1}
+    return {"kills": kills, "of them after new jobs": amid_work, "studies that ended with the same bits": ends + 1}
+
+
+def kill_worker(bench: Bench, n: int = 2) -> dict[str, int]:
+    """Processes that compute are killed under the study's feet: it starts others, and ends with the same bits."""
+    bench.clear()
+    process = bench.start()
+    for done in range(n):
+        assert bench.wait_for_jobs(process, 2 * done + 1), process.communicate()[1]
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+    assert process.wait(timeout=600) == 0, process.communicate()[1]
+    process.communicate()
+    bench.compare()
+    return {"processes killed and replaced": n}
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    """The ids of the processes that compute for this one, by what Linux says."""
+    children = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(status.read_text().rpartition(")")[2].split()[1])
+            if parent == process.pid and b"popen_loky" in status.with_name("cmdline").read_bytes():
+                children.append(int(status.parent.name))
+        except OSError:  # it has ended since
+            continue
+    return children
 
 
 # ---- damage ----
@@ -167,94 +232,111 @@ def make_foreign(path: Path, rng: random.Random) -> None:
 
 
 def swap(path: Path, rng: random.Random) -> None:
-    """Put another chunk's whole and sealed file in its place."""
-    others = [other for other in path.parent.glob(f"*{path.suffix}") if other != path]
-    path.write_bytes(rng.choice(others).read_bytes() if others else b"none of ours")
+    """Put another whole and sealed file in its place."""
+    others = [other for other in sorted(path.parent.glob(f"*{path.suffix}")) if other != path]
+    path.write_bytes(rng.choice(others).read_bytes())
 
 
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (swap, truncate, empty, flip_bit, make_foreign)
 
 
 def damage(bench: Bench, *, seed: int = 0) -> dict[str, int]:
-    """Damage chunks, parameters and finished studies; each is named, kept as it is, and what it held computed again."""
+    """Damage job files, and then job files and finished studies: each is named, and what it held is computed again."""
     rng = random.Random(seed)
     damaged = 0
     bench.half_way()
     for finished in (False, True):
-        victims = rng.sample(bench.chunks(), len(DAMAGES))
-        if finished:
-            victims[: len(list(bench.results.glob("*.nc")))] = bench.results.glob("*.nc")
+        victims = [*(bench.studies() if finished else []), *rng.sample(bench.jobs(), len(DAMAGES))]
+        rng.shuffle(victims) if not finished else None
         before = {}
-        for hurt, path in zip(DAMAGES, victims, strict=True):
+        for hurt, path in zip((*DAMAGES, *DAMAGES), victims, strict=False):
             hurt(path, rng)
             before[path] = path.read_bytes()
         done = bench.run()
-        assert done.returncode == 0, done.stderr
-        bench.compare()
-        kept = {path.read_bytes() for path in bench.results.with_name("quick-set-aside").rglob("*") if path.is_file()}
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         for path, content in before.items():
-            assert path.name in done.stderr and content in kept, (path, done.stderr)
-            damaged += 1
-    return {"files damaged, named, kept and computed again": damaged}
+            assert path.name in done.stderr, (path, done.stderr)
+            if path.suffix == ".nc":
+                kept = path.with_name(f"{path.name}.damaged")
+                assert kept.name in done.stderr and kept.read_bytes() == content
+                kept.unlink()
+        bench.compare()
+        damaged += len(before)
+    return {"files damaged, named and computed again": damaged}
 
 
 # ---- signals, two at once, a full disk ----
 
 
 def stop(bench: Bench) -> dict[str, int]:
-    """Ctrl-C and SIGTERM end the run at once, with a word on what is kept."""
-    shutil.rmtree(bench.out, ignore_errors=True)
+    """Ctrl-C, which a terminal sends to all processes, and SIGTERM end the run at once, with a word on what is kept."""
+    bench.clear()
     before = 0
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number, send in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)):
         process = bench.start()
-        assert bench.wait_for_chunks(process, len(bench.chunks()) + 3), process.communicate()[1]
-        process.send_signal(number)
+        assert bench.wait_for_jobs(process, before + 3), process.communicate()[1]
+        workers = workers_of(process)
+        send(process.pid, number)
         stderr = process.communicate(timeout=60)[1]
         assert process.returncode == 128 + number, stderr
-        assert "Traceback" not in stderr and "goes on from there" in stderr, stderr
-        after = len({(path.parent.name, path.stem) for path in bench.chunks()})
-        assert int(stderr.split("stopped with ")[1].split()[0]) == after - before > 0, stderr
+        assert "Traceback" not in stderr and "the same command goes on from there" in stderr, stderr
+        assert stderr.rstrip().endswith(f"stopped by {number.name}"), stderr
+        after = len(bench.jobs())
+        said = int(stderr.split("stopped with ")[1].split()[0])
+        assert 0 < said <= after - before <= said + 1, stderr  # the signal may come just after a file was written
+        assert all_end(workers)
         before = after
     bench.check()
     return {"stopped by SIGINT and SIGTERM": 2}
 
 
-def start_twice(bench: Bench) -> dict[str, int]:
-    """A second process on a folder in which one is at work says so and stops; then the folder is free again."""
-    shutil.rmtree(bench.out, ignore_errors=True)
-    with storage.Store(bench.results, config={}, data={}).locked():
-        second = bench.run()
-    assert second.returncode == 2 and "another process is at work" in second.stderr, second.stderr
-    assert second.stderr.count("\n") == 1
-    bench.check()
-    return {"second processes turned away": 1}
+def all_end(processes: list[int], seconds: float = 20) -> bool:
+    """Whether all of these have ended before long."""
+    until = time.monotonic() + seconds
+    while any(Path(f"/proc/{each}").exists() for each in processes) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not any(Path(f"/proc/{each}").exists() for each in processes)
+
+
+def start_two(bench: Bench) -> dict[str, int]:
+    """Two scripts at once on one folder, whose jobs overlap: both end, and the files hold what both asked for."""
+    bench.clear()
+    alphas = (["0", "10", "30"], ["20", "30", "40"])
+    processes = [bench.start("--alphas", *own, "--workers", "1") for own in alphas]
+    for process in processes:
+        done = finish(process)
+        assert done.returncode == 0, done.stderr
+    bench.compare()
+    return {"scripts at once on one folder": len(processes)}
 
 
 def fill_disk(bench: Bench) -> dict[str, int]:
     """Files that cannot grow beyond some size, as under a quota: one line, exit code 2, nothing lost or torn."""
-    shutil.rmtree(bench.out, ignore_errors=True)
-    limits = (1500, 12_000, 20_000)  # bytes: of the files here, more and more fit
+    bench.clear()
+    sizes = sorted(path.stat().st_size for path in bench.jobs(bench.undisturbed))
+    limits = (sizes[0] - 100, sizes[-1] - 100, sizes[-1] + 1000)  # bytes: none fits, some do, all but the studies
     for limit in limits:
         small_files = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
         process = bench.run(first=small_files)
         assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
         assert "File too large" in process.stderr.splitlines()[-1], process.stderr
-        assert not list(bench.results.rglob(".*.tmp"))
+        assert not list(bench.out.rglob(".*.tmp"))
     bench.check()
     return {"writes that found no room": len(limits)}
 
 
 def fill_small_disk(bench: Bench) -> dict[str, int]:
-    """The same on a file system of 200 kB, where one may be mounted."""
-    shutil.rmtree(bench.out, ignore_errors=True)
+    """The same on a file system with room for half of the jobs, where one may be mounted."""
+    bench.clear()
     bench.out.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", bench.out], capture_output=True)
+    half = sum(path.stat().st_size for path in bench.jobs(bench.undisturbed)) // 2
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={half}", "tmpfs", bench.out], capture_output=True)
     if mounted.returncode:
         return {"small file systems filled (none could be mounted)": 0}
     try:
         process = bench.run()
         assert process.returncode == 2 and "No space left" in process.stderr.splitlines()[-1], process.stderr
-        assert "Traceback" not in process.stderr and not list(bench.results.rglob(".*.tmp"))
+        assert "Traceback" not in process.stderr and not list(bench.out.rglob(".*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=20m", bench.out], check=True)
         bench.check()
     finally:
@@ -262,48 +344,94 @@ def fill_small_disk(bench: Bench) -> dict[str, int]:
     return {"small file systems filled": 1}
 
 
-# ---- another run, other conditions ----
+# ---- other data, other flags ----
+
+OTHER_DATA = """
+import datar
+load = datar.load_xxz
+datar.load_xxz = lambda **chosen: load(**(chosen | {"gauge": "random_sign"}))
+"""
 
 
-def start_fresh(bench: Bench) -> dict[str, int]:
-    """Results of another run are refused by name of what differs; --fresh keeps them aside, byte for byte."""
-    shutil.rmtree(bench.out, ignore_errors=True)
+def ask_for_others(bench: Bench) -> dict[str, int]:
+    """Results of other data are refused in one line; other flags have a folder of their own. Nothing there is touched."""
+    bench.clear()
     bench.check()
-    others = {  # what is asked for: what the refusal names
-        "--seed 1": "seed 0",
-        "--mlp.sweep.epochs 3": "'epochs': 2",
-        "--gauge random_sign": "data ",
-        "--stages noise_sweep --alphas 50 --mlp.sweep.epochs 3": "'epochs': 2",  # none of these chunks is stored
-        "--stages unlearning --methods cf --ce-weight 2": "weights [1.0",
+    before = {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
+    refused = bench.run(first=OTHER_DATA)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+    assert "gauge fixed there and random_sign here" in refused.stderr, refused.stderr
+    assert "choose another --out" in refused.stderr, refused.stderr
+    others = {  # what is asked for, and the word for it in the folder's name
+        "--seed 1 --stages noise_sweep": "seed=1",
+        "--mlp.sweep.epochs 3 --stages noise_sweep --models mlp": "mlp.sweep.epochs=3",
+        "--gauge random_sign --stages noise_sweep --models mlp": "gauge=random_sign",
+        "--hyper ga.forget=0.4 --methods ga --models mlp --stages unlearning": "hyper=ga.forget=0.4",
     }
-    before = {path.relative_to(bench.results): path.read_bytes() for path in bench.results.rglob("*.*")}
-    for flags, differing in others.items():
-        refused = bench.run(*flags.split())
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
-        assert differing in refused.stderr and "--fresh" in refused.stderr, refused.stderr
-    bench.compare()
-    beside = bench.results.with_name("quick-set-aside")
-    for seed in (1, 2):
-        process = bench.start("--seed", str(seed), "--fresh")
-        while process.poll() is None and not (len(list(beside.glob("*"))) == seed and bench.chunks()):
-            time.sleep(0.005)
-        process.kill()
-        process.communicate()
-        folders = sorted(beside.iterdir())
-        assert len(folders) == seed
-        assert {path.relative_to(folders[0]): path.read_bytes() for path in folders[0].rglob("*.*")} == before
-    return {"runs of another kind refused": len(others), "folders set aside by --fresh": 2}
-
-
-def vary_conditions(bench: Bench) -> dict[str, int]:
-    """The same bits with one worker, and on one core: the cache is warm now, and was cold for the first run."""
-    shutil.rmtree(bench.out, ignore_errors=True)
-    one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
-    for flags in (("--stages", "unlearning", "--workers", "1"), ("--stages", "noise_sweep", "--workers", "2")):
-        done = bench.run(*flags, first=one_core)
+    for flags, word in others.items():
+        folders = set(bench.results.parent.iterdir())
+        done = bench.run(*flags.split(), "--alphas", "0", "30")
         assert done.returncode == 0, done.stderr
-    bench.compare()
-    return {"studies with the same bits on one core, from a warm cache, with one worker and with two": 1}
+        (new,) = set(bench.results.parent.iterdir()) - folders
+        assert word in new.name or re.fullmatch(r"quick\+[0-9a-f]{12}", new.name), new.name
+        shutil.rmtree(new)
+    assert {path: path.read_bytes() for path in before} == before
+    return {"other data refused": 1, "other flags with folders of their own": len(others)}
+
+
+# ---- other conditions: MNIST at 10 qubits, compiled as the scripts compile ----
+
+DIGITS = "--preset quick --stages noise_sweep unlearning --models mlp qnn quadratic".split()  # noqa: SIM905
+FEW = (  # noqa: SIM905 - as one types them
+    "--alphas 30 --poisons labels --methods retrain scrub --mlp.sweep.epochs 10 --mlp.teacher.epochs 10 "
+    "--mlp.unlearn.epochs 5 --qnn.sweep.epochs 3 --qnn.teacher.epochs 3 --qnn.unlearn.epochs 2"
+).split()
+
+
+def run_digits(out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW) -> None:
+    """The MNIST script on so many cores, with its cache in this home folder."""
+    allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
+    code = SCRIPT.format(script="run_unlearn_mnist")
+    command = ["taskset", "-c", allowed, sys.executable, "-c", code, *DIGITS, *flags, "--workers", workers, "--out", out]
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=script_environment(home), capture_output=True, text=True, timeout=1800
+    )
+    assert done.returncode == 0, done.stderr
+
+
+CONDITIONS = [(1, 1), (2, 2), (2, 4), (1, 2), (1, 4), (2, 1)]  # cores and workers; the first have a cold cache
+
+
+def vary_conditions(folder: Path, conditions: list[tuple[int, int]] = CONDITIONS, flags: list[str] = FEW) -> dict:
+    """The same bits in every file on one core and two, with 1, 2 and 4 workers, from a cold cache and a warm one."""
+    conditions = [each for each in conditions if each[0] <= len(os.sched_getaffinity(0))]
+    for place, (cores, workers) in enumerate(conditions):
+        run_digits(folder / f"out{place}", folder / "home", cores=cores, workers=workers, flags=flags)
+        assert_same_bits(contents(folder / f"out{place}"), contents(folder / "out0"))
+    return {"studies of 10 qubits with the same bits, whatever the cores, workers and cache": len(conditions)}
+
+
+def reference(out: Path) -> xr.Dataset:
+    """What of the MNIST study is compared with tests/reference.nc: where its trainings ended, and some logits."""
+    sweep, curves = (
+        storage.read_dataset(next((out / "mnist").glob(f"*/{study}.nc"))) for study in ("noise_sweep", "unlearning")
+    )
+    last = curves.epoch.where(curves.accuracy.notnull()).max("epoch").astype(int)
+    ends = curves[["accuracy", "loss"]].sel(epoch=last).drop_vars("epoch")
+    swept = sweep[["accuracy", "loss"]].sel(alpha_percent=30).rename(accuracy="swept_accuracy", loss="swept_loss")
+    logits = curves.logit.isel(sample=slice(0, None, 100)).astype(np.float32).drop_vars("part")
+    kept = xr.merge([ends, swept.drop_vars("alpha_percent"), logits], compat="override").reset_coords(drop=True)
+    attributes = {"numerics": keys.NUMERICS, "processor": processor(), "versions": storage.versions()}
+    return kept.assign_attrs(attributes)
+
+
+def processor() -> str:
+    """What of the machine may matter to bits: its processor's model and all that it can do."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else storage.machine()
+    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    names = ("vendor_id", "cpu family", "model", "model name", "flags")
+    digest = hashlib.sha256("".join(told.get(name, "") for name in names).encode()).hexdigest()
+    return f"{storage.machine().partition(', ')[0]} {digest[:12]}"
 
 
 def try_bad_input() -> dict[str, int]:
@@ -317,19 +445,23 @@ def try_bad_input() -> dict[str, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="how often to kill the run")
-    parser.add_argument("--reference", type=Path, help="write the undisturbed study's unlearning curves there, and end")
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill the run")
+    parser.add_argument("--reference", type=Path, help="write the numbers there that the suite compares with, and end")
     parser.add_argument("--seed", type=int, default=0, help="of the instants and of the damage")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         if arguments.reference:
-            shutil.copy(bench.undisturbed / "unlearning.nc", arguments.reference)
+            run_digits(folder / "out", folder / "home", cores=1, workers=1)
+            storage.write_dataset(arguments.reference, reference(folder / "out"))
             return 0
-        for fault in (stop, start_twice, fill_disk, fill_small_disk, start_fresh, vary_conditions):
+        (folder / "bench").mkdir()
+        bench = Bench(folder / "bench")
+        for fault in (stop, start_two, fill_disk, fill_small_disk, ask_for_others, kill_worker):
             report(fault(bench))
         report(damage(bench, seed=arguments.seed))
         report(kill(bench, arguments.kills, seed=arguments.seed))
+        report(vary_conditions(folder / "conditions", flags=[]))
     report(try_bad_input())
     print("nothing lost, no wrong number")
     return 0

@@ -60,7 +60,7 @@ def test_the_second_start_is_measured_with_a_warm_cache(results):
 
 def test_the_numbers_carry_where_they_come_from(results, smoke):
     context = results["context"]
-    assert all(context[name] for name in ("started", "machine", "threads", "versions", "commit"))
+    assert all(context[name] for name in ("started", "machine", "cores", "versions", "commit"))
     assert len(context["load_average"]) == 3 and all(name in context["versions"] for name in ("jax", "pennylane"))
     text = json.dumps(results)
     assert str(ROOT) not in text and str(Path.home()) + "/" not in text and str(smoke[0]) not in text

@@ -18,14 +18,15 @@ from hypothesis.extra import numpy as hnp
 from circuits import (
     ansatz,
     bond_signs,
-    cheapest_fold,
     cnot_permutation,
     evolve,
     expectation,
+    layers_to_fold,
     light_cone,
     parameters_per_qubit,
     reduce_states,
     reduced_dimension,
+    rotation_gates,
     tensorcircuit_on_jax,
 )
 
@@ -48,13 +49,6 @@ PLAIN_CASES = [  # few and small: gate by gate, each takes seconds
 ]
 CASES = [(*size, *variant) for variant, sizes in SIZES.items() for size in (sizes[::3] if DOUBLE else sizes)]
 PLAIN_CASES = PLAIN_CASES[:2] if DOUBLE else PLAIN_CASES
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    """TensorCircuit sets JAX's precision for the whole process, so only the process of its own is switched."""
-    if DOUBLE:
-        tensorcircuit_on_jax().set_dtype("complex128")
 
 
 def draw(n_qubits, depth, rotations="xyx", entangler="rzz", *, n=3, complex_states=True):
@@ -170,7 +164,7 @@ def test_double_precision():
     """The same comparisons to 1e-10 in complex128, in a process of its own."""
     process = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "agree", JAX_ENABLE_X64="1")
     assert process.returncode == 0, process.stdout[-3000:]
-    n_cases = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 2
+    n_cases = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 4
     assert re.search(rf"\b{n_cases} passed", process.stdout)
 
 
@@ -332,11 +326,25 @@ def test_reduced_states_are_partial_traces_and_give_the_same_expectation(n_qubit
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5 * scale)
 
 
-@pytest.mark.parametrize("n_samples", [1, 256, 100_000])
-def test_the_fold_that_is_chosen_is_one_that_there_is(n_samples):
-    for n_qubits in range(2, 13):
-        for depth in range(1, 9):
-            assert 1 <= cheapest_fold(n_samples, n_qubits, depth) <= depth
+def test_small_rings_are_folded_whole_and_large_ones_in_part():
+    assert [layers_to_fold(n_qubits, 6) for n_qubits in (2, 7, 8, 12)] == [6, 6, 4, 4]
+    assert [layers_to_fold(10, depth) for depth in (1, 4, 20)] == [1, 4, 4]
+
+
+# ---- gates ----
+
+
+@pytest.mark.parametrize("rotations", ["xyx", "xy"])
+def test_rotation_gates_agree_with_those_of_tensorcircuit(rotations):
+    """And with their product, the first one acting first."""
+    angles = np.random.default_rng(0).uniform(-7, 7, (2, 3, len(rotations)))
+    found = rotation_gates(jnp.asarray(angles), rotations)
+    assert found.shape == (2, 3, 2, 2)
+    gates = tensorcircuit_on_jax().gates
+    for place in itertools.product(range(2), range(3)):
+        matrices = [getattr(gates, f"r{axis}_gate")(a).tensor for axis, a in zip(rotations, angles[place], strict=True)]
+        expected = reduce(lambda product, gate: gate @ product, matrices)
+        np.testing.assert_allclose(found[place], expected, rtol=0, atol=TOLERANCE)
 
 
 # ---- the ring ----
@@ -391,3 +399,33 @@ def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
 
     jacobian = jax.jit(jax.jacfwd(parts))(params)
     assert np.all(np.abs(jacobian).max(axis=0) > 1e-4)
+
+
+# ---- what an import does to the process ----
+
+LATE = """
+import os, jax
+jax.config.update("jax_enable_x64", {double})
+before = dict(os.environ)
+import circuits, sys, numpy as np
+assert dict(os.environ) == before
+values = circuits.expectation(np.ones((2, 3, 4)) * jax.numpy.ones(4), np.ones((1, 8)))
+assert "tensorcircuit" not in sys.modules
+for double in ({double}, not {double}, {double}):
+    jax.config.update("jax_enable_x64", double)
+    state = circuits.ansatz(jax.numpy.ones((2, 3, 4)), np.ones(8)).state()
+    assert jax.config.jax_enable_x64 == double and state.dtype == ("complex128" if double else "complex64")
+with jax.enable_x64(not {double}):
+    state = circuits.ansatz(jax.numpy.ones((2, 3, 4)), np.ones(8)).state()
+    assert state.dtype == ("complex64" if {double} else "complex128")
+assert jax.config.jax_enable_x64 == {double}
+assert values.dtype == ("float64" if {double} else "float32")
+"""
+
+
+@pytest.mark.skipif(DOUBLE, reason="in a process of its own")
+@pytest.mark.parametrize("double", [True, False])
+def test_tensorcircuit_comes_late_and_follows_the_precision_of_jax(double):
+    """Neither importing circuits nor TensorCircuit's own import changes the environment or JAX's 64-bit mode."""
+    process = run_python("-c", LATE.format(double=double))
+    assert process.returncode == 0, process.stderr[-3000:]

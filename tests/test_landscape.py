@@ -12,7 +12,7 @@ from conftest import random_split, refused, run_python
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from circuits import ansatz, tensorcircuit_on_jax
+from circuits import ansatz
 from datar import Split
 from landscape import (
     complex_trace,
@@ -48,13 +48,6 @@ QNNS = [  # (n_qubits, depth, rotations, entangler): light cones smaller than th
 NETWORK = (10, (6, 3), 30)  # what the stochastic tests share, compiled once: (n_features, hidden, n)
 LANCZOS = {"k": 2, "steps": 60}
 DENSITY = {"steps": 60, "probes": 100}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def double_precision():
-    """TensorCircuit sets JAX's precision for the whole process, so only the process of its own is switched."""
-    if DOUBLE:
-        tensorcircuit_on_jax().set_dtype("complex128")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from metrics import (
     bernoulli_kl_published,
     bootstrap_interval,
     cross_entropy,
+    paired_interval,
     ratio_interval,
 )
 
@@ -91,6 +92,19 @@ def test_kl_and_its_gradient_stay_finite(divergence):
     for teacher, student in itertools.product((-1e4, 0.0, 1e4), repeat=2):
         value, slope = jax.value_and_grad(lambda z, t=teacher: divergence(jnp.float32(t), z))(jnp.float32(student))
         assert np.isfinite(value) and np.isfinite(slope)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("labelled", [np.int32, np.float32, np.float64, bool])
+def test_the_precision_is_that_of_the_logits(dtype, labelled):
+    """In 64-bit mode too: whole labels make no double of a single, and no single of a double."""
+    with jax.enable_x64(True):
+        z, y = np.linspace(-3, 3, 5).astype(dtype), np.array([0, 1, 0, 1, 1]).astype(labelled)
+        weight = np.arange(5, dtype=np.float64)
+        values = [cross_entropy(z, y), cross_entropy(z, y, weight), cross_entropy(z, 0.5), accuracy(z, y),
+                  *bernoulli_kl(z, 2 * z), *bernoulli_kl_published(z, 2 * z)]  # fmt: skip
+        assert {value.dtype for value in values} == {np.dtype(dtype)}
+        assert abs(values[0] - log_loss(y, sigmoid(z))) < (1e-15 if dtype == np.float64 else 1e-6)
 
 
 # ---- over runs ----
@@ -186,3 +200,60 @@ def test_the_ratio_of_runs_that_go_together_is_sharper():
     _, low, high = ratio_interval(noisy, clean)
     _, loose_low, loose_high = ratio_interval(generator.permutation(noisy), clean)
     assert 2 < low < 3 < high < 4 and high - low < (loose_high - loose_low) / 2
+
+
+# ---- pairs of runs ----
+
+
+def test_paired_interval_is_that_of_the_differences():
+    generator = np.random.default_rng(0)
+    left, right = generator.normal(size=(2, 12))
+    difference, low, high = paired_interval(left, right)
+    assert difference == pytest.approx(left.mean() - right.mean())
+    assert (low, high) == bootstrap_interval(left - right)
+    assert paired_interval(right, left) == pytest.approx((-difference, -high, -low), abs=0.02)
+    median = paired_interval(left, right, np.median)
+    assert median[0] == np.median(left - right) and median[1:] == bootstrap_interval(left - right, np.median)
+
+
+def test_paired_interval_leaves_out_runs_of_which_either_is_missing():
+    left, right = np.array([0.9, np.nan, 0.8, 0.7]), np.array([0.5, 0.6, np.nan, 0.4])
+    assert paired_interval(left, right) == paired_interval(left[[0, 3]], right[[0, 3]])
+    assert paired_interval(left, right)[0] == pytest.approx(0.35)
+    alone = paired_interval(left[:2], right[:2])
+    assert alone[0] == pytest.approx(0.4) and np.isnan(alone[1:]).all()
+    assert np.isnan(paired_interval(left[:0], right[:0])).all()
+
+
+def test_what_a_draw_does_to_both_cancels():
+    """Twenty draws that move accuracies by .1, of which one method keeps .02 more: only the pairs show it."""
+    generator = np.random.default_rng(0)
+    draws = generator.normal(0.7, 0.1, 20)
+    left, right = draws + 0.02 + generator.normal(0, 0.005, 20), draws + generator.normal(0, 0.005, 20)
+    _, low, high = paired_interval(left, right)
+    assert 0.01 < low < 0.02 < high < 0.03
+    overlap = bootstrap_interval(left)[0] < bootstrap_interval(right)[1]
+    assert overlap
+
+
+@pytest.mark.parametrize(("n", "lowest", "highest"), [(5, 0.78, 0.88), (20, 0.88, 0.97)])
+def test_paired_interval_covers_the_difference_as_often_as_that_of_one_mean(n, lowest, highest):
+    """n = 400 draws, standard error 0.011 to 0.019."""
+    generator = np.random.default_rng(1)
+    common, left, right = generator.normal(0, [[[5]], [[1]], [[1]]], (3, 400, n))
+    pairs = zip(common + left + 1, common + right, strict=True)
+    bounds = np.array([paired_interval(*pair, seed=seed)[1:] for seed, pair in enumerate(pairs)])
+    assert lowest <= np.mean((bounds[:, 0] <= 1) & (bounds[:, 1] >= 1)) <= highest
+
+
+def test_intervals_are_scipys():
+    """The same draws and the same percentiles as scipy.stats.bootstrap."""
+    generator = np.random.default_rng(2)
+    left, right = generator.lognormal(size=(2, 9))
+    options = {"n_resamples": metrics.RESAMPLES, "method": "percentile", "rng": 0}
+    for statistic in (np.mean, np.median):
+        expected = stats.bootstrap((left,), statistic, **options).confidence_interval
+        assert bootstrap_interval(left, statistic) == pytest.approx(tuple(expected), rel=1e-12)
+    ratio = lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis)  # noqa: E731
+    expected = stats.bootstrap((left, right), ratio, paired=True, vectorized=True, **options).confidence_interval
+    assert ratio_interval(left, right)[1:] == pytest.approx(tuple(expected), rel=1e-12)

@@ -10,12 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_equal, random_split, refused, separable_split, trees_differ
+from conftest import assert_trees_equal, random_split, refused, run_python, separable_split, trees_differ
 
 import circuits
 from datar import Split
 from metrics import accuracy
-from models import MLP, QNN, QuadraticForm, fit, train
+from models import MLP, QNN, QuadraticForm, Training, fit, train
+
+DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
+TOLERANCE = 1e-10 if DOUBLE else 1e-5
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -90,6 +93,50 @@ def test_mlp_and_its_training_are_those_of_keras():
     assert trees_differ(start, end)
 
 
+@pytest.mark.parametrize("hidden", [(), (5,)])
+def test_a_narrow_mlp_trains_as_the_wide_one_where_the_other_features_are_0(hidden):
+    """The weights on features that are 0 everywhere stay what they were."""
+    model, columns = MLP(8, hidden), np.array([1, 3, 4])
+    x, y = random_split(10, 8)
+    x[:, np.setdiff1d(np.arange(8), columns)] = 0
+    x, y = jnp.asarray(x), jnp.asarray(y)
+
+    def trained(params, x):
+        def loss(params, rows, weight, epoch, key):
+            return jnp.average(jnp.square(model.logits(params, x[rows]) - y[rows]), weights=weight)
+
+        return fit(loss, params, 10, epochs=5, batch_size=4, learning_rate=0.05, key=KEY)[0]
+
+    wide = model.init(KEY)
+    narrow = model.narrow(wide, columns)
+    np.testing.assert_array_equal(narrow[0][0], wide[0][0][:, columns])
+    assert_trees_equal(model.widen(narrow, columns, wide), wide)
+    back = model.widen(trained(narrow, x[:, columns]), columns, wide)
+    assert_trees_equal(back, trained(wide, x), rtol=1e-4, atol=1e-6)
+    assert trees_differ(back, wide)
+
+
+def test_narrow_and_widen_work_on_many_runs_at_once():
+    """Under vmap and jit with the columns of each run, and on parameters stacked over runs."""
+    model, columns = MLP(8, (5,)), np.array([[1, 3, 4], [0, 1, 7]])
+    runs = jax.vmap(model.init)(jax.random.split(KEY, 2))
+
+    @jax.jit
+    @jax.vmap
+    def there_and_back(params, columns):
+        narrow = jax.tree.map(lambda leaf: leaf + 1, model.narrow(params, columns))
+        return model.widen(narrow, columns, params)
+
+    moved = there_and_back(runs, columns)
+    for run in range(2):
+        expected = np.array(runs[0][0][run])
+        expected[:, columns[run]] += 1
+        np.testing.assert_allclose(moved[0][0][run], expected, rtol=1e-6)
+        np.testing.assert_allclose(moved[1][0][run], runs[1][0][run] + 1, rtol=1e-6)
+    np.testing.assert_array_equal(model.narrow(runs, columns[0])[0][0], runs[0][0][:, :, columns[0]])
+    assert_trees_equal(model.widen(model.narrow(runs, columns[0]), columns[0], runs), runs)
+
+
 # ---- the QNN ----
 
 
@@ -149,7 +196,62 @@ def test_an_ansatz_of_ones_own():
     assert len(model.circuit(params).to_qir()) == 5
 
 
+OWN = """
+import jax, numpy as np
+from datar import Split
+from models import QNN, train
+
+def mine(params, inputs):
+    import tensorcircuit
+    circuit = tensorcircuit.Circuit(2, inputs=inputs)
+    circuit.rx(1, theta=params[0])
+    return circuit
+
+model = QNN(2, ansatz=mine, shape=(1,))
+split = Split(np.eye(4, dtype=np.float32), np.array([0, 1, 0, 1]))
+
+def run(key):
+    return train(model, split, epochs=2, batch_size=3, learning_rate=0.1, key=key)
+
+params = run(jax.random.key(0))
+np.testing.assert_allclose(model.logits(params, split.x), 5 * np.cos(params[0]) * np.array([1, -1, 1, -1]), rtol=1e-5)
+many = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
+assert many.shape == (2, 1) and np.isfinite(many).all()
+"""
+
+
+@pytest.mark.skipif(DOUBLE, reason="a process of its own")
+def test_an_ansatz_of_ones_own_needs_no_backend_to_be_set():
+    process = run_python("-c", OWN)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
 # ---- what they have in common ----
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [(MLP(8, (5, 3)), 3), (MLP(8, ()), 1), (QNN(3, 2), 2), (QNN(2, ansatz=hardware_efficient, shape=(2, 2)), 2)],
+    ids=lambda value: getattr(value, "label", None),
+)
+def test_the_last_layers_are_those_next_to_the_output(model, layers):
+    """The mask has the structure of the parameters and goes with those of one run and of many."""
+    params = model.init(KEY)
+    runs = jax.vmap(model.init)(jax.random.split(KEY, 3))
+    for k in range(1, layers + 1):
+        mask = model.last_layers(params, k)
+        chosen = jax.tree.map(lambda keep, leaf: np.broadcast_to(keep, leaf.shape), mask, params)
+        if isinstance(model, MLP):
+            kept = [all(leaf.all() for leaf in layer) for layer in chosen]
+            none = [not any(leaf.any() for leaf in layer) for layer in chosen]
+        else:
+            kept, none = [layer.all() for layer in chosen], [not layer.any() for layer in chosen]
+        assert kept == [False] * (layers - k) + [True] * k and none == [not each for each in kept]
+        of_runs = jax.tree.map(lambda keep, leaf: np.broadcast_to(keep, leaf.shape), model.last_layers(runs, k), runs)
+        assert_trees_equal(jax.tree.map(lambda leaf: leaf[1], of_runs), chosen)
+    for k in (0, layers + 1):
+        with refused("k: got"):
+            model.last_layers(params, k)
 
 
 @each_model
@@ -190,6 +292,7 @@ def test_equal_models_are_one_to_jax(model):
 )
 def test_labels(model, label):
     assert model.label == label
+    assert model.family == label.split("[")[0]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +412,7 @@ def test_each_sample_is_in_one_batch_of_an_epoch(n, batch_size, sizes):
     that fills up a batch would show twice.
     """
     params, _ = fit(
-        lambda params, rows, weight, epoch: params[rows] @ weight, jnp.zeros(n), n,
+        lambda params, rows, weight, epoch, key: params[rows] @ weight, jnp.zeros(n), n,
         epochs=1, batch_size=batch_size, learning_rate=1.0, key=KEY,
     )  # fmt: skip
     in_step = adam(np.zeros(len(sizes)), np.eye(len(sizes)), rate=1.0)
@@ -335,7 +438,7 @@ def test_batches_are_reshuffled_each_epoch_and_by_key():
     @jax.jit
     def places(key):
         _, history = fit(
-            lambda params, rows, weight, epoch: params[epoch, rows[0]], jnp.zeros((3, 6)), 6,
+            lambda params, rows, weight, epoch, key: params[epoch, rows[0]], jnp.zeros((3, 6)), 6,
             epochs=3, batch_size=1, learning_rate=1.0, key=key, measure=lambda params: params,
         )  # fmt: skip
         return jnp.stack([jnp.argsort(history[epoch + 1, epoch]) for epoch in range(3)])
@@ -368,7 +471,7 @@ def test_history_goes_from_the_start_to_the_end():
     """epochs + 1 points, and point k is where a training of k epochs ends."""
     model, split = MLP(8, (3,)), Split(*map(jnp.asarray, random_split(10, 8)))
 
-    def loss(params, rows, weight, epoch):
+    def loss(params, rows, weight, epoch, key):
         return jnp.average(jnp.square(model.logits(params, split.x[rows]) - split.y[rows]), weights=weight)
 
     run = partial(fit, loss, model.init(KEY), 10, batch_size=4, learning_rate=0.05, key=KEY)
@@ -382,8 +485,26 @@ def test_history_goes_from_the_start_to_the_end():
     assert trees_differ(after_one, end)
 
 
+def test_each_step_has_a_key_of_its_own():
+    """The same in each training of one key, and none of those that the order of the batches is drawn from."""
+    seen = []
+
+    def loss(params, rows, weight, epoch, key):
+        jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data).tolist())), jax.random.key_data(key))
+        return params.sum()
+
+    for key in (KEY, KEY, jax.random.key(8)):
+        fit(loss, jnp.zeros(1), 6, epochs=3, batch_size=2, learning_rate=1.0, key=key)
+        jax.effects_barrier()
+    first, again, other = (set(seen[start : start + 9]) for start in (0, 9, 18))
+    assert first == again and len(first | other) == 18
+    orders = [jax.random.fold_in(KEY, epoch) for epoch in range(3)]
+    taken = [key for order in orders for key in (order, *jax.random.split(order))]
+    assert not first & {tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in taken}
+
+
 def test_the_loss_is_told_the_epoch():
-    end, _ = fit(lambda params, rows, weight, epoch: params[epoch], jnp.zeros(5), 4,
+    end, _ = fit(lambda params, rows, weight, epoch, key: params[epoch], jnp.zeros(5), 4,
                  epochs=3, batch_size=2, learning_rate=1.0, key=KEY)  # fmt: skip
     np.testing.assert_array_equal(end != 0, [True, True, True, False, False])
 
@@ -404,6 +525,33 @@ def test_compile_time_does_not_grow_with_epochs_or_steps(model):
 def test_nothing_to_train_on_is_refused(n_samples):
     with refused("n_samples"):
         fit(lambda *_: 0.0, jnp.zeros(1), n_samples, epochs=1, batch_size=1, learning_rate=0.1, key=KEY)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A model whose logits are drawn: a linear one with a standard normal added."""
+
+    is_random = True
+
+    def init(self, key):
+        return jnp.zeros(4)
+
+    def logits(self, params, x, *, key):
+        return x @ params + jax.random.normal(key, x.shape[:1])
+
+
+def test_a_random_model_is_given_keys():
+    """In each step the one that `fit` hands to the loss."""
+    (x, y), options = separable_split(6, 4), {"epochs": 3, "batch_size": 0, "learning_rate": 0.1}
+    params = train(Noisy(), Split(x, y), **options, key=KEY)
+
+    def loss(params, rows, weight, epoch, key):
+        logits = x[rows] @ params + jax.random.normal(key, (6,))
+        return jnp.mean(jax.nn.softplus(logits) - y[rows] * logits)
+
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    expected, _ = fit(loss, jnp.zeros(4), 6, **options, key=jax.random.split(KEY)[1])
+    np.testing.assert_allclose(params, expected, rtol=1e-5)
 
 
 @dataclass(frozen=True)
@@ -438,6 +586,59 @@ def test_a_quadratic_form_is_bounded_and_blind_to_a_global_phase(is_complex):
     np.testing.assert_allclose(model.logits(params, turned), expected, atol=1e-5)
 
 
+def by_lapack(model, params, x):
+    """The same logits by the Cholesky factor of the Gram matrix and a triangular solve."""
+    basis = jax.lax.complex(*params["basis"]) if model.is_complex else params["basis"][0]
+    root = jnp.linalg.cholesky(basis @ basis.conj().T)
+    overlaps = jax.scipy.linalg.solve_triangular(root, basis @ x.T, lower=True)
+    return model.scale * jnp.tanh(params["values"]) @ (overlaps * overlaps.conj()).real
+
+
+@pytest.mark.parametrize(
+    "model", [QuadraticForm(6, 1), QuadraticForm(30, 16, is_complex=True), QuadraticForm(60, 20)], ids=repr
+)
+def test_quadratic_forms_agree_with_those_by_lapack(model):
+    """Values, gradients and products with the Hessian."""
+    params = jax.tree.map(lambda leaf: 20 * leaf, model.init(KEY))
+    x = model.prepare(random_split(5, model.n_features, complex_states=model.is_complex).x)
+
+    def all_of(logits):
+        def weighted(params):
+            values = logits(params, x)
+            return values @ jnp.arange(1.0, 6.0), values
+
+        value, gradient = jax.value_and_grad(weighted, has_aux=True)(params)
+        bend = jax.jvp(jax.grad(lambda params: jnp.sin(weighted(params)[0])), (params,), (params,))[1]
+        return value[1], gradient, bend
+
+    found, expected = all_of(model.logits), all_of(partial(by_lapack, model))
+    assert_trees_equal(found[0], expected[0], atol=TOLERANCE)
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected[1:]))
+    assert_trees_equal(found[1:], expected[1:], atol=20 * TOLERANCE * scale)
+
+
+MANY_FORMS = """
+import jax, numpy as np
+from datar import Split
+from models import QuadraticForm, train
+
+x = np.random.default_rng(0).normal(size=(300, 1024)).astype(np.float32) / 32
+split = Split(x, (x[:, 0] > 0).astype(np.int32))
+
+def run(key):
+    return train(QuadraticForm(1024), split, epochs=30, batch_size=0, learning_rate=0.01, key=key)
+
+assert np.isfinite(jax.vmap(run)(jax.random.split(jax.random.key(0), 5))["basis"]).all()
+"""
+
+
+@pytest.mark.skipif(DOUBLE, reason="a process of its own")
+def test_many_quadratic_forms_train_in_a_pool_of_two_threads():
+    """Batches of LAPACK calls in a scan wait for each other there, for ever (jaxlib 0.10.2)."""
+    process = run_python("-c", MANY_FORMS, timeout=120, PJRT_NPROC="2")
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
 @pytest.mark.parametrize(
     "model", [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy"), QuadraticForm(4, 4)], ids=lambda model: type(model).__name__
 )
@@ -460,3 +661,56 @@ def test_training_that_makes_no_sense_is_refused_by_name(argument, value):
     options = {"epochs": 1, "batch_size": 2, "learning_rate": 0.1, "key": jax.random.key(0)} | {argument: value}
     with refused(argument):
         train(MLP(4, ()), random_split(4, 4), **options)
+
+
+def test_a_training_is_checked_and_hashable():
+    training = Training(epochs=0, batch_size=0, learning_rate=1.0)
+    assert training.keywords() == {"epochs": 0, "batch_size": 0, "learning_rate": 1.0}
+    assert hash(training) == hash(Training(0, 0, 1.0))
+    bad = {"epochs": -1, "batch-size": 2.5, "learning-rate": float("nan")}
+    for name, value in bad.items():
+        with refused(f"{name}: got {value}"):
+            Training(**training.keywords() | {name.replace("-", "_"): value})
+
+
+# ---- precision ----
+
+
+@pytest.mark.skipif(not DOUBLE, reason="in double precision")
+@pytest.mark.parametrize("model", [*MODELS, QuadraticForm(8, 3, is_complex=True)], ids=lambda model: model.label)
+def test_double_precision_all_the_way(model):
+    """Parameters, logits and training, on data in single precision; a QNN is its plain circuit to 1e-10."""
+    split = random_split(6, 8, complex_states=isinstance(model, QuadraticForm))
+    run = partial(train, model, Split(model.prepare(split.x), split.y), batch_size=4, learning_rate=0.05, key=KEY)
+    for params in (run(epochs=0), run(epochs=2)):
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float64)}
+        assert model.logits(params, split.x).dtype == model.logits(params, model.prepare(split.x)).dtype == np.float64
+    if not isinstance(model, QNN):
+        return
+    params = 40 * model.init(KEY)
+    plain = [5 * model.circuit(params, state).expectation_ps(z=[model.n_qubits - 1]).real for state in split.x]
+    assert plain[0].dtype == np.float64
+    for x in (split.x, model.prepare(split.x)):
+        np.testing.assert_allclose(model.logits(params, x), plain, rtol=0, atol=1e-10)
+
+
+@pytest.mark.skipif(not DOUBLE, reason="in double precision")
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_weights_of_samples_follow_the_parameters_in_double_precision(dtype):
+    seen = set()
+
+    def loss(params, rows, weight, epoch, key):
+        seen.add(weight.dtype)
+        return params @ weight
+
+    params, _ = fit(loss, jnp.zeros(3, dtype), 7, epochs=1, batch_size=3, learning_rate=0.1, key=KEY)
+    assert seen == {params.dtype} == {np.dtype(dtype)}
+
+
+@pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
+def test_double_precision():
+    process = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "double or lapack", JAX_ENABLE_X64="1"
+    )
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert "10 passed" in process.stdout, process.stdout[-300:]

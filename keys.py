@@ -1,0 +1,219 @@
+"""The names of results: a hash over all that they depend on, the code of methods, models and poisons included.
+
+The syntax trees of the project's own classes and functions are committed below, as hashes; code with another tree,
+edited here or a user's own, adds its hash to every key it is part of. So whoever changes a loss never gets old numbers, and
+whoever reformats one recomputes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import hashlib
+import importlib.util
+import inspect
+import json
+import linecache
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+NUMERICS = 1  # raised whenever the reference numbers of the tests move: no older result is found then
+
+SETTINGS = {  # of JAX, with their defaults: what changes bits
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_default_matmul_precision": None,
+    "jax_disable_most_optimizations": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_random_seed_offset": 0,
+    "jax_exec_time_optimization_effort": 0.0,
+}
+
+
+class NoSource(Exception):
+    """Something has no source that could be hashed: what depends on it is computed, and not stored."""
+
+
+def key_of(fields: dict[str, Any]) -> str:
+    """64 hex digits that name what has these fields, under the process's settings."""
+    text = json.dumps({**fields, "numerics": NUMERICS, "settings": settings()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def settings() -> dict[str, Any]:
+    """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's, the backend."""
+    own = jax_settings()
+    flags = " ".join(sorted(set(os.environ.get("XLA_FLAGS", "").split())))
+    platform = jax.config.jax_platforms or ("cuda" if importlib.util.find_spec("jax_cuda12_plugin") else "cpu")
+    own |= {"XLA_FLAGS": flags, "backend": platform}
+    defaults = {**SETTINGS, "XLA_FLAGS": "", "backend": "cpu"}
+    return {name: value for name, value in own.items() if value != defaults[name]}
+
+
+def jax_settings() -> dict[str, Any]:
+    """The values of SETTINGS in this process."""
+    return {name: getattr(jax.config, name, jax.config.values.get(name)) for name in SETTINGS}
+
+
+def describe(value: Any) -> Any:
+    """A value as JSON that is the same in every process; NoSource where it holds code without one.
+
+    Dataclasses leave out the fields that are at their default, so that a new field changes no old key.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value)
+    if isinstance(value, (tuple, list)):
+        return [describe(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(name): describe(each) for name, each in value.items()}
+    if isinstance(value, (np.ndarray, jax.Array)):
+        array = np.asarray(value)
+        return {"array": hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()}
+    if isinstance(value, partial):
+        return {"partial": [describe(value.func), describe(value.args), describe(value.keywords)]}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _named(type(value)) | {each.name: describe(getattr(value, each.name)) for each in _changed(value)}
+    if callable(value) and hasattr(value, "__name__"):
+        return _named(value)
+    raise NoSource(repr(value))
+
+
+def _changed(value: Any) -> Iterator[dataclasses.Field]:
+    """The fields of a dataclass that are not at their default."""
+    for each in dataclasses.fields(value):
+        has_factory = each.default_factory is not dataclasses.MISSING
+        default = each.default_factory() if has_factory else each.default
+        own = getattr(value, each.name)
+        if type(own) is not type(default) or (own is not default and own != default):
+            yield each
+
+
+def _named(code: type | Callable) -> dict[str, Any]:
+    """Its name, and the hashes of what of its source is not the project's own as committed."""
+    foreign = [digest for digest in source_hashes(code) if digest not in OWN_SOURCES]
+    return {"is": code.__name__} | ({"source": foreign} if foreign else {})
+
+
+# ---- syntax trees ----
+
+
+def source_hashes(code: type | Callable) -> tuple[str, ...]:
+    """Digests over the syntax trees of a class and its bases, or of a function and what it closes over.
+
+    Docstrings, comments and layout do not count. NoSource where there is none.
+    """
+    if isinstance(code, type):
+        return _hashes_of_bases(code, tuple(value for cls in code.__mro__ for value in _functions(cls)))
+    function = inspect.unwrap(code)
+    if not hasattr(function, "__code__"):
+        return (f"{getattr(function, '__module__', None)}.{function.__name__}",)  # compiled, of some library
+    cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
+    closed = [hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]] if cells else []
+    return (_function_hash(function), *closed)
+
+
+@lru_cache(maxsize=1024)
+def _function_hash(function: Callable) -> str:
+    return _digest(_find(function.__code__, (ast.FunctionDef, ast.Lambda)))
+
+
+@lru_cache(maxsize=1024)
+def _hashes_of_bases(code: type, functions: tuple[Callable, ...]) -> tuple[str, ...]:
+    """Kept for a class as it is: one that gets another function counts as another."""
+    library = {*sys.stdlib_module_names} - {"builtins"}  # where classes stand that were made without a module
+    classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in library and cls is not object]
+    return tuple(digest for cls in classes for digest in _class_hashes(cls))
+
+
+def _functions(cls: type) -> list[Callable]:
+    """The functions of a class, without those that the dataclass decorator writes."""
+    own = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
+    return [each for each in own if (each.__code__.co_filename, each.__name__) not in _WRITTEN]
+
+
+def _class_hashes(cls: type) -> list[str]:
+    """Of the class as it is written, and of functions that were put into it later."""
+    functions = _functions(cls)
+    written = [each for each in functions if each.__qualname__ == f"{cls.__qualname__}.{each.__name__}"]
+    later = [each for each in functions if each not in written]
+    node = _find(written[0].__code__, ast.ClassDef, name=cls.__name__) if written else _parsed_class(cls)
+    return [_digest(node), *(digest for each in later for digest in source_hashes(each))]
+
+
+_WRITTEN = {("<string>", f"__{word}__") for word in ["init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace"]}
+
+
+def _parsed_class(cls: type) -> ast.AST:
+    try:
+        return ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body[0]
+    except (OSError, TypeError, SyntaxError) as error:
+        raise NoSource(cls.__name__) from error
+
+
+def _find(code, kinds: type | tuple[type, ...], *, name: str | None = None) -> ast.AST:
+    """The innermost node of these kinds that holds the first line of a code object."""
+    tree = _parsed("".join(linecache.getlines(code.co_filename)))
+    names = {name or code.co_name}
+    holding = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, kinds)
+        and getattr(node, "name", "<lambda>") in names
+        and _first_line(node) <= code.co_firstlineno <= node.end_lineno
+    ]
+    if not holding:
+        raise NoSource(code.co_name)
+    return max(holding, key=lambda node: node.lineno)
+
+
+def _first_line(node: ast.AST) -> int:
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> ast.AST:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise NoSource("no Python") from error
+
+
+def _digest(node: ast.AST) -> str:
+    return hashlib.sha256(_dump(node).encode()).hexdigest()[:16]
+
+
+def _dump(node: Any) -> str:
+    """A syntax tree as text that does not depend on Python's version, without docstrings."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = []
+    for name, value in ast.iter_fields(node):
+        if name == "body" and isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+            value = value[1:]
+        if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
+            parts.append(f"{name}={_dump(value)}")
+    return f"{type(node).__name__}({','.join(parts)})"
+
+
+# Of the project's own models, methods, poisons and jobs; tests/test_jobs.py prints what has to stand here.
+OWN_SOURCES = frozenset(
+    """
+    13a5ed60911a8d33 165066bdf4a73316 22f5c710c86740a4 3f6a97f7bc72ee30 66c63b4f8dd6e1ff 6f9934200175dce9
+    769bcbb549a18c45 7c03d9e8e1f02a14 7e8928e7300f92fc 81c66eb6e265efee a0ef8d690739ad74 aecb3e4bfde7553c
+    b00bca4dce2ea91e c87d0a746036a198 cfcb5db7c02a1e2e d29185f202f2618c d7d4807d01867333 df68f294e3645a06
+    e719ffa270e04ad9 f3f3fca02422490d
+    """.split()
+)

@@ -1,0 +1,369 @@
+"""Jobs: their keys, the store, and the processes that compute them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import run_python
+
+import experiments
+import jobs
+import keys
+import models
+import poison_unlearn
+import run_hessian
+import run_unlearn_xxz
+import storage
+from checks import BadInput
+from datar import Dataset, Split
+from experiments import Fit
+from jobs import Deadly, Job, Local, Store, job_key, with_needs
+from models import MLP, QNN, Training
+from poison_unlearn import METHODS, FineTune, GradientAscent, Poison, Retrain, Scrub
+
+# ---- jobs to test with, by their module's name in the processes ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum(Job):
+    """A number plus those of the jobs it starts from; it can hurt its process before."""
+
+    number: int = 0
+    parts: tuple[Job, ...] = ()
+    hurt: str = ""
+    marks: str = ""
+
+    @property
+    def needs(self):
+        return self.parts
+
+    def perform(self, dataset, *inputs):
+        if self.marks:
+            with Path(self.marks).open("a") as file:
+                file.write(f"{self.number} {os.getpid()}\n")
+        if self.hurt == "refuse":
+            raise BadInput("number: got nonsense, allowed: sense")
+        if self.hurt == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.hurt == "die once" and not Path(f"{self.marks}.died").exists():
+            Path(f"{self.marks}.died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.hurt == "wait":
+            time.sleep(30)
+        return {"sum": np.array(self.number + sum(int(each["sum"]) for each in inputs)), "x": dataset.train.x}
+
+
+DATA = Dataset(Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"})
+Toy = partial(Sum, data="toy")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "jobs")
+
+
+def compute(wanted, store, workers=2):
+    """All the jobs and what they need, stored; returns in which order they came."""
+    local, order = Local(with_needs(wanted, store.has), {"toy": DATA}, store, workers), []
+    try:
+        for done in local.compute():
+            store.save(*done)
+            order.append(done.job)
+    finally:
+        local.end()
+    return order
+
+
+# ---- keys ----
+
+FIT = Fit(data="d", model=MLP(8, (4,)), poison=Poison("labels", 30), method=Scrub(training=Training(2, 0, 0.1)))
+
+
+def changes():
+    """A job that differs from FIT in one thing each."""
+    yield "data", replace(FIT, data="e")
+    yield "model", replace(FIT, model=MLP(8, (5,)))
+    yield "class of the model", replace(FIT, model=QNN(3, 4))
+    yield "poison", replace(FIT, poison=Poison("labels", 31))
+    yield "known share", replace(FIT, poison=Poison("labels", 30, 50))
+    yield "method", replace(FIT, method=GradientAscent(training=Training(2, 0, 0.1)))
+    yield "hyper-parameter", replace(FIT, method=Scrub(forget=0.3, training=Training(2, 0, 0.1)))
+    yield "choice", replace(FIT, method=Scrub(reads="clean", training=Training(2, 0, 0.1)))
+    yield "training", replace(FIT, method=Scrub(training=Training(3, 0, 0.1)))
+    yield "start", replace(FIT, start=FIT)
+    yield "start of the start", replace(FIT, start=replace(FIT, start=FIT))
+    yield "draw", replace(FIT, draw=0)
+    yield "teacher", replace(FIT, teacher_run=0)
+    yield "seed", replace(FIT, seed=1)
+    yield "block", replace(FIT, block=1)
+    yield "size", replace(FIT, size=2)
+    yield "side by side", replace(FIT, side_by_side=False)
+    yield "record", replace(FIT, record="end")
+
+
+def test_a_key_holds_all_that_the_numbers_depend_on():
+    found = {job_key(job): name for name, job in changes()} | {job_key(FIT): "itself"}
+    assert len(found) == len(list(changes())) + 1 and None not in found
+    assert {field.name for field in dataclasses.fields(Fit)} == {
+        "data", "model", "poison", "method", "start", "draw", "teacher_run", "seed", "block", "size", "side_by_side", "record",
+    }  # fmt: skip
+
+
+def test_equal_jobs_have_equal_keys_and_types_of_numbers_are_no_matter():
+    same = replace(FIT, seed=int(np.int64(0)), method=Scrub(forget=np.float64(0.2), ce=1, training=Training(2, 0, 0.1)))
+    assert job_key(same) == job_key(FIT) and len(job_key(FIT)) == 64
+
+
+def test_what_is_at_its_default_is_not_part_of_the_key():
+    """So that a field that is added changes no key."""
+    fields = keys.describe(FIT)
+    assert "start" not in fields and "seed" not in fields and "kl" not in fields["method"]
+    assert fields["model"] == {"is": "MLP", "n_features": 8, "hidden": [4]}
+
+
+def test_a_key_is_the_same_in_another_process():
+    code = "from test_jobs import FIT; from jobs import job_key; print(job_key(FIT))"
+    done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7")
+    assert done.stdout.strip() == job_key(FIT), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "flags"),
+    [
+        ({"JAX_ENABLE_X64": "1"}, {}),
+        ({"JAX_DEFAULT_PRNG_IMPL": "rbg"}, {}),
+        ({"JAX_THREEFRY_PARTITIONABLE": "0"}, {}),
+        ({"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, {}),
+        ({"XLA_FLAGS": "--xla_backend_optimization_level=1"}, {}),
+        ({"JAX_PLATFORMS": "cuda"}, {}),
+    ],
+)
+def test_settings_that_change_bits_are_part_of_the_key(variables, flags):
+    code = "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT; from jobs import job_key; print(job_key(FIT))"
+    done = run_python("-c", code, **variables)
+    assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
+
+
+def write_method(folder, name, body, comment=""):
+    (folder / f"{name}.py").write_text(
+        "from dataclasses import dataclass\nfrom poison_unlearn import Descent\n\n\n"
+        f"@dataclass(frozen=True)\nclass Mine(Descent):\n    {comment}\n    strength: float = 1.0\n\n"
+        f"    def loss(self, task, params, batch):\n        return {body}\n"
+    )
+
+
+def key_with_method(folder, name):
+    code = (
+        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; import {name}; from test_jobs import FIT, Training; "
+        "from dataclasses import replace; from jobs import job_key; "
+        f"print(job_key(replace(FIT, method={name}.Mine(training=Training(2, 0, 0.1)))))"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path):
+    write_method(tmp_path, "first", "self.strength * 2.0", '"""A docstring."""')
+    write_method(tmp_path, "second", "(self.strength  *\n                2.0)  # reformatted", "# a comment")
+    write_method(tmp_path, "third", "self.strength * 3.0", '"""A docstring."""')
+    first, second, third = (key_with_method(tmp_path, name) for name in ("first", "second", "third"))
+    assert first == second != third and len(third) == 64
+
+
+def test_code_without_a_source_has_no_key():
+    names = {"Descent": METHODS["cf"].__class__.__mro__[1], "dataclass": dataclass}
+    exec(
+        "@dataclass(frozen=True)\nclass Mine(Descent):\n    def loss(self, task, params, batch):\n        return 0.0",
+        names,
+    )
+    assert job_key(replace(FIT, method=names["Mine"]())) is None
+    assert job_key(replace(FIT, start=replace(FIT, method=names["Mine"]()))) is None
+
+
+def test_a_function_put_into_a_class_later_counts(monkeypatch):
+    before = job_key(FIT)
+
+    def other(self, task, params, batch):
+        return 0.0
+
+    monkeypatch.setattr(Scrub, "loss", other)
+    assert job_key(replace(FIT)) != before
+
+
+def test_what_a_function_closes_over_counts():
+    def make(depth):
+        def circuit(params, inputs):
+            return depth
+
+        return circuit
+
+    one, two, again = (replace(FIT, model=QNN(3, 2, ansatz=make(depth), shape=(2,))) for depth in (1, 2, 1))
+    assert job_key(one) == job_key(again) != job_key(two)
+
+
+def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
+    """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
+    modules = (models, poison_unlearn, experiments, jobs, run_hessian, run_unlearn_xxz)
+    kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm)
+    classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
+    code = [*(each for each in classes if issubclass(each, kinds)), *poison_unlearn.POISONS.values()]
+    own = {digest for each in code for digest in keys.source_hashes(each)}
+    assert own == keys.OWN_SOURCES, "\n".join(sorted(own))
+
+
+# ---- the store ----
+
+
+def test_arrays_and_record_come_back(store):
+    job = Toy(number=3)
+    store.save(job, {"sum": np.array(3)}, jobs.record(job, 1.5))
+    arrays, record = store.load(job)
+    assert store.has(job) and arrays["sum"] == 3 and record["seconds"] == 1.5 and record["key"] == job_key(job)
+    assert not store.has(Toy(number=4))
+    text = str(record)
+    assert str(Path.home()) + "/" not in text and str(Path(__file__).parent) not in text
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "flip", "swap", "foreign"])
+def test_a_damaged_result_is_named_and_not_there(store, capsys, damage):
+    one, two = Toy(number=1), Toy(number=2)
+    for job in (one, two):
+        store.save(job, {"sum": np.array(job.number)}, jobs.record(job, 0.1))
+    path = store.path(job_key(one))
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    others = {"truncate": content[:-20], "empty": b"", "flip": content, "foreign": b"\x89HDF\r\n" + bytes(99)}
+    path.write_bytes(others.get(damage, store.path(job_key(two)).read_bytes()))
+    assert not store.has(one) and store.has(two)
+    assert path.name in capsys.readouterr().err
+    compute([one], store)
+    assert store.has(one) and store.load(one)[0]["sum"] == 1
+
+
+# ---- the processes ----
+
+
+def test_chains_of_any_depth_are_computed_behind_what_they_need(store):
+    chain = Toy(number=1)
+    for number in range(2, 6):
+        chain = Toy(number=number, parts=(chain,))
+    order = compute([chain], store)
+    assert [job.number for job in order] == [1, 2, 3, 4, 5] and store.load(chain)[0]["sum"] == 15
+    assert compute([chain], store) == []
+
+
+def test_missing_parents_of_a_new_job_are_computed_again_and_those_that_are_there_are_not(store):
+    parent, sibling = Toy(number=1), Toy(number=5)
+    old = Toy(number=2, parts=(parent,))
+    compute([old, sibling], store)
+    store.path(job_key(parent)).unlink()
+    order = compute([Toy(number=3, parts=(old,)), Toy(number=4, parts=(parent, sibling))], store)
+    assert {job.number for job in order} == {1, 3, 4}
+    assert store.load(Toy(number=4, parts=(parent, sibling)))[0]["sum"] == 10
+
+
+def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
+    """The pool of XLA is what changes bits."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import jax, os; jax.config.update('jax_enable_x64', True)\n"
+        "import jobs\nfrom test_jobs import DATA, Toy\nworker = jobs.Worker({'toy': DATA})\n"
+        "def look():\n    import jax, os, jax.numpy as jnp\n"
+        "    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"
+        "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], str(jnp.ones(3).dtype), "
+        "sum('XLAEigen' in name for name in names)\n"
+        "print(worker.pool.submit(look).result(), 'PJRT_NPROC' in os.environ)\nworker.end()"
+    )
+    done = run_python("-c", code)
+    assert done.stdout.strip() in ("('1', '1', 'float64', 0) False", "('1', '1', 'float64', 1) False"), done.stderr
+
+
+def test_importing_the_project_changes_no_environment_and_starts_no_backend():
+    code = (
+        "import os; before = dict(os.environ)\nimport datar, circuits, models, poison_unlearn, jobs, experiments, runner\n"
+        "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
+        "print(dict(os.environ) == before, bool(bridge._backends))"
+    )
+    assert run_python("-c", code).stdout.split() == ["True", "False"]
+
+
+def test_a_process_that_is_killed_is_replaced_and_its_job_computed_again(store, tmp_path):
+    marks = str(tmp_path / "marks")
+    hurt = Toy(number=1, hurt="die once", marks=marks)
+    order = compute([hurt, *(Toy(number=n) for n in range(2, 6)), Toy(number=9, parts=(hurt,))], store)
+    assert len(order) == 6 and store.load(Toy(number=9, parts=(hurt,)))[0]["sum"] == 10
+    assert Path(marks).read_text().count("\n") == 2
+
+
+def test_a_job_that_kills_its_process_four_times_is_given_up_and_all_others_are_done(store, tmp_path):
+    marks = str(tmp_path / "marks")
+    deadly = Toy(number=1, hurt="die", marks=marks)
+    others = [Toy(number=n) for n in range(2, 8)]
+    with pytest.raises(Deadly, match="4 times"):
+        compute([deadly, *others, Toy(number=9, parts=(deadly,))], store)
+    assert Path(marks).read_text().count("\n") == 4
+    assert all(store.has(job) for job in others) and not store.has(deadly)
+
+
+def test_a_refusal_reaches_the_one_who_asked(store):
+    with pytest.raises(BadInput, match="number: got nonsense"):
+        compute([Toy(number=1, hurt="refuse")], store)
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path):
+    marks = tmp_path / "marks"
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_jobs import *\n"
+        f"compute([Toy(number=1, hurt='wait', marks={str(marks)!r})], Store(Path({str(tmp_path)!r}) / 'jobs'))"
+    )
+    parent = jobs_process(code)
+    while not marks.exists() and parent.poll() is None:
+        time.sleep(0.05)
+    child = int(marks.read_text().split()[1])
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 15
+    while Path(f"/proc/{child}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{child}").exists()
+
+
+def jobs_process(code):
+    import subprocess
+    import sys
+
+    from conftest import ROOT
+
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_jobs_of_one_program_stay_on_one_process(store, tmp_path):
+    """Each process traces and compiles for itself; where there is enough else to do, it does not do another's."""
+    marks = str(tmp_path / "marks")
+
+    compute(
+        [job for n in range(6) for job in (Toy(number=n, marks=marks), Other(data="toy", number=n, marks=marks))], store
+    )
+    by_process = {}
+    for line in Path(marks).read_text().splitlines():
+        number, process = line.split()
+        by_process.setdefault(process, []).append(number)
+    assert len(by_process) == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Sum):
+    """Another program."""
+
+
+def test_results_are_written_whole(store):
+    assert storage.read_tensors and FineTune and Retrain and jax
