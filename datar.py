@@ -78,12 +78,18 @@ class Dataset:
     image_shape: tuple[int, int] | None = None
 
 
-def require_split(split: Split, argument: str = "split") -> None:
-    """Refuse samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples."""
+def require_split(split: Split, argument: str = "split") -> Split:
+    """The split as NumPy arrays, floating samples and int32 labels, from lists, JAX arrays or pandas by position.
+
+    Refuses samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples.
+    """
     x, y = np.asarray(split.x), np.asarray(split.y)
     require(x.ndim >= 2 and y.shape == x.shape[:1], argument, f"x {x.shape} and y {y.shape}", "x (n, d) and y (n,)")
     require(bool(np.isin(y, (0, 1)).all()), f"{argument}.y", f"labels such as {_first_bad(y)}", "0 and 1")
+    require(x.dtype.kind in "biufc", f"{argument}.x", f"dtype {x.dtype}", "numbers")
     require(bool(np.isfinite(x).all()), f"{argument}.x", "NaN or infinite values", "finite numbers")
+    kind = np.float32 if x.dtype.kind in "biu" else x.dtype
+    return Split(x.astype(kind, copy=False), y.astype(np.int32, copy=False))
 
 
 def _first_bad(y: np.ndarray) -> object:

@@ -24,7 +24,7 @@ import xarray as xr
 import metrics
 from checks import BadInput, require
 from datar import Dataset, Split
-from jobs import Arrays, Job, random_key
+from jobs import Arrays, Job, Runs, random_key
 from models import MLP, QNN, Model, Params, QuadraticForm, Training
 from poison_unlearn import METHODS, POISONS, Method, Poison, Poisoned, Retrain, Task
 from results import Row
@@ -37,14 +37,14 @@ KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(Job):
+class Fit(Runs):
     """A block of runs: models trained by a method on poisoned data, from fresh parameters or from another job's.
 
     start: the job whose parameters are the teachers; None trains on all samples, poisoned ones among them. draw: the
     draw of the poison that all runs have, None for one of each run's own. teacher_run: the run of `start` that teaches
-    all runs, None for the same run. block, size: runs block * size and the size - 1 after it. side_by_side: whether
-    the runs are one batch. record: what is kept; end: accuracy and loss of each of SPLITS; logits: those of each sample
-    and the parameters, too; curves: accuracies and losses before and after each epoch as well.
+    all runs, None for the same run. side_by_side: whether the runs are one batch. record: what is kept; end: accuracy
+    and loss of each of SPLITS; logits: the logit of each sample and the parameters, too; curves: accuracies and losses
+    before and after each epoch as well.
     """
 
     model: Model
@@ -53,19 +53,12 @@ class Fit(Job):
     start: Fit | None = None
     draw: int | None = None
     teacher_run: int | None = None
-    seed: int = 0
-    block: int = 0
-    size: int = 5
     side_by_side: bool = True
     record: Literal["end", "logits", "curves"] = "logits"
 
     @property
     def needs(self) -> tuple[Job, ...]:
         return (self.start,) if self.start else ()
-
-    @property
-    def trainings(self) -> int:
-        return self.size
 
     @property
     def kind(self) -> tuple:
@@ -75,10 +68,6 @@ class Fit(Job):
     @property
     def title(self) -> str:
         return f"{type(self.method).__name__} {self.model.label} {self.poison.kind} {self.poison.alpha_percent} %"
-
-    @property
-    def runs(self) -> range:
-        return range(self.block * self.size, (self.block + 1) * self.size)
 
     @property
     def generation(self) -> int:
@@ -122,11 +111,11 @@ class Fit(Job):
 class Block(NamedTuple):
     """The data of a block of runs, prepared for the model.
 
-    retain, forget, forget_clean: what a method reads, with a leading axis over runs. inputs: (runs, n or 2 n, ...), the
-    training set as poisoned and, where its inputs differ, before. validation: (v, ...). measured: where among inputs and
-    validation the n + n + v measured samples stand: training set as poisoned and before, validation. labels: theirs.
-    member: (runs, len(SPLITS), n + n + v), which of them belong to each split. columns: of a network, the features that
-    are not zero in all samples, to which all inputs here are cut; None where all are in use.
+    retain, forget, forget_clean: what a method reads, with a leading axis over runs. inputs: (runs, n or 2 n, ...),
+    the training set as poisoned and, where its inputs differ, before. validation: (v, ...). measured: where among
+    inputs and validation the n + n + v measured samples stand: training set as poisoned and before, validation.
+    labels: of those. member: (runs, len(SPLITS), n + n + v), which of those belong to each split. columns: of a
+    network, the features that are not zero in all samples, to which all inputs are cut; None where all are in use.
     """
 
     retain: Split

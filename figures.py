@@ -10,6 +10,7 @@ from title; those that a user added are drawn beside the others.
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import multiprocessing
 import sys
@@ -81,13 +82,8 @@ def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]
 
 def method_styles(results: xr.Dataset) -> dict[str, tuple]:
     """Colour and line of each method of a study, in reading order."""
-    names = ordered(results, "unlearner")
-    spare = [name for name in names if name not in METHOD_STYLE]
-    own = {
-        name: (SPARE_COLOURS[number % len(SPARE_COLOURS)], SPARE_LINES[number % len(SPARE_LINES)])
-        for number, name in enumerate(spare)
-    }
-    return {name: METHOD_STYLE.get(name) or own[name] for name in names}
+    spare = zip(itertools.cycle(SPARE_COLOURS), itertools.cycle(SPARE_LINES), strict=False)
+    return {name: METHOD_STYLE.get(name) or next(spare) for name in ordered(results, "unlearner")}
 
 
 def _mixed(colour, towards, share: float) -> tuple:
@@ -110,8 +106,8 @@ def noise_sweep(results: xr.Dataset) -> Figure:
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
-    poisons, every = ordered(results, "poison"), ordered(results, "model")
-    models = [model for model in every if all(_holds(results, model, poison) for poison in poisons)] or every
+    poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), _rows(results)
+    models = [model for model in every if all((model, poison) in rows for poison in poisons)] or every
     figure, axes = _panels(len(models), len(poisons))
     for row, model in zip(axes, models, strict=True):
         ((colour, _, _),) = model_styles(results, [model]).values()
@@ -450,22 +446,16 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
     if not models:
         return None
     alphas = sliced.alpha_percent.values
-    directions = ("random", "eigenvectors")
+    names = {"random": "random", "eigenvectors": "top eigenvectors"}
     use_style()
-    n_columns = len(alphas) * len(directions)
-    figure, axes = plt.subplots(
-        len(models), n_columns, figsize=(1.65 * n_columns + 1.6, 1.75 * len(models) + 0.6), squeeze=False
-    )
+    size = 1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6
+    figure, axes = plt.subplots(len(models), len(names) * len(alphas), figsize=size, squeeze=False)
+    for axis, (name, alpha) in zip(axes[0], itertools.product(names.values(), alphas), strict=True):
+        axis.set_title(f"{name}\nα = {alpha} %", fontsize=8)
     for row, model in zip(axes, models, strict=True):
-        for place, direction in enumerate(directions):
-            own = row[place * len(alphas) : (place + 1) * len(alphas)]
-            _slices_of_model(figure, own, results.sel(model=model, direction=direction, alpha_percent=alphas))
-            if row[0] is axes[0, 0]:
-                for axis, alpha in zip(own, alphas, strict=True):
-                    axis.set_title(
-                        f"{'random' if direction == 'random' else 'top eigenvectors'}\nα = {alpha} %", fontsize=8
-                    )
         row[0].set_ylabel(model)
+        for direction, own in zip(names, np.split(row, len(names)), strict=True):
+            _slices_of_model(figure, own, results.sel(model=model, direction=direction, alpha_percent=alphas))
     text = (
         "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are in "
         "units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors (of the "
@@ -557,18 +547,15 @@ def _caption(figure: Figure, results: xr.Dataset | Iterable[xr.Dataset], text: s
     return figure
 
 
-def _holds(results: xr.Dataset, model: str, poison: str) -> bool:
-    return bool(results.accuracy.sel(model=model, poison=poison).notnull().any())
-
-
 def _flipped(results: xr.Dataset) -> list[str]:
     return [model for model, poison in _rows(results) if poison == "labels"]
 
 
 def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
     """The pairs of model and poison that the study holds."""
-    models, poisons = ordered(results, "model"), ordered(results, "poison")
-    return [(model, poison) for model in models for poison in poisons if _holds(results, model, poison)]
+    places = itertools.product(ordered(results, "model"), ordered(results, "poison"))
+    held = results.accuracy.notnull()
+    return [(model, poison) for model, poison in places if held.sel(model=model, poison=poison).any()]
 
 
 def _family(results: xr.Dataset, model: str) -> str:

@@ -69,6 +69,23 @@ class Job:
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class Runs(Job):
+    """A job that computes a block of runs: runs block * size and the size - 1 after it, each with its own seed."""
+
+    seed: int = 0
+    block: int = 0
+    size: int = 5
+
+    @property
+    def runs(self) -> range:
+        return range(self.block * self.size, (self.block + 1) * self.size)
+
+    @property
+    def trainings(self) -> int:
+        return self.size
+
+
 def job_fields(job: Job) -> dict[str, Any]:
     """All that the job's numbers depend on, as JSON; of jobs that it needs, their own. NoSource where code has none."""
     return keys.describe(job)
@@ -114,8 +131,8 @@ class Store:
         storage.write_tensors(self.path(job_key(job)), arrays, record)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """The record of every result, by key."""
-        found = {path.stem: self._intact(path.stem) for path in sorted(self.folder.glob("*.safetensors"))}
+        """The record of every result, by key, as it stands in the file's head."""
+        found = {path.stem: storage.read_record(path) for path in sorted(self.folder.glob("*.safetensors"))}
         return {key: record for key, record in found.items() if record}
 
     def _intact(self, key: str) -> dict[str, Any] | None:
@@ -351,7 +368,7 @@ class Local:
 def record(job: Job, seconds: float) -> dict[str, Any]:
     """What is kept of a job beside its arrays: its key and fields, and where they come from."""
     key = job_key(job)
-    fields = {} if key is None else job_fields(job)
+    fields = {} if key is None else keys.with_process(job_fields(job))
     cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
     return {"key": key, "fields": fields, **cost, **storage.provenance()}
 

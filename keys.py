@@ -1,8 +1,8 @@
 """The names of results: a hash over all that they depend on, the code of methods, models and poisons included.
 
 The syntax trees of the project's own classes and functions are committed below, as hashes; code with another tree,
-edited here or a user's own, adds its hash to every key it is part of. So whoever changes a loss never gets old numbers, and
-whoever reformats one recomputes nothing.
+edited here or a user's own, adds its hash to every key it is part of. So whoever changes a loss never gets old numbers,
+and whoever reformats one recomputes nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import inspect
 import json
 import linecache
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -43,8 +44,12 @@ class NoSource(Exception):
 
 def key_of(fields: dict[str, Any]) -> str:
     """64 hex digits that name what has these fields, under the process's settings."""
-    text = json.dumps({**fields, "numerics": NUMERICS, "settings": settings()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(with_process(fields), sort_keys=True).encode()).hexdigest()
+
+
+def with_process(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, and what of the process changes numbers."""
+    return {**fields, "numerics": NUMERICS, "settings": settings()}
 
 
 def settings() -> dict[str, Any]:
@@ -151,7 +156,10 @@ def _class_hashes(cls: type) -> list[str]:
     return [_digest(node), *(digest for each in later for digest in source_hashes(each))]
 
 
-_WRITTEN = {("<string>", f"__{word}__") for word in ["init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace"]}
+_WRITTEN = {
+    ("<string>", f"__{word}__")
+    for word in ["init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace"]
+}
 
 
 def _parsed_class(cls: type) -> ast.AST:
@@ -210,10 +218,13 @@ def _dump(node: Any) -> str:
 
 # Of the project's own models, methods, poisons and jobs; tests/test_jobs.py prints what has to stand here.
 OWN_SOURCES = frozenset(
-    """
-    13a5ed60911a8d33 165066bdf4a73316 22f5c710c86740a4 3f6a97f7bc72ee30 66c63b4f8dd6e1ff 6f9934200175dce9
-    769bcbb549a18c45 7c03d9e8e1f02a14 7e8928e7300f92fc 81c66eb6e265efee a0ef8d690739ad74 aecb3e4bfde7553c
-    b00bca4dce2ea91e c87d0a746036a198 cfcb5db7c02a1e2e d29185f202f2618c d7d4807d01867333 df68f294e3645a06
-    e719ffa270e04ad9 f3f3fca02422490d
-    """.split()
+    re.findall(
+        r"\w{16}",
+        """
+        13a5ed60911a8d33 165066bdf4a73316 1caab77b17ef1d7e 22f5c710c86740a4 2c989cf92a08e5e3 3da4da742d733c89
+        3f6a97f7bc72ee30 66c63b4f8dd6e1ff 6f9934200175dce9 769bcbb549a18c45 7c03d9e8e1f02a14 7ce518710e8296b2
+        7e8928e7300f92fc 81c66eb6e265efee 889cd712f430f74c aecb3e4bfde7553c b00bca4dce2ea91e bbea7ed85ac7487c
+        d29185f202f2618c d7d4807d01867333 e719ffa270e04ad9 f8155603b31f9a65
+        """,
+    )
 )

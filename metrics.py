@@ -124,8 +124,6 @@ def _over_runs(
     value = float(estimate(*runs, axis=-1))
     if n == 1:
         return value, np.nan, np.nan
-    if not np.ptp(runs, axis=1).any():  # resampled sums of equal values differ by rounding alone
-        return value, value, value
     resampled = estimate(*runs[:, _draws(n, seed)], axis=-1)
     low, high = np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)])
     return value, float(low), float(high)

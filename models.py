@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 import circuits
-from checks import require, require_whole
+from checks import Checked, require, require_whole
 from datar import Split
 from metrics import cross_entropy
 
@@ -297,7 +297,7 @@ def _check_layers(k: int, layers: int) -> None:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How a model is trained."""
 
     epochs: int
@@ -307,7 +307,7 @@ class Training:
     learning_rate: float
     """Of Adam."""
 
-    def __post_init__(self):
+    def check(self):
         require_whole("epochs", self.epochs, 0)
         require_whole("batch-size", self.batch_size, 0)  # as the flag is written
         require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "positive, finite numbers")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -68,7 +68,7 @@ class Poison:
         poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
         if self.known_percent == 100:
             return poisoned
-        generator = np.random.default_rng([*_generator(key).integers(2**32, size=4), self.known_percent])
+        generator = _generator(key).spawn(1)[0]  # another stream than that of the draw, the same for all shares
         rows = np.flatnonzero(poisoned.mask)
         chosen = np.sort(generator.permutation(len(rows))[: round(len(rows) * self.known_percent / 100)])
         known = np.zeros_like(poisoned.mask)
@@ -86,7 +86,7 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
     balanced=False draws them from all samples alike, as the published Hessian analysis does.
     Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
     """
-    generator = _generator(key)
+    split, generator = require_split(split), _generator(key)
     rows = _draw_balanced(split, fraction, generator, round_up=False) if balanced else _draw(split, fraction, generator)
     y = split.y.copy()
     y[rows] = 1 - y[rows]
@@ -100,7 +100,7 @@ def randomize_features(split: Split, fraction: float, *, key: Key, n_features: i
     noise is complex where the samples have imaginary parts and real where they have none.
     Published: datar.py, `data_poison(..., ordered=False)`.
     """
-    generator = _generator(key)
+    split, generator = require_split(split), _generator(key)
     rows = _draw_balanced(split, fraction, generator, round_up=True)
     length = split.x.shape[1] if n_features is None else n_features
     require_whole("n_features", length)
@@ -119,7 +119,7 @@ def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
 
     About half of them keep the label they had. Published: datar.py, `interclass_confusion`.
     """
-    generator = _generator(key)
+    split, generator = require_split(split), _generator(key)
     rows = _draw(split, fraction, generator)
     y = split.y.copy()
     y[rows] = generator.integers(0, 2, len(rows))
@@ -149,13 +149,11 @@ POISONS: dict[str, Callable[..., Poisoned]] = {
 
 
 def _draw(split: Split, fraction: float, generator: np.random.Generator) -> np.ndarray:
-    require_split(split)
     _check_fraction(fraction)
     return np.sort(generator.choice(len(split.y), _count(fraction, len(split.y)), replace=False))
 
 
 def _draw_balanced(split: Split, fraction: float, generator: np.random.Generator, *, round_up: bool) -> np.ndarray:
-    require_split(split)
     _check_fraction(fraction)
     per_class = (_count(fraction, len(split.y)) + round_up) // 2
     classes = [np.flatnonzero(split.y == label) for label in (0, 1)]
@@ -252,8 +250,10 @@ class Method:
         jax.tree_util.register_pytree_node(cls, _flatten, lambda static, floats: _unflatten(cls, static, floats))
 
     def __post_init__(self):
-        for name in self.hyper():
-            object.__setattr__(self, name, float(getattr(self, name)))
+        for name, value in self.hyper().items():
+            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            require(number, name, value, "a finite number, 0 or more")
+            object.__setattr__(self, name, float(value))
         self.check()
 
     def check(self) -> None:
@@ -278,11 +278,16 @@ def _is_float(each: dataclasses.Field) -> bool:
 
 
 def _flatten(method: Method) -> tuple[tuple, tuple]:
-    """Its floats; and its other fields with the functions of its classes, so that no two codes share a program."""
+    """Its floats; and its other fields with all that its classes hold, so that no two codes share a program."""
     own = dataclasses.fields(method)
     static = tuple((each.name, getattr(method, each.name)) for each in own if not _is_float(each))
-    code = tuple(part for cls in type(method).__mro__[:-1] for part in vars(cls).values() if callable(part))
-    return tuple(method.hyper().values()), (static, code)
+    held = [(name, part) for cls in type(method).__mro__[:-1] for name, part in vars(cls).items()]
+    code = tuple(part for name, part in held if callable(part) or not name.startswith("__"))
+    return tuple(method.hyper().values()), (static, tuple(map(_hashable, code)))
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, Hashable) else repr(value)
 
 
 def _unflatten(cls: type, static: tuple, floats: tuple) -> Method:
@@ -451,8 +456,10 @@ def unlearn(
     retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean: the same samples
     before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
     """
-    require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     forget_clean = forget if forget_clean is None else forget_clean
+    require(jnp.shape(forget_clean.y) == jnp.shape(forget.y), "forget_clean", f"{len(forget_clean.y)} samples",
+            f"the {len(forget.y)} of forget")  # fmt: skip
+    require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     for name, split in (("retain", retain), ("forget", forget), ("forget_clean", forget_clean)):
         x, y = jnp.shape(split.x), jnp.shape(split.y)
         matching = x[:1] == y and x[1:] == jnp.shape(retain.x)[1:]

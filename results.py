@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 from filelock import FileLock
 
+import keys
 import storage
-from checks import BadInput
+from checks import require
 from jobs import Arrays, Job, Store, job_fields, job_key
 
 LOCK_SECONDS = 600  # how long to wait for another process that writes the same file
@@ -41,7 +43,8 @@ class Row:
     @property
     def address(self) -> str:
         """Equal for rows that fill the same cells of the file."""
-        return json.dumps([self.place, getattr(self.job, "block", type(self.job).__name__)], default=str)
+        place = {axis: label.item() if isinstance(label, np.generic) else label for axis, label in self.place.items()}
+        return json.dumps([place, getattr(self.job, "block", type(self.job).__name__)])
 
     def part(self, arrays: Arrays) -> xr.Dataset:
         table = self.table(self, arrays)
@@ -49,65 +52,76 @@ class Row:
         return table.assign_coords({name: (axis, [value]) for name, (axis, value) in self.words.items()})
 
 
+Listing = dict[str, dict[str, Any]]  # of a file's rows, by address: the key, fields and record of the job, and its runs
+
+
 class StudyFile:
     """One study's file, which need not be there yet.
 
-    Raises BadInput where it holds results of other data. A damaged one is named, and what it held is computed again.
+    Raises BadInput where it holds results of other data. One that is damaged, or that lists no jobs, is named, and what
+    it held is computed again; it is kept beside the new one.
     """
 
     def __init__(self, path: Path, data: dict[str, Any]):
         self.path, self.data = path, data
 
-    def read(self) -> xr.Dataset | None:
-        """The file, None where there is none."""
-        try:
-            found = storage.read_dataset(self.path)
-            json.loads(found.attrs["jobs"])
-        except FileNotFoundError:
-            return None
-        except (storage.Damaged, KeyError, ValueError) as error:
-            reason = error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs"
-            kept = self.path.with_name(f"{self.path.name}.damaged")
-            self.path.replace(kept)
-            print(f"{reason}; kept as {kept.name}; what it held is computed again where it is needed", file=sys.stderr)
-            return None
-        theirs, ours = json.loads(found.attrs["data"]), self.data
-        if theirs["sha256"] != ours["sha256"]:
-            differing = ", ".join(
-                f"{name} {theirs.get(name)} there and {ours.get(name)} here"
-                for name in sorted(theirs.keys() | ours.keys())
-                if theirs.get(name) != ours.get(name) and name != "sha256"
-            )
-            raise BadInput(f"--out: {self.path} holds results of other data ({differing or 'of the same name'}); "
-                           "choose another --out")  # fmt: skip
-        return found
-
-    def listing(self) -> dict[str, dict[str, Any]]:
-        """The jobs of the file's rows: by key their address, runs and records."""
+    def listing(self) -> Listing:
         found = self.read()
         return {} if found is None else json.loads(found.attrs["jobs"])
 
+    def read(self, *, set_aside: bool = False) -> xr.Dataset | None:
+        """The file, None where there is none that can be used."""
+        try:
+            found = storage.read_dataset(self.path)
+            if not isinstance(json.loads(found.attrs["jobs"]), dict):
+                raise TypeError
+            theirs = json.loads(found.attrs["data"])
+            if not isinstance(theirs, dict):
+                raise TypeError
+        except FileNotFoundError:
+            return None
+        except (storage.Damaged, KeyError, TypeError, ValueError) as error:
+            reason = error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs"
+            kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
+            print(f"{reason}; {kept}what it held is computed again where it is needed", file=sys.stderr)
+            if set_aside:
+                self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+            return None
+        differing = sorted(name for name in theirs.keys() | self.data.keys() if theirs.get(name) != self.data.get(name))
+        if "sha256" in differing:
+            differing.remove("sha256")
+            pairs = [f"{name} {theirs.get(name)} there and {self.data.get(name)} here" for name in differing]
+            words = ", ".join(pairs) or "of the same name"
+            allowed = f"a folder without results of other data ({words}); choose another --out"
+            require(False, "--out", self.path, allowed)
+        return found
+
     def add(self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]) -> None:
-        """Write the file with these rows, each with its job's arrays and record; those of the same address go."""
+        """Write the file with these rows, each with its job's arrays and record; they replace those at their addresses.
+
+        A row whose job has no key is written and not listed.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS):
-            found = self.read()
+            found = self.read(set_aside=True)
             listed = {} if found is None else json.loads(found.attrs["jobs"])
-            by_address = {entry["address"]: key for key, entry in listed.items()}
-            parts = [] if found is None else [found]
+            parts = []
             for row, arrays, record in rows:
                 parts.append(row.part(arrays))
-                listed.pop(by_address.get(row.address), None)
+                former = listed.pop(row.address, {}).get("runs") or []
+                found = None if found is None else _without(found, row, parts[-1], former)
                 if record["key"]:
-                    runs = None if row.runs is None else list(row.runs)
-                    listed[record["key"]] = {"address": row.address, "runs": runs} | record
-            merged = storage.merge(parts)
+                    listed[row.address] = {"runs": None if row.runs is None else list(row.runs), **record}
+            merged = storage.merge([*([] if found is None else [found]), *parts])
             merged.attrs = self._attributes(listed, config)
             storage.write_dataset(self.path, merged)
 
-    def _attributes(self, listed: dict[str, dict[str, Any]], config: dict[str, Any]) -> dict[str, Any]:
+    def _attributes(self, listed: Listing, config: dict[str, Any]) -> dict[str, Any]:
         kinds = ("machine", "versions", "commit")
         mixed = {kind: "; ".join(sorted({entry[kind] for entry in listed.values()})) for kind in kinds}
+        for kind, words in {"machine": "machines", "versions": "sets of versions"}.items():
+            if ";" in mixed[kind]:
+                print(f"note: {self.path} holds results of several {words}: {mixed[kind]}", file=sys.stderr)
         return {
             "study": self.path.stem,
             "config": json.dumps(config, sort_keys=True, default=str),
@@ -119,10 +133,27 @@ class StudyFile:
         }
 
 
-def is_listed(row: Row, listing: dict[str, dict[str, Any]]) -> bool:
+def is_listed(row: Row, listing: Listing) -> bool:
     """Whether a file with this listing has all the row's runs."""
-    entry = listing.get(job_key(row.job) or "")
-    return entry is not None and (row.runs is None or set(row.runs) <= set(entry["runs"]))
+    entry = listing.get(row.address, {})
+    same = entry.get("key") == job_key(row.job) is not None
+    return same and (row.runs is None or set(row.runs) <= set(entry["runs"]))
+
+
+def _without(found: xr.Dataset, row: Row, part: xr.Dataset, former: list[int]) -> xr.Dataset:
+    """The file without what stands at a row's place, in the runs of its job and of the former one: nothing stays."""
+    if not row.place:
+        return found.drop_vars([name for name in part.data_vars if name in found])
+    if any(axis not in found.indexes or label not in found[axis].values for axis, label in row.place.items()):
+        return found
+    chosen = {axis: found[axis].values == label for axis, label in row.place.items()}
+    if "run" in part.dims:
+        chosen["run"] = np.isin(found.run.values, [*former, *row.job.runs])
+    for name, array in found.data_vars.items():
+        if set(row.place) <= set(array.dims) and ("run" in array.dims or name in part):
+            places = [np.flatnonzero(chosen.get(dim, np.ones(size))) for dim, size in array.sizes.items()]
+            array.values[np.ix_(*places)] = np.nan
+    return found
 
 
 # ---- what is missing, without computing it ----
@@ -146,7 +177,7 @@ def describe_plan(rows: list[Row], missing: list[Job], store: Store, listings: I
 
 
 def _fields(job: Job) -> dict[str, Any]:
-    return job_fields(job) if job_key(job) else {}
+    return keys.with_process(job_fields(job)) if job_key(job) else {}
 
 
 def _nearest(here: frozenset, known: list[tuple[frozenset, float]]) -> tuple[float, str]:
@@ -154,7 +185,7 @@ def _nearest(here: frozenset, known: list[tuple[frozenset, float]]) -> tuple[flo
     alike = [entry for entry in known if _kind(entry[0]) == _kind(here)]
     if not alike:
         return 0.0, "nothing like it is there"
-    there, seconds = max(alike, key=lambda entry: len(entry[0] & here))
+    there, seconds = min(alike, key=lambda entry: len(entry[0] ^ here))
     return seconds, _difference(there, here)
 
 

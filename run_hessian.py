@@ -27,7 +27,7 @@ import metrics
 from checks import require
 from datar import Dataset, Split, load_mnist
 from experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
-from jobs import Arrays, Job, random_key
+from jobs import Arrays, Runs, random_key
 from models import MLP, QNN, Model, Params, Training, train
 from poison_unlearn import flip_labels
 from results import Row
@@ -137,7 +137,7 @@ def build_model(config: HessianConfig, dataset: Dataset, name: Name) -> Model:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Landscape(Job):
+class Landscape(Runs):
     """A block of runs: models trained on flipped labels of splits of their own, and the loss around them.
 
     Fields as the flags of the same names. slices: points, and radii along random directions and eigenvectors, of the
@@ -152,17 +152,6 @@ class Landscape(Job):
     lanczos_steps: int
     extremes: int
     slices: tuple[int, float, float] | None = None
-    seed: int = 0
-    block: int = 0
-    size: int = 5
-
-    @property
-    def trainings(self) -> int:
-        return self.size
-
-    @property
-    def runs(self) -> range:
-        return range(self.block * self.size, (self.block + 1) * self.size)
 
     @property
     def kind(self) -> tuple:

@@ -11,8 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from contextvars import ContextVar
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NoReturn
@@ -23,7 +22,7 @@ from tqdm import tqdm
 
 import results
 import storage
-from checks import BadInput, require
+from checks import BadInput, Checked, refusing, require
 from datar import Dataset
 from jobs import Deadly, Finished, Job, Local, Store, job_key, with_needs
 from results import Row, StudyFile
@@ -71,17 +70,6 @@ def stoppable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_refusing: ContextVar[Callable] = ContextVar("_refusing", default=nullcontext)
-
-
-class Checked:
-    """A dataclass whose `check` raises a ValueError for bad values; on a command line that is one line."""
-
-    def __post_init__(self):
-        with _refusing.get()():
-            self.check()
 
 
 Percent = Annotated[int, tyro.conf.arg(metavar="PERCENT")]
@@ -159,11 +147,11 @@ def parse_command_line(presets: dict[str, Settings], description: str) -> Settin
     chooser.add_argument("--preset", default="paper")
     name = chooser.parse_known_args()[0].preset
     default = presets.get(name, presets["paper"])  # an unknown name is refused by tyro, with the choices
-    refusing = _refusing.set(one_line_errors)
+    before = refusing.set(one_line_errors)
     try:
         return tyro.cli(type(default), default=default, description=description)
     finally:
-        _refusing.reset(refusing)
+        refusing.reset(before)
 
 
 # ---- from a configuration to study files ----

@@ -144,6 +144,15 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
     return tensors, record
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of a safetensors file, without its arrays and unverified; empty where there is none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {})["record"])
+    except Exception:
+        return {}
+
+
 def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):

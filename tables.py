@@ -152,11 +152,11 @@ def difference(left: pd.DataFrame, right: pd.DataFrame, value: str = "accuracy")
     """The mean difference left - right over the runs of the same number, where the labels that both have agree."""
     shared = [key for key in (*KEYS, "run") if key in left and key in right]
     pairs = left.merge(right[[*(key for key in (*KEYS, "run", value) if key in right)]], on=shared)
-    left, right = f"{value}_x", f"{value}_y"  # pandas' names
 
     def paired(own: pd.DataFrame) -> list[tuple]:
-        mean, low, high = metrics.paired_interval(own[left], own[right])
-        return [(mean, (own[left] - own[right]).std(), low, high)]
+        ours, theirs = own[f"{value}_x"], own[f"{value}_y"]  # as merge names them
+        mean, low, high = metrics.paired_interval(ours, theirs)
+        return [(mean, (ours - theirs).std(), low, high)]
 
     return _tidy(pairs, paired).assign(measure=lambda tidy: "difference in " + tidy.measure)
 
@@ -294,8 +294,7 @@ class Table:
 
     def _cell(self, row) -> str:
         """A number with its interval, or what else is known of its spread; the number alone where all runs gave it."""
-        signed = partial(digits, sign="+" * row.measure.startswith("difference"))
-        write = FORMATS.get(row.measure, signed)
+        write = FORMATS.get(row.measure, partial(digits, sign="+" * row.measure.startswith("difference")))
         if row.measure in self.bare or np.isnan(row.value):
             return write(row.value)
         if np.isnan(row.low):
@@ -525,6 +524,8 @@ def paired_models_table(read: Studies, data: str) -> Table:
     """Validation accuracy with flipped labels: the smallest QNN minus each other model, on the same draws."""
     runs = _flipped(_accuracies(read[data, "corrected", "noise_sweep"], "validation"))
     circuits = runs[runs.family == "QNN"].model.unique()
+    if not len(circuits):
+        raise ValueError(f"{read.path(data, 'corrected', 'noise_sweep')} has no QNN to compare with")
     own = runs.model.isin(circuits[:1])
     others = runs[~own].rename(columns={"model": "minus"}).drop(columns=["family", "size"])
     tidy = difference(runs[own], others).assign(data=data, preset="corrected")

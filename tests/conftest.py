@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time goes
-# into compiling, which takes half as long at level 0. Set before JAX computes anything.
-ONE_THREAD = {"PJRT_NPROC": "1", "OPENBLAS_NUM_THREADS": "1"}
-UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_cpu_experimental_ynn_fusion_type="
-os.environ |= ONE_THREAD | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMISED}".strip()}
+# One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time
+# goes into compiling, which takes half as long at level 0. Set before JAX computes anything.
+os.environ["PJRT_NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_experimental_ynn_fusion_type="]
+).strip()
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from datar import Dataset, Split, load_mnist
 
 ROOT = Path(__file__).parents[1]
+ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
 
 # Examples are drawn from the test's own source, so that a suite passes or fails the same way everywhere.
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)

@@ -2,6 +2,7 @@
 
 import sys
 import zipfile
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +19,15 @@ import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
 import storage
-from datar import BadInput, Split, load_mnist, load_xxz, pad, read_npz, require_whole, xxz_hamiltonian, xxz_spectrum
-from models import MLP, QNN, fit, train
+from checks import BadInput, require, require_whole
+from datar import Dataset, Split, load_mnist, load_xxz, pad, read_npz, xxz_hamiltonian, xxz_spectrum
+from models import MLP, QNN, QuadraticForm, Training, fit, train
 from poison_unlearn import (
     METHODS,
     POISONS,
-    Weights,
-    check_weights,
+    GradientAscent,
+    Poison,
+    Scrub,
     flip_labels,
     randomize_features,
     relabel_randomly,
@@ -40,6 +43,7 @@ ONE_EPOCH = {"epochs": 1, "batch_size": 0, "learning_rate": 0.1, "key": KEY}
 NAN = Split(np.full((8, 4), np.nan, np.float32), SPLIT.y)
 SHORT = Split(SPLIT.x, SPLIT.y[:-1])
 EMPTY = Split(SPLIT.x[:0], SPLIT.y[:0])
+TOY = Dataset(SPLIT, SPLIT, "toy", 4, {"sha256": "toy"})
 
 
 def training(**changes):
@@ -47,7 +51,7 @@ def training(**changes):
 
 
 def unlearning(method="ga", retain=SPLIT, forget=SPLIT, **changes):
-    return lambda: unlearn(METHODS[method], NETWORK, PARAMS, retain, forget, weights=Weights(), **ONE_EPOCH | changes)
+    return lambda: unlearn(METHODS[method], NETWORK, PARAMS, retain, forget, key=KEY, **changes)
 
 
 def directions(shape, **changes):
@@ -113,14 +117,29 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "more features than there are": (lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=5), "n_features"),
     "no features to randomise": (lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=0), "n_features"),
     "more than a class holds": (lambda: flip_labels(Split(SPLIT.x, SPLIT.y * 0), 0.5, key=KEY), "fraction"),
-    "negative weight": (lambda: check_weights(forget=-1.0), "forget"),
-    "NaN weight": (lambda: check_weights(ce=float("nan")), "ce"),
-    "infinite weight": (lambda: check_weights(kl=float("inf")), "kl"),
-    "unknown divergence": (lambda: Weights(divergence="renyi"), "divergence"),
+    "unknown poison": (lambda: Poison("arsenic", 30), "poison"),
+    "share of a half percent": (lambda: Poison("labels", 0.5), "alpha_percent"),
+    "share of all": (lambda: Poison("labels", 100), "alpha_percent"),
+    "more known than there is": (lambda: Poison("labels", 30, 101), "known_percent"),
+    "poison of more than a class holds": (
+        lambda: Poison("labels", 90).draw(replace(TOY, train=Split(SPLIT.x, SPLIT.y * 0)), key=0),
+        "fraction",
+    ),
+    "negative weight": (lambda: Scrub(forget=-1.0), "forget"),
+    "NaN weight": (lambda: GradientAscent(ce=float("nan")), "ce"),
+    "infinite weight": (lambda: Scrub(kl=float("inf")), "kl"),
+    "unknown divergence": (lambda: Scrub(divergence="renyi"), "divergence"),
+    "unknown version of the forget set": (lambda: Scrub(reads="both"), "reads"),
+    "negative epochs of a method": (lambda: Training(-1, 0, 0.1), "epochs"),
+    "half a batch": (lambda: Training(1, 0.5, 0.1), "batch-size"),
+    "rate of zero of a method": (lambda: Training(1, 0, 0.0), "learning-rate"),
+    "rank of zero": (lambda: QuadraticForm(4, 0), "rank"),
+    "rank above the features": (lambda: QuadraticForm(4, 5), "rank"),
     "nothing to forget": (unlearning(forget=EMPTY), "forget"),
     "nothing to forget, scrub": (unlearning("scrub", forget=EMPTY), "forget"),
     "nothing to retain": (unlearning("cf", retain=EMPTY), "n_samples"),
     "forget set of other samples": (unlearning(forget=random_split(8, 5)), "forget"),
+    "clean forget set of other samples": (unlearning(forget_clean=random_split(8, 5)), "forget_clean"),
     "fewer labels to retain": (unlearning(retain=SHORT), "retain"),
     "labels of another length": (lambda: metrics.accuracy(jnp.ones(3), jnp.ones(4)), "labels"),
     "logits in a column": (lambda: metrics.cross_entropy(jnp.ones((3, 1)), jnp.ones(3)), "labels"),
@@ -153,13 +172,27 @@ def test_only_whole_numbers_count(value):
 def test_only_shares_below_one_poison(fraction):
     for poison in POISONS.values():
         with pytest.raises(BadInput, match="fraction: got"):
-            poison(SPLIT, fraction, key=KEY)
+            poison(TOY, fraction, key=KEY)
+
+
+@given(st.one_of(st.integers(max_value=-1), st.integers(min_value=101), st.floats(), st.booleans(), st.text()))
+def test_only_whole_percents_are_shares(share):
+    for field in ("alpha_percent", "known_percent"):
+        with pytest.raises(BadInput, match=f"{field}: got"):
+            Poison("labels", **{field: share})
+
+
+def test_what_is_refused_is_said_in_one_line():
+    with pytest.raises(ValueError) as refusal:
+        require(False, "--flag", 3, "1, 2")
+    assert type(refusal.value) is BadInput and str(refusal.value) == "--flag: got 3, allowed: 1, 2"
+    require(True, "--flag", 3, "1, 2")
 
 
 @given(st.one_of(st.floats(max_value=0, exclude_max=True), st.sampled_from([float("inf"), float("nan")])))
 def test_no_weight_is_negative_or_infinite(weight):
     with pytest.raises(BadInput, match="forget: got"):
-        check_weights(forget=weight)
+        Scrub(forget=weight)
 
 
 # ---- flags ----
@@ -192,19 +225,25 @@ UNLEARNING_FLAGS = {
     "--unlearn-features -1": "--unlearn-features",
     "--methods amnesia": "retrain, cf, scrub, ga",
     "--methods": "--methods",
-    "--ce-weight -1": "--ce-weight",
-    "--forget-weight inf": "--forget-weight",
-    "--kl-weight nan": "--kl-weight",
+    "--hyper scrub.ce=-1": "--hyper scrub.ce=-1: ce: got -1.0",
+    "--hyper ga.forget=inf": "--hyper ga.forget=inf: forget: got inf",
+    "--hyper scrub.kl=nan": "--hyper scrub.kl=nan: kl: got nan",
+    "--hyper scrub.kl=much": "--hyper scrub.kl=much: kl: got much",
+    "--hyper scrub.kl": "--hyper scrub.kl: kl: got nothing",
+    "--hyper ga.kl=1": "--hyper: got ga.kl=1, allowed: the fields ce, forget",
+    "--hyper cf.ce=1": "--hyper: got cf.ce=1",
+    "--hyper amnesia.ce=1": "retrain, cf, scrub, ga",
+    "--hyper scrub.training=1": "--hyper: got scrub.training=1",
+    "--hyper scrub.divergence=half": "--hyper scrub.divergence=half: divergence: got half, allowed: full, published",
+    "--hyper scrub.reads=both": "--hyper scrub.reads=both: reads: got both, allowed: poisoned, clean",
     "--map-weights 0.1 -0.1": "--map-weights",
     "--map-weights 0.1 0.1": "--map-weights",
     "--weight-map-runs -1": "--weight-map-runs",
-    "--kl half": "--kl",
-    "--scrub-forget both": "--scrub-forget",
     "--mlp.sweep.epochs -1": "epochs",
     "--mlp.teacher.batch-size -1": "batch-size",
     "--qnn.unlearn.learning-rate 0": "learning-rate",
     "--qnn.unlearn.learning-rate nan": "learning-rate",
-    "--qnn.parallel 0": "parallel",
+    "--mlp.side-by-side perhaps": "perhaps",
 }
 HESSIAN_FLAGS = {
     "--held-out 1": "--held-out",
@@ -218,7 +257,9 @@ HESSIAN_FLAGS = {
     "--training.learning-rate -1": "learning-rate",
 }
 SCRIPTS = {
-    run_unlearn_mnist: FLAGS | UNLEARNING_FLAGS | {"--encoding angle": "--encoding", "--source internet": "--source"},
+    run_unlearn_mnist: FLAGS | UNLEARNING_FLAGS | {"--encoding angle": "--encoding", "--source internet": "--source",
+                                                   "--digits 1 1": "--digits", "--digits 1 10": "--digits",
+                                                   "--digits 4": "--digits", "--digits one nine": "--digits"},
     run_unlearn_xxz: FLAGS | UNLEARNING_FLAGS | {"--gauge lorenz": "--gauge", "--gauge-runs 0": "--gauge-runs",
                                                  "--depths 0": "--depths"},
     run_hessian: FLAGS | HESSIAN_FLAGS,

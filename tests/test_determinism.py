@@ -11,7 +11,9 @@ import keys
 import storage
 
 REFERENCE = faults.ROOT / "tests" / "reference.nc"
-ANEW = "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
+ANEW = (
+    "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
+)
 
 pytestmark = pytest.mark.skipif(
     shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"), reason="cores are chosen by taskset"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -10,12 +11,10 @@ import pytest
 import figures
 import storage
 from datar import Split
-from experiments import stack, train_runs
 from landscape import dead_relus, hessian, hessian_trace
 from metrics import accuracy
 from models import MLP, QNN
-from run_hessian import CORRECTED, PAPER, QUICK, draw, main
-from runner import random_key
+from run_hessian import CORRECTED, PAPER, QUICK, _train_runs, draw, landscapes, main
 
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --runs 2 --hidden 3 --depth 1 --held-out 20 --loss-samples 10 --training.epochs 2 --extremes 2 "
@@ -25,7 +24,7 @@ TINY = (  # noqa: SIM905 - as one types them
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The script in this process: it shares the images and the compiled programs."""
+    """The script in this process, its jobs in others."""
     cache = tmp_path_factory.mktemp("cache")
 
     def run(*words):
@@ -34,8 +33,7 @@ def run(tmp_path_factory):
             patch.setattr(sys, "argv", ["run_hessian.py", *map(str, words)])
             return main()
 
-    yield run
-    jax.config.update("jax_compilation_cache_dir", None)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +43,19 @@ def finished(run, tmp_path_factory):
     return out
 
 
+def folder_of(out):
+    (folder,) = (out / "hessian").iterdir()
+    return folder
+
+
 def results(out):
-    return storage.read_dataset(out / "hessian" / "quick" / "landscape.nc")
+    return storage.read_dataset(folder_of(out) / "landscape.nc")
+
+
+def jobs_of(config, dataset, model, alpha):
+    """The job of a model and a share of flipped labels, of the first block."""
+    rows = landscapes(replace(config, models=(model,), alphas=(alpha,)), dataset)
+    return next(iter(rows)).job
 
 
 def test_the_file_is_complete_and_labelled(finished):
@@ -62,8 +71,12 @@ def test_the_file_is_complete_and_labelled(finished):
     )
     assert networks.extreme.notnull().any(["alpha_percent", "run", "place"]).all()
     assert json.loads(study.attrs["config"])["held_out"] == 20
+    words = study.sel(model=["MLP[3]", "QNN[depth=1,xy,cnot]", "Logistic"])
+    assert words.family.values.tolist() == ["MLP", "QNN", "Logistic"]
+    assert words["size"].values.tolist() == [1024 * 3 + 3 + 3 + 1, 10 * 2, 1025]
+    assert (study.slice_run == 0).all()
     for name in ("hessian_traces", "hessian_spectra", "loss_slices"):
-        assert (finished / "hessian" / "quick" / f"{name}.png").stat().st_size > 10_000
+        assert (folder_of(finished) / f"{name}.png").stat().st_size > 10_000
 
 
 def test_eigenvalues_add_up_to_the_trace_and_hold_the_extremes(finished):
@@ -80,14 +93,16 @@ def test_eigenvalues_add_up_to_the_trace_and_hold_the_extremes(finished):
 
 def test_a_stored_number_is_that_of_the_model_trained_on_the_stored_draw(finished, mnist):
     """Run 1 of the poisoned MLP, put together from the parts."""
-    config = QUICK.__class__(**{**vars(QUICK), "runs": 2, "held_out": 20, "loss_samples": 10})
-    training = config.training.__class__(**{**vars(config.training), "epochs": 2})
-    model, draws = MLP(1024, (3,)), [draw(config, mnist, 40, run) for run in range(2)]
-    keys = [random_key(0, "landscape", model.label, 40, run) for run in range(2)]
-    trained = train_runs(model, training, 2, stack(model, [each.train for each in draws]), jax.numpy.stack(keys))
-    params = jax.tree.map(lambda leaf: leaf[1], trained)
+    training = replace(QUICK.training, epochs=2)
+    config = replace(QUICK, hidden="3", held_out=20, loss_samples=10, training=training)
+    job = jobs_of(config, mnist, "mlp", 40)
+    model, draws = MLP(1024, (3,)), [draw(job, mnist, run) for run in job.runs]
+    assert job.model == model and len(draws) == 3
+    keys = jax.numpy.stack([job.key(run) for run in job.runs])
+    splits = jax.tree.map(lambda *leaves: np.stack(leaves), *(each.train for each in draws))
+    params = jax.tree.map(lambda leaf: leaf[1], _train_runs(model, training, splits, keys))
     stored = results(finished).sel(model="MLP[3]", alpha_percent=40, run=1)
-    assert float(stored.trace) == pytest.approx(float(hessian_trace(model, params, draws[1].loss)[0]), rel=1e-5)
+    assert float(stored.trace) == pytest.approx(float(hessian_trace(model, params, draws[1].loss)[0]), rel=1e-4)
     held_out = float(accuracy(model.logits(params, draws[1].held_out.x), draws[1].held_out.y))
     assert float(stored.accuracy.sel(split="held_out")) == pytest.approx(held_out, abs=1e-6)
     centre = stored.slice_loss.isel(first=1, second=1)
@@ -95,7 +110,8 @@ def test_a_stored_number_is_that_of_the_model_trained_on_the_stored_draw(finishe
 
 
 def test_a_draw_is_a_stratified_split_with_flips_of_any_class(mnist):
-    clean, poisoned = (draw(PAPER, mnist, alpha, 0) for alpha in (0, 40))
+    jobs = {alpha: jobs_of(PAPER, mnist, "mlp", alpha) for alpha in (0, 20, 40)}
+    clean, poisoned = (draw(jobs[alpha], mnist, 0) for alpha in (0, 40))
     for part in (clean, poisoned):
         assert len(part.train.y) == 350 and len(part.held_out.y) == 150 and len(part.loss.y) == 100
         assert part.held_out.y.sum() == 75
@@ -104,10 +120,22 @@ def test_a_draw_is_a_stratified_split_with_flips_of_any_class(mnist):
     assert np.sum(clean.train.y != poisoned.train.y) == 140 and clean.train.y.sum() == 175
     rows = {row.tobytes() for row in clean.held_out.x}
     assert not rows & {row.tobytes() for row in clean.train.x} and {row.tobytes() for row in clean.loss.x} <= rows
-    assert np.any(draw(PAPER, mnist, 0, 1).held_out.x != clean.held_out.x)
-    flipped = [np.sum((draw(PAPER, mnist, 20, run).train.y != draw(PAPER, mnist, 0, run).train.y)
-                      & (draw(PAPER, mnist, 0, run).train.y == 1)) for run in range(6)]  # fmt: skip
+    assert np.any(draw(jobs[0], mnist, 1).held_out.x != clean.held_out.x)
+    flipped = []
+    for run in range(6):
+        before, after = (draw(jobs[alpha], mnist, run).train.y for alpha in (0, 20))
+        flipped.append(np.sum((after != before) & (before == 1)))
     assert set(flipped) != {35}  # not balanced by class
+
+
+def test_a_draw_is_the_same_for_every_model_and_in_every_block(mnist):
+    config = replace(PAPER, runs=10)
+    for name in ("qnn", "logistic"):
+        one, other = (draw(jobs_of(config, mnist, model, 40), mnist, 7) for model in ("mlp", name))
+        for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+            np.testing.assert_array_equal(left, right)
+    rows = list(landscapes(replace(config, models=("mlp",), alphas=(40,)), mnist))
+    assert [row.job.block for row in rows] == [0, 1] and [row.job.slices is None for row in rows] == [False, True]
 
 
 def test_a_dead_network_is_counted_and_drawn(finished):
@@ -130,11 +158,26 @@ def test_dead_relus_are_counted():
     assert dead_relus(model, [(params[0][0], params[0][1] - 100), *params[1:]], split) == 5
 
 
-def test_a_second_start_computes_nothing(run, finished, monkeypatch):
-    monkeypatch.setattr("run_hessian.draw", None)
-    before = results(finished)
+def test_a_second_start_computes_nothing(run, finished, capfd):
+    before = {path: path.read_bytes() for path in (*finished.rglob("*.nc"), *finished.glob("jobs/*"))}
+    capfd.readouterr()
     assert run(*TINY, "--out", finished) == 0
-    assert results(finished).identical(before)
+    assert "training" not in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before and len(before) == 1 + 6
+
+
+def test_another_share_and_model_join_the_file(run, finished, tmp_path):
+    """And what is there stays as it is, slices included."""
+    alone = run(*TINY, "--out", tmp_path, "--models", "logistic", "--alphas", "0", "--workers", "1")
+    joined = run(*TINY, "--out", tmp_path, "--models", "mlp", "--alphas", "40", "--workers", "1")
+    assert alone == joined == 0
+    both, whole = results(tmp_path), results(finished)
+    for model, alpha in (("Logistic", 0), ("MLP[3]", 40)):
+        own, expected = (study.sel(model=model, alpha_percent=alpha) for study in (both, whole))
+        ranks = own["rank"].values
+        for name in own.data_vars:
+            there = expected[name].sel(rank=ranks) if "rank" in expected[name].dims else expected[name]
+            np.testing.assert_array_equal(own[name], there, err_msg=name)
 
 
 def test_presets():
@@ -174,18 +217,18 @@ def test_the_trace_of_the_circuit_is_that_of_its_hessian(mnist):
 def test_trainings_that_diverge_are_marked_and_drawn_without(run, tmp_path, capsys):
     """At a learning rate of 1e38 all of them do: tables and figures have nothing to show, and say how many."""
     assert run(*TINY, "--models", "mlp", "qnn", "--training.learning-rate", "1e38", "--out", tmp_path) == 0
-    results = storage.read_dataset(tmp_path / "hessian" / "quick" / "landscape.nc")
-    assert (results.diverged == 1).all() and results.trace.isnull().all() and results.accuracy.isnull().all()
+    study = results(tmp_path)
+    assert (study.diverged == 1).all() and study.trace.isnull().all() and study.accuracy.isnull().all()
     assert "diverged, and left out of all means: 8 of 8 trainings" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.png"))
 
 
 def test_one_that_diverged_is_left_out_of_the_figures(finished, tmp_path):
-    results = storage.read_dataset(finished / "hessian" / "quick" / "landscape.nc")
-    one = (results.model == results.model[0]) & (results.run == 0) & (results.alpha_percent == 40)
-    numbers = [name for name in results.data_vars if "run" in results[name].dims]
-    hurt = results.assign({name: results[name].where(~one) for name in numbers})
-    hurt["diverged"] = results.diverged.where(~one, 1.0)
+    study = results(finished)
+    one = (study.model == study.model[0]) & (study.run == 0) & (study.alpha_percent == 40)
+    numbers = [name for name in study.data_vars if "run" in study[name].dims]
+    hurt = study.assign({name: study[name].where(~one) for name in numbers})
+    hurt["diverged"] = study.diverged.where(~one, 1.0)
     for draw_figure in (figures.hessian_traces, figures.hessian_spectra, figures.loss_slices):
         text = draw_figure(hurt).get_supxlabel()
         assert "1 trainings that diverged are left out" in " ".join(text.split())

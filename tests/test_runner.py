@@ -1,175 +1,297 @@
-"""The runner: what it plans, what it refuses, in which order it computes."""
+"""The runner: which folder a configuration has, what a start computes, and what it says when it is stopped."""
 
 import dataclasses
-from dataclasses import replace
+import itertools
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 from conftest import refused
 
-import experiments
 import run_hessian
 import run_unlearn_mnist
+import run_unlearn_xxz
 import storage
-from experiments import STUDIES, Training
-from models import QNN
-from runner import Chunk, Computed, plan, run, run_studies
+from checks import BadInput
+from datar import Dataset, Split
+from experiments import STUDIES
+from jobs import Job, Store, job_key
+from models import Training
+from results import Row, is_listed
+from runner import Settings, compute, folder_name, one_line_errors, run_studies
 
-SHARED = {"format": storage.FORMAT, "seed": 0}
-QUICK = replace(run_unlearn_mnist.QUICK, models=("mlp",))
-
-
-def chunk(study="sweep", name="a", needs=None, **identity):
-    def compute(*tensors):
-        value = 1.0 + sum(float(each["w"][0]) for each in tensors)
-        dataset = xr.Dataset({"accuracy": (["name"], [value])}, {"name": [name]})
-        return Computed(dataset if study != "teacher" else None, {"w": np.array([value])})
-
-    return Chunk(study, name, SHARED | {"name": name} | identity, compute, 1, needs, axes={"name": ()})
+ROOT = Path(__file__).parents[1]
+MNIST, XXZ, HESSIAN = run_unlearn_mnist.QUICK, run_unlearn_xxz.QUICK, run_hessian.QUICK
 
 
-@pytest.fixture
-def store(tmp_path):
-    return storage.Store(tmp_path / "out", config={}, data={"source": "nowhere"})
-
-
-def test_what_is_missing_is_computed_behind_what_it_needs_and_kept(store):
-    teacher = chunk("teacher", "t")
-    wanted = [chunk(name="b", needs=teacher), chunk(name="a")]
-    missing = plan(wanted, store, shared=SHARED)
-    assert [each.name for each in missing] == ["t", "b", "a"]
-    run(missing, store, workers=2)
-    assert store.gather("sweep").accuracy.sel(name=["a", "b"]).values.tolist() == [1, 2]
-    assert plan(wanted, store, shared=SHARED) == []
-
-
-def test_an_error_in_one_chunk_keeps_the_others(store, capsys):
-    def fail():
-        raise ZeroDivisionError
-
-    failing = replace(chunk(name="z"), compute=fail)
-    with pytest.raises(ZeroDivisionError):
-        run(plan([chunk(name="a"), failing], store, shared=SHARED), store)
-    said = capsys.readouterr().err
-    assert "1 of 2 chunks computed" in said and "goes on from there" not in said  # it would fail again
-    assert [each.name for each in plan([chunk(name="a"), failing], store, shared=SHARED)] == ["z"]
-
-
-def test_two_chunks_of_one_name_are_refused(store):
-    with refused("sweep/a: got two models, methods or weights of one name"):
-        plan([chunk(), chunk(rate=1)], store, shared=SHARED)
-    assert len(plan([chunk(), chunk()], store, shared=SHARED)) == 1
-
-
-# ---- one file, one configuration ----
-
-
-def with_training(config, study, **changes):
+def trained(config, study, **changes):
+    """The configuration with another training of its networks."""
     mlp = replace(config.mlp, **{study: replace(getattr(config.mlp, study), **changes)})
     return replace(config, mlp=mlp)
 
 
-SWEEP = replace(QUICK, stages=("noise_sweep",), poisons=("labels",), alphas=(0,))
-UNLEARNING = replace(QUICK, stages=("unlearning",), methods=("cf",))
+# ---- one folder, one configuration ----
+
+OTHER = {  # of each field that is no axis of a file, another value, and how the folder's name says so
+    "seed": (1, "seed=1"),
+    "block": (4, "block=4"),
+    "optimization_level": (0, "optimization_level=0"),
+    "encoding": ("columnwise", "encoding=columnwise"),
+    "digits": ((4, 9), "digits=4,9"),
+    "unlearn_labels": (40, "unlearn_labels=40"),
+    "unlearn_features": (10, "unlearn_features=10"),
+    "hyper": (("scrub.forget=0.4", "ga.ce=2"), "hyper=scrub.forget=0.4,ga.ce=2"),
+    "choices": ((), "choices="),
+    "independent_teachers": (False, "independent_teachers=False"),
+    "mlp": (trained(MNIST, "unlearn", epochs=3).mlp, "mlp.unlearn.epochs=3"),
+    "qnn": (replace(MNIST.qnn, side_by_side=True), "qnn.side_by_side=True"),
+    "gauge": ("random_sign", "gauge=random_sign"),
+    "n_sites": (4, "n_sites=4"),
+    "held_out": (100, "held_out=100"),
+    "loss_samples": (20, "loss_samples=20"),
+    "training": (Training(3, 32, 0.03), "training.epochs=3"),
+    "lanczos_steps": (20, "lanczos_steps=20"),
+    "extremes": (3, "extremes=3"),
+    "slice_points": (5, "slice_points=5"),
+    "slice_alphas": ((0,), "slice_alphas=0"),
+    "mlp_radii": ((1.0, 2.0), "mlp_radii=1.0,2.0"),
+    "qnn_radii": ((0.3, 2.0), "qnn_radii=0.3,2.0"),
+}
+FIELDS = [(config, each.name) for config in (MNIST, XXZ, HESSIAN) for each in dataclasses.fields(config)]
+
+
+@pytest.mark.parametrize(("config", "field"), FIELDS, ids=[f"{type(c).__name__}.{name}" for c, name in FIELDS])
+def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
+    assert folder_name(config) == "quick"
+    if field in config.AXES:
+        assert field not in OTHER
+        return
+    if field in ("mlp", "qnn") and config is XXZ:
+        config = replace(MNIST, preset="quick")
+    value, words = OTHER[field]
+    assert folder_name(replace(config, **{field: value})) == f"quick+{words}"
+
+
+def test_axes_and_what_changes_no_number_do_not_name_the_folder():
+    changed = replace(MNIST, runs=7, alphas=(5,), models=("mlp",), methods=("cf",), hidden=("3",), depth=2,
+                      workers=3, plan=True, out=Path("elsewhere"), map_weights=(0.5,), stages=("data",))  # fmt: skip
+    assert folder_name(changed) == "quick"
+
+
+def test_names_of_folders_are_short_and_different_and_stay_within_one_folder():
+    long = [replace(MNIST, seed=seed, hyper=("scrub.forget=0.123456789",) * 9) for seed in (1, 2)]
+    names = {folder_name(config, "../data") for config in long} | {folder_name(MNIST, "0123abcd")}
+    assert len(names) == 3 and all(len(name) <= 150 and name.startswith("quick+") for name in names)
+    assert "quick+data=0123abcd" in names
+    assert "/" not in folder_name(replace(MNIST, hyper=("scrub.reads=clean",)), "0123abcd")
+
+
+SWEEP = replace(MNIST, models=("mlp",), stages=("noise_sweep",), poisons=("labels",), alphas=(0,))
+UNLEARNING = replace(MNIST, models=("mlp",), stages=("unlearning",), methods=("cf",))
 GA = replace(UNLEARNING, methods=("ga",))
-MAP = replace(QUICK, stages=("weight_map",))
-LATER_STARTS = {  # what is stored, what is asked for then, and the entry in which they differ: None where they do not
-    "another share": (SWEEP, replace(SWEEP, alphas=(60,)), None),
-    "another poison": (SWEEP, replace(SWEEP, poisons=("features",)), None),
-    "another network": (SWEEP, replace(SWEEP, hidden=("3",)), None),
-    "another family": (SWEEP, with_training(replace(SWEEP, models=("qnn",)), "sweep", epochs=5), None),
-    "another share, longer": (SWEEP, with_training(replace(SWEEP, alphas=(60,)), "sweep", epochs=5), "training"),
-    "another poison, longer": (SWEEP, with_training(replace(SWEEP, poisons=("features",)), "sweep", epochs=5), "train"),
-    "another share, other runs": (SWEEP, replace(SWEEP, alphas=(60,), runs=3), "runs"),
-    "another method": (UNLEARNING, GA, None),
-    "both poisons": (UNLEARNING, replace(UNLEARNING, unlearn_features=50), None),
-    "scrub, full and published": (
-        replace(UNLEARNING, methods=("scrub",)),
-        replace(UNLEARNING, methods=("scrub",), unlearn_hidden="3", kl="published"),
-        "kl",
-    ),
-    "another method, other weights": (UNLEARNING, replace(GA, ce_weight=3.0), "weights"),
-    "another method, longer": (
-        UNLEARNING,
-        with_training(GA, "unlearn", epochs=3),
-        "un",
-    ),
-    "another method, another share": (
-        UNLEARNING,
-        replace(GA, unlearn_labels=40),
-        "alpha_percent",
-    ),
-    "another method, one teacher": (
-        UNLEARNING,
-        replace(GA, independent_teachers=False),
-        "independent_teachers",
-    ),
-    "curves, then maps": (UNLEARNING, MAP, None),
-    "curves, then maps, longer": (UNLEARNING, with_training(MAP, "unlearn", epochs=3), "unlearn_training"),
-    "maps of another network, fewer runs": (
-        MAP,
-        replace(MAP, unlearn_hidden="3", weight_map_runs=1),
-        "weight_map_runs",
-    ),
+MAP = replace(MNIST, models=("mlp",), stages=("weight_map",))
+LATER_STARTS = {  # what is stored, what is asked for then, and whether the two share a folder
+    "another share": (SWEEP, replace(SWEEP, alphas=(60,)), True),
+    "another poison": (SWEEP, replace(SWEEP, poisons=("features",)), True),
+    "another network": (SWEEP, replace(SWEEP, hidden=("3",)), True),
+    "another family": (SWEEP, replace(SWEEP, models=("qnn", "quadratic")), True),
+    "more runs": (SWEEP, replace(SWEEP, runs=5), True),
+    "another share, longer": (SWEEP, trained(replace(SWEEP, alphas=(60,)), "sweep", epochs=5), False),
+    "another method": (UNLEARNING, GA, True),
+    "another depth": (UNLEARNING, replace(UNLEARNING, models=("qnn",), depth=3), True),
+    "both poisons": (UNLEARNING, replace(UNLEARNING, unlearn_features=50), False),
+    "full and published": (UNLEARNING, replace(UNLEARNING, hyper=("scrub.divergence=published",)), False),
+    "another method, longer": (UNLEARNING, trained(GA, "unlearn", epochs=3), False),
+    "another method, another share": (UNLEARNING, replace(GA, unlearn_labels=40), False),
+    "another method, one teacher": (UNLEARNING, replace(GA, independent_teachers=False), False),
+    "curves, then maps": (UNLEARNING, MAP, True),
+    "a finer map": (MAP, replace(MAP, map_weights=(0.0, 0.1)), True),
+    "maps with fewer runs": (replace(MAP, runs=4), replace(MAP, runs=4, weight_map_runs=1), True),
 }
 
 
-def chunks_of(config, dataset):
-    return [each for stage in config.stages for each in STUDIES[stage](config, dataset)]
+def rows_of(config, dataset):
+    studies = STUDIES if "landscape" not in config.stages else {"landscape": run_hessian.landscapes}
+    return [row for stage in config.stages for row in studies[stage](config, dataset)]
 
 
-def pretend(chunks, store):
-    """Store the chunks, and what they need, as if they had been computed."""
-    for each in [*{c.needs.key: c.needs for c in chunks if c.needs}.values(), *chunks]:
-        value = xr.Dataset({"accuracy": (["name"], [1.0])}, {"name": [each.name]})
-        record = storage.run_record(each.identity, storage.datetime.now(storage.UTC), 0.0)
-        store.save(*each.key, record, None if each.study == "teacher" else value, {"w": np.ones(1)})
+def by_cell(config, dataset):
+    """The keys of the jobs by the cells of the study files that they fill."""
+    return {(row.study, row.address): job_key(row.job) for row in rows_of(config, dataset)}
 
 
-@pytest.mark.parametrize(("first", "second", "differing"), LATER_STARTS.values(), ids=LATER_STARTS)
-def test_a_file_holds_one_configuration(first, second, differing, store, mnist):
-    """Chunks that the second start does not ask for are compared with it too, in all that has to be common."""
-    pretend(chunks_of(first, mnist), store)
-    shared = experiments.shared_identity(second, mnist)
-    if differing is None:
-        assert plan(chunks_of(second, mnist), store, shared=shared)
-    else:
-        with pytest.raises(storage.Mismatch, match=f"of another run: .*{differing}"):
-            plan(chunks_of(second, mnist), store, shared=shared)
+@pytest.mark.parametrize(("first", "second", "shared"), LATER_STARTS.values(), ids=LATER_STARTS)
+def test_two_configurations_of_one_folder_have_the_same_jobs_where_they_meet(first, second, shared, mnist):
+    assert (folder_name(first) == folder_name(second)) == shared
+    one, other = (by_cell(config, mnist) for config in (first, second))
+    assert None not in {*one.values(), *other.values()}
+    if shared:
+        assert all(one[cell] == other[cell] for cell in one.keys() & other.keys())
 
 
-def test_a_landscape_holds_one_configuration(store, mnist):
-    config = replace(run_hessian.QUICK, models=("mlp",), alphas=(0,))
-    pretend(run_hessian.landscapes(config, mnist), store)
-    shared = experiments.shared_identity(config, mnist)
-    assert len(plan(run_hessian.landscapes(replace(config, alphas=(0, 40)), mnist), store, shared=shared)) == 1
-    with pytest.raises(storage.Mismatch, match="loss_samples"):
-        plan(run_hessian.landscapes(replace(config, alphas=(40,), loss_samples=20), mnist), store, shared=shared)
+@pytest.mark.parametrize("flag", ["alphas", "models", "slice_alphas", "hidden", "depth"])
+def test_landscapes_of_one_folder_have_the_same_jobs_where_they_meet(flag, mnist):
+    config = replace(HESSIAN, models=("mlp", "qnn"), alphas=(0, 40))
+    others = {"alphas": (0,), "models": ("logistic", "mlp"), "slice_alphas": (40,), "hidden": "3", "depth": 2}
+    second = replace(config, **{flag: others[flag]})
+    one, other = (by_cell(each, mnist) for each in (config, second))
+    if folder_name(config) == folder_name(second):
+        assert all(one[cell] == other[cell] for cell in one.keys() & other.keys())
 
 
-def test_a_model_of_ones_own_is_told_apart_by_its_fields():
-    @dataclasses.dataclass(frozen=True)
-    class Own:
-        width: int
-        label = "Own"
+def test_a_teacher_that_two_studies_need_is_one_job(mnist):
+    rows = rows_of(replace(MNIST, models=("mlp",), methods=("cf", "ga"), stages=("unlearning", "weight_map")), mnist)
+    teachers = {need for row in rows for need in row.job.needs}
+    assert len(teachers) == 1 and len(rows) == 2 + 3  # curves, and cells of ga
 
-    def circuit(params, inputs):
-        return None
 
-    first, second = (QNN(2, ansatz=circuit, shape=shape) for shape in ((1,), (2,)))
-    for one, other in ((Own(1), Own(2)), (first, second)):
-        assert one.label == other.label
-        assert experiments.model_identity(one) != experiments.model_identity(other)
-        assert " at 0x" not in str(experiments.model_identity(one))
-    assert experiments.model_identity(QNN(2, 1)) == {"model": "QNN[depth=1]"}
+def test_blocks_hold_the_runs_that_are_asked_for():
+    config = replace(MNIST, block=5)
+    for runs, blocks in ((1, 1), (5, 1), (6, 2), (20, 4)):
+        more = replace(config, runs=runs)
+        assert len(more.blocks()) == blocks
+        shown = [more.shown(range(5 * block, 5 * block + 5)) for block in more.blocks()]
+        assert list(itertools.chain(*shown)) == list(range(runs))
+    assert list(replace(config, runs=20).blocks(5)) == [0]
+
+
+PUBLISHED = [(script, preset, results) for script, results in
+             ((run_unlearn_mnist, "mnist"), (run_unlearn_xxz, "xxz"), (run_hessian, "hessian"))
+             for preset in ("paper", "corrected")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "preset", "results"), PUBLISHED, ids=[f"{r}-{p}" for _, p, r in PUBLISHED])
+def test_in_a_clone_all_that_the_presets_plan_is_done(script, preset, results, monkeypatch):
+    """Their keys are in the committed study files, for the data that these name."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    config, folder = script.PRESETS[preset], ROOT / "results" / results / preset
+    files = {path.stem: storage.read_dataset(path).attrs for path in folder.glob("*.nc")}
+    provenance = json.loads(next(iter(files.values()))["data"])
+    if results != "xxz":
+        assert provenance["sha256"] == run_unlearn_mnist.STANDARD[config.encoding]
+    rows = rows_of(config, stand_in(provenance))
+    missing = [row.address for row in rows if not is_listed(row, json.loads(files[row.study]["jobs"]))]
+    assert len(rows) > 7 and not missing
+
+
+def stand_in(provenance):
+    """A data set with the shapes and the hash of another."""
+    width, kind = 2 ** provenance.get("n_sites", 10), np.complex64 if "n_sites" in provenance else np.float32
+    sizes = provenance["n_train"], provenance["n_val"]
+    splits = [Split(np.ones((n, width), kind), (np.arange(n) % 2).astype(np.int32)) for n in sizes]
+    image = None if "n_sites" in provenance else (28, 28)
+    return Dataset(*splits, "stand-in", width if image is None else 784, provenance, image)
+
+
+# ---- what a start computes, and what it says ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy(Job):
+    """A number, or a failure."""
+
+    number: int
+    error: str = ""
+    parts: tuple[Job, ...] = ()
+
+    @property
+    def needs(self):
+        return self.parts
+
+    def perform(self, dataset, *inputs):
+        if self.error:
+            raise {"bad": BadInput, "zero": ZeroDivisionError}[self.error]("number: got nonsense, allowed: sense")
+        return {"value": np.array(float(self.number + sum(each["value"] for each in inputs)))}
+
+
+DATA = Dataset(Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"})
+
+
+def toy(number, **fields):
+    return Toy(data="toy", number=number, **fields)
+
+
+def toy_table(row, arrays):
+    return xr.Dataset({"value": ("name", [float(arrays["value"])])}, {"name": [row.place["name"]]})
+
+
+def toy_study(*jobs):
+    return lambda config, dataset: (Row("toys", job, {"name": f"n{job.number}"}, toy_table) for job in jobs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig(Settings):
+    stages: tuple[str, ...] = ("toys",)
+    models: tuple[str, ...] = ("toy",)
+    alphas: tuple[int, ...] = (0,)
+
+
+ToyConfig.presets = {"quick": ToyConfig(preset="quick")}
+
+
+def start(out, *jobs, **flags):
+    config = ToyConfig(preset="quick", out=out, workers=1, **flags)
+    return run_studies(config, DATA, {"toys": toy_study(*jobs)})
+
+
+def test_a_start_computes_what_is_missing_and_adds_it_to_the_file(tmp_path, capfd):
+    folder = start(tmp_path, toy(1), toy(3, parts=(toy(2),)))
+    assert folder == tmp_path / "toy" / "quick" and len(list(tmp_path.glob("jobs/*"))) == 3
+    start(tmp_path, toy(3, parts=(toy(2),)), toy(4))
+    found = storage.read_dataset(folder / "toys.nc")
+    assert found.value.sel(name=["n1", "n3", "n4"]).values.tolist() == [1, 5, 4] and found.sizes["name"] == 3
+    capfd.readouterr()
+    assert start(tmp_path, toy(1), toy(4)) == folder and capfd.readouterr().err == ""
+
+
+def test_a_plan_computes_nothing(tmp_path, capsys):
+    assert start(tmp_path / "new", toy(1), plan=True) is None
+    assert "toys: 1 jobs, 0 there, 1 missing" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
+def test_an_error_in_one_job_keeps_the_others(tmp_path, capfd):
+    store = Store(tmp_path / "jobs")
+    with pytest.raises(BadInput, match="got nonsense"):
+        compute([toy(1), toy(2), toy(9, error="bad")], {"toy": DATA}, store, workers=1)
+    said = capfd.readouterr().err
+    assert "stopped with 2 of 3 jobs computed, all of them kept" in said
+    assert "goes on from there" not in said  # it would fail again
+    assert store.has(toy(1)) and store.has(toy(2)) and not store.has(toy(9, error="bad"))
+
+
+def test_bad_input_that_a_job_finds_is_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop, one_line_errors():
+        start(tmp_path, toy(9, error="bad"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: number: got nonsense, allowed: sense"
+
+
+def test_what_has_no_source_is_shown_and_not_stored(tmp_path):
+    """It cannot be told from another of its name, so that it is computed at each start."""
+    names = {"Toy": Toy, "dataclass": dataclass, "np": np}
+    exec(
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n"
+        "    def perform(self, dataset, *inputs):\n        return {'value': np.array(self.number + 0.5)}",
+        names,
+    )
+    mine = names["Mine"](data="toy", number=1)
+    assert job_key(mine) is None
+    folder = start(tmp_path, mine, toy(3, parts=(mine,)), toy(2))
+    found = storage.read_dataset(folder / "toys.nc")
+    assert found.value.values.tolist() == [1.5, 2.0, 4.5]
+    assert len(list(tmp_path.glob("jobs/*"))) == 1 and len(json.loads(found.attrs["jobs"])) == 1
 
 
 def test_stages_that_compute_nothing_are_refused(mnist, tmp_path):
     config = replace(UNLEARNING, unlearn_labels=0, out=tmp_path)
     with refused("--stages: got unlearning"):
         run_studies(config, mnist, STUDIES)
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_keywords_of_a_training_are_its_fields():
-    assert Training(0, 0, 1.0).keywords() == {"epochs": 0, "batch_size": 0, "learning_rate": 1.0}
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed():
+    with refused("--out: cannot write"):
+        start(Path("/proc/nowhere"), toy(1))

@@ -1,10 +1,11 @@
-"""Result files: round trips, damage, merging, and the cycle of chunks and studies."""
+"""Files: round trips, damage, merging, and what is kept of where results come from."""
 
 import json
 import os
 import pickle
-import shutil
+import platform
 import stat
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +16,14 @@ from hypothesis import strategies as st
 
 import storage
 
-RECORD = {"identity": {"seed": 0}, "seconds": 1.5, "started": "2026-01-01T00:00:00+00:00", "machine": "m",
-          "versions": "v", "commit": "c"}  # fmt: skip
+RECORD = {"key": "0" * 64, "fields": {"seed": 0}, "seconds": 1.5}
 
 
 def part(model, alphas, value):
-    """A chunk's data set: accuracy of one model at some alphas, two runs."""
+    """A part of a study: accuracy of one model at some alphas, two runs."""
     accuracy = np.full((1, len(alphas), 2), value) + np.arange(2) / 100
     coords = {"model": [model], "alpha_percent": alphas, "run": [0, 1]}
     return xr.Dataset({"accuracy": (list(coords), accuracy)}, coords)
-
-
-@pytest.fixture
-def store(tmp_path):
-    return storage.Store(tmp_path / "xxz" / "quick", config={"seed": 0}, data={"sha256": "0" * 64})
-
-
-def save(store, name, dataset, tensors=None):
-    store.save("noise_sweep", name, RECORD | {"identity": {"seed": 0, "name": name}}, dataset, tensors or {})
 
 
 def test_a_data_set_comes_back_as_it_was(tmp_path):
@@ -71,137 +62,25 @@ def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
-def test_what_a_killed_writer_left_is_not_read(store):
-    save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
-    for path in (store.chunk_path("noise_sweep", "qnn_0"), store.tensor_path("noise_sweep", "qnn_0")):
-        (path.parent / f".{path.name}.x1y2.tmp").write_bytes(b"half of it")
-    assert set(store.done("noise_sweep")) == {"mlp_0"}
-    assert store.gather("noise_sweep").model.values.tolist() == ["MLP"]
-
-
-def test_a_chunk_killed_between_its_two_files_is_not_done(store, monkeypatch):
-    """Parameters are written first; what is missing then is to be computed again."""
-    monkeypatch.setattr(storage, "write_dataset", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
-    assert store.done("noise_sweep") == {}
-
-
-def test_a_chunk_of_parameters_alone_is_done_when_they_are_written(store):
-    save(store, "teacher", None, {"w": np.ones(3)})
-    assert set(store.done("noise_sweep")) == {"teacher"}
-    assert store.gather("noise_sweep") is None and not store.study_path("noise_sweep").exists()
-
-
-def damaged_and_set_aside(store, path, capsys):
-    """What `done` says of the study when a file is damaged; the file is named and kept, byte for byte."""
-    content = path.read_bytes()
-    records = store.done("noise_sweep")
-    said = capsys.readouterr().err
-    assert path.name in said and said.count("\n") == 1 and not path.exists()
-    (kept,) = store.folder.with_name("quick-set-aside").glob(f"*/{path.relative_to(store.folder)}")
-    assert kept.read_bytes() == content
-    return records
-
-
-def test_a_damaged_chunk_is_set_aside_and_not_done(store, capsys):
-    for name in ("mlp_0", "qnn_0"):
-        save(store, name, part(name, [0], 0.1))
-    path = store.chunk_path("noise_sweep", "mlp_0")
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(storage.Damaged, match=r"mlp_0\.nc"):
-        store.gather("noise_sweep")
-    assert set(damaged_and_set_aside(store, path, capsys)) == {"qnn_0"}
-
-
-def test_a_damaged_study_takes_its_chunks_with_it(store, capsys):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    store.gather("noise_sweep")
-    store.study_path("noise_sweep").write_bytes(b"")
-    assert damaged_and_set_aside(store, store.study_path("noise_sweep"), capsys) == {}
-
-
-def test_a_chunk_whose_parameters_are_damaged_is_not_done(store, capsys):
-    save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(300)})
-    store.gather("noise_sweep")
-    path = store.tensor_path("noise_sweep", "mlp_0")
-    path.write_bytes(path.read_bytes()[:-1])
-    assert damaged_and_set_aside(store, path, capsys) == {}
-
-
-def test_a_chunk_under_another_name_is_not_what_it_says(store, capsys):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    store.chunk_path("noise_sweep", "mlp_0").rename(store.chunk_path("noise_sweep", "mlp_30"))
-    assert damaged_and_set_aside(store, store.chunk_path("noise_sweep", "mlp_30"), capsys) == {}
-
-
-def test_a_sealed_file_without_a_record_is_none_of_ours(store, capsys):
-    store.chunk_path("noise_sweep", "mlp_0").parent.mkdir(parents=True)
-    storage.write_dataset(store.chunk_path("noise_sweep", "mlp_0"), part("MLP", [0], 0.1))
-    assert damaged_and_set_aside(store, store.chunk_path("noise_sweep", "mlp_0"), capsys) == {}
-
-
-def test_a_study_under_another_name_is_not_what_it_says(store, capsys):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    store.gather("noise_sweep")
-    store.study_path("noise_sweep").rename(store.study_path("gauge"))
-    assert store.done("gauge") == {} and "holds noise_sweep" in capsys.readouterr().err
-
-
-def test_parameters_under_another_name_are_not_what_they_say(store, capsys):
-    save(store, "mlp_0", None, {"w": np.ones(3)})
-    store.tensor_path("noise_sweep", "mlp_0").rename(store.tensor_path("noise_sweep", "mlp_30"))
-    assert damaged_and_set_aside(store, store.tensor_path("noise_sweep", "mlp_30"), capsys) == {}
-
-
-def test_a_folder_is_set_aside_as_often_as_asked(store):
-    for n in (1, 2):
-        save(store, "mlp_0", part("MLP", [0], 0.1))
-        assert (store.set_aside(store.folder) / "chunks").is_dir() and not store.folder.exists()
-        assert len(list(store.folder.with_name("quick-set-aside").iterdir())) == n
-
-
-def test_what_killed_writers_left_goes_when_the_next_one_starts(store):
-    save(store, "mlp_0", part("MLP", [0], 0.1), {"w": np.ones(3)})
-    left = [path.with_name(f".{path.name}.x1y2.tmp") for path in store.folder.rglob("*.*")]
-    for path in left:
-        path.write_bytes(b"half of it")
-    with store.locked():
-        assert len(left) == 2 and not any(path.exists() for path in left)
-    assert set(store.done("noise_sweep")) == {"mlp_0"}
-
-
-def test_configurations_of_earlier_starts_are_kept(store):
-    for model in ("mlp", "qnn", "mlp"):
-        store.config = {"models": [model]}
-        save(store, f"{model}_0", part(model, [0], 0.1))
-        merged = store.gather("noise_sweep")
-    assert json.loads(merged.attrs["config"]) == {"models": ["mlp"]}
-    assert json.loads(merged.attrs["former_configs"]) == [{"models": ["qnn"]}]
-
-
-def test_all_studies_of_a_folder_are_found(store):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    store.save("teacher", "mlp", RECORD, None, {"w": np.ones(3)})
-    store.save("gauge", "mlp_0", RECORD, part("MLP", [0], 0.1), {})
-    store.gather("gauge")
-    assert store.studies() == ["gauge", "noise_sweep", "teacher"]
-
-
-def test_of_two_that_write_to_a_folder_one_is_turned_away(store):
-    second = storage.Store(store.folder, config={}, data={})
-    with store.locked(), pytest.raises(storage.Busy, match="another process"), second.locked():
-        pytest.fail("two at once")
-    with second.locked():  # free again
-        pass
-
-
-def test_folders_with_results_are_those_that_are_in_use(tmp_path):
-    for name in ("mnist/paper/a.nc", "mnist/paper/chunks/a/b.nc", "mnist/paper-set-aside/2026/a.nc", "xxz/quick/a.nc"):
+def test_folders_with_results_are_those_with_a_finished_study(tmp_path):
+    """Not those of jobs, of damaged files alone, or of what a killed writer left."""
+    for name in ("mnist/paper/a.nc", "mnist/paper/b.nc", "xxz/quick+seed=1/a.nc", "jobs/0123.safetensors",
+                 "xxz/paper/a.nc.damaged", "xxz/paper/.a.nc.x1y2.tmp", "xxz/paper/.a.nc.lock"):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = storage.result_folders(tmp_path)
-    assert found == [tmp_path / "mnist" / "paper", tmp_path / "xxz" / "quick"]
+    assert found == [tmp_path / "mnist" / "paper", tmp_path / "xxz" / "quick+seed=1"]
+    assert storage.result_folders(tmp_path / "mnist" / "paper") == [tmp_path / "mnist" / "paper"]
+
+
+def test_the_argument_of_a_reader_is_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["tables.py", str(tmp_path)])
+    assert storage.folder_argument("Tables.") == tmp_path
+    monkeypatch.setattr("sys.argv", ["tables.py", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as end:
+        storage.folder_argument("Tables.")
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and f"FOLDER: got {tmp_path / 'none'}, allowed" in said
 
 
 TENSORS = {
@@ -312,7 +191,7 @@ def test_merging_does_not_depend_on_the_order():
 
 @given(st.permutations([(model, alpha) for model in ("MLP", "QNN", "α") for alpha in (0, 30, 5)]), st.integers(1, 9))
 def test_merging_is_filling_a_table(order, n):
-    """Any number of chunks in any order, against a dictionary."""
+    """Any number of parts in any order, against a dictionary."""
     values = {place: index for index, place in enumerate(sorted(order))}
     merged = storage.merge([part(model, [alpha], values[model, alpha]) for model, alpha in order[:n]])
     assert merged.model.values.tolist() == sorted({model for model, _ in order[:n]})
@@ -330,51 +209,56 @@ def test_later_parts_win_where_both_have_values():
     assert float(merged.accuracy.sel(model="MLP", alpha_percent=30, run=0)) == 0.9
 
 
-def test_chunks_become_one_study(store):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    save(store, "qnn_0", part("QNN", [0], 0.2), {"w": np.ones(3)})
-    assert set(store.done("noise_sweep")) == {"mlp_0", "qnn_0"}
-    merged = store.gather("noise_sweep")
-    assert not store.chunk_path("noise_sweep", "mlp_0").exists()
-    assert set(store.done("noise_sweep")) == {"mlp_0", "qnn_0"}
-    assert store.done("noise_sweep")["mlp_0"]["identity"] == {"seed": 0, "name": "mlp_0"}
-    assert merged.attrs["seconds"] == 3.0 and json.loads(merged.attrs["config"]) == {"seed": 0}
-    np.testing.assert_array_equal(store.tensors("noise_sweep", "qnn_0")["w"], np.ones(3))
-    xr.testing.assert_identical(store.gather("noise_sweep"), storage.read_dataset(store.study_path("noise_sweep")))
+def worded(model, samples, family, logit):
+    """A part with a coordinate of words along one axis, words along another, and numbers in half precision."""
+    coords = {"model": [model], "sample": samples, "family": ("model", [family])}
+    coords["part"] = ("sample", [f"part {sample % 2}" for sample in samples])
+    logits = np.full((1, len(samples)), logit, np.float16)
+    return xr.Dataset({"logit": (("model", "sample"), logits), "count": ("model", [3])}, coords)
 
 
-def test_a_merge_killed_before_the_chunks_were_removed_is_repeated(store, tmp_path):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    save(store, "qnn_0", part("QNN", [0], 0.2))
-    shutil.copytree(store.folder / "chunks", tmp_path / "kept")
-    once = store.gather("noise_sweep")
-    shutil.copytree(tmp_path / "kept", store.folder / "chunks", dirs_exist_ok=True)
-    xr.testing.assert_identical(store.gather("noise_sweep"), once)
-    assert not list((store.folder / "chunks").rglob("*.nc"))
+def test_words_merge_into_words_and_half_precision_stays_so(tmp_path):
+    parts = [worded("QNN[depth=6]", [0, 1], "QNN", 0.5), worded("MLP[4]", [1, 2, 3], "MLP", 2.5)]
+    merged = storage.merge(parts)
+    xr.testing.assert_identical(merged, storage.merge(parts[::-1]))
+    assert merged.family.values.tolist() == ["MLP", "QNN"] and set(merged.coords) >= {"family", "part"}
+    assert merged.part.values.tolist() == ["part 0", "part 1"] * 2
+    assert merged.logit.dtype == np.float16 and np.isnan(merged.logit.sel(model="MLP[4]", sample=0))
+    assert merged["count"].values.tolist() == [3.0, 3.0]
+    storage.write_dataset(tmp_path / "a.nc", merged)
+    back = storage.read_dataset(tmp_path / "a.nc")
+    again = storage.merge([back, worded("MLP[4]", [4], "MLP", 1.5)])  # words come back as objects
+    assert again.part.values.tolist() == ["part 0", "part 1", "part 0", "part 1", "part 0"]
+    assert again.logit.dtype == np.float16 and float(again.logit.sel(model="MLP[4]", sample=4)) == 1.5
+    np.testing.assert_array_equal(again.logit.sel(sample=range(4)), merged.logit)
 
 
-def test_chunks_of_a_later_start_join_the_study(store):
-    save(store, "mlp_0", part("MLP", [0], 0.1))
-    store.gather("noise_sweep")
-    save(store, "mlp_30", part("MLP", [30], 0.3))
-    merged = store.gather("noise_sweep")
-    assert merged.alpha_percent.values.tolist() == [0, 30] and merged.accuracy.notnull().all()
-    assert merged.attrs["seconds"] == 3.0
+def test_words_that_no_part_holds_are_empty():
+    with_title = part("MLP", [0], 0.1).assign_coords(title=("model", ["Multilayer"]))
+    merged = storage.merge([with_title, part("QNN", [0], 0.2)])
+    assert merged.title.values.tolist() == ["Multilayer", ""]
 
 
-def test_a_difference_is_named_with_both_values(store):
-    same = {"seed": 0, "model": "MLP", "extra": 1}
-    store.compare("noise_sweep", "mlp", same, dict(same))
-    with pytest.raises(storage.Mismatch) as refusal:
-        store.compare("noise_sweep", "mlp", same, {"seed": 1, "model": "MLP"})
-    assert "seed 0 there and 1 here" in str(refusal.value) and "extra 1 there and None here" in str(refusal.value)
-    assert "model" not in str(refusal.value).split("of another run")[1]
-    with pytest.raises(storage.Mismatch, match="data 000000000000… there and 111111111111… here"):
-        store.compare("noise_sweep", "mlp", {"data": "0" * 64}, {"data": "1" * 64})
+def test_axes_in_another_order_merge_by_their_names():
+    merged = storage.merge(
+        [part("MLP", [0, 30], 0.1), part("QNN", [0, 30], 0.2).transpose("run", "alpha_percent", "model")]
+    )
+    assert merged.accuracy.dims == ("model", "alpha_percent", "run")
+    expected = part("QNN", [0, 30], 0.2).accuracy.sel(model="QNN")
+    np.testing.assert_array_equal(merged.accuracy.sel(model="QNN"), expected)
 
 
-def test_the_record_names_no_machine_and_no_path():
-    record = storage.run_record({"seed": 0}, storage.datetime.now(storage.UTC), 1.23456)
+def test_a_variable_without_axes_and_one_that_a_part_lacks():
+    one, two = part("MLP", [0], 0.1).assign(total=2.0), part("QNN", [0], 0.2).assign(loss=("model", [0.7]))
+    merged = storage.merge([one, two])
+    assert float(merged.total) == 2.0
+    np.testing.assert_array_equal(merged.loss, [np.nan, 0.7])
+
+
+def test_provenance_names_no_machine_and_no_path():
+    record = storage.provenance()
     text = json.dumps(record)
-    assert record["seconds"] == 1.235 and "jax" in record["versions"]
-    assert str(storage.Path.home()) + "/" not in text and storage.platform.node() not in text
+    assert set(record) == {"finished", "machine", "versions", "commit"}
+    assert "jax" in record["versions"] and "Python" in record["machine"]
+    assert datetime.fromisoformat(record["finished"]).tzinfo is not None
+    assert str(Path.home()) + "/" not in text and platform.node() not in text

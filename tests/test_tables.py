@@ -474,26 +474,36 @@ def test_the_published_trace_stands_where_it_was_published(readme):
 # ---- the script ----
 
 
-def test_tables_name_the_file_that_is_missing(folder, tmp_path):
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Call it with these arguments: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["tables.py", *map(str, arguments)])
+        return tables.main(), *capsys.readouterr()
+
+    return call
+
+
+def test_tables_name_the_file_that_is_missing(folder, script):
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     with refused("has no xxz/paper/gauge.nc"):
         tables.readme_tables(folder)
-    said = run_python("tables.py", str(folder))
-    assert said.returncode == 2 and "paired-xxz" in said.stdout and "\ngauge\n" not in said.stdout
-    assert [line.split(":")[0] for line in said.stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
+    code, stdout, stderr = script(folder)
+    assert code == 2 and "paired-xxz" in stdout and "\ngauge\n" not in stdout
+    assert [line.split(":")[0] for line in stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
 
 
-def test_a_file_of_an_older_version_is_named(folder):
+def test_a_file_of_an_older_version_is_named(folder, script):
     write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
-    said = run_python("tables.py", str(folder))
-    assert said.returncode == 2 and "Traceback" not in said.stderr
-    assert "no table unlearning-mnist" in said.stderr and "fresh" in said.stderr
+    code, _, stderr = script(folder)
+    named = [line.split(":")[0] for line in stderr.splitlines() if "fresh" in line]
+    assert code == 2 and named == [f"no table {name}" for name in ("unlearning-mnist", "paired-unlearning", "maps")]
 
 
-def test_csv_files_hold_the_tables_and_every_run(folder, tmp_path):
+def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
     out = tmp_path / "csv"
-    said = run_python("tables.py", str(folder), "--csv", str(out))
-    assert said.returncode == 0 and said.stdout == f"{len(NAMES) + 5} files in {out}\n"
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 5} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape"]
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
@@ -503,9 +513,9 @@ def test_csv_files_hold_the_tables_and_every_run(folder, tmp_path):
     assert set(gained.minus) == set(ALL) - {"QNN[depth=4]", "QNN[depth=6]"}
     runs = frames["runs-noise_sweep"]
     assert len(runs) == sum(int(storage.read_dataset(path).accuracy.notnull().sum())
-                            for path in folder.glob("*/*/noise_sweep.nc"))  # fmt: skip
+                            for path in results.glob("*/*/noise_sweep.nc"))  # fmt: skip
     at = runs[(runs.data == "xxz") & (runs.preset == "paper") & (runs.model == "Logistic") & (runs.run == 2)
               & (runs.poison == "features") & (runs.alpha_percent == 60) & (runs.split == "train")]  # fmt: skip
-    stored = storage.read_dataset(folder / "xxz" / "paper" / "noise_sweep.nc").accuracy
+    stored = storage.read_dataset(results / "xxz" / "paper" / "noise_sweep.nc").accuracy
     place = {"model": "Logistic", "run": 2, "poison": "features", "alpha_percent": 60, "split": "train"}
     assert at.accuracy.item() == stored.sel(place).item()  # to the last bit
