@@ -482,8 +482,8 @@ def scores_table(row: Row, arrays: Arrays, axes: tuple[str, ...] = ()) -> xr.Dat
     coords = {axis: [label] for axis, label in row.place.items()} | {"run": list(row.job.runs)}
     dims = [*coords, *axes, "split"]
     shape = [1] * len(row.place)
-    values = {name: (dims, arrays[name].reshape(*shape, *arrays[name].shape).astype(float)) for name in
-              ("accuracy", "loss")}  # fmt: skip
+    exact = {"accuracy": np.round(arrays["accuracy"].astype(float), 6), "loss": arrays["loss"].astype(float)}
+    values = {name: (dims, array.reshape(*shape, *array.shape)) for name, array in exact.items()}
     diverged = arrays["diverged"].reshape(*shape, -1).astype(float)
     counted = {axis: np.arange(arrays["accuracy"].shape[1]) for axis in axes}
     table = xr.Dataset(values, coords | counted | {"split": list(SPLITS)}).assign(diverged=(list(coords), diverged))

@@ -428,6 +428,20 @@ def vary_conditions(folder: Path, conditions: list[tuple[int, int]] = CONDITIONS
     return {"studies of 10 qubits with the same bits, whatever the cores, workers and cache": len(conditions)}
 
 
+def widen_pool(folder: Path) -> dict[str, int]:
+    """In processes of two threads the numbers are others, so the study is large enough to see the pool."""
+    if len(os.sched_getaffinity(0)) < 2:
+        return {"numbers that a pool of two threads changes (one core only)": 0}
+    two = 'import jobs; jobs.BITS = jobs.BITS | {"PJRT_NPROC": "2"}'
+    for name, first in (("one", ""), ("two", two)):
+        run_digits(folder / name, folder / "home", cores=2, workers=1, first=first)
+    one, other = contents(folder / "one"), contents(folder / "two")
+    numbers = [(one[name], other[name]) for name in one if one[name].dtype.kind == "f"]
+    changed = sum(int(np.sum((left != right) & ~np.isnan(left))) for left, right in numbers)
+    assert one.keys() == other.keys() and changed > 100
+    return {"numbers that a pool of two threads changes": changed}
+
+
 def reference(out: Path) -> xr.Dataset:
     """What of the MNIST study is compared with tests/reference.nc: where its trainings ended, and some logits."""
     sweep, curves = (
@@ -479,6 +493,7 @@ def main() -> int:
         report(damage(bench, seed=arguments.seed))
         report(kill(bench, arguments.kills, seed=arguments.seed))
         report(vary_conditions(folder / "conditions", flags=[]))
+        report(widen_pool(folder / "conditions"))
     report(try_bad_input())
     print("nothing lost, no wrong number")
     return 0
