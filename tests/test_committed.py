@@ -1,0 +1,75 @@
+"""The committed results are those that the presets plan: in a clone there is nothing to compute."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import keys
+import run_hessian
+import run_unlearn_mnist
+import run_unlearn_xxz
+import storage
+from datar import Dataset, Split
+from experiments import STUDIES
+from results import is_listed
+
+ROOT = Path(__file__).parents[1]
+XXZ_STUDIES = STUDIES | {
+    "data": run_unlearn_xxz.spectrum, "depths": run_unlearn_xxz.depths, "gauge": run_unlearn_xxz.gauge_control,
+}  # fmt: skip
+CASES = [
+    (run_unlearn_mnist, "mnist", "paper", STUDIES, ()),
+    (run_unlearn_mnist, "mnist", "corrected", STUDIES, ("mlp", "qnn", "quadratic")),
+    (run_unlearn_xxz, "xxz", "paper", XXZ_STUDIES, ()),
+    (run_unlearn_xxz, "xxz", "corrected", STUDIES | {"data": run_unlearn_xxz.spectrum}, ()),
+    (run_hessian, "hessian", "paper", {"landscape": run_hessian.landscapes}, ()),
+    (run_hessian, "hessian", "corrected", {"landscape": run_hessian.landscapes}, ()),
+]
+
+
+@pytest.fixture(autouse=True)
+def usual_settings(monkeypatch):
+    """The keys are those of a user's process, not of the suite's, which compiles with less optimisation."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+
+
+def listed(folder, study):
+    return json.loads(storage.read_dataset(folder / f"{study}.nc").attrs["jobs"])
+
+
+def stand_in(folder, study):
+    """A data set of the committed one's shapes and name, without its images: keys depend on its hash alone."""
+    data = json.loads(storage.read_dataset(folder / f"{study}.nc").attrs["data"])
+    if "n_sites" in data:
+        x, n_features, name = np.zeros((data["n_train"], 2 ** data["n_sites"]), np.complex64), 4096, "xxz"
+    else:
+        x, n_features, name = np.zeros((data["n_train"], 1024), np.float32), 784, "mnist"
+    train = Split(x, np.arange(data["n_train"], dtype=np.int32) % 2)
+    return Dataset(train, Split(x[:4], train.y[:4]), name, n_features, data)
+
+
+@pytest.mark.parametrize(("script", "data", "preset", "studies", "models"), CASES, ids=lambda case: str(case)[:9])
+def test_every_job_that_a_preset_plans_is_listed_in_the_committed_files(script, data, preset, studies, models):
+    folder = ROOT / "results" / data / preset
+    config = script.PRESETS[preset]
+    config = replace(config, models=models) if models else config
+    dataset = stand_in(folder, "landscape" if data == "hessian" else "noise_sweep")
+    rows = [row for study in studies.values() for row in study(config, dataset)]
+    listings = {study: listed(folder, study) for study in {row.study for row in rows}}
+    if "quadratic" in config.models:  # of which only sweep and curves are committed
+        rows = [row for row in rows if row.study != "weight_map" or not row.place["model"].startswith("Quadratic")]
+    missing = [row.address for row in rows if not is_listed(row, listings[row.study])]
+    assert rows and not missing, missing[:5]
+
+
+def test_records_say_where_the_numbers_come_from():
+    for path in (ROOT / "results").glob("*/*/*.nc"):
+        attributes = storage.read_dataset(path).attrs
+        assert all(attributes[name] for name in ("machine", "versions", "commit", "finished", "seconds", "config"))
+        for entry in json.loads(attributes["jobs"]).values():
+            assert entry["fields"]["numerics"] == keys.NUMERICS and "source" not in json.dumps(entry["fields"])
+            own = {name: value for name, value in entry["fields"].items() if name not in ("numerics", "settings")}
+            assert entry["key"] == keys.key_of(own)
