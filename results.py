@@ -76,12 +76,12 @@ class StudyFile:
             if not isinstance(json.loads(found.attrs["jobs"]), dict):
                 raise TypeError
             theirs = json.loads(found.attrs["data"])
-            if not isinstance(theirs, dict):
+            if not isinstance(theirs, dict) or found.attrs["study"] != self.path.stem:
                 raise TypeError
         except FileNotFoundError:
             return None
         except (storage.Damaged, KeyError, TypeError, ValueError) as error:
-            reason = error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs"
+            reason = error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs of this study"
             kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
             print(f"{reason}; {kept}what it held is computed again where it is needed", file=sys.stderr)
             if set_aside:

@@ -77,7 +77,7 @@ class HessianConfig(Settings):
     qnn_radii: tuple[float, float] = (0.3, 1.5)
     """The same for a QNN: along random directions, in radians root mean square over the angles."""
 
-    AXES = (*Settings.AXES, "source", "hidden", "depth", "slice_alphas")
+    AXES = (*Settings.AXES, "source", "hidden", "depth")
 
     def check(self):
         super().check()

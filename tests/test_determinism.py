@@ -41,11 +41,11 @@ def test_the_same_bits_on_two_cores_from_a_warm_cache(folder, cores, workers):
 
 
 def test_the_numbers_are_those_of_the_reference(folder):
-    """The same bits on its kind of machine with its versions; elsewhere close: 25 of 500 samples."""
+    """The same bits on its kind of machine with its versions, else close; levels of optimisation differ by less."""
     found, expected = faults.reference(folder / "out0"), storage.read_dataset(REFERENCE)
     assert expected.attrs["numerics"] == keys.NUMERICS, "NUMERICS was raised: make the reference anew"
     same = all(found.attrs[name] == expected.attrs[name] for name in ("processor", "versions"))
-    tolerances = {"accuracy": 0.05, "swept_accuracy": 0.05, "loss": 3e-3, "swept_loss": 3e-3, "logit": 0.05}
+    tolerances = {"accuracy": 0.05, "swept_accuracy": 0.05, "loss": 3e-4, "swept_loss": 3e-4, "logit": 0.01}
     assert set(found.data_vars) == set(expected.data_vars) == tolerances.keys() and found.sizes == expected.sizes
     for name, tolerance in tolerances.items():
         near = 0.0 if same else tolerance

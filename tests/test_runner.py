@@ -20,10 +20,9 @@ from datar import Dataset, Split
 from experiments import STUDIES
 from jobs import Job, Store, job_key
 from models import Training
-from results import Row, is_listed
+from results import Row
 from runner import Settings, compute, folder_name, one_line_errors, run_studies
 
-ROOT = Path(__file__).parents[1]
 MNIST, XXZ, HESSIAN = run_unlearn_mnist.QUICK, run_unlearn_xxz.QUICK, run_hessian.QUICK
 
 
@@ -156,34 +155,6 @@ def test_blocks_hold_the_runs_that_are_asked_for():
         shown = [more.shown(range(5 * block, 5 * block + 5)) for block in more.blocks()]
         assert list(itertools.chain(*shown)) == list(range(runs))
     assert list(replace(config, runs=20).blocks(5)) == [0]
-
-
-PUBLISHED = [(script, preset, results) for script, results in
-             ((run_unlearn_mnist, "mnist"), (run_unlearn_xxz, "xxz"), (run_hessian, "hessian"))
-             for preset in ("paper", "corrected")]  # fmt: skip
-
-
-@pytest.mark.parametrize(("script", "preset", "results"), PUBLISHED, ids=[f"{r}-{p}" for _, p, r in PUBLISHED])
-def test_in_a_clone_all_that_the_presets_plan_is_done(script, preset, results, monkeypatch):
-    """Their keys are in the committed study files, for the data that these name."""
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    config, folder = script.PRESETS[preset], ROOT / "results" / results / preset
-    files = {path.stem: storage.read_dataset(path).attrs for path in folder.glob("*.nc")}
-    provenance = json.loads(next(iter(files.values()))["data"])
-    if results != "xxz":
-        assert provenance["sha256"] == run_unlearn_mnist.STANDARD[config.encoding]
-    rows = rows_of(config, stand_in(provenance))
-    missing = [row.address for row in rows if not is_listed(row, json.loads(files[row.study]["jobs"]))]
-    assert len(rows) > 7 and not missing
-
-
-def stand_in(provenance):
-    """A data set with the shapes and the hash of another."""
-    width, kind = 2 ** provenance.get("n_sites", 10), np.complex64 if "n_sites" in provenance else np.float32
-    sizes = provenance["n_train"], provenance["n_val"]
-    splits = [Split(np.ones((n, width), kind), (np.arange(n) % 2).astype(np.int32)) for n in sizes]
-    image = None if "n_sites" in provenance else (28, 28)
-    return Dataset(*splits, "stand-in", width if image is None else 784, provenance, image)
 
 
 # ---- what a start computes, and what it says ----
