@@ -81,7 +81,9 @@ class StudyFile:
         except FileNotFoundError:
             return None
         except (storage.Damaged, KeyError, TypeError, ValueError) as error:
-            reason = error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs of this study"
+            reason = (
+                error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs of this study"
+            )
             kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
             print(f"{reason}; {kept}what it held is computed again where it is needed", file=sys.stderr)
             if set_aside:
