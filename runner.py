@@ -202,7 +202,8 @@ def _run_studies(
         print("\n".join(results.describe_plan(rows, missing, store, listings.values())))
         return None
     storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
-    writable_folder(folder)
+    for own in (writable_folder(folder), store.folder):
+        storage.sweep(own)
     datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
     unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
     for study, file in files.items():
