@@ -168,13 +168,7 @@ def one_thread() -> dict[str, str]:
     return BITS | own | {"XLA_FLAGS": given if name in given else f"{given} {XLA_FLAGS}".strip()}
 
 
-class _Here(NamedTuple):
-    """What a process that computes keeps: the data sets, by their SHA-256."""
-
-    datasets: dict[str, Dataset]
-
-
-_here = _Here({})
+_datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
 
 
 def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> None:
@@ -182,7 +176,7 @@ def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> 
     from loky import process_executor
 
     process_executor._USE_PSUTIL = False  # else it restarts a process that has compiled much, taking that for a leak
-    _here.datasets.update(datasets)
+    _datasets.update(datasets)
     for name, value in flags.items():
         jax.config.update(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
@@ -199,7 +193,7 @@ def _perform(job: Job, inputs: list[Arrays | Path]) -> tuple[Arrays, float]:
     """A job's arrays and the seconds they took, in a process that computes."""
     clock = time.perf_counter()
     read = [_read(each) if isinstance(each, Path) else each for each in inputs]
-    arrays = job.perform(_here.datasets[job.data], *read)
+    arrays = job.perform(_datasets[job.data], *read)
     return {name: np.asarray(array) for name, array in arrays.items()}, time.perf_counter() - clock
 
 
@@ -367,10 +361,13 @@ class Local:
 
 def record(job: Job, seconds: float) -> dict[str, Any]:
     """What is kept of a job beside its arrays: its key and fields, and where they come from."""
-    key = job_key(job)
-    fields = {} if key is None else keys.with_process(job_fields(job))
     cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
-    return {"key": key, "fields": fields, **cost, **storage.provenance()}
+    return {"key": job_key(job), "fields": recorded_fields(job), **cost, **storage.provenance()}
+
+
+def recorded_fields(job: Job) -> dict[str, Any]:
+    """What the job's key is a hash of; empty where it has none."""
+    return {} if job_key(job) is None else keys.with_process(job_fields(job))
 
 
 def with_needs(jobs: Iterable[Job], is_there: Callable[[Job], bool]) -> list[Job]:

@@ -17,10 +17,9 @@ import numpy as np
 import xarray as xr
 from filelock import FileLock
 
-import keys
 import storage
 from checks import require
-from jobs import Arrays, Job, Store, job_fields, job_key
+from jobs import Arrays, Job, Store, job_key, recorded_fields
 
 LOCK_SECONDS = 600  # how long to wait for another process that writes the same file
 
@@ -170,16 +169,12 @@ def describe_plan(rows: list[Row], missing: list[Job], store: Store, listings: I
         own = {row.job for row in rows if row.study == study}
         lines.append(f"{study}: {len(own)} jobs, {len(own - set(missing))} there, {len(own & set(missing))} missing")
     for group in _groups(missing):
-        seconds, words = _nearest(_flat(_fields(group[0])), known)
+        seconds, words = _nearest(_flat(recorded_fields(group[0])), known)
         times.append(seconds * len(group))
         estimate = f"about {times[-1] / 60:.1f} core-minutes" if seconds else "no time known"
         lines.append(f"  {len(group)} x {group[0].title}: {estimate}; {words}")
     unknown = f", and {times.count(0)} kinds of job of which no time is known" if 0 in times else ""
     return [*lines, f"{len(missing)} jobs to compute, about {sum(times) / 60:.1f} core-minutes{unknown}"]
-
-
-def _fields(job: Job) -> dict[str, Any]:
-    return keys.with_process(job_fields(job)) if job_key(job) else {}
 
 
 def _nearest(here: frozenset, known: list[tuple[frozenset, float]]) -> tuple[float, str]:

@@ -207,9 +207,9 @@ def _run_studies(
     datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
     unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
     for study, file in files.items():
-        own = [(row, *(unstored.get(row.job) or store.load(row.job))) for row in new if row.study == study]
-        if own:
-            file.add(own, said(config))
+        own = [row for row in new if row.study == study]
+        if own:  # read one after the other: all arrays of a study may fill gigabytes
+            file.add(((row, *(unstored.get(row.job) or store.load(row.job))) for row in own), said(config))
     return folder
 
 
