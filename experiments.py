@@ -85,6 +85,7 @@ class Fit(Runs):
         teachers = self._teachers(*inputs) if inputs else None
         keys = jnp.stack([random_key(self.seed, *self._purpose(), run) for run in self.runs])
         values = _run_block(self.model, self.method, block, teachers, keys, self.side_by_side, self.record)
+        values["diverged"] = np.asarray(values["diverged"]) | _has_no_loss(np.asarray(values["loss"]))
         params = values.pop("params")
         values["size"] = sum(leaf.size for leaf in jax.tree.leaves(params)) // self.size
         if self.record == "end":
@@ -155,6 +156,12 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     block = Block(*parts, inputs, np.asarray(prepare(val.x)), measured, labels, member, columns)
     masks = {"mask": np.stack([draw.mask for draw in draws]), "known": known}
     return masks, jax.tree.map(jnp.asarray, block)
+
+
+def _has_no_loss(loss: np.ndarray) -> np.ndarray:
+    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or infinite."""
+    last = loss.reshape(len(loss), -1, len(SPLITS))[:, -1]
+    return ~np.isfinite(last[:, [SPLITS.index("validation"), SPLITS.index("train")]]).all(axis=1)
 
 
 def _words(poison: Poison, known: np.ndarray) -> str:

@@ -21,7 +21,7 @@ import circuits
 from checks import require, require_whole
 from datar import Split
 from metrics import cross_entropy
-from models import MLP, QNN, Model, Params
+from models import MLP, QNN, Model, Params, prepared
 
 COLUMNS = 16  # Hessian columns, or points of a slice, that are computed at once
 SAMPLES = 25  # samples whose gradients or states are held at once
@@ -30,6 +30,7 @@ SAMPLES = 25  # samples whose gradients or states are held at once
 def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
     """params -> mean binary cross-entropy of the model's logits on the split."""
     require(len(split.y) > 0, "split", "no samples", "at least one")
+    split = prepared(model, split, "split")
     return lambda params: cross_entropy(model.logits(params, split.x), split.y)
 
 

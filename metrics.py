@@ -34,6 +34,10 @@ def _checked_dtype(logits: jax.Array, labels: jax.Array) -> jnp.dtype:
     """The floating type of the logits. (n, 1) logits against (n,) labels would broadcast to a wrong number."""
     if jnp.ndim(labels) and jnp.shape(logits) != jnp.shape(labels):
         raise ValueError(f"labels: got shape {jnp.shape(labels)}, allowed: that of the logits, {jnp.shape(logits)}")
+    if not isinstance(labels, jax.core.Tracer):
+        found = np.asarray(labels)
+        if not ((found >= 0) & (found <= 1)).all():
+            raise ValueError(f"labels: got {found[~((found >= 0) & (found <= 1))][0]}, allowed: 0 and 1, or between")
     return jnp.result_type(logits, 1.0)
 
 

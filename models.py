@@ -19,7 +19,7 @@ import optax
 
 import circuits
 from checks import Checked, require, require_whole
-from datar import Split
+from datar import Split, require_split
 from metrics import cross_entropy
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class MLP:
     def prepare(self, x: jax.Array) -> jax.Array:
         """(n, d) real, or (n, 2 d) from complex x."""
         x = _as_inputs(x)
+        require(x.ndim == 2, "x", f"shape {x.shape}", f"(n, {self.n_features}); flatten images to rows")
         return jnp.concatenate([x.real, x.imag], axis=1) if jnp.iscomplexobj(x) else x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
@@ -182,15 +183,31 @@ class QNN:
         Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128 x 128.
         """
         x = _as_inputs(x)
-        if x.ndim == 3:
-            return x
-        require(x.shape[-1] == 2**self.n_qubits, "x", f"samples of length {x.shape[-1]}", f"{2**self.n_qubits}")
-        has_cone = self.ansatz is None and self.entangler == "rzz"
-        if has_cone and circuits.reduced_dimension(self.n_qubits, self.depth) ** 2 <= 4 * 2**self.n_qubits:
+        self._check(x)
+        if x.ndim == 2 and self._is_reduced:
             return circuits.reduce_states(x, self.depth)
         return x
 
+    @property
+    def _is_reduced(self) -> bool:
+        """Whether `prepare` makes density matrices."""
+        has_cone = self.ansatz is None and self.entangler == "rzz"
+        return has_cone and circuits.reduced_dimension(self.n_qubits, self.depth) ** 2 <= 4 * 2**self.n_qubits
+
+    def _check(self, x: jax.Array) -> None:
+        """Refuse what are no states of these qubits: images of any shape, samples of another length."""
+        size = 2**self.n_qubits
+        allowed = f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; datar.pad fills up with zeros)"
+        if x.ndim == 3 and self._is_reduced:
+            dimension = circuits.reduced_dimension(self.n_qubits, self.depth)
+            fits = x.shape[1:] == (dimension, dimension) and (isinstance(x, jax.core.Tracer) or circuits.are_packed(x))
+        else:
+            fits = x.ndim == 2 and x.shape[1] == size
+        require(fits, "x", f"shape {x.shape}", allowed)
+
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        x = _as_inputs(x)
+        self._check(x)
         if self.ansatz is not None:
             return self.scale * jax.vmap(partial(self._plain_expectation, params))(x)
         return self.scale * circuits.expectation(params, x, rotations=self.rotations, entangler=self.entangler)
@@ -251,6 +268,7 @@ class QuadraticForm:
         return _as_inputs(x)
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        x = self.prepare(x)
         basis = jax.lax.complex(*params["basis"]) if self.is_complex else params["basis"][0]
         root = _inverse_root(basis @ basis.conj().T)  # root @ basis has orthonormal rows
         overlaps = (x @ basis.T) @ root.T  # (n, rank); (rank, n) would take three times as long
@@ -332,9 +350,7 @@ def train(
     first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
     """
     check_training(epochs, batch_size, learning_rate)
-    samples, labels = jnp.shape(split.x)[:1], jnp.shape(split.y)
-    require(samples == labels, "split", f"{samples} samples and {labels} labels", "as many labels as samples")
-    return _train(model, split, epochs, batch_size, learning_rate, key)
+    return _train(model, prepared(model, split, "split"), epochs, batch_size, learning_rate, key)
 
 
 @partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
@@ -349,6 +365,16 @@ def _train(model: Model, split: Split, epochs: int, batch_size: int, learning_ra
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, key=fit_key,
     )  # fmt: skip
     return params
+
+
+def prepared(model: Model, split: Split, argument: str) -> Split:
+    """The split as the model reads it, once it has been checked; of one that is being traced, the shapes."""
+    if any(isinstance(each, jax.core.Tracer) for each in split):
+        x, y = jnp.shape(split.x), jnp.shape(split.y)
+        require(x[:1] == y, argument, f"x {x} and y {y}", "as many labels as samples")
+        return split
+    split = require_split(split, argument)
+    return Split(model.prepare(split.x), jnp.asarray(split.y))
 
 
 def check_training(epochs: int, batch_size: int, learning_rate: float) -> None:

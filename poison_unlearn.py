@@ -15,7 +15,7 @@ import numpy as np
 from checks import require, require_whole
 from datar import Dataset, Split, require_split
 from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
-from models import Model, Params, Training, fit
+from models import Model, Params, Training, fit, prepared
 
 # ---- poison ----
 
@@ -69,7 +69,7 @@ class Poison:
         if self.known_percent == 100:
             return poisoned
         generator = _generator(key).spawn(1)[0]  # another stream than that of the draw, the same for all shares
-        rows = np.flatnonzero(poisoned.mask)
+        rows = np.flatnonzero(poisoned.known)
         chosen = np.sort(generator.permutation(len(rows))[: round(len(rows) * self.known_percent / 100)])
         known = np.zeros_like(poisoned.mask)
         known[rows[chosen]] = True
@@ -101,6 +101,7 @@ def randomize_features(split: Split, fraction: float, *, key: Key, n_features: i
     Published: datar.py, `data_poison(..., ordered=False)`.
     """
     split, generator = require_split(split), _generator(key)
+    require(split.x.ndim == 2, "split.x", f"shape {split.x.shape}", "(n, d); flatten images to rows")
     rows = _draw_balanced(split, fraction, generator, round_up=True)
     length = split.x.shape[1] if n_features is None else n_features
     require_whole("n_features", length)
@@ -141,10 +142,20 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return relabel_randomly(dataset.train, fraction, key=key)
 
 
+def poison_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """The poison that the data set came with (`poison_mask` of an .npz); its share is what it is."""
+    _check_fraction(fraction)
+    require(dataset.given is not None, "poison", "given", f"data with a poison_mask ({dataset.name} has none)")
+    mask, known, clean = dataset.given
+    forget = [Split(part.x[known], part.y[known]) for part in (clean, dataset.train)]
+    return Poisoned(dataset.train, mask, known, *forget)
+
+
 POISONS: dict[str, Callable[..., Poisoned]] = {
     "labels": poison_labels,
     "features": poison_features,
     "confusion": confuse_labels,
+    "given": poison_given,
 }
 
 
@@ -164,7 +175,8 @@ def _draw_balanced(split: Split, fraction: float, generator: np.random.Generator
 
 
 def _check_fraction(fraction: float) -> None:
-    require(0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1")
+    number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
+    require(number and 0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)")
 
 
 def _count(fraction: float, n: int) -> int:
@@ -456,14 +468,14 @@ def unlearn(
     retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean: the same samples
     before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
     """
-    forget_clean = forget if forget_clean is None else forget_clean
-    require(jnp.shape(forget_clean.y) == jnp.shape(forget.y), "forget_clean", f"{len(forget_clean.y)} samples",
+    given = {"retain": retain, "forget": forget, "forget_clean": forget if forget_clean is None else forget_clean}
+    retain, forget, forget_clean = (prepared(model, split, name) for name, split in given.items())
+    require(len(forget_clean.y) == len(forget.y), "forget_clean", f"{len(forget_clean.y)} samples",
             f"the {len(forget.y)} of forget")  # fmt: skip
     require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
-    for name, split in (("retain", retain), ("forget", forget), ("forget_clean", forget_clean)):
-        x, y = jnp.shape(split.x), jnp.shape(split.y)
-        matching = x[:1] == y and x[1:] == jnp.shape(retain.x)[1:]
-        require(matching, name, f"x {x} and y {y}", "as many labels as samples, and samples of one length")
+    for name, split in (("forget", forget), ("forget_clean", forget_clean)):
+        own, others = jnp.shape(split.x)[1:], jnp.shape(retain.x)[1:]
+        require(own == others, name, f"samples of shape {own}", f"{others}, that of the retained ones")
     fresh_key, method_key = jax.random.split(key)
     retain, forget, forget_clean = jax.tree.map(jnp.asarray, (retain, forget, forget_clean))
     return method(Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)), method_key, measure)
