@@ -1,8 +1,8 @@
 """Jobs: what is to be computed, as a value; the store of their results; and the processes that compute them.
 
-A job is a frozen dataclass that carries all that its numbers depend on. Its key is a hash of that, so a result is found
-by what it is, and never compared afterwards. Jobs are computed in processes of one thread each, because XLA's results
-depend on the size of its thread pool; the process that asks for them starts no backend.
+A job carries all that its numbers depend on. Its key is a hash of that, so a result is found by what it is, and never
+compared afterwards. Jobs are computed in processes of one thread each, because XLA's results depend on the size of its
+thread pool; the process that asks for them starts no backend.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ import sys
 import threading
 import time
 import zlib
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
 
 import keys
 import storage
@@ -37,12 +40,9 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something to compute from a data set and from what other jobs gave; subclasses add fields and `perform`.
+    """Something to compute from a data set and from what other jobs gave; subclasses add fields and `perform`."""
 
-    data: the SHA-256 of the data set it reads.
-    """
-
-    data: str
+    data: str  # the SHA-256 of the data set it reads
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -93,36 +93,40 @@ def job_fields(job: Job) -> dict[str, Any]:
 
 def job_key(job: Job) -> str | None:
     """64 hex digits that name the job's result; None where something in it has no source."""
-    try:
+    with suppress(keys.NoSource):
         return keys.key_of(job_fields(job))
-    except keys.NoSource:
-        return None
+    return None
 
 
 def random_key(seed: int, *purpose: str | int) -> jax.Array:
-    """The key of one random choice, from what it is for: no draw depends on which others were made.
-
-    Python's own `hash` is salted anew in each process, so the purpose is folded in as a CRC-32.
-    """
+    """The key of one random choice, from what it is for (its CRC-32: `hash` is salted): no draw depends on others."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
 
 
 # ---- the store ----
 
 
+@dataclass(frozen=True)
 class Store:
     """The results of jobs, a file each, named by their keys. A damaged one is named, and computed again."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    folder: Path
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
     def has(self, job: Job) -> bool:
         """Whether the job's result is there, whole."""
-        key = job_key(job)
-        return key is not None and self.path(key).is_file() and self._intact(key) is not None
+        if (key := job_key(job)) is None or not self.path(key).is_file():
+            return False
+        try:
+            theirs = storage.read_tensors(self.path(key))[1].get("key")
+            if theirs != key:
+                raise storage.Damaged(f"results: {self.path(key)} holds {theirs}, not what its name says")
+        except storage.Damaged as error:
+            print(f"{error}; it is computed again where it is needed", file=sys.stderr)
+            return False
+        return True
 
     def load(self, job: Job) -> tuple[Arrays, dict[str, Any]]:
         return storage.read_tensors(self.path(job_key(job)))
@@ -132,49 +136,33 @@ class Store:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The record of every result, by key, as it stands in the file's head."""
-        found = {path.stem: storage.read_record(path) for path in sorted(self.folder.glob("*.safetensors"))}
-        return {key: record for key, record in found.items() if record}
-
-    def _intact(self, key: str) -> dict[str, Any] | None:
-        try:
-            record = storage.read_tensors(self.path(key))[1]
-            if record.get("key") == key:
-                return record
-            raise storage.Damaged(f"results: {self.path(key)} holds {record.get('key')}, not what its name says")
-        except storage.Damaged as error:
-            print(f"{error}; it is computed again where it is needed", file=sys.stderr)
-            return None
+        paths = sorted(self.folder.glob("*.safetensors"))
+        return {path.stem: record for path in paths if (record := storage.read_record(path))}
 
 
 # ---- the processes ----
 
-BITS = {"PJRT_NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # one thread, whatever the machine
+BITS = {"PJRT_NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # read when JAX's backend starts
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="  # jaxlib 0.10.2 crashes now and then with YNNPACK's products
+
+_datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
+_read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
 
 
 def one_thread() -> dict[str, str]:
-    """Environment variables under which a process computes the project's bits, set before JAX's backend starts.
-
-    A pool of one thread; compiled programs are kept in the user's cache folder unless the user names another.
-    """
+    """The environment of a process of one thread; it keeps compiled programs, in a folder that the user may name."""
     given = os.environ.get("XLA_FLAGS", "")
-    name = XLA_FLAGS.partition("=")[0]
+    flags = given if XLA_FLAGS.partition("=")[0] in given else f"{given} {XLA_FLAGS}".strip()
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    own = {variable: os.environ.get(variable, value) for variable, value in cache.items()}
-    return BITS | own | {"XLA_FLAGS": given if name in given else f"{given} {XLA_FLAGS}".strip()}
-
-
-_datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
+    return BITS | {name: os.environ.get(name, value) for name, value in cache.items()} | {"XLA_FLAGS": flags}
 
 
 def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> None:
     """The first thing that a process does: keep the data, take over JAX's settings, and end when its parent does."""
-    from loky import process_executor
-
     process_executor._USE_PSUTIL = False  # else it restarts a process that has compiled much, taking that for a leak
     _datasets.update(datasets)
     for name, value in flags.items():
@@ -192,47 +180,19 @@ def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> 
 def _perform(job: Job, inputs: list[Arrays | Path]) -> tuple[Arrays, float]:
     """A job's arrays and the seconds they took, in a process that computes."""
     clock = time.perf_counter()
-    read = [_read(each) if isinstance(each, Path) else each for each in inputs]
+    read = [_read(each)[0] if isinstance(each, Path) else each for each in inputs]
     arrays = job.perform(_datasets[job.data], *read)
     return {name: np.asarray(array) for name, array in arrays.items()}, time.perf_counter() - clock
 
 
-@lru_cache(maxsize=8)
-def _read(path: Path) -> Arrays:
-    return storage.read_tensors(path)[0]
-
-
 class Worker:
-    """A process of one thread, started anew after its death, and the jobs that it was handed."""
+    """A process of one thread, and the jobs that it was handed: it computes the first of them."""
 
     def __init__(self, datasets: dict[str, Dataset]):
-        self.datasets = datasets
+        own = (datasets, keys.jax_settings(), os.getpid())
+        self.pool = ProcessPoolExecutor(1, env=one_thread(), initializer=_begin, initargs=own, timeout=3600)
         self.handed: dict[Future, Job] = {}
         self.kinds: set[tuple] = set()
-        self._start()
-
-    def _start(self) -> None:
-        from loky import ProcessPoolExecutor
-
-        self.pool = ProcessPoolExecutor(
-            1,
-            env=one_thread(),
-            initializer=_begin,
-            initargs=(self.datasets, keys.jax_settings(), os.getpid()),
-            timeout=3600,
-        )
-
-    def hand(self, job: Job, inputs: list[Arrays | Path]) -> None:
-        self.handed[self.pool.submit(_perform, job, inputs)] = job
-
-    def revive(self) -> list[Job]:
-        """Start the process anew; returns the jobs it had, the one that it was computing first."""
-        jobs = list(self.handed.values())
-        self.end()
-        self.handed.clear()
-        self.kinds.clear()
-        self._start()
-        return jobs
 
     def end(self) -> None:
         self.pool.shutdown(wait=False, kill_workers=True)
@@ -251,108 +211,87 @@ class Deadly(Exception):
 
 
 class Local:
-    """This machine's processes: they are handed jobs, each once those that it needs are done.
-
-    What a job needs is among the jobs, or in the store.
-    """
+    """This machine's processes: they are handed jobs, each once those that it needs are done, or are in the store."""
 
     def __init__(self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int):
-        self.store = store
+        self.datasets, self.store = datasets, store
         asked = set(jobs)
-        self.waits_for = {job: {need for need in job.needs if need in asked} for job in asked}
-        self.children: dict[Job, list[Job]] = {}
-        self.ready: dict[tuple, deque[Job]] = {}
+        self.waiting = TopologicalSorter({job: [need for need in job.needs if need in asked] for job in jobs})
+        self.waiting.prepare()
+        self.ready: defaultdict[tuple, deque[Job]] = defaultdict(deque)  # by kind
         self.kept: dict[Job, Arrays] = {}  # of jobs without a key: no file has them
         self.deaths: Counter[Job] = Counter()
-        for job in dict.fromkeys(jobs):
-            for need in self.waits_for[job]:
-                self.children.setdefault(need, []).append(job)
-            if not self.waits_for[job]:
-                self._queue(job)
         self.workers = [Worker(datasets) for _ in range(min(workers, len(asked)))]
 
-    def _queue(self, job: Job) -> None:
-        self.ready.setdefault(job.kind, deque()).append(job)
-
     def compute(self) -> Iterator[Finished]:
-        """The jobs' results as they come.
-
-        Raises what a job raised, at once; Deadly at the end, where a job's process died ATTEMPTS times.
-        """
+        """The jobs' results as they come; raises what a job raised, at once, and Deadly when all others are done."""
         while True:
+            for job in self.waiting.get_ready():
+                self.ready[job.kind].append(job)
             for worker in sorted(self.workers, key=lambda worker: len(worker.handed)):
                 self._hand_out(worker)
-            futures = [future for worker in self.workers for future in worker.handed]
-            if not futures:  # what is left needs a deadly job
+            computing = [next(iter(worker.handed)) for worker in self.workers if worker.handed]
+            if not computing:  # what is left needs a deadly job
                 break
-            wait(futures, return_when=FIRST_COMPLETED)
+            wait(computing, return_when=FIRST_COMPLETED)
             for worker in self.workers:
                 for done in self._collect(worker):
                     yield done
-                    self._release(done.job)
-        deadly = [job.title for job, deaths in self.deaths.items() if deaths >= ATTEMPTS]
+                    self.waiting.done(done.job)
+        deadly = ", ".join(job.title for job, deaths in self.deaths.items() if deaths >= ATTEMPTS)
         if deadly:
-            names = ", ".join(deadly)
-            raise Deadly(f"a process died {ATTEMPTS} times (out of memory?) at {names}; all others are done")
+            raise Deadly(f"a process died {ATTEMPTS} times (out of memory?) at {deadly}; all others are done")
 
     def _hand_out(self, worker: Worker) -> None:
-        while len(worker.handed) < AHEAD:
-            kind = self._choose(worker)
-            if kind is None:
-                return
+        while len(worker.handed) < AHEAD and (kind := self._choose(worker)) is not None:
             job = self.ready[kind].popleft()
             worker.kinds.add(kind)
             inputs = [self.kept[need] if need in self.kept else self.store.path(job_key(need)) for need in job.needs]
-            worker.hand(job, inputs)
+            try:
+                future = worker.pool.submit(_perform, job, inputs)
+            except BrokenProcessPool as error:  # it died after it was handed the last one
+                future = Future()
+                future.set_exception(error)
+            worker.handed[future] = job
 
     def _choose(self, worker: Worker) -> tuple | None:
         """A kind of which jobs are ready: one that this process has compiled, else one that none has, else the most."""
         ready = {kind: jobs for kind, jobs in self.ready.items() if jobs}
         if worker.handed and sum(map(len, ready.values())) <= len(self.workers):
             return None  # the last jobs go to those that are free
-        own = [kind for kind in ready if kind in worker.kinds]
-        others = {kind for other in self.workers for kind in other.kinds}
-        new = [kind for kind in ready if kind not in others]
-        if own or new:
-            return (own or new)[0]
-        return None if worker.handed else max(ready, key=lambda kind: len(ready[kind]), default=None)
+        taken = {kind for other in self.workers for kind in other.kinds}
+        best = [kind for kind in ready if kind in worker.kinds] + [kind for kind in ready if kind not in taken]
+        if best or worker.handed:
+            return best[0] if best else None
+        return max(ready, key=lambda kind: len(ready[kind]), default=None)
 
     def _collect(self, worker: Worker) -> Iterator[Finished]:
-        from loky.process_executor import BrokenProcessPool
-
-        for future in [future for future in worker.handed if future.done()]:
-            if isinstance(future.exception(), BrokenProcessPool):
+        """What the process has done, in the order in which it was handed out; raises what a job raised."""
+        while worker.handed and (first := next(iter(worker.handed))).done():
+            if isinstance(first.exception(), BrokenProcessPool):
                 self._bury(worker)
                 return
-            job = worker.handed.pop(future)
-            yield self._finished(job, future)
-
-    def _finished(self, job: Job, future: Future) -> Finished:
-        arrays, seconds = future.result()
-        if job_key(job) is None:
-            self.kept[job] = arrays
-        return Finished(job, arrays, record(job, seconds))
-
-    def _release(self, done: Job) -> None:
-        """Queue the jobs that waited for this one alone."""
-        for job in self.children.get(done, ()):
-            self.waits_for[job].discard(done)
-            if not self.waits_for[job]:
-                self._queue(job)
+            job = worker.handed.pop(first)
+            arrays, seconds = first.result()
+            if job_key(job) is None:
+                self.kept[job] = arrays
+            yield Finished(job, arrays, record(job, seconds))
 
     def _bury(self, worker: Worker) -> None:
         """Hand the jobs of a process that died to others; the one that it was computing at most ATTEMPTS times."""
-        first, *others = worker.revive()
-        self.deaths[first] += 1
-        for job in [*others, *([first] if self.deaths[first] < ATTEMPTS else [])]:
-            self.ready[job.kind].appendleft(job)
+        worker.end()
+        self.workers[self.workers.index(worker)] = Worker(self.datasets)
+        jobs = list(worker.handed.values())
+        self.deaths[jobs[0]] += 1
+        for job in reversed(jobs):
+            if self.deaths[job] < ATTEMPTS:
+                self.ready[job.kind].appendleft(job)
 
     def leftovers(self) -> Iterator[Finished]:
         """What is done and was not taken yet, when the work is given up."""
         for worker in self.workers:
-            for future, job in worker.handed.items():
-                if future.done() and not future.exception():
-                    yield self._finished(job, future)
+            with suppress(Exception):
+                yield from self._collect(worker)
 
     def end(self) -> None:
         for worker in self.workers:
@@ -372,18 +311,15 @@ def recorded_fields(job: Job) -> dict[str, Any]:
 
 def with_needs(jobs: Iterable[Job], is_there: Callable[[Job], bool]) -> list[Job]:
     """Those of the jobs, and of all that they need, that are not there; each once, behind what it needs."""
-    asked: dict[Job, bool] = {}  # whether it is missing
-    found: list[Job] = []
+    is_there = cache(is_there)
+    found: dict[Job, None] = {}
 
     def add(job: Job) -> None:
-        if job in asked:
-            return
-        asked[job] = not is_there(job)
-        if asked[job]:
+        if job not in found and not is_there(job):
             for need in job.needs:
                 add(need)
-            found.append(job)
+            found[job] = None
 
     for job in jobs:
         add(job)
-    return found
+    return list(found)

@@ -1,8 +1,7 @@
 """The names of results: a hash over all that they depend on, the code of methods, models and poisons included.
 
-The syntax trees of the project's own classes and functions are committed below, as hashes; code with another tree,
-edited here or a user's own, adds its hash to every key it is part of. So whoever changes a loss never gets old numbers,
-and whoever reformats one recomputes nothing.
+Code whose syntax tree is not committed below, edited here or a user's own, adds the tree's hash to every key it is part
+of: whoever changes a loss never gets old numbers, and whoever reformats one recomputes nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import linecache
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -54,11 +53,10 @@ def with_process(fields: dict[str, Any]) -> dict[str, Any]:
 
 def settings() -> dict[str, Any]:
     """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's, the backend."""
-    own = jax_settings()
     flags = " ".join(sorted(set(os.environ.get("XLA_FLAGS", "").split())))
     platform = jax.config.jax_platforms or ("cuda" if importlib.util.find_spec("jax_cuda12_plugin") else "cpu")
-    own |= {"XLA_FLAGS": flags, "backend": platform}
-    defaults = {**SETTINGS, "XLA_FLAGS": "", "backend": "cpu"}
+    own = jax_settings() | {"XLA_FLAGS": flags, "backend": platform}
+    defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu"}
     return {name: value for name, value in own.items() if value != defaults[name]}
 
 
@@ -68,16 +66,11 @@ def jax_settings() -> dict[str, Any]:
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON that is the same in every process; NoSource where it holds code without one.
-
-    Dataclasses leave out the fields that are at their default, so that a new field changes no old key.
-    """
-    if value is None or isinstance(value, (bool, str)):
+    """A value as JSON that is the same in every process; NoSource where it holds code without one."""
+    if isinstance(value, (np.integer, np.floating)):
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value)
     if isinstance(value, (tuple, list)):
         return [describe(each) for each in value]
     if isinstance(value, Mapping):
@@ -88,20 +81,17 @@ def describe(value: Any) -> Any:
     if isinstance(value, partial):
         return {"partial": [describe(value.func), describe(value.args), describe(value.keywords)]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _named(type(value)) | {each.name: describe(getattr(value, each.name)) for each in _changed(value)}
+        own = [(each, getattr(value, each.name)) for each in dataclasses.fields(value)]
+        return _named(type(value)) | {each.name: describe(held) for each, held in own if not _is_default(each, held)}
     if callable(value) and hasattr(value, "__name__"):
         return _named(value)
     raise NoSource(repr(value))
 
 
-def _changed(value: Any) -> Iterator[dataclasses.Field]:
-    """The fields of a dataclass that are not at their default."""
-    for each in dataclasses.fields(value):
-        has_factory = each.default_factory is not dataclasses.MISSING
-        default = each.default_factory() if has_factory else each.default
-        own = getattr(value, each.name)
-        if type(own) is not type(default) or (own is not default and own != default):
-            yield each
+def _is_default(field: dataclasses.Field, value: Any) -> bool:
+    """Such fields are left out, so that a new one changes no old key."""
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return type(value) is type(default) and (value is default or value == default)
 
 
 def _named(code: type | Callable) -> dict[str, Any]:
@@ -110,83 +100,57 @@ def _named(code: type | Callable) -> dict[str, Any]:
     return {"is": code.__name__} | ({"source": foreign} if foreign else {})
 
 
-# ---- syntax trees ----
+_LIBRARY = sys.stdlib_module_names - {"builtins"}  # where classes stand that were made without a module
+_WORDS = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
+_WRITTEN = {f"__{word}__" for word in _WORDS}  # by the dataclass decorator
 
 
 def source_hashes(code: type | Callable) -> tuple[str, ...]:
-    """Digests over the syntax trees of a class and its bases, or of a function and what it closes over.
-
-    Docstrings, comments and layout do not count. NoSource where there is none.
-    """
+    """Digests of the syntax trees of a class and its bases, or of a function and what it closes over; else NoSource."""
     if isinstance(code, type):
-        return _hashes_of_bases(code, tuple(value for cls in code.__mro__ for value in _functions(cls)))
+        classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in _LIBRARY]
+        return tuple(digest for cls in classes if cls is not object for digest in _class_hashes(cls))
     function = inspect.unwrap(code)
     if not hasattr(function, "__code__"):
         return (f"{getattr(function, '__module__', None)}.{function.__name__}",)  # compiled, of some library
     cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
     closed = [hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]] if cells else []
-    return (_function_hash(function), *closed)
-
-
-@lru_cache(maxsize=1024)
-def _function_hash(function: Callable) -> str:
-    return _digest(_find(function.__code__, (ast.FunctionDef, ast.Lambda)))
-
-
-@lru_cache(maxsize=1024)
-def _hashes_of_bases(code: type, functions: tuple[Callable, ...]) -> tuple[str, ...]:
-    """Kept for a class as it is: one that gets another function counts as another."""
-    library = {*sys.stdlib_module_names} - {"builtins"}  # where classes stand that were made without a module
-    classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in library and cls is not object]
-    return tuple(digest for cls in classes for digest in _class_hashes(cls))
-
-
-def _functions(cls: type) -> list[Callable]:
-    """The functions of a class, without those that the dataclass decorator writes."""
-    own = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
-    return [each for each in own if (each.__code__.co_filename, each.__name__) not in _WRITTEN]
+    return (_function_hash(function, (ast.FunctionDef, ast.Lambda), function.__code__.co_name), *closed)
 
 
 def _class_hashes(cls: type) -> list[str]:
     """Of the class as it is written, and of functions that were put into it later."""
-    functions = _functions(cls)
-    written = [each for each in functions if each.__qualname__ == f"{cls.__qualname__}.{each.__name__}"]
-    later = [each for each in functions if each not in written]
-    node = _find(written[0].__code__, ast.ClassDef, name=cls.__name__) if written else _parsed_class(cls)
-    return [_digest(node), *(digest for each in later for digest in source_hashes(each))]
+    own = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
+    own = [each for each in own if each.__code__.co_filename != "<string>" or each.__name__ not in _WRITTEN]
+    written = [each for each in own if each.__qualname__ == f"{cls.__qualname__}.{each.__name__}"]
+    body = _function_hash(written[0], ast.ClassDef, cls.__name__) if written else _class_hash(cls)
+    return [body, *(digest for each in own if each not in written for digest in source_hashes(each))]
 
 
-_WRITTEN = {
-    ("<string>", f"__{word}__")
-    for word in ["init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace"]
-}
-
-
-def _parsed_class(cls: type) -> ast.AST:
-    try:
-        return ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls))).body[0]
-    except (OSError, TypeError, SyntaxError) as error:
-        raise NoSource(cls.__name__) from error
-
-
-def _find(code, kinds: type | tuple[type, ...], *, name: str | None = None) -> ast.AST:
-    """The innermost node of these kinds that holds the first line of a code object."""
-    tree = _parsed("".join(linecache.getlines(code.co_filename)))
-    names = {name or code.co_name}
+@lru_cache(maxsize=1024)
+def _function_hash(function: Callable, kinds: type | tuple[type, ...], name: str) -> str:
+    """Of the innermost node of these kinds and this name that holds the function's first line, or its decorator's."""
+    line = function.__code__.co_firstlineno
     holding = [
         node
-        for node in ast.walk(tree)
+        for node in ast.walk(_parsed("".join(linecache.getlines(function.__code__.co_filename))))
         if isinstance(node, kinds)
-        and getattr(node, "name", "<lambda>") in names
-        and _first_line(node) <= code.co_firstlineno <= node.end_lineno
+        and getattr(node, "name", "<lambda>") == name
+        and min(each.lineno for each in (node, *getattr(node, "decorator_list", ()))) <= line <= node.end_lineno
     ]
     if not holding:
-        raise NoSource(code.co_name)
-    return max(holding, key=lambda node: node.lineno)
+        raise NoSource(name)
+    return _digest(max(holding, key=lambda node: node.lineno))
 
 
-def _first_line(node: ast.AST) -> int:
-    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", []))])
+@lru_cache(maxsize=1024)
+def _class_hash(cls: type) -> str:
+    """Of a class without functions."""
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError) as error:
+        raise NoSource(cls.__name__) from error
+    return _digest(_parsed(inspect.cleandoc("\n" + source)).body[0])
 
 
 @lru_cache(maxsize=64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import os
 import re
@@ -12,46 +11,33 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import tyro
+from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
-import results
 import storage
 from checks import BadInput, Checked, refusing, require
 from datar import Dataset
-from jobs import Deadly, Finished, Job, Local, Store, job_key, with_needs
-from results import Row, StudyFile
-
-# ---- flags and errors ----
+from jobs import Deadly, Finished, Job, Local, Store, with_needs
+from results import Row, StudyFile, describe_plan, is_listed
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with input, results folder or disk into one line on stderr and exit code 2."""
+    """Turn what is wrong with input, results folder, disk or memory into one line on stderr and exit code 2."""
     try:
         yield
-    except (BadInput, storage.Refused, OSError, Deadly) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        _leave(2)
-    except MemoryError as error:
-        print(f"error: out of memory ({' '.join(str(error).split())[:300]})", file=sys.stderr)
-        _leave(2)
-    except RuntimeError as error:
-        if type(error).__name__ not in ("JaxRuntimeError", "XlaRuntimeError"):
-            raise
-        print(f"error: the computation failed ({' '.join(str(error).split())[:300]})", file=sys.stderr)
-        _leave(2)
-
-
-def _leave(code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    raise SystemExit(code)
+    except (BadInput, storage.Damaged, OSError, Deadly, MemoryError, JaxRuntimeError) as error:
+        message = " ".join(str(error).split())
+        for kind, words in ((MemoryError, "out of memory"), (JaxRuntimeError, "the computation failed")):
+            message = f"{words} ({message[:300]})" if isinstance(error, kind) else message
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager
@@ -66,7 +52,7 @@ def stoppable() -> Iterator[None]:
         yield
     except KeyboardInterrupt as stopped:
         print(f"stopped by {signal.Signals(stopped.args[0]).name}", file=sys.stderr)
-        _leave(128 + stopped.args[0])
+        sys.exit(128 + stopped.args[0])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -145,8 +131,7 @@ def parse_command_line(presets: dict[str, Settings], description: str) -> Settin
     """The configuration from the command line: the flags, over the defaults of the preset that is named."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="paper")
-    name = chooser.parse_known_args()[0].preset
-    default = presets.get(name, presets["paper"])  # an unknown name is refused by tyro, with the choices
+    default = presets.get(chooser.parse_known_args()[0].preset, presets["paper"])  # tyro refuses unknown names
     before = refusing.set(one_line_errors)
     try:
         return tyro.cli(type(default), default=default, description=description)
@@ -154,24 +139,40 @@ def parse_command_line(presets: dict[str, Settings], description: str) -> Settin
         refusing.reset(before)
 
 
-# ---- from a configuration to study files ----
-
-Study = Callable[[Any, Dataset], Iterator[Row]]
-
-
 def run_studies(
-    config: Settings, dataset: Dataset, studies: dict[str, Study], *, under: str | None = None, standard: str = "",
-    others: tuple[Dataset, ...] = (),
+    config: Settings, dataset: Dataset, studies: dict[str, Callable[[Any, Dataset], Iterator[Row]]], *,
+    under: str | None = None, standard: str = "", others: tuple[Dataset, ...] = (),
 ) -> Path | None:  # fmt: skip
     """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/FOLDER.
 
-    studies: what each stage computes. under: the folder between, in place of the data set's name. standard: word on the
-    data that joins the folder's name, empty for the preset's own. others: further data sets that jobs read. With
-    --plan it prints what is missing and returns None. Raises BadInput where the folder holds results of other data.
+    studies: what each stage computes. under: what stands for DATASET. standard: word on the data that joins FOLDER, ""
+    for the preset's own. others: further data sets that jobs read. With --plan it prints what is missing and returns
+    None. Raises BadInput where the folder holds results of other data.
     """
     folder = config.out / (under or dataset.name) / folder_name(config, standard)
+    store = Store(config.out / "jobs")
     with _optimization(config.optimization_level):
-        return _run_studies(config, dataset, studies, folder, others)
+        rows = [row for stage in config.stages for row in studies[stage](config, dataset)]
+        require(len(rows) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
+        rows = list({(row.study, row.address): row for row in rows}.values())
+        files = {row.study: StudyFile(folder / f"{row.study}.nc", dataset.provenance) for row in rows}
+        listings = {study: file.listing() for study, file in files.items()}
+        new = [row for row in rows if not is_listed(row, listings[row.study])]
+        missing = with_needs([row.job for row in new], store.has)
+        if config.plan:
+            print("\n".join(describe_plan(rows, missing, store, listings.values())))
+            return None
+        storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
+        for own in (writable_folder(folder), store.folder):
+            storage.sweep(own)
+        datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
+        unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
+        words = asdict(config) | {"data": config.data.name if config.data else None}  # no machine's path
+        words = {name: value for name, value in words.items() if name not in ("out", "workers", "plan")}
+        for study in dict.fromkeys(row.study for row in new):
+            own = [row for row in new if row.study == study]  # read one after the other: they may fill gigabytes
+            files[study].add(((row, *(unstored.get(row.job) or store.load(row.job))) for row in own), words)
+    return folder
 
 
 @contextmanager
@@ -187,97 +188,56 @@ def _optimization(level: int) -> Iterator[None]:
         os.environ.update({} if before is None else {"XLA_FLAGS": before})
 
 
-def _run_studies(
-    config: Settings, dataset: Dataset, studies: dict[str, Study], folder: Path, others: tuple[Dataset, ...]
-) -> Path | None:
-    rows = [row for stage in config.stages for row in studies[stage](config, dataset)]
-    require(len(rows) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
-    rows = list({(row.study, row.address): row for row in rows}.values())
-    store = Store(config.out / "jobs")
-    files = {study: StudyFile(folder / f"{study}.nc", dataset.provenance) for study in {row.study: 0 for row in rows}}
-    listings = {study: file.listing() for study, file in files.items()}
-    new = [row for row in rows if not results.is_listed(row, listings[row.study])]
-    missing = with_needs([row.job for row in new], store.has)
-    if config.plan:
-        print("\n".join(results.describe_plan(rows, missing, store, listings.values())))
-        return None
-    storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
-    for own in (writable_folder(folder), store.folder):
-        storage.sweep(own)
-    datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
-    unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
-    for study, file in files.items():
-        own = [row for row in new if row.study == study]
-        if own:  # read one after the other: all arrays of a study may fill gigabytes
-            file.add(((row, *(unstored.get(row.job) or store.load(row.job))) for row in own), said(config))
-    return folder
-
-
-def said(config: Settings) -> dict[str, Any]:
-    """The configuration as it is stored: without what changes no number, and no path of this machine."""
-    unsaid = ("out", "workers", "plan")
-    words = {name: value for name, value in dataclasses.asdict(config).items() if name not in unsaid}
-    return words | {"data": config.data.name if config.data else None}
-
-
 def folder_name(config: Settings, standard: str = "") -> str:
     """The preset, and each flag that changes numbers, is no axis of the files and differs from it: paper+seed=1."""
     own, usual = (dict(_leaves(each)) for each in (config, config.presets.get(config.preset, config)))
     words = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-    words += [f"data={standard}"] if standard else []
-    name = "+".join([config.preset, *words])
+    name = "+".join([config.preset, *words, *([f"data={standard}"] if standard else [])])
     return name if len(name) <= 150 else f"{config.preset}+{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of a configuration's fields that are no axes."""
-    for each in dataclasses.fields(config):
+    for each in fields(config):
         value = getattr(config, each.name)
-        if not path and each.name in config.AXES:
-            continue
-        name = f"{path}{each.name}"
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{name}.")
-        else:
+        if is_dataclass(value):
+            yield from _leaves(value, f"{path}{each.name}.")
+        elif path or each.name not in config.AXES:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            yield name, re.sub(r"[^\w.,=-]+", "-", text)
+            yield f"{path}{each.name}", re.sub(r"[^\w.,=-]+", "-", text)
 
 
 def compute(jobs: list[Job], datasets: dict[str, Dataset], store: Store, *, workers: int) -> dict[Job, tuple]:
     """Compute jobs side by side and store each as it ends; returns arrays and records of those that have no key.
 
-    Stopped by a signal or an error, it says what is kept: all jobs that are done by then. Those that are still being
-    computed are given up.
+    Stopped by a signal or an error, it says what is kept: all that is done. What is still being computed is given up.
     """
+    if not jobs:
+        return {}
     unstored: dict[Job, tuple] = {}
-    saved = 0
+    kept: list[Job] = []
 
     def keep(done: Finished) -> None:
-        if job_key(done.job) is None:
-            unstored[done.job] = (done.arrays, done.record)
-        else:
+        if done.record["key"]:
             store.save(*done)
+        else:
+            unstored[done.job] = (done.arrays, done.record)
+        kept.append(done.job)
 
-    if not jobs:
-        return unstored
-    interval = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
-    total = sum(job.trainings for job in jobs)
+    gap = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
     local = Local(jobs, datasets, store, workers)
     try:
-        with tqdm(total=total, unit="training", mininterval=interval, maxinterval=interval) as bar:
+        with tqdm(total=sum(job.trainings for job in jobs), unit="training", mininterval=gap, maxinterval=gap) as bar:
             for done in local.compute():
                 keep(done)
-                saved += 1
                 bar.set_description(done.job.title, refresh=False)
                 bar.update(done.job.trainings)
     except BaseException as reason:
         with suppress(OSError):
             for done in local.leftovers():
                 keep(done)
-                saved += 1
-        mended = isinstance(reason, (KeyboardInterrupt, OSError))  # by doing nothing, or by making room
-        way_on = "; the same command goes on from there" if mended else ""
-        print(f"stopped with {saved} of {len(jobs)} jobs computed, all of them kept in {store.folder}{way_on}",
+        way_on = "; the same command goes on from there" if isinstance(reason, (KeyboardInterrupt, OSError)) else ""
+        print(f"stopped with {len(kept)} of {len(jobs)} jobs computed, all of them kept in {store.folder}{way_on}",
               file=sys.stderr)  # fmt: skip
         raise
     finally:

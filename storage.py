@@ -1,7 +1,6 @@
 """Files: labelled results (netCDF-4) and named arrays (safetensors), written whole, verified when read; provenance.
 
-A file is written beside its place, synced and renamed, and carries a checksum: what is there is whole, and what is
-damaged is never read. No pickles.
+A file is written beside its place, synced and renamed, and carries a checksum: what is damaged is not read. No pickles.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import io
 import json
 import os
 import platform
+import re
 import subprocess
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -31,24 +29,15 @@ from safetensors.numpy import save as safetensors_bytes
 PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy", "scipy", "scikit-learn", "matfree")
 
 
-class Refused(ValueError):
-    """The folder or a file in it is not fit for what was asked."""
-
-
-class Damaged(Refused):
+class Damaged(ValueError):
     """A file is truncated, altered or not one of ours."""
-
-
-# ---- whole files ----
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, synced to disk, when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         yield temporary
         _sync(temporary)
@@ -63,16 +52,14 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers left in a folder: temporary files that are an hour old."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 3600:
+            if datetime.now().timestamp() - path.stat().st_mtime > 3600:
                 path.unlink()
 
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
@@ -81,29 +68,30 @@ def write_dataset(path: Path, dataset: xr.Dataset) -> None:
     buffer = io.BytesIO()
     dataset.to_netcdf(buffer, engine="h5netcdf", encoding=compressed)
     content = buffer.getvalue()
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(content + _seal(content))
 
 
 def read_dataset(path: str | Path) -> xr.Dataset:
-    """Read a result file into memory, once its seal has been verified: HDF5 is never given damaged bytes.
-
-    Raises FileNotFoundError, or Damaged (a ValueError) where it is not a file that `write_dataset` finished.
-    """
-    path = Path(path)
-    if not path.is_file():
+    """A result file in memory; Damaged, a ValueError, where its seal does not match: HDF5 gets no damaged bytes."""
+    if not (path := Path(path)).is_file():
         raise FileNotFoundError(f"results: no file at {path}")
-    content, seal = _without_seal(path.read_bytes())
-    if seal != _seal(content):
+    file = path.read_bytes()
+    content = file[: -len(_seal(b""))]
+    if not file.endswith(_seal(content)):
         raise Damaged(f"results: {path} is damaged, or no result file (its checksum does not match)")
-    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as file:
-        return file.load()
+    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
+        return dataset.load()
+
+
+def _seal(content: bytes) -> bytes:
+    """The end of a result file, at which readers of netCDF do not look."""
+    return b"\nsha256:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def result_folders(folder: str | Path) -> list[Path]:
     """The folders below this one with finished studies."""
-    below = {path.parent.relative_to(folder) for path in Path(folder).rglob("*.nc")}
-    return [Path(folder) / path for path in sorted(below)]
+    return sorted({path.parent for path in Path(folder).rglob("*.nc")})
 
 
 def folder_argument(description: str) -> Path:
@@ -116,24 +104,12 @@ def folder_argument(description: str) -> Path:
     return folder
 
 
-SEAL = b"\nsha256:"  # and 64 hex digits: the end of a result file, which readers of netCDF do not look at
-
-
-def _seal(content: bytes) -> bytes:
-    return SEAL + hashlib.sha256(content).hexdigest().encode()
-
-
-def _without_seal(file: bytes) -> tuple[bytes, bytes]:
-    """The bytes of a result file, and those of the seal behind them."""
-    return file[: -len(SEAL) - 64], file[-len(SEAL) - 64 :]
-
-
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
     """Write named arrays as safetensors, with their record and checksum in the header."""
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     text = json.dumps(record, sort_keys=True)
     metadata = {"record": text, "sha256": _tensor_checksum(arrays, text)}
-    with replacing(Path(path)) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(safetensors_bytes(arrays, metadata=metadata))
 
 
@@ -143,23 +119,20 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = file.metadata() or {}
-        record = json.loads(metadata["record"])
     except FileNotFoundError:
         raise FileNotFoundError(f"results: no file at {path}") from None
     except Exception as error:
         raise Damaged(f"results: {path} cannot be read ({type(error).__name__})") from None
-    if metadata.get("sha256") != _tensor_checksum(tensors, metadata["record"]):
+    if metadata.get("sha256") != _tensor_checksum(tensors, metadata.get("record", "")):
         raise Damaged(f"results: {path} is damaged (its checksum does not match)")
-    return tensors, record
+    return tensors, json.loads(metadata["record"])
 
 
 def read_record(path: Path) -> dict[str, Any]:
     """The record of a safetensors file, without its arrays and unverified; empty where there is none."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return json.loads((file.metadata() or {})["record"])
-    except Exception:
-        return {}
+    with suppress(Exception), safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["record"])
+    return {}
 
 
 def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
@@ -170,30 +143,22 @@ def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
 
 
 def merge(parts: list[xr.Dataset]) -> xr.Dataset:
-    """Lay datasets of the same variables into one over the union of their coordinates; later ones win.
-
-    Combinations that no part holds are NaN, or "" for words. Coordinates are sorted, so the result does not depend on
-    the order in which parts were computed.
-    """
-    indexes = {
+    """Datasets of the same variables in one over the union of their coordinates; later ones win, gaps are NaN or ''."""
+    indexes = {  # sorted: the order in which parts were computed is no matter
         name: np.unique(np.concatenate([part[name].values for part in parts if name in part.indexes]))
         for name in dict.fromkeys(name for part in parts for name in part.indexes)
     }
     merged = xr.Dataset(coords=indexes)
     for name in dict.fromkeys(name for part in parts for name in part.variables if name not in indexes):
-        holders = [part[name].variable for part in parts if name in part.variables]
-        dims, dtype = holders[0].dims, np.result_type(*(holder.dtype for holder in holders))
+        holders = [part for part in parts if name in part.variables]
+        dims, dtype = holders[0][name].dims, np.result_type(*(part[name].dtype for part in holders))
         fill, dtype = ("", object) if dtype.kind in "OUST" else (np.nan, dtype if dtype.kind == "f" else float)
         array = np.full([len(indexes[dim]) for dim in dims], fill, dtype)
-        for part in parts:
-            if name in part.variables:
-                places = [np.searchsorted(indexes[dim], part[dim].values) for dim in dims]
-                array[np.ix_(*places)] = part[name].transpose(*dims).values
+        for part in holders:
+            places = [np.searchsorted(indexes[dim], part[dim].values) for dim in dims]
+            array[np.ix_(*places)] = part[name].transpose(*dims).values
         merged[name] = (dims, array)
     return merged.set_coords([name for part in parts for name in part.coords if name not in indexes])
-
-
-# ---- provenance ----
 
 
 def provenance() -> dict[str, str]:
@@ -205,11 +170,9 @@ def provenance() -> dict[str, str]:
 @functools.cache
 def machine() -> str:
     """Processor, cores and system, without the machine's name."""
-    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+    named = re.search(r"model name\s*:(.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
+    model = named[1].strip() if named else platform.processor() or platform.machine()
     return f"{model}, {cores()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
@@ -226,14 +189,12 @@ def versions() -> str:
 @functools.cache
 def git_commit() -> str:
     """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
-    here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
+        here = Path(__file__).resolve().parent
         return subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != here:
-            return "unknown"  # a copy of the code within someone else's repository
-        return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "*.py") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+    with suppress(OSError, subprocess.CalledProcessError):
+        if not git("rev-parse", "--show-prefix"):  # else a copy of the code within someone else's repository
+            return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "*.py") else "")
+    return "unknown"

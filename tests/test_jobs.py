@@ -304,6 +304,22 @@ def test_a_process_that_is_killed_is_replaced_and_its_job_computed_again(store, 
     assert Path(marks).read_text().count("\n") == 2
 
 
+def test_a_process_that_is_killed_between_two_jobs_is_replaced(store):
+    """The death of a process that had nothing to do is noticed when it is handed the next job."""
+    first = Toy(number=1)
+    local = Local([first, Toy(number=2, parts=(first,))], {"toy": DATA}, store, 1)
+    found = []
+    for done in local.compute():
+        store.save(*done)
+        found.append(int(done.arrays["sum"]))
+        for process in list(local.workers[0].pool._processes.values()):
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        time.sleep(0.5)
+    local.end()
+    assert found == [1, 3]
+
+
 def test_a_job_that_kills_its_process_four_times_is_given_up_and_all_others_are_done(store, tmp_path):
     marks = str(tmp_path / "marks")
     deadly = Toy(number=1, hurt="die", marks=marks)
@@ -350,6 +366,7 @@ def test_jobs_of_one_program_stay_on_one_process(store):
     """Each process traces and compiles for itself; it takes over another's program only where nothing else is left."""
     wanted = [job for n in range(6) for job in (Toy(number=n), Other(data="toy", number=n))]
     local = Local(wanted, {"toy": DATA}, store, 0)
+    assert not list(local.compute())  # for want of processes; but now all jobs are ready
     one, two = local.workers = [SimpleNamespace(kinds=set(), handed={}) for _ in range(2)]
     for worker in (one, two):
         worker.kinds.add(local._choose(worker))
