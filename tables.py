@@ -31,12 +31,10 @@ import metrics
 import storage
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
-    "preset": ("published", "paper", "corrected"),
-    "family": ("MLP", "QNN", "Logistic", "Quadratic"),
-    "poison": ("labels", "features"),
-    "version": ("none", "labels", "features"),
+    "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
+    "poison": ("labels", "features"), "version": ("none", "labels", "features"),
     "unlearner": ("start", "retrain", "cf", "scrub", "ga"),
-}
+}  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
 Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
 
@@ -84,16 +82,14 @@ def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
 
 def method_titles(results: xr.Dataset) -> dict[str, str]:
     """What each method is called, in reading order; with its name behind a title that two of them share."""
-    titles = {name: str(results.title.sel(unlearner=name).item()) for name in ordered(results, "unlearner")}
-    given = list(titles.values())
-    return {name: title if given.count(title) == 1 else f"{title} ({name})" for name, title in titles.items()}
+    titles = results.title.to_series().astype(str)[ordered(results, "unlearner")]
+    return titles.where(~titles.duplicated(keep=False), titles + " (" + titles.index + ")").to_dict()
 
 
 def count_of_runs(results: xr.Dataset) -> str:
     """How many runs the models have, in words: 20, or 5 to 20."""
     counts = every_run(results).groupby("model").run.nunique()
-    ends = (counts.min(), counts.max()) if len(counts) else (results.sizes["run"],)
-    return " to ".join(map(str, dict.fromkeys(ends)))
+    return " to ".join(map(str, sorted({counts.min(), counts.max()} if len(counts) else {results.sizes["run"]})))
 
 
 # ---- tidy frames ----
@@ -113,7 +109,6 @@ def every_run(results: xr.Dataset) -> pd.DataFrame:
 
 
 def _accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
-    """The splits are the measures."""
     return every_run(results[["accuracy"]].sel(split=list(splits))).rename(columns={"split": "measure"})
 
 
@@ -236,16 +231,16 @@ class Table:
         frame = self.tidy[self.tidy.measure.isin(shown)]
         frame = frame.sort_values("measure", key=lambda names: names.map(list(shown).index), kind="stable")
         frame = frame.assign(cell=list(map(self._cell, frame.itertuples())), measure=frame.measure.map(shown))
-        for name in (*self.rows, *self.columns):
+        rows, columns = list(self.rows), list(self.columns)
+        for name in rows + columns:
             dim = "unlearner" if name == "title" else name  # titles stand in the order of their methods
             known = dict(zip(frame[name], frame[dim], strict=True))
             order = sorted(known, key=lambda label: _rank(dim, known[label]))
             frame[name] = pd.Categorical(frame[name], order, ordered=True)
-        wide = frame.pivot(index=list(self.rows), columns=list(self.columns), values="cell").fillna("–")
-        wide = wide.sort_index().sort_index(axis=1)
-        labels = frame.groupby(list(self.columns), observed=True).n.max().reset_index()  # in the order of wide
+        wide = frame.pivot(index=rows, columns=columns, values="cell").fillna("–").sort_index().sort_index(axis=1)
+        labels = frame.groupby(columns, observed=True).n.max().reset_index()  # in the order of wide
         heads = [self.head.format(**own) for own in labels.to_dict("records")]
-        return wide.set_axis(heads, axis=1).rename_axis(index=[NAMES.get(name, name) for name in self.rows])
+        return wide.set_axis(heads, axis=1).rename_axis(index=[NAMES.get(name, name) for name in rows])
 
     def _cell(self, row) -> str:
         """A number with its interval, or what else is known of its spread; the number alone where all runs gave it."""
@@ -266,8 +261,7 @@ def digits(value: float, *, sign: str = "") -> str:
     return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}") if np.isfinite(value) else "–"
 
 
-def _significant(count: int) -> Callable[[float], str]:
-    """Digits without an exponent: 330, 0.97."""
+def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 330, 0.97
     return lambda value: f"{float(f'{value:.{count}g}'):g}" if np.isfinite(value) else "–"
 
 
@@ -337,12 +331,10 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
-    """A line that counts the trainings that diverged, for each combination with any; nothing where all went well."""
-    lost = results.diverged.to_series().dropna()
-    by_place = lost.groupby([name for name in lost.index.names if name != "run"], sort=False).sum()
-    counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in by_place[by_place > 0].items()]
-    words = f"{int(lost.sum())} of {len(lost)} trainings ({'; '.join(counts)})"
-    return [f"diverged, and left out of all means: {words}", ""] if counts else []
+    lost = results.diverged.sum("run").to_series()
+    counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in lost[lost > 0].items()]
+    total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
+    return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""] if counts else []
 
 
 SPELLED = {"α": "alpha", "Δ": "Delta", "±": "+-", "–": "-", "−": "-", "×": "x", "⟨": "<", "⟩": ">", "…": "..."}
@@ -389,8 +381,7 @@ def _beside_published(read: Studies) -> pd.DataFrame:
     means = pd.DataFrame(PUBLISHED, index=range(0, 100, 10)).unstack().rename_axis(["model", "alpha_percent"])
     theirs = means.reset_index(name="value").assign(sd=list(map(PUBLISHED_SD.get, means.index)), data="mnist")
     theirs = theirs.assign(preset="published", poison="labels", measure="validation", n=5)
-    ours = _flipped(read, "mnist")
-    return pd.concat([theirs, ours[ours.model.isin(PUBLISHED)]], ignore_index=True)
+    return pd.concat([theirs, _flipped(read, "mnist").query("model in @PUBLISHED")], ignore_index=True)
 
 
 def _with_gauges(read: Studies) -> pd.DataFrame:
@@ -401,7 +392,6 @@ def _with_gauges(read: Studies) -> pd.DataFrame:
 
 
 def _traces_beside_published(read: Studies) -> pd.DataFrame:
-    """Traces and ratios; over real and imaginary parts where that was published."""
     tidy = read.gather(landscape, "hessian")
     published = [PUBLISHED_TRACES.get(place, "–") for place in zip(tidy.model, tidy.measure, strict=True)]
     tidy = tidy.assign(published=published, quantity=tidy.measure + ", α = " + tidy.alpha_percent.astype(str) + " %")
@@ -409,8 +399,7 @@ def _traces_beside_published(read: Studies) -> pd.DataFrame:
     return tidy[~tidy.measure.str.contains("Re, Im") | (tidy.published != "–")]
 
 
-def _paired_models(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy with flipped labels: the smallest QNN minus each other model, on the same draws."""
+def _paired_models(read: Studies, data: str, preset: str) -> pd.DataFrame:  # the smallest QNN minus each other model
     runs = _accuracies(read[data, preset, "noise_sweep"], "validation").query("poison == 'labels'")
     circuits = runs[runs.family == "QNN"].model.unique()
     if not len(circuits):
@@ -419,10 +408,8 @@ def _paired_models(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 
 def _paired_methods(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Final validation and forgetting accuracy: each method minus Fine-tune and minus Retrain, on the same draws."""
     ends = _ends(_accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned"))
-    ends = ends[ends.unlearner != "start"]
-    parts = [(ends.unlearner != name, ends.unlearner == name) for name in ("cf", "retrain")]
+    parts = [(~ends.unlearner.isin(("start", name)), ends.unlearner == name) for name in ("cf", "retrain")]
     return pd.concat([difference(ends[own], ends[other], "title") for own, other in parts], ignore_index=True)
 
 
@@ -458,10 +445,9 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "sizes": lambda read: _at_alphas(_flipped(read, "xxz"), (0, 20, 30, 40), "data", "preset", "runs", "model"),
     "unlearning-xxz": lambda read: Table(read.gather(unlearning, "xxz"), *METHODS),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
-                               ("preset", "measure"), "{measure}, {preset}"),
-    "landscape": lambda read: Table(
-        _traces_beside_published(read), ("model", "quantity", "published"), ("preset",), "{preset}, n = {n}",
-        {name: name for name in ("trace", "ratio", "trace over Re, Im", "ratio over Re, Im")}),
+        ("preset", "measure"), "{measure}, {preset}"),
+    "landscape": lambda read: Table(_traces_beside_published(read), ("model", "quantity", "published"), ("preset",),
+        "{preset}, n = {n}", {name: name for name in ("trace", "ratio", "trace over Re, Im", "ratio over Re, Im")}),
 }  # fmt: skip
 
 
