@@ -1,11 +1,14 @@
-"""Refuse what cannot be used: one line that names the argument, its value and what is allowed."""
+"""What is said to users: refusals in one line that names argument, value and what is allowed, on any terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import codecs
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -58,7 +61,9 @@ def as_array(values: Any, argument: str) -> np.ndarray:
 
 def listed(values: Any, most: int = 5) -> str:
     """The first different ones of some values, for a message."""
-    words = list(dict.fromkeys(repr(value) if isinstance(value, str) else str(value) for value in np.asarray(values).tolist()))
+    words = list(
+        dict.fromkeys(repr(value) if isinstance(value, str) else str(value) for value in np.asarray(values).tolist())
+    )
     return ", ".join([*words[:most], *(["…"] if len(words) > most else [])]) or "none"
 
 
@@ -77,3 +82,52 @@ class Checked:
     def __post_init__(self):
         with refusing.get()():
             self.check()
+
+
+def plain(value: Any) -> Any:
+    """NumPy's scalars as Python's own; lists and arrays as tuples, so that they can be hashed and stored."""
+    if isinstance(value, np.generic):
+        return value.item()
+    is_sequence = isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and np.ndim(value))
+    return tuple(map(plain, value)) if is_sequence and not hasattr(value, "_fields") else value
+
+
+# ---- any terminal ----
+
+SPELLED = {"α": "alpha", "Δ": "Delta", "±": "+-", "–": "-", "−": "-", "×": "x", "⟨": "<", "⟩": ">", "…": "..."}
+codecs.register_error("spelled", lambda error: (SPELLED.get(error.object[error.start], "?"), error.start + 1))
+
+
+@contextmanager
+def any_terminal() -> Iterator[None]:
+    """Output of the block goes to streams of any encoding (alpha where there is no α); a closed pipe ends nothing."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Stream(stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+class _Stream:
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._unless_closed(self._stream.write, text.encode(encoding, "spelled").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._unless_closed(self._stream.flush)
+
+    def _unless_closed(self, call: Callable, *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except BrokenPipeError:  # of "| head": what is still to be said is dropped, the work goes on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

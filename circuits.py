@@ -7,13 +7,16 @@ conventions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, reduce
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, reduce
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from checks import BadInput, first_line
 
 if TYPE_CHECKING:
     import tensorcircuit
@@ -43,6 +46,60 @@ def tensorcircuit_on_jax():
     finally:
         jax.config.update("jax_enable_x64", before)
     return tensorcircuit
+
+
+@dataclass(frozen=True)
+class OpenQasm:
+    """The circuit of an OpenQASM 2 text as an ansatz: each angle in it is one that is trained.
+
+    Needs qiskit, by which TensorCircuit reads the text. PennyLane writes such texts: `pennylane.to_openqasm(qnode)(…)`.
+    """
+
+    text: str
+    name: str = "OpenQASM"
+
+    @cached_property
+    def gates(self) -> list[dict[str, Any]]:
+        """TensorCircuit's description of each gate."""
+        return _converted(lambda: tensorcircuit_on_jax().Circuit.from_openqasm(self.text).to_qir())
+
+    @cached_property
+    def n_qubits(self) -> int:
+        return _converted(lambda: tensorcircuit_on_jax().Circuit.from_openqasm(self.text)._nqubits)
+
+    @cached_property
+    def angles(self) -> np.ndarray:
+        """(angles,) those of the text, in the order of its gates."""
+        return np.array([_number(angle) for gate in self.gates for angle in gate["parameters"].values()], np.float32)
+
+    def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
+        circuit, place = tensorcircuit_on_jax().Circuit(self.n_qubits, inputs=inputs), 0
+        for gate in self.gates:
+            angles = {name: params[place + k] for k, name in enumerate(gate["parameters"])}
+            getattr(circuit, gate["name"])(*gate["index"], **angles)
+            place += len(angles)
+        return circuit
+
+
+def _number(angle: Any) -> float:
+    return float(np.ravel(np.asarray(angle))[0].real)
+
+
+def _converted(convert: Callable[[], Any]) -> Any:
+    """What TensorCircuit's converter gives; BadInput, in one line, without qiskit or for a text that is none."""
+    try:
+        return convert()
+    except ImportError:
+        raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
+    except Exception as error:  # qiskit's own kinds, by what is wrong with the text
+        raise BadInput(
+            f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2 of gates that TensorCircuit has"
+        ) from None
+
+
+def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
+    """The circuit as OpenQASM 2; needs qiskit."""
+    return _converted(circuit.to_openqasm)
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
@@ -397,7 +454,7 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
 
 
 def are_packed(matrices: jax.Array) -> bool:
-    """Whether (n, d, d) may be what `reduce_states` makes: |rho_ij|^2 <= rho_ii rho_jj, which images of pixels are not."""
+    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for images."""
     squares = jnp.triu(matrices, 1) ** 2 + jnp.tril(matrices, -1).swapaxes(1, 2) ** 2  # (n, d, d): |rho_ij|^2, i < j
     diagonal = jnp.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
     bound = diagonal[:, :, None] * diagonal[:, None, :] + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2

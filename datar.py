@@ -136,8 +136,14 @@ def _require_given(given: Given, train: Split) -> Given:
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME, or ~/.cache), not necessarily there yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
+    """The user's cache folder of this project (XDG_CACHE_HOME, or ~/.cache), not necessarily there yet.
+
+    Of a user without a home, such as one that a container runs under a number: a folder among the temporary files.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"quantum-unlearning-{os.getuid()}"
 
 
 def load_mnist(
@@ -209,8 +215,8 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     classes: the two labels to tell apart, as numbers or words: the first becomes 0, the second 1, samples of others are
     left out. None: the two that are there.
 
-    Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask (n,): which of these are
-    known, all of them by default; x_clean, y_clean: the training set before it was poisoned, where that is at hand.
+    Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask (n,): which of these
+    are known, all of them by default; x_clean, y_clean: the training set before it was poisoned, if that is at hand.
 
     Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where there is no file.
     """
@@ -235,11 +241,13 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     given = None
     if "poison_mask" in arrays:
         y_clean = arrays.get("y_clean", arrays["y_train"])
-        in_class, y_clean = _of_classes(y_clean, classes, "y_clean", path, rows=train_rows)
+        _, y_clean = _of_classes(y_clean, classes, "y_clean", path, rows=train_rows)
         x_clean = encoded("x_clean", train_rows) if "x_clean" in arrays else train.x
         masks = [np.asarray(arrays.get(name, arrays["poison_mask"])) for name in ("poison_mask", "known_mask")]
         for mask in masks:
-            require(mask.shape == train_rows.shape, "poison_mask", f"shape {mask.shape} in {path}", f"{train_rows.shape}")
+            require(
+                mask.shape == train_rows.shape, "poison_mask", f"shape {mask.shape} in {path}", f"{train_rows.shape}"
+            )
         given = Given(*(mask[train_rows] for mask in masks), Split(x_clean, y_clean))
     shape = np.shape(arrays["x_train"])[1:]
     digest = sha256(*train, *val, *([given.mask, given.known, *given.clean] if given else []))
@@ -251,7 +259,9 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
         "n_val": len(val.y),
         "sha256": digest,
     }
-    return Dataset(train, val, _file_word(path), int(np.prod(shape)), provenance, shape if len(shape) == 2 else None, given)
+    return Dataset(
+        train, val, _file_word(path), int(np.prod(shape)), provenance, shape if len(shape) == 2 else None, given
+    )
 
 
 def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:
@@ -405,9 +415,13 @@ def _of_classes(labels: np.ndarray, classes: tuple[str, str], name: str, path: P
     if rows is None:
         rows = np.isin(words, classes)
     fits = len(words) == len(rows) and bool(np.isin(words[rows], classes).all())
-    require(fits, f"data: {name}", f"labels of other samples in {path}", f"{classes[0]} or {classes[1]} for each sample")
+    require(
+        fits, f"data: {name}", f"labels of other samples in {path}", f"{classes[0]} or {classes[1]} for each sample"
+    )
     for each in classes:
-        require(bool((words[rows] == each).any()), f"data: {name}", f"no sample of class {each} in {path}", "both classes")
+        require(
+            bool((words[rows] == each).any()), f"data: {name}", f"no sample of class {each} in {path}", "both classes"
+        )
     return rows, (words[rows] == classes[1]).astype(np.int32)
 
 
@@ -441,7 +455,12 @@ def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
         shapes = f"{images.shape} and {labels.shape} in {path}"
         matching = images.ndim == 3 and images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        require(matching, f"data: x_{part} and y_{part}", shapes, "(n, 28, 28) and (n,)")
+        require(
+            matching,
+            f"data: x_{part} and y_{part}",
+            shapes,
+            "(n, 28, 28) and (n,) (samples of another shape: --classes)",
+        )
         numeric = all(np.issubdtype(array.dtype, np.number) and np.isrealobj(array) for array in (images, labels))
         require(numeric, f"data: x_{part} and y_{part}", f"{images.dtype} and {labels.dtype}", "real numbers")
         largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
@@ -488,7 +507,9 @@ def _normalised(pixels: np.ndarray, encoding: Encoding) -> np.ndarray:
     axes = (1, 2) if encoding == "amplitude" else 1
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
-    require(bool(magnitudes.any(axis=(1, 2)).all()), "data", "a sample of zeros", "samples with at least one number set")
+    require(
+        bool(magnitudes.any(axis=(1, 2)).all()), "data", "a sample of zeros", "samples with at least one number set"
+    )
     encoded = pixels / (norms + 1e-12)  # empty columns stay 0
     return pad(encoded.reshape(len(pixels), -1).astype(np.complex64 if np.iscomplexobj(pixels) else np.float32))
 

@@ -29,7 +29,8 @@ from matplotlib.figure import Figure
 
 import metrics
 import storage
-from tables import count_of_runs, method_titles, one_of_each_family, ordered, say
+from checks import any_terminal
+from tables import count_of_runs, method_titles, one_of_each_family, ordered
 
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
@@ -627,7 +628,7 @@ def _save_all(folder: Path) -> list[Path | None]:
         except OSError:
             raise
         except Exception as error:
-            say(f"no figure {folder / name}: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"no figure {folder / name}: {type(error).__name__}: {error}", file=sys.stderr)
             paths.append(None)
         plt.close("all")
     return paths
@@ -643,6 +644,7 @@ def _save(figure: Figure, folder: Path, name: str) -> Path:
     return folder / f"{name}.png"
 
 
+@any_terminal()
 def main() -> int:
     folder = storage.folder_argument(__doc__)
     below = storage.result_folders(folder)
@@ -650,10 +652,10 @@ def main() -> int:
     try:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:  # JAX is not to be forked
             for paths in pool.map(_save_all, [*below, *sorted({path.parent for path in below})]):
-                say(*filter(None, paths))
+                print(*filter(None, paths), sep="\n")
                 drawn += paths
     except OSError as error:
-        say(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 2 if None in drawn else 0
 

@@ -7,12 +7,15 @@ thread pool; the process that asks for them starts no backend.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import re
 import signal
 import sys
 import threading
 import time
+import warnings
 import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,6 +33,7 @@ from loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
 
 import keys
 import storage
+from checks import BadInput, first_line
 from datar import Dataset, cache_folder
 
 ATTEMPTS = 4  # of a job whose process dies
@@ -168,6 +172,7 @@ def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> 
     for name, value in flags.items():
         jax.config.update(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
+    warnings.showwarning = _mend_cache(warnings.showwarning)
 
     def watch():
         while os.getppid() == parent:
@@ -177,8 +182,30 @@ def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> 
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _mend_cache(show: Callable) -> Callable:
+    """Remove compiled programs that cannot be read, cut off by a kill: JAX would leave them there for ever."""
+
+    def said(message, *arguments, **keywords):
+        found = re.match(r"Error reading persistent compilation cache entry for '([^']+)'", str(message))
+        if not found:
+            return show(message, *arguments, **keywords)
+        for path in Path(jax.config.jax_compilation_cache_dir).glob(f"{glob.escape(found[1])}-*"):
+            path.unlink(missing_ok=True)
+
+    return said
+
+
+def _require_device() -> None:
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        value, allowed = jax.config.jax_platforms, f"a device that is there, such as cpu ({first_line(error)})"
+        raise BadInput(f"JAX_PLATFORMS: got {value}, allowed: {allowed}") from None
+
+
 def _perform(job: Job, inputs: list[Arrays | Path]) -> tuple[Arrays, float]:
     """A job's arrays and the seconds they took, in a process that computes."""
+    _require_device()
     clock = time.perf_counter()
     read = [_read(each)[0] if isinstance(each, Path) else each for each in inputs]
     arrays = job.perform(_datasets[job.data], *read)

@@ -168,7 +168,7 @@ class QNN:
     @property
     def label(self) -> str:
         if self.ansatz is not None:
-            return f"QNN[{getattr(self.ansatz, '__name__', 'ansatz')}]"
+            return f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}]"
         variant = "" if (self.rotations, self.entangler) == ("xyx", "rzz") else f",{self.rotations},{self.entangler}"
         return f"QNN[depth={self.depth}{variant}]"
 
@@ -224,6 +224,16 @@ class QNN:
         if self.ansatz is not None:
             return self.ansatz(params, inputs)
         return circuits.ansatz(params, inputs, rotations=self.rotations, entangler=self.entangler)
+
+    @classmethod
+    def from_openqasm(cls, text: str, name: str = "OpenQASM") -> QNN:
+        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's: `ansatz.angles`."""
+        ansatz = circuits.OpenQasm(text, name)
+        return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
+
+    def to_openqasm(self, params: Params) -> str:
+        """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the data)."""
+        return circuits.to_openqasm(self.circuit(params))
 
     def _plain_expectation(self, params: Params, state: jax.Array) -> jax.Array:
         return self.circuit(params, state).expectation_ps(z=[self.n_qubits - 1]).real

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 import storage
-from checks import require
+from checks import BadInput, first_line, require
 from jobs import Arrays, Job, Store, job_key, recorded_fields
 
 LOCK_SECONDS = 600  # how long to wait for another process that writes the same file
@@ -103,7 +104,7 @@ class StudyFile:
         A row whose job has no key is written and not listed.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS):
+        with locked(self.path):
             found = self.read(set_aside=True)
             listed = {} if found is None else json.loads(found.attrs["jobs"])
             parts = []
@@ -132,6 +133,49 @@ class StudyFile:
             "finished": max((entry["finished"] for entry in listed.values()), default=""),
             **mixed,
         }
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep others from writing this file; BadInput where its file system has no locks."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise BadInput(f"--out: {path} has been written by another process for {LOCK_SECONDS} seconds") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise BadInput(f"--out: got {path.parent}, allowed: a file system with locks ({reason})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def job_arrays(path: str | Path, run: int = 0, **place: Any) -> Arrays:
+    """What one run of a study computed, from the job's own file: final parameters, logits and which samples are what.
+
+    path: OUT/DATA/FOLDER/STUDY.nc. place: labels along the axes of its table, such as model="QNN[depth=6]",
+    poison="labels", alpha_percent=30. The arrays of a run: see `perform` of the job (experiments.Fit); its model's
+    parameters: experiments.tensors_to_params(model, arrays).
+
+    Raises BadInput where the study has no such run, or the jobs' files are not there (a clone has none).
+    """
+    listing = json.loads(storage.read_dataset(path).attrs["jobs"])
+    for address, entry in listing.items():
+        if json.loads(address)[0] == place and run in (entry["runs"] or []):
+            file = Path(path).parents[2] / "jobs" / f"{entry['key']}.safetensors"
+            if not file.is_file():
+                raise BadInput(f"jobs: got no {file}, allowed: a folder that was computed here (--out elsewhere)")
+            first = entry["fields"].get("block", 0) * entry["fields"].get("size", 5)
+            return {
+                name: array[run - first] if array.ndim else array
+                for name, array in storage.read_tensors(file)[0].items()
+            }
+    some = "; ".join(
+        sorted({" ".join(f"{axis}={label!r}" for axis, label in json.loads(each)[0].items()) for each in listing})[:3]
+    )
+    raise BadInput(f"place: got run {run} of {place}, allowed: what {path} holds, such as {some}")
 
 
 def is_listed(row: Row, listing: Listing) -> bool:

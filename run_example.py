@@ -18,6 +18,7 @@ import xarray as xr
 import run_unlearn_mnist
 import run_unlearn_xxz
 import storage
+from checks import any_terminal
 from datar import load_mnist, load_xxz
 from experiments import SPLITS, STUDIES, Config
 from runner import run_studies
@@ -51,6 +52,7 @@ XXZ = replace(
 )
 
 
+@any_terminal()
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     datasets = {

@@ -24,7 +24,7 @@ from sklearn.model_selection import train_test_split
 
 import landscape
 import metrics
-from checks import require
+from checks import any_terminal, require
 from datar import Dataset, Split, load_mnist
 from experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
 from jobs import Arrays, Runs, random_key
@@ -338,6 +338,7 @@ def slices(job: Landscape, params: Params, split: Split, top: np.ndarray, key: j
     return {"slice_loss": np.stack([plane.loss for plane in planes]), "slice_radius": np.asarray(radii)}
 
 
+@any_terminal()
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():

@@ -4,6 +4,8 @@
     python run_unlearn_mnist.py --preset paper         # the published study: 1,440 trainings, 20 min on 2 busy cores
     python run_unlearn_mnist.py --preset corrected     # its flaws mended, 20 runs: 2,900 trainings, 22 min
     python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep unlearning    # a control
+    python run_unlearn_mnist.py --digits 4 9                                       # two other digits
+    python run_unlearn_mnist.py --data mine.npz --classes cat dog                  # two classes of anyone's own arrays
 
 Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and prints a
 closing table. Started again, it does only what is missing.
@@ -13,8 +15,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from checks import require
-from datar import Dataset, load_mnist
+from checks import any_terminal, require, require_whole
+from datar import Dataset, is_own, load_mnist, load_npz, two_digits
 from experiments import STUDIES, Config, Protocol
 from models import Training
 from runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
@@ -32,13 +34,23 @@ class MnistConfig(Config):
     first of these that is to be had."""
     digits: tuple[int, int] = (1, 9)
     """The two digits, label 0 and label 1."""
+    per_class: int = 250
+    """Training images of each digit."""
+    classes: tuple[str, ...] = ()
+    """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label 1; needed where it
+    has more than two."""
 
     AXES = (*Config.AXES, "source")
 
     def check(self):
         super().check()
-        allowed = "two different digits"
-        require(len(set(self.digits)) == 2 and set(self.digits) <= set(range(10)), "--digits", self.digits, allowed)
+        two_digits("--digits", self.digits)
+        require_whole("--per-class", self.per_class)
+        allowed = "two different labels of the --data file, such as cat dog"
+        require(len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes), "--classes",
+                " ".join(map(str, self.classes)), allowed)  # fmt: skip
+        require(not self.classes or self.data is not None, "--classes", " ".join(map(str, self.classes)),
+                "with --data, the .npz that has them")  # fmt: skip
 
 
 STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
@@ -48,7 +60,17 @@ STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encodin
 
 
 def load(config: MnistConfig) -> Dataset:
-    return load_mnist(digits=config.digits, encoding=config.encoding, path=config.data, source=config.source)
+    """Two digits of MNIST, or two classes of a file of one's own."""
+    if config.classes or is_own(config.data):
+        require(config.digits == MnistConfig.digits, "--digits", config.digits, "--classes for a file of one's own")
+        return load_npz(config.data, classes=config.classes or None, encoding=config.encoding)
+    return load_mnist(
+        digits=config.digits,
+        per_class=config.per_class,
+        encoding=config.encoding,
+        path=config.data,
+        source=config.source,
+    )
 
 
 def data_word(config: Settings, dataset: Dataset) -> str:
@@ -111,6 +133,7 @@ QUICK = replace(
 PRESETS = MnistConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
+@any_terminal()
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():

@@ -19,7 +19,7 @@ from typing import Literal, get_args
 
 import xarray as xr
 
-from checks import require
+from checks import any_terminal, require
 from datar import Dataset, Gauge, load_xxz, xxz_spectrum
 from experiments import (
     FAMILIES,
@@ -191,6 +191,7 @@ def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
+@any_terminal()
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():

@@ -15,16 +15,15 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import tyro
 from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
 import storage
-from checks import BadInput, Checked, refusing, require
+from checks import BadInput, Checked, plain, refusing, require
 from datar import Dataset
 from jobs import Deadly, Finished, Job, Local, Store, with_needs
-from results import Row, StudyFile, describe_plan, is_listed
+from results import Row, StudyFile, describe_plan, is_listed, locked
 
 
 @contextmanager
@@ -104,23 +103,40 @@ class Settings(Checked):
         """Those runs of a block that are shown."""
         return range(block.start, min(block.stop, self.runs if runs is None else runs))
 
+    def __post_init__(self):
+        """Values as they are stored: Python's own numbers, tuples and paths, whatever a notebook gives."""
+        for each in fields(self):
+            value = plain(getattr(self, each.name))
+            is_path = isinstance(value, str) and each.name in ("out", "data")
+            object.__setattr__(self, each.name, Path(value) if is_path else value)
+        super().__post_init__()
+
     def check(self):
-        require(0 <= self.workers <= 64, "--workers", self.workers, "1 to 64, or 0 for one a core")
-        require(self.runs >= 1, "--runs", self.runs, "1 or more")
-        require(0 <= self.seed < 2**32, "--seed", self.seed, "0 to 4294967295")
+        for name, least, most in (("workers", 0, 64), ("runs", 1, 10**6), ("seed", 0, 2**32 - 1)):
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and least <= value <= most, flag_name(name), value, f"whole numbers, {least} to {most}")
         self.check_lists("stages", "models", "alphas")
         self.check_percents("alphas")
 
     def check_lists(self, *names: str):
         for name in names:
             values = getattr(self, name)
+            require(isinstance(values, tuple), flag_name(name), repr(values), "a tuple or list of values")
             require(len(values) > 0, flag_name(name), "nothing", "at least one value")
             require(len(set(values)) == len(values), flag_name(name), " ".join(map(str, values)), "each value once")
 
     def check_percents(self, *names: str):
         for name in names:
-            for alpha in np.atleast_1d(getattr(self, name)):
-                require(0 <= alpha < 100, flag_name(name), alpha, "0 to 99 percent")
+            value = getattr(self, name)
+            for alpha in value if isinstance(value, tuple) else (value,):
+                whole = isinstance(alpha, int) and not isinstance(alpha, bool)
+                require(
+                    whole and 0 <= alpha < 100,
+                    flag_name(name),
+                    alpha,
+                    "whole percents, 0 to 99 (not shares: 30, not 0.3)",
+                )
 
 
 def flag_name(name: str) -> str:
@@ -165,6 +181,8 @@ def run_studies(
         storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
         for own in (writable_folder(folder), store.folder):
             storage.sweep(own)
+        with locked(folder / "results.nc"):  # found out before anything is computed
+            pass
         datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
         unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
         words = asdict(config) | {"data": config.data.name if config.data else None}  # no machine's path

@@ -11,7 +11,6 @@ the runs, and the ends low and high of the value's 95 % bootstrap interval.
 from __future__ import annotations
 
 import argparse
-import codecs
 import json
 import re
 import shutil
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -29,6 +27,7 @@ import xarray as xr
 
 import metrics
 import storage
+from checks import any_terminal
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
@@ -314,7 +313,7 @@ def report(folder: Path, stages: tuple[str, ...]) -> None:
     print_summary(folder, stages)
     import figures  # matplotlib is not needed before there is something to draw
 
-    say(f"results and {len(figures.save_all(folder))} figures in {folder}")
+    print(f"results and {len(figures.save_all(folder))} figures in {folder}")
 
 
 def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
@@ -326,8 +325,8 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
         if study in SUMMARIES and (data, preset, study) in read.paths:
             make, layout = SUMMARIES[study]
             table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]
-            say(*textwrap.wrap(table.title.format(n=count_of_runs(results)), 100), "")
-            say(table.cells().to_string(line_width=width, sparsify=False), "", *_diverged(results))
+            print(*textwrap.wrap(table.title.format(n=count_of_runs(results)), 100), "", sep="\n")
+            print(table.cells().to_string(line_width=width, sparsify=False), "", *_diverged(results), sep="\n")
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
@@ -335,17 +334,6 @@ def _diverged(results: xr.Dataset) -> list[str]:
     counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in lost[lost > 0].items()]
     total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
     return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""] if counts else []
-
-
-SPELLED = {"α": "alpha", "Δ": "Delta", "±": "+-", "–": "-", "−": "-", "×": "x", "⟨": "<", "⟩": ">", "…": "..."}
-codecs.register_error("spelled", lambda error: (SPELLED.get(error.object[error.start], "?"), error.start + 1))
-
-
-def say(*lines: object, file: TextIO | None = None) -> None:
-    """Print lines to a stream, stdout where None, whatever its encoding: alpha where it has no α."""
-    encoding = getattr(file or sys.stdout, "encoding", None) or "utf-8"
-    for line in lines:
-        print(str(line).encode(encoding, "spelled").decode(encoding), file=file)
 
 
 # ---- the README's tables ----
@@ -471,6 +459,7 @@ def write_csv(folder: str | Path, tables: dict[str, Table], out: Path) -> list[P
     return [out / f"{name}.csv" for name in frames]
 
 
+@any_terminal()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with results")
@@ -484,14 +473,16 @@ def main() -> int:
             tables[name] = make(read)
         except (ValueError, OSError, KeyError, AttributeError) as error:
             old = f"a file of {read.folder} is old, or not whole ({error})"
-            say(f"no table {name}: {old if isinstance(error, (KeyError, AttributeError)) else error}", file=sys.stderr)
+            print(
+                f"no table {name}: {old if isinstance(error, (KeyError, AttributeError)) else error}", file=sys.stderr
+            )
     try:
         if arguments.csv:
-            say(f"{len(write_csv(arguments.folder, tables, arguments.csv))} files in {arguments.csv}")
+            print(f"{len(write_csv(arguments.folder, tables, arguments.csv))} files in {arguments.csv}")
         else:
-            say(*(f"{name}\n\n{markdown(table)}\n" for name, table in tables.items()))
+            print(*(f"{name}\n\n{markdown(table)}\n" for name, table in tables.items()), sep="\n")
     except (ValueError, OSError, KeyError) as error:
-        say(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0 if len(tables) == len(README_TABLES) else 2
 
