@@ -177,12 +177,14 @@ def load_mnist(
     (images, labels), (test_images, test_labels), origin = _read_mnist(path, source, per_class)
 
     chosen = [np.flatnonzero(labels == digit)[:per_class] for digit in digits]
-    absent = [digit for digit in digits for found in (labels, test_labels) if not (found == digit).any()]
-    require(not absent, "digits", f"{absent[:1]} of {digits}", f"labels of {origin}: {listed(np.sort(labels), 20)}")
+    there = f"two of the labels in {origin}: {listed(np.unique(labels), 20)}"
+    require(all(len(rows) > 0 for rows in chosen), "digits", digits, there)
     for digit, rows in zip(digits, chosen, strict=True):
         require(len(rows) == per_class, "per_class", per_class, f"at most {len(rows)} images of a {digit} ({origin})")
     train_rows = np.concatenate(chosen)
     test_rows = np.flatnonzero(np.isin(test_labels, digits))
+    validated = all((test_labels == digit).any() for digit in digits)
+    require(validated, "digits", digits, f"digits with validation images ({origin}, {per_class} of each to train)")
 
     train = Split(_encode(images[train_rows], encoding), (labels[train_rows] == digits[1]).astype(np.int32))
     val = Split(_encode(test_images[test_rows], encoding), (test_labels[test_rows] == digits[1]).astype(np.int32))

@@ -308,6 +308,7 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
 }  # fmt: skip
 
 
+@any_terminal()
 def report(folder: Path, stages: tuple[str, ...]) -> None:
     """What a script ends with: a table for each of its stages, and the figures beside the results."""
     print_summary(folder, stages)
@@ -316,6 +317,7 @@ def report(folder: Path, stages: tuple[str, ...]) -> None:
     print(f"results and {len(figures.save_all(folder))} figures in {folder}")
 
 
+@any_terminal()
 def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
     """Print the table of each of the stages, from the files in OUT/DATA/PRESET, with n and what the errors are."""
     folder = Path(folder).resolve()

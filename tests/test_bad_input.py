@@ -95,7 +95,7 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "network fed too many features": (lambda: NETWORK.logits(PARAMS, np.ones((2, 5))), "x"),
     "network fed one sample": (lambda: NETWORK.logits(PARAMS, np.ones(4)), "x"),
     "circuit prepared with another length": (lambda: CIRCUIT.prepare(np.ones((2, 5))), "x"),
-    "circuit fed another length": (lambda: QNN(2, 1, "xy", "cnot").logits(jnp.ones((1, 2, 2)), jnp.ones((2, 8))), "st"),
+    "circuit fed another length": (lambda: QNN(2, 1, "xy", "cnot").logits(jnp.ones((1, 2, 2)), jnp.ones((2, 8))), "x"),
     "angles of another circuit": (lambda: circuits.expectation(jnp.ones((1, 2, 2)), jnp.ones((2, 4))), "params"),
     "angles without layers": (lambda: circuits.expectation(jnp.ones((2, 4)), jnp.ones((2, 4))), "params"),
     "unknown circuit": (lambda: circuits.expectation(ANGLES, SPLIT.x, entangler="cz"), "entangler"),
@@ -122,7 +122,7 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "share of all": (lambda: Poison("labels", 100), "alpha_percent"),
     "more known than there is": (lambda: Poison("labels", 30, 101), "known_percent"),
     "poison of more than a class holds": (
-        lambda: Poison("labels", 90).draw(replace(TOY, train=Split(SPLIT.x, SPLIT.y * 0)), key=0),
+        lambda: Poison("labels", 90).draw(replace(TOY, train=Split(SPLIT.x, np.arange(8) // 7)), key=0),
         "fraction",
     ),
     "negative weight": (lambda: Scrub(forget=-1.0), "forget"),

@@ -47,6 +47,8 @@ OTHER = {  # of each field that is no axis of a file, another value, and how the
     "independent_teachers": (False, "independent_teachers=False"),
     "mlp": (trained(MNIST, "unlearn", epochs=3).mlp, "mlp.unlearn.epochs=3"),
     "qnn": (replace(MNIST.qnn, side_by_side=True), "qnn.side_by_side=True"),
+    "per_class": (100, "per_class=100"),
+    "classes": (("cat", "dog"), "classes=cat,dog"),
     "gauge": ("random_sign", "gauge=random_sign"),
     "n_sites": (4, "n_sites=4"),
     "held_out": (100, "held_out=100"),
@@ -71,6 +73,7 @@ def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
     if field in ("mlp", "qnn") and config is XXZ:
         config = replace(MNIST, preset="quick")
     value, words = OTHER[field]
+    config = replace(config, data="mine.npz") if field == "classes" else config
     assert folder_name(replace(config, **{field: value})) == f"quick+{words}"
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from conftest import refused, run_python
 import metrics
 import storage
 import tables
+from checks import any_terminal
 
 SIZES = {"MLP[4]": 10, "MLP[8,2]": 20, "MLP[16,4]": 70, "MLP[64,16]": 500, "QNN[depth=4]": 16, "QNN[depth=6]": 24,
          "QNN[depth=5,xy,cnot]": 20, "Logistic": 5, "Quadratic[rank=16]": 64, "Mine": 7, "Mine[large]": 70}  # fmt: skip
@@ -377,10 +379,11 @@ def test_no_table_dies_of_an_encoding(results):
         ("utf-8", "α 30 % ± .1 – ⟨Z⟩ ☃"),
     ],
 )
-def test_what_an_encoding_lacks_is_spelled_out(encoding, said):
+def test_what_an_encoding_lacks_is_spelled_out(encoding, said, monkeypatch):
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    tables.say("α 30 % ± .1 – ⟨Z⟩ ☃", file=stream)
-    stream.flush()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with any_terminal():
+        print("α 30 % ± .1 – ⟨Z⟩ ☃")
     assert stream.buffer.getvalue().decode(encoding) == said + "\n"
 
 
