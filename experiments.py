@@ -142,17 +142,17 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
         x = [own[measured[each]] for own, each in zip(inputs, rows, strict=True)]
         return Split(np.stack(x), np.stack([y[each] for y, each in zip(labels, rows, strict=True)]))
 
-
-def _has_no_loss(loss: np.ndarray) -> np.ndarray:
-    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or infinite."""
-    last = loss.reshape(len(loss), -1, len(SPLITS))[:, -1]
-    return ~np.isfinite(last[:, [SPLITS.index("validation"), SPLITS.index("train")]]).all(axis=1)
-
     forgotten = known if job.start else np.zeros_like(known)
     splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
     block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
     marks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
     return marks, jax.tree.map(jnp.asarray, block)
+
+
+def _has_no_loss(loss: np.ndarray) -> np.ndarray:
+    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or infinite."""
+    last = loss.reshape(len(loss), -1, len(SPLITS))[:, -1]
+    return ~np.isfinite(last[:, [SPLITS.index("validation"), SPLITS.index("train")]]).all(axis=1)
 
 
 def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
