@@ -42,12 +42,12 @@ class Row:
     @property
     def address(self) -> str:
         """Equal for rows that fill the same cells of the file."""
-        place = {axis: label.item() if isinstance(label, np.generic) else label for axis, label in self.place.items()}
-        return json.dumps([place, getattr(self.job, "block", type(self.job).__name__)])
+        block = getattr(self.job, "block", type(self.job).__name__)
+        return json.dumps([self.place, block], default=lambda label: label.item())  # of NumPy's numbers
 
     def part(self, arrays: Arrays) -> xr.Dataset:
         table = self.table(self, arrays)
-        table = table.sel(run=list(self.runs)) if self.runs is not None else table
+        table = table if self.runs is None else table.sel(run=list(self.runs))
         return table.assign_coords({name: (axis, [value]) for name, (axis, value) in self.words.items()})
 
 
@@ -57,8 +57,7 @@ Listing = dict[str, dict[str, Any]]  # of a file's rows, by address: the key, fi
 class StudyFile:
     """One study's file, which need not be there yet.
 
-    Raises BadInput where it holds results of other data. One that is damaged, or that lists no jobs, is named, and what
-    it held is computed again; it is kept beside the new one.
+    One that is damaged, or that lists no jobs, is named and kept beside the new one; what it held is computed again.
     """
 
     def __init__(self, path: Path, data: dict[str, Any]):
@@ -69,53 +68,43 @@ class StudyFile:
         return {} if found is None else json.loads(found.attrs["jobs"])
 
     def read(self, *, set_aside: bool = False) -> xr.Dataset | None:
-        """The file, None where there is none that can be used."""
+        """The file, None where there is none that can be used; BadInput where it holds results of other data."""
         try:
             found = storage.read_dataset(self.path)
-            if not isinstance(json.loads(found.attrs["jobs"]), dict):
-                raise TypeError
-            theirs = json.loads(found.attrs["data"])
-            if not isinstance(theirs, dict) or found.attrs["study"] != self.path.stem:
+            jobs, theirs = (json.loads(found.attrs[name]) for name in ("jobs", "data"))
+            if not (isinstance(jobs, dict) and isinstance(theirs, dict) and found.attrs["study"] == self.path.stem):
                 raise TypeError
         except FileNotFoundError:
             return None
-        except (storage.Damaged, KeyError, TypeError, ValueError) as error:
-            reason = (
-                error if isinstance(error, storage.Damaged) else f"results: {self.path} lists no jobs of this study"
-            )
+        except (KeyError, TypeError, ValueError) as error:
+            unlisted = f"results: {self.path} lists no jobs of this study"
+            reason = error if isinstance(error, storage.Damaged) else unlisted
             kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
             print(f"{reason}; {kept}what it held is computed again where it is needed", file=sys.stderr)
             if set_aside:
                 self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
             return None
-        differing = sorted(name for name in theirs.keys() | self.data.keys() if theirs.get(name) != self.data.get(name))
-        if "sha256" in differing:
-            differing.remove("sha256")
-            pairs = [f"{name} {theirs.get(name)} there and {self.data.get(name)} here" for name in differing]
-            words = ", ".join(pairs) or "of the same name"
-            allowed = f"a folder without results of other data ({words}); choose another --out"
-            require(False, "--out", self.path, allowed)
+        names = sorted((theirs.keys() | self.data.keys()) - {"sha256"})
+        both = [(name, theirs.get(name), self.data.get(name)) for name in names]
+        words = ", ".join(f"{name} {there} there and {here} here" for name, there, here in both if there != here)
+        allowed = f"a folder without results of other data ({words or 'of the same name'}); choose another --out"
+        require(theirs.get("sha256") == self.data.get("sha256"), "--out", self.path, allowed)
         return found
 
     def add(self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]) -> None:
-        """Write the file with these rows, each with its job's arrays and record; they replace those at their addresses.
-
-        A row whose job has no key is written and not listed.
-        """
+        """Write the file with these rows, each with its job's arrays and record, in place of those at their address."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=LOCK_SECONDS):
-            found = self.read(set_aside=True)
-            listed = {} if found is None else json.loads(found.attrs["jobs"])
-            parts = []
+            found, parts = self.read(set_aside=True), []
+            found = xr.Dataset(attrs={"jobs": "{}"}) if found is None else found
+            listed = json.loads(found.attrs["jobs"])
             for row, arrays, record in rows:
                 parts.append(row.part(arrays))
-                former = listed.pop(row.address, {}).get("runs") or []
-                found = None if found is None else _without(found, row, parts[-1], former)
-                if record["key"]:
+                found = _without(found, row, parts[-1], listed.pop(row.address, {}).get("runs") or [])
+                if record["key"]:  # a job without one is computed anew each time
                     listed[row.address] = {"runs": None if row.runs is None else list(row.runs), **record}
-            merged = storage.merge([*([] if found is None else [found]), *parts])
-            merged.attrs = self._attributes(listed, config)
-            storage.write_dataset(self.path, merged)
+            merged = storage.merge([found, *parts])
+            storage.write_dataset(self.path, merged.assign_attrs(self._attributes(listed, config)))
 
     def _attributes(self, listed: Listing, config: dict[str, Any]) -> dict[str, Any]:
         kinds = ("machine", "versions", "commit")
@@ -145,19 +134,14 @@ def _without(found: xr.Dataset, row: Row, part: xr.Dataset, former: list[int]) -
     """The file without what stands at a row's place, in the runs of its job and of the former one: nothing stays."""
     if not row.place:
         return found.drop_vars([name for name in part.data_vars if name in found])
-    if any(axis not in found.indexes or label not in found[axis].values for axis, label in row.place.items()):
-        return found
-    chosen = {axis: found[axis].values == label for axis, label in row.place.items()}
-    if "run" in part.dims:
+    chosen = {axis: found[axis].values == label for axis, label in row.place.items() if axis in found.indexes}
+    if "run" in part.dims and "run" in found.indexes:
         chosen["run"] = np.isin(found.run.values, [*former, *row.job.runs])
     for name, array in found.data_vars.items():
         if set(row.place) <= set(array.dims) and ("run" in array.dims or name in part):
             places = [np.flatnonzero(chosen.get(dim, np.ones(size))) for dim, size in array.sizes.items()]
             array.values[np.ix_(*places)] = np.nan
     return found
-
-
-# ---- what is missing, without computing it ----
 
 
 def describe_plan(rows: list[Row], missing: list[Job], store: Store, listings: Iterable[dict]) -> list[str]:
@@ -168,7 +152,10 @@ def describe_plan(rows: list[Row], missing: list[Job], store: Store, listings: I
     for study in dict.fromkeys(row.study for row in rows):
         own = {row.job for row in rows if row.study == study}
         lines.append(f"{study}: {len(own)} jobs, {len(own - set(missing))} there, {len(own & set(missing))} missing")
-    for group in _groups(missing):
+    groups: dict[tuple, list[Job]] = {}
+    for job in missing:
+        groups.setdefault((job.kind, job.title), []).append(job)
+    for group in groups.values():
         seconds, words = _nearest(_flat(recorded_fields(group[0])), known)
         times.append(seconds * len(group))
         estimate = f"about {times[-1] / 60:.1f} core-minutes" if seconds else "no time known"
@@ -177,40 +164,22 @@ def describe_plan(rows: list[Row], missing: list[Job], store: Store, listings: I
     return [*lines, f"{len(missing)} jobs to compute, about {sum(times) / 60:.1f} core-minutes{unknown}"]
 
 
-def _nearest(here: frozenset, known: list[tuple[frozenset, float]]) -> tuple[float, str]:
+def _flat(fields: Any, path: str = "") -> dict[str, str]:
+    """The leaves of nested fields, by their dotted paths."""
+    if not isinstance(fields, dict):
+        return {path: json.dumps(fields)}
+    parts = [_flat(value, f"{path}.{name}".strip(".")) for name, value in fields.items()]
+    return {name: text for part in parts for name, text in part.items()}
+
+
+def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) -> tuple[float, str]:
     """Seconds of the job that is most like this one, and in what it differs; 0 where there is none of its kind."""
-    alike = [entry for entry in known if _kind(entry[0]) == _kind(here)]
+    alike = [entry for entry in known if all(entry[0].get(name) == here.get(name) for name in ("is", "model.is"))]
     if not alike:
         return 0.0, "nothing like it is there"
-    there, seconds = min(alike, key=lambda entry: len(entry[0] ^ here))
-    return seconds, _difference(there, here)
-
-
-def _kind(fields: frozenset) -> frozenset:
-    return frozenset((path, value) for path, value in fields if path in ("is", "model.is"))
-
-
-def _groups(jobs: list[Job]) -> list[list[Job]]:
-    groups: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault((job.kind, job.title), []).append(job)
-    return list(groups.values())
-
-
-def _flat(fields: Any, path: str = "") -> frozenset[tuple[str, str]]:
-    """Nested fields as a set of (dotted path, value)."""
-    if isinstance(fields, dict):
-        return frozenset(pair for name, own in fields.items() for pair in _flat(own, f"{path}.{name}".strip(".")))
-    return frozenset([(path, json.dumps(fields))])
-
-
-def _difference(there: frozenset, here: frozenset) -> str:
-    old, new = dict(there - here), dict(here - there)
-    names = sorted(name for name in old.keys() | new.keys())
-    pairs = [f"{name} {_short(old.get(name))} there, {_short(new.get(name))} here" for name in names[:4]]
+    there, seconds = min(alike, key=lambda entry: len(entry[0].items() ^ here.items()))
+    names = sorted(dict(there.items() ^ here.items()))
+    pairs = [(name, *(own.get(name, "default").strip('"')[:40] for own in (there, here))) for name in names[:4]]
+    words = "; ".join(f"{name} {old} there, {new} here" for name, old, new in pairs)
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"nearest: {'; '.join(pairs)}{more}" if names else "the same settings"
-
-
-def _short(text: str | None) -> str:
-    return "default" if text is None else text.strip('"')[:40]
+    return seconds, f"nearest: {words}{more}" if names else "the same settings"

@@ -14,27 +14,16 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal, get_args
 
 import xarray as xr
 
+import experiments
 from checks import require
 from datar import Dataset, Gauge, load_xxz, xxz_spectrum
-from experiments import (
-    FAMILIES,
-    STUDIES,
-    Config,
-    Protocol,
-    build_qnn,
-    model_words,
-    poison_samples,
-    scores_table,
-    sweep_rows,
-    training_job,
-)
+from experiments import FAMILIES, STUDIES, Config, Protocol
 from jobs import Arrays, Job
-from models import Model, Training
+from models import Training
 from poison_unlearn import Poison
 from results import Row
 from runner import one_line_errors, parse_command_line, run_studies, stoppable
@@ -55,7 +44,7 @@ class XxzConfig(Config):
     a random complex phase like that of the published states."""
     n_sites: int = 12
     """Sites of the ring, an even number; the QNN has as many qubits."""
-    depths: tuple[int, ...] = (5, 6, 7)
+    depths: tuple[int, ...] = (5, 6, 7)  # test_xxz.ipynb
     """Layers of the QNNs of the stage depths."""
     gauge_runs: int = 20
     """Repetitions of the stage gauge."""
@@ -74,7 +63,6 @@ PAPER = XxzConfig(
     label_hidden=("32,8", "16,4", "8,4", "8,2"),  # run_unlearn_xxz.py
     unlearn_hidden="64,16",  # run_unlearn_xxz.py
     depth=4,  # run_unlearn_xxz.py
-    depths=(5, 6, 7),  # test_xxz.ipynb
     unlearn_labels=30,  # run_unlearn_xxz.py
     unlearn_features=80,  # run_unlearn_xxz.py, for the MLP; for the QNN ours
     choices=("scrub.divergence=published", "scrub.reads=clean"),  # models.py, run_unlearn_xxz.py
@@ -96,13 +84,14 @@ CORRECTED = replace(
     PAPER,
     preset="corrected",
     gauge="fixed",  # no measurement sees the phase, so no model should
-    # The full KL, for one term of it is no divergence; forget what was learned, not what it replaced.
-    choices=("scrub.divergence=full", "scrub.reads=poisoned"),
+    choices=("scrub.divergence=full", "scrub.reads=poisoned"),  # one KL term is no divergence; forget what was learned
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
+QUICK_MLP, QUICK_QNN = replace(PAPER.mlp.sweep, epochs=100), replace(PAPER.qnn.sweep, epochs=60)
+QUICK_UNLEARN = Training(epochs=25, batch_size=0, learning_rate=0.01)
 QUICK = replace(
     CORRECTED,
     preset="quick",
@@ -115,18 +104,8 @@ QUICK = replace(
     unlearn_features=30,  # as many as flipped labels: both poisons run the same compiled programs
     map_weights=(0.0, 0.4, 0.8),
     gauge_runs=4,
-    mlp=Protocol(
-        sweep=Training(epochs=100, batch_size=32, learning_rate=0.01),
-        teacher=Training(epochs=100, batch_size=32, learning_rate=0.01),
-        unlearn=Training(epochs=25, batch_size=0, learning_rate=0.01),
-        side_by_side=True,
-    ),
-    qnn=Protocol(
-        sweep=Training(epochs=60, batch_size=32, learning_rate=0.03),
-        teacher=Training(epochs=60, batch_size=32, learning_rate=0.03),
-        unlearn=Training(epochs=25, batch_size=0, learning_rate=0.01),
-        side_by_side=True,
-    ),
+    mlp=replace(PAPER.mlp, sweep=QUICK_MLP, teacher=QUICK_MLP, unlearn=QUICK_UNLEARN),
+    qnn=replace(PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=QUICK_UNLEARN),
 )
 PRESETS = XxzConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
@@ -153,7 +132,7 @@ class Spectrum(Job):
 def spectrum(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """The spectrum of the ring, and what the poison looks like."""
     yield Row("data", Spectrum(data=dataset.provenance["sha256"], n_sites=config.n_sites), {}, spectrum_table)
-    yield from poison_samples(config, dataset)
+    yield from experiments.poison_samples(config, dataset)
 
 
 def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -164,7 +143,8 @@ def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
 def depths(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """Deeper QNNs against flipped labels: further models of the noise sweep."""
     for depth in config.depths:
-        yield from sweep_rows(config, dataset, config.qnn, build_qnn(dataset, depth), "labels")
+        model = experiments.build_qnn(dataset, depth)
+        yield from experiments.sweep_rows(config, dataset, config.qnn, model, "labels")
 
 
 def gauge_control(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
@@ -172,19 +152,17 @@ def gauge_control(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
 
     A QNN is trained under the first gauge alone: its logits are the same under all (tested to 1e-5).
     """
-    for (family, model), (gauge, states) in itertools.product(_sweep_models(config, dataset), _gauges(config).items()):
+    models = [(name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)]
+    for (family, model), (gauge, states) in itertools.product(models, _gauges(config).items()):
         if family == "qnn" and gauge != "fixed":
             continue
         protocol = getattr(config, FAMILIES[family].trained_as)
         for alpha, block in itertools.product(config.alphas, config.blocks(config.gauge_runs)):
-            job = training_job(config, states, protocol.sweep, protocol, model, Poison("labels", alpha), block)
+            poison = Poison("labels", alpha)
+            job = experiments.training_job(config, states, protocol.sweep, protocol, model, poison, block)
             place = {"model": model.label, "gauge": gauge, "alpha_percent": alpha}
             shown = config.shown(job.runs, config.gauge_runs)
-            yield Row("gauge", job, place, scores_table, shown, model_words(model))
-
-
-def _sweep_models(config: XxzConfig, dataset: Dataset) -> list[tuple[str, Model]]:
-    return [(name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)]
+            yield Row("gauge", job, place, experiments.scores_table, shown, experiments.model_words(model))
 
 
 def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
@@ -195,18 +173,12 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
-        folder = run(config, dataset)
-        if folder:
+        studies = STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
+        standard = dataset.provenance["sha256"][:8] if config.data else ""
+        others = tuple(_gauges(config).values()) if "gauge" in config.stages else ()  # which its jobs read, too
+        if folder := run_studies(config, dataset, studies, standard=standard, others=others):
             report(folder, config.stages)
     return 0
-
-
-def run(config: XxzConfig, dataset: Dataset) -> Path | None:
-    """All stages of this data set; those of the gauge control read the states under the other gauges, too."""
-    others = tuple(_gauges(config).values()) if "gauge" in config.stages else ()
-    studies = STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
-    standard = dataset.provenance["sha256"][:8] if config.data else ""
-    return run_studies(config, dataset, studies, standard=standard, others=others)
 
 
 if __name__ == "__main__":
