@@ -1,14 +1,12 @@
 """The QNN's circuits: the ansatz in TensorCircuit, and its fast evaluation.
 
-`ansatz`, gate by gate, is the definition; everything else here is an implementation of it and is tested
-against it. Qubit 0 is the most significant bit and R_P(theta) = exp(-i theta P / 2), TensorCircuit's
-conventions.
+`ansatz`, gate by gate, is the definition, against which all else here is tested. Qubit 0 is the most significant bit
+and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conventions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
@@ -24,6 +22,8 @@ Entangler = Literal["rzz", "cnot"]
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
 FOLDED = 4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
+
+kronecker = partial(reduce, jnp.kron)  # of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
 
 
 def tensorcircuit_on_jax():
@@ -51,11 +51,7 @@ def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
 
 
 def ansatz(
-    params: jax.Array,
-    inputs: jax.Array | None = None,
-    *,
-    rotations: Rotations = "xyx",
-    entangler: Entangler = "rzz",
+    params: jax.Array, inputs: jax.Array | None = None, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
 ) -> tensorcircuit.Circuit:
     """The circuit, gate by gate.
 
@@ -81,13 +77,9 @@ def ansatz(
 
 
 def expectation(
-    params: jax.Array,
-    states: jax.Array,
-    *,
-    rotations: Rotations = "xyx",
-    entangler: Entangler = "rzz",
+    params: jax.Array, states: jax.Array, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz",
     folded: int | None = None,
-) -> jax.Array:
+) -> jax.Array:  # fmt: skip
     """<Z> on the last qubit after the ansatz, for a batch of states.
 
     params: (depth, n_qubits, parameters_per_qubit) real angles.
@@ -96,10 +88,10 @@ def expectation(
     folded: how many of the last layers go into the observable (RZZ ring only); None takes what is fast.
     Returns (n,) real. This is the one place that says how the circuit is evaluated.
 
-    With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one qubit on each
-    side a layer. So the last layers are folded into a small Heisenberg-picture matrix, once for all samples,
-    and only the first ones act on the states. A CNOT ring has no cone (one ring turns Z on the last qubit into
-    Z on all of them): there the states are evolved through all layers.
+    With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one qubit on each side a
+    layer. So the last layers are folded into a small Heisenberg-picture matrix, once for all samples, and only the
+    first ones act on the states. A CNOT ring turns Z on the last qubit into Z on all of them: there the states are
+    evolved through all layers.
     """
     _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
@@ -112,7 +104,8 @@ def expectation(
         return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
     if states.ndim == 3:
         w = _half_observable(gates, bonds, depth)[0, 0]
-        return jnp.tensordot(states, _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype)), 2)
+        twice = 2 - jnp.eye(w.shape[1], dtype=w.real.dtype)  # a packed matrix holds each pair of elements once
+        return jnp.tensordot(states, twice * _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype)), 2)
     folded = layers_to_fold(n_qubits, depth) if folded is None else folded
     return _cone_expectation(gates, bonds, states, folded)
 
@@ -126,9 +119,7 @@ def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str)
     if params.ndim != 3 or params.shape[2] != angles:
         raise ValueError(f"params: got shape {params.shape}, allowed: (depth, n_qubits, {angles})")
     depth, n_qubits, _ = params.shape
-    shapes = [(2**n_qubits,)]
-    if entangler == "rzz":
-        shapes.append((reduced_dimension(n_qubits, depth),) * 2)
+    shapes = [(2**n_qubits,), (reduced_dimension(n_qubits, depth),) * 2][: 1 + (entangler == "rzz")]
     if states.shape[1:] not in shapes:
         allowed = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
         raise ValueError(f"states: got shape {states.shape}, allowed: {allowed}")
@@ -149,11 +140,10 @@ def evolve(
 def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True) -> jax.Array:
     """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does not grow with depth.
 
-    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what entangles the half.
-    Of the two bonds between the halves, the inner one enters the matrices of the second half, one for either value
-    of the qubit before it; the closing one those of the first half in the next layer, by the value of the last qubit.
-    So no product is spent on entangling. close: apply the last layer's closing bond, which no measurement of the
-    last qubit sees.
+    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what entangles the half. Of
+    the two bonds between them, the inner one enters the matrices of the second half, one for either value of the qubit
+    before it; the closing one those of the first half in the next layer, by the value of the last qubit. So no product
+    is spent on entangling. close: apply the last layer's closing bond, which no measurement of the last qubit sees.
     """
     n_qubits, n = bonds.shape[1], columns.shape[-1]
     first, second, closing = _half_layers(gates, bonds, entangler)
@@ -177,8 +167,7 @@ def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: E
 def _half_layers(gates: jax.Array, bonds: jax.Array, entangler: Entangler) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Real matrices on either half of the ring, for both values of a qubit of the other half.
 
-    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by the last qubit of the first half, and the last
-    layer's closing bond, (2, 2 d, 2 d).
+    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by that of the first half; closing bond (2, 2 d, 2 d).
     """
     n_qubits = bonds.shape[1]
     k = n_qubits // 2
@@ -230,29 +219,28 @@ def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Arr
     """W = <0|U, with which <Z> = 2 |W psi|^2 - |psi|^2: (a, b, d/2, d) on the cone of the last `folded` layers.
 
     U is those layers and <0| the bra of the measured qubit: half the rows of U'ZU, and one product less than a
-    conjugation. If a layer remains in front, its ring and its rotations of the cone's qubits are taken in as
-    well. That ring couples the cone to its neighbours, in which it is diagonal: W is one matrix for each of the
-    a basis states of the left and the b of the right neighbour (1 where there is none).
+    conjugation. If a layer remains in front, its ring and its rotations of the cone's qubits are taken in as well. That
+    ring couples the cone to its neighbours, in which it is diagonal: W is one matrix for each of the a basis states of
+    the left and the b of the right neighbour (1 where there is none).
     """
     depth, n_qubits = bonds.shape
     front = depth - folded
-    cone = light_cone(n_qubits, 1)
+    cone, layer, last = light_cone(n_qubits, 1), depth - 2, max(front - 1, 0)
     rows = gates[-1, cone[0], :1]
-    layer = depth - 2
-    while layer >= max(front - 1, 0) and len(cone) < n_qubits:
+    while layer >= last and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer)
         blocks = _times_rotations(_times_ring(rows, bonds[layer], cone, register), gates[layer], cone)
         if layer < front:
             return blocks
         rows = _times_neighbours(blocks, gates[layer], register)
         cone, layer = register, layer - 1
-    if layer >= max(front - 1, 0):  # the cone holds the whole ring and grows no more
+    if layer >= last:  # the cone holds the whole ring and grows no more
 
         def times_layer(rows, gates_and_bonds):
             layer_gates, layer_bonds = gates_and_bonds
             return _times_rotations(_times_ring(rows, layer_bonds, cone, cone)[0, 0], layer_gates, cone), None
 
-        taken = slice(max(front - 1, 0), layer + 1)
+        taken = slice(last, layer + 1)
         rows = jax.lax.scan(times_layer, rows, (gates[taken], bonds[taken]), reverse=True)[0]
     return rows[None, None]
 
@@ -264,25 +252,15 @@ def _times_ring(rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], regist
     return rows * phases.transpose(0, 2, 1)[:, :, None]
 
 
-def _times_rotations(rows: jax.Array, gates: jax.Array, qubits: Sequence[int]) -> jax.Array:
-    """Rows (..., 2**len(qubits)) times the rotations of these qubits."""
+def _times_rotations(rows: jax.Array, gates: jax.Array, qubits: tuple[int, ...] | list[int]) -> jax.Array:
+    """Rows (..., 2**len(qubits)) times the rotations of these qubits, as a few Kronecker blocks."""
     transposed = gates[np.array(qubits)].swapaxes(-1, -2)
-    return _rotate(transposed, rows.reshape(-1, rows.shape[-1])).reshape(rows.shape)
-
-
-def _rotate(gates: jax.Array, states: jax.Array) -> jax.Array:
-    """Rotations on (n, 2**q) complex rows, as a few Kronecker blocks."""
-    n, n_qubits = len(states), len(gates)
-    blocks = [kronecker(part) for part in jnp.split(gates, np.cumsum(_block_sizes(n_qubits))[:-1])]
-    states = states.reshape(n, *(len(block) for block in blocks))
+    sizes = [len(part) for part in np.array_split(qubits, -(-len(qubits) // BLOCK_QUBITS))]
+    blocks = [kronecker(part) for part in jnp.split(transposed, np.cumsum(sizes)[:-1])]
+    product = rows.reshape(-1, *(len(block) for block in blocks))
     for block in blocks:  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
-        states = jnp.einsum("nb...,ab->n...a", states, block)
-    return states.reshape(n, -1)
-
-
-def _block_sizes(n_qubits: int) -> list[int]:
-    n_blocks = -(-n_qubits // BLOCK_QUBITS)
-    return [len(part) for part in np.array_split(np.arange(n_qubits), n_blocks)]
+        product = jnp.einsum("nb...,ab->n...a", product, block)
+    return product.reshape(rows.shape)
 
 
 def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
@@ -301,12 +279,12 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
     outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
     w = _half_observable(gates, bonds, folded)
     a, b, h, d = w.shape
-    apart = takes_apart(n_qubits, depth, folded)
+    # The layer before is taken apart between W and V, where V stays small: its bonds within the cone and the rotations
+    # of the cone's inner qubits commute with the rest of it. Else it acts on the states.
+    apart = front > 0 and len(cone) < n_qubits and n_qubits - max(len(cone) - 2, 0) <= LARGEST_V
     n_evolved = max(front, 0) - apart
-    x = _columns(states)
-    if n_evolved:
-        x = _evolve(gates[:n_evolved], bonds[:n_evolved], _columns(states.astype(gates.dtype)), "rzz")
-
+    x = _columns(states.astype(gates.dtype) if n_evolved else states)
+    x = _evolve(gates[:n_evolved], bonds[:n_evolved], x, "rzz") if n_evolved else x
     acted = outside[-1:] * (a > 1) + outside[:1] * (b > 1)  # the neighbours
     passive = [qubit for qubit in outside if qubit not in acted]
     v = kronecker(gates[front, np.array(acted)]) if acted else None
@@ -316,8 +294,8 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
         inner = [qubit for qubit in cone if qubit not in edges]
         w, v = _layer_apart(w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive)
         acted, passive = acted + edges + passive, []
-
-    x = _reordered(x, acted + inner + passive)
+    order = [1 + qubit for qubit in acted + inner + passive]
+    x = x.reshape(len(x), *(2,) * n_qubits, n).transpose(0, *order, -1).reshape(x.shape)
     e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
     if acted:
         x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(-1, i * p)
@@ -325,16 +303,6 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
     of_real = len(x) == 1 and not acted
     y = _real_matrix(w.reshape(a * b, h, d), of_real=of_real) @ x.reshape(a * b, (2 - of_real) * e * i, -1)
     return 2 * (y**2).reshape(-1, n).sum(axis=0) - norms
-
-
-def takes_apart(n_qubits: int, depth: int, folded: int) -> bool:
-    """Whether the layer before those that W takes in is taken apart between W and V; else it acts on the states.
-
-    Its bonds within the cone and the rotations of the cone's inner qubits commute with the rest of it.
-    """
-    cone = len(light_cone(n_qubits, folded))
-    acted = n_qubits - max(cone - 2, 0)
-    return folded + 1 < depth and cone < n_qubits and acted <= LARGEST_V
 
 
 def _layer_apart(
@@ -354,12 +322,6 @@ def _columns(states: jax.Array) -> jax.Array:
     """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, of complex states, imaginary parts."""
     states = states.T
     return jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
-
-
-def _reordered(columns: jax.Array, order: list[int]) -> jax.Array:
-    """Columns (c, 2**n_qubits, n) with the qubits in this order."""
-    cube = columns.reshape(len(columns), *(2,) * len(order), -1)
-    return cube.transpose(0, *(1 + qubit for qubit in order), -1).reshape(columns.shape)
 
 
 def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
@@ -386,24 +348,18 @@ def reduced_dimension(n_qubits: int, depth: int) -> int:
 def reduce_states(states: jax.Array, depth: int) -> jax.Array:
     """Each state's density matrix on the light cone of `depth` layers, packed real: (n, 2**n_qubits) -> (n, d, d).
 
-    The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of it. With
-    them an expectation is one scalar product with the observable, and no state is evolved.
+    The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of it. With them an
+    expectation is one scalar product with the observable, and no state is evolved.
     """
     n, n_qubits = len(states), int(np.log2(states.shape[1]))
     cone = light_cone(n_qubits, depth)
     rolled = states.reshape(n, 2 ** cone[0], -1).swapaxes(1, 2).reshape(n, 2 ** len(cone), -1)
-    density = jnp.einsum("nir,njr->nij", rolled, rolled.conj())
-    return jnp.where(_upper(density), density.real, density.imag)
+    return _pack(jnp.einsum("nir,njr->nij", rolled, rolled.conj()))
 
 
-def _pack(observable: jax.Array) -> jax.Array:
-    """The real matrix whose scalar product with a packed density matrix is tr(O rho), for Hermitian O."""
-    twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)
-    return twice * jnp.where(_upper(observable), observable.real, observable.imag)
-
-
-def _upper(matrix: jax.Array) -> np.ndarray:
-    return np.triu(np.ones(matrix.shape[-2:], bool))
+def _pack(matrices: jax.Array) -> jax.Array:
+    """Hermitian matrices (..., d, d) as real ones: the real part in the upper triangle with the diagonal, then Im."""
+    return jnp.where(np.triu(np.ones(matrices.shape[-2:], bool)), matrices.real, matrices.imag)
 
 
 # ---- gates ----
@@ -418,14 +374,8 @@ def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
 def _rotation(angle: jax.Array, axis: str) -> jax.Array:
     """exp(-i angle P / 2) about the axis x or y: (...) -> (..., 2, 2)."""
     cosine, sine = jnp.cos(angle / 2), jnp.sin(angle / 2)
-    zero = jnp.zeros_like(sine)
-    up, down = (jax.lax.complex(zero, -sine),) * 2 if axis == "x" else (-sine + 0j, sine + 0j)
+    up, down = (jax.lax.complex(jnp.zeros_like(sine), -sine),) * 2 if axis == "x" else (-sine + 0j, sine + 0j)
     return jnp.stack([cosine + 0j, up, down, cosine + 0j], axis=-1).reshape(*angle.shape, 2, 2)
-
-
-def kronecker(gates: jax.Array) -> jax.Array:
-    """The Kronecker product of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)."""
-    return reduce(jnp.kron, gates)
 
 
 def _ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
@@ -436,31 +386,23 @@ def _ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
 
 @cache
 def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
-    """Eigenvalue of each ring bond Z_q Z_{q+1} in the register's basis states: (2**len(register), n_qubits).
-
-    +1 or -1; 0 for bonds that are not within the register.
-    """
+    """Z_q Z_{q+1} of each bond in the register's basis states, 0 where it leads out: (2**len(register), n_qubits)."""
     signs = 1 - 2 * basis_bits(len(register))
-    place = {qubit: index for index, qubit in enumerate(register)}
     bonds = np.zeros((len(signs), n_qubits))
-    for qubit in register:
+    for place, qubit in enumerate(register):
         neighbour = (qubit + 1) % n_qubits
-        if neighbour in place:
-            bonds[:, qubit] = signs[:, place[qubit]] * signs[:, place[neighbour]]
+        if neighbour in register:
+            bonds[:, qubit] = signs[:, place] * signs[:, register.index(neighbour)]
     return bonds
 
 
 @cache
 def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
-    """The CNOT ring as an index permutation p: state after = state before [p], (2**n_qubits,).
-
-    closed=False leaves out the bond from the last qubit to the first.
-    """
+    """The CNOT ring, or line, as an index permutation p: state after = state before [p], (2**n_qubits,)."""
     bits = basis_bits(n_qubits).copy()
     for qubit in range(n_qubits if closed else n_qubits - 1):
         bits[:, (qubit + 1) % n_qubits] ^= bits[:, qubit]
-    image = bits @ (1 << np.arange(n_qubits)[::-1])
-    return np.argsort(image)
+    return np.argsort(bits @ (1 << np.arange(n_qubits)[::-1]))
 
 
 def basis_bits(n_qubits: int) -> np.ndarray:

@@ -6,20 +6,19 @@ All trainings are one kind of job, `Fit`, and differ in model, poison, method an
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 import xarray as xr
+from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
 import metrics
 from checks import BadInput, require
@@ -33,27 +32,22 @@ from runner import Percent, Settings, flag_name
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds
 
-# ---- the job of all trainings ----
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Runs):
     """A block of runs: models trained by a method on poisoned data, from fresh parameters or from another job's.
 
-    start: the job whose parameters are the teachers; None trains on all samples, poisoned ones among them. draw: the
-    draw of the poison that all runs have, None for one of each run's own. teacher_run: the run of `start` that teaches
-    all runs, None for the same run. side_by_side: whether the runs are one batch. record: what is kept; end: accuracy
-    and loss of each of SPLITS; logits: the logit of each sample and the parameters, too; curves: accuracies and losses
-    before and after each epoch as well.
+    record: what is kept; end: accuracy and loss of each of SPLITS; logits: the logit of each sample and the parameters,
+    too; curves: accuracies and losses before and after each epoch as well.
     """
 
     model: Model
     poison: Poison
     method: Method
-    start: Fit | None = None
-    draw: int | None = None
-    teacher_run: int | None = None
-    side_by_side: bool = True
+    start: Fit | None = None  # whose parameters are the teachers; None: train on all samples, poisoned ones among them
+    draw: int | None = None  # of the poison, the same for all runs; None: each run has its own
+    teacher_run: int | None = None  # the run of `start` that teaches all runs; None: the same run
+    side_by_side: bool = True  # the runs are one batch
     record: Literal["end", "logits", "curves"] = "logits"
 
     @property
@@ -81,20 +75,20 @@ class Fit(Runs):
         mask, known: (runs, n), which training samples are poisoned, and which of them are the forget set.
         """
         own = (self.data, self.model, self.poison, self.seed, self.runs, self.draw, self.start is None)
-        masks, block = _cached(own, lambda: _block_inputs(self, dataset))
+        masks, block = _recent.pop(own, None) or _block_inputs(self, dataset)
+        _recent[own] = masks, block
+        if len(_recent) > 2:
+            del _recent[next(iter(_recent))]
+        # What the random choices of a run are for; methods that start from one teacher share them.
+        draw = () if self.draw is None else ("draw", self.draw)
+        purpose = ("fit", self.generation, self.model.label, self.poison.kind, self.poison.alpha_percent, *draw)
+        keys = jnp.stack([random_key(self.seed, *purpose, run) for run in self.runs])
         teachers = self._teachers(*inputs) if inputs else None
-        keys = jnp.stack([random_key(self.seed, *self._purpose(), run) for run in self.runs])
         values = _run_block(self.model, self.method, block, teachers, keys, self.side_by_side, self.record)
         params = values.pop("params")
         values["size"] = sum(leaf.size for leaf in jax.tree.leaves(params)) // self.size
-        if self.record == "end":
-            return values
-        return values | params_to_tensors(params) | masks
-
-    def _purpose(self) -> tuple[str | int, ...]:
-        """What the random choices of a run are for; methods that start from one teacher share them."""
-        draw = () if self.draw is None else ("draw", self.draw)
-        return ("fit", self.generation, self.model.label, self.poison.kind, self.poison.alpha_percent, *draw)
+        tensors = {f"params{keystr(path)}": np.asarray(leaf) for path, leaf in tree_leaves_with_path(params)}
+        return values if self.record == "end" else values | tensors | masks
 
     def _teachers(self, tensors: Arrays) -> Params:
         chosen = range(self.size) if self.teacher_run is None else [self.teacher_run - self.start.runs[0]] * self.size
@@ -103,111 +97,70 @@ class Fit(Runs):
     def draws(self, dataset: Dataset) -> list[Poisoned]:
         """The poisoned training set of each run; the same for every model."""
         purpose = ("poison", self.poison.kind, self.poison.alpha_percent)
-        if self.draw is not None:
-            return [self.poison.draw(dataset, key=random_key(self.seed, *purpose, self.draw))] * self.size
-        return [self.poison.draw(dataset, key=random_key(self.seed, *purpose, run)) for run in self.runs]
+        numbers = self.runs if self.draw is None else [self.draw] * self.size
+        return [self.poison.draw(dataset, key=random_key(self.seed, *purpose, number)) for number in numbers]
 
 
 class Block(NamedTuple):
-    """The data of a block of runs, prepared for the model.
+    """The data of a block of runs, prepared for the model; those without another shape have a leading axis over runs.
 
-    retain, forget, forget_clean: what a method reads, with a leading axis over runs. inputs: (runs, n or 2 n, ...),
-    the training set as poisoned and, where its inputs differ, before. validation: (v, ...). measured: where among
-    inputs and validation the n + n + v measured samples stand: training set as poisoned and before, validation.
-    labels: of those. member: (runs, len(SPLITS), n + n + v), which of those belong to each split. columns: of a
-    network, the features that are not zero in all samples, to which all inputs are cut; None where all are in use.
+    n + n + v samples are measured: the training set as poisoned, the training set before, the validation set.
     """
 
     retain: Split
     forget: Split
     forget_clean: Split
-    inputs: jax.Array
-    validation: jax.Array
-    measured: jax.Array
-    labels: jax.Array
-    member: jax.Array
-    columns: jax.Array | None
+    inputs: jax.Array  # the training set as poisoned and, where its inputs differ, before
+    validation: jax.Array  # (v, ...)
+    measured: jax.Array  # (n + n + v,), where among inputs and validation the measured samples stand
+    labels: jax.Array  # of the measured samples
+    member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
+    columns: jax.Array | None  # features to which a network's inputs are cut; None: all
 
 
 def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     draws, clean, val = job.draws(dataset), dataset.train, dataset.val
     known = np.stack([draw.known for draw in draws])
     if job.start:
-        require(known.any() and not known.all(), "poison", _words(job.poison, known[0]), "some of the samples, not all")
+        words = f"{job.poison.kind} {job.poison.alpha_percent} %, {known[0].sum()} of {len(known[0])} samples to forget"
+        require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
     differ = any(not np.array_equal(draw.split.x, clean.x) for draw in draws)
     joined = [np.concatenate([draw.split.x, clean.x][: 1 + differ]) for draw in draws]
-    prepare = _preparation(job.model, [*joined, val.x])
-    inputs = np.stack([prepare(x) for x in joined])
-    n, v, m = len(clean.y), len(val.y), inputs.shape[1]
+    prepared = [np.asarray(job.model.prepare(x)) for x in (*joined, val.x)]
+    columns = None
+    if hasattr(job.model, "narrow"):  # weights that lead from zeros never move and never matter
+        used = np.any([np.any(x != 0, axis=0) for x in prepared], axis=0)
+        columns = None if used.all() else np.flatnonzero(used)  # of an XXZ state's 8192, 924 if it is real, else 1848
+    *inputs, validation = prepared if columns is None else [x[:, columns] for x in prepared]
+    n, v, m = len(clean.y), len(val.y), len(inputs[0])
     measured = np.concatenate([np.arange(n), np.arange(n) + m - n, np.arange(v) + m])
-    labels = np.stack([np.concatenate([draw.split.y, clean.y, val.y]) for draw in draws])
+    labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw in draws]
 
-    def taken(rows: list[np.ndarray]) -> Split:
-        """Some of the measured training samples of each run."""
-        pairs = [(own[measured[chosen]], y[chosen]) for own, y, chosen in zip(inputs, labels, rows, strict=True)]
-        return Split(*map(np.stack, zip(*pairs, strict=True)))
+    def taken(chosen: np.ndarray, first: int = 0) -> Split:
+        rows = [first + np.flatnonzero(each) for each in chosen]
+        x = [own[measured[each]] for own, each in zip(inputs, rows, strict=True)]
+        return Split(np.stack(x), np.stack([y[each] for y, each in zip(labels, rows, strict=True)]))
 
-    retained, forgotten = (~known, known) if job.start else (np.ones_like(known), np.zeros_like(known))
-    rows = [np.flatnonzero(each) for each in forgotten]
-    parts = taken([np.flatnonzero(each) for each in retained]), taken(rows), taken([n + each for each in rows])
-    member = np.stack([_membership(each, v) for each in known])
-    columns = getattr(prepare, "columns", None)
-    block = Block(*parts, inputs, np.asarray(prepare(val.x)), measured, labels, member, columns)
-    masks = {"mask": np.stack([draw.mask for draw in draws]), "known": known}
-    return masks, jax.tree.map(jnp.asarray, block)
-
-
-def _words(poison: Poison, known: np.ndarray) -> str:
-    return f"{poison.kind} {poison.alpha_percent} %, {int(known.sum())} of {len(known)} samples to forget"
-
-
-class Narrow(NamedTuple):
-    """Prepare inputs for a network and leave out the features that are zero in all samples.
-
-    Weights that lead from zeros never move and never matter, so it is the same network at a fraction of the work: of
-    the 8192 numbers of an XXZ ground state 924 are not zero when it is real, and 1848 when it is not.
-    """
-
-    model: Model
-    columns: np.ndarray
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return np.asarray(self.model.prepare(x))[:, self.columns]
-
-
-def _preparation(model: Model, inputs: list[np.ndarray]) -> Callable[[np.ndarray], np.ndarray | jax.Array]:
-    """How a model's inputs are made ready: narrow for models that can be narrowed, where that leaves features out."""
-    if not hasattr(model, "narrow"):
-        return model.prepare
-    used = np.any([np.any(np.asarray(model.prepare(x)) != 0, axis=0) for x in inputs], axis=0)
-    return model.prepare if used.all() else Narrow(model, np.flatnonzero(used))
+    forgotten = known if job.start else np.zeros_like(known)
+    splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
+    block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
+    return {"mask": np.stack([draw.mask for draw in draws]), "known": known}, jax.tree.map(jnp.asarray, block)
 
 
 def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
-    """Which of the measured samples belong to each split: (len(SPLITS), n + n + v)."""
-    part = np.repeat(["train", "train_clean", "validation"], [len(known), len(known), n_val])
-    forgotten = np.pad(np.tile(known, 2), (0, n_val))
+    """Which of the measured samples belong to each split: (runs, len(SPLITS), n + n + v)."""
+    none, outside = np.zeros_like(known), np.zeros((len(known), n_val), bool)
     members = {
-        "train": part == "train",
-        "retain": (part == "train") & ~forgotten,
-        "forget_poisoned": (part == "train") & forgotten,
-        "forget_clean": (part == "train_clean") & forgotten,
-        "validation": part == "validation",
+        "train": (~none, none, outside),
+        "retain": (~known, none, outside),
+        "forget_poisoned": (known, none, outside),
+        "forget_clean": (none, known, outside),
+        "validation": (none, none, ~outside),
     }
-    return np.stack([members[name] for name in SPLITS]).astype(np.float32)
+    return np.stack([np.concatenate(members[name], axis=1) for name in SPLITS], axis=1).astype(np.float32)
 
 
-_recent: OrderedDict[tuple, Any] = OrderedDict()
-
-
-def _cached(key: tuple, build: Callable[[], Any], *, keep: int = 2) -> Any:
-    """What `build` gave for this key before, of the last few: jobs of one kind follow each other on a process."""
-    if key not in _recent:
-        _recent[key] = build()
-        while len(_recent) > keep:
-            _recent.popitem(last=False)
-    _recent.move_to_end(key)
-    return _recent[key]
+_recent: dict[tuple, tuple[Arrays, Block]] = {}  # the last two: jobs of one kind follow each other on a process
 
 
 @partial(jax.jit, static_argnames=("model", "side_by_side", "record"))
@@ -223,50 +176,35 @@ def _run_block(
         own, teacher, key = arguments
         fresh_key, method_key, measure_key = jax.random.split(key, 3)
         fresh = model.init(fresh_key)
-        from_fresh = teacher is None or method.is_fresh
+        start = fresh if teacher is None or method.is_fresh else teacher
         teacher = fresh if teacher is None else teacher
-        task = Task(model, narrow(teacher), own["retain"], own["forget"], own["forget_clean"], narrow(fresh))
-        x = jnp.concatenate([own["inputs"], block.validation])
+        task = Task(model, narrow(teacher), own.retain, own.forget, own.forget_clean, narrow(fresh))
+        x = jnp.concatenate([own.inputs, block.validation])
 
         def measure(params):
             logits = task.logits(params, x, measure_key)[block.measured]
             of_sample = {"accuracy": jax.vmap(metrics.accuracy), "loss": jax.vmap(metrics.cross_entropy)}
-            sizes = own["member"].sum(axis=1)
-            scores = {name: own["member"] @ of(logits, own["labels"]) / sizes for name, of in of_sample.items()}
-            return scores, logits
+            sizes = own.member.sum(axis=1)
+            return {name: own.member @ of(logits, own.labels) / sizes for name, of in of_sample.items()}, logits
 
         params, curves = method(task, method_key, (lambda params: measure(params)[0]) if record == "curves" else None)
         scores, logits = measure(params)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, logits))]
-        kept = scores if curves is None else curves
-        kept = kept | {"diverged": ~jnp.stack(finite).all()}
-        if columns is not None:
-            params = model.widen(params, columns, fresh if from_fresh else teacher)
+        kept = (scores if curves is None else curves) | {"diverged": ~jnp.stack(finite).all()}
+        params = params if columns is None else model.widen(params, columns, start)
         return kept | {"params": params} | ({} if record == "end" else {"logit": logits})
 
-    own = {name: getattr(block, name) for name in ("retain", "forget", "forget_clean", "inputs", "labels", "member")}
-    arguments = (own, teachers, keys)
+    arguments = (block._replace(validation=None, measured=None, columns=None), teachers, keys)  # with an axis over runs
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
 
 
-# ---- parameters as named arrays ----
-
-
-def params_to_tensors(params: Params) -> dict[str, np.ndarray]:
-    """A pytree as named arrays: "params", followed by the place of a leaf where there are several."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {f"params{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in leaves}
-
-
 def tensors_to_params(model: Model, tensors: Arrays) -> Params:
-    """The model's pytree from named arrays (with any leading axes)."""
+    """The model's pytree from named arrays (with any leading axes): "params", followed by the place of a leaf."""
     template = jax.eval_shape(model.init, jax.random.key(0))
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(tensors[f"params{jax.tree_util.keystr(path)}"]), template
-    )
+    return tree_map_with_path(lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), template)
 
 
-# ---- configuration ----
+# ---- configuration, and the models it names ----
 
 
 @dataclass(frozen=True)
@@ -281,15 +219,14 @@ class Protocol:
 
 
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
+Stage = Literal["data", "noise_sweep", "unlearning", "weight_map"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """What to poison, train and unlearn. The flags of both unlearning scripts; their presets are its instances."""
 
-    stages: tuple[Literal["data", "noise_sweep", "unlearning", "weight_map"], ...] = (
-        "data", "noise_sweep", "unlearning", "weight_map",
-    )  # fmt: skip
+    stages: tuple[Stage, ...] = get_args(Stage)
     """Studies to run; data: what the poison looks like."""
     models: tuple[str, ...] = ("mlp", "qnn")
     """Families of models: mlp, qnn, or quadratic (a bounded quadratic form of low rank, a control)."""
@@ -333,8 +270,7 @@ class Config(Settings):
         require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
-        tables = {"methods": METHODS, "models": FAMILIES, "poisons": POISONS}
-        for flag, known in tables.items():
+        for flag, known in {"methods": METHODS, "models": FAMILIES, "poisons": POISONS}.items():
             for name in getattr(self, flag):
                 require(name in known, flag_name(flag), name, ", ".join(known))
         for weight in self.map_weights:
@@ -353,7 +289,7 @@ class Config(Settings):
             owner, _, assignment = word.partition(".")
             if owner == name:
                 method = _assign(method, word, *assignment.partition("=")[::2])
-        return dataclasses.replace(method, **changes)
+        return replace(method, **changes)
 
     def unlearn_alphas(self) -> dict[str, int]:
         """{poison: percent} of what the unlearning studies unlearn."""
@@ -363,12 +299,12 @@ class Config(Settings):
 
 def _assign(method: Method, word: str, name: str, text: str) -> Method:
     """The method with a hyper-parameter of which the value is given as text."""
-    fields = {each.name: each.type for each in dataclasses.fields(method) if each.name != "training"}
-    require(name in fields, "--hyper", word, f"the fields {', '.join(fields) or 'of another method: it has none'}")
+    types = {each.name: each.type for each in fields(method) if each.name != "training"}
+    require(name in types, "--hyper", word, f"the fields {', '.join(types) or 'of another method: it has none'}")
+    kind = types[name] if isinstance(types[name], str) else types[name].__name__
     kinds = {"float": float, "int": int, "bool": lambda text: {"true": True, "false": False}[text.lower()]}
-    kind = fields[name] if isinstance(fields[name], str) else fields[name].__name__
     try:
-        return dataclasses.replace(method, **{name: kinds.get(kind, str)(text)})
+        return replace(method, **{name: kinds.get(kind, str)(text)})
     except (ValueError, KeyError) as error:
         reason = str(error) if ", allowed:" in str(error) else f"{name}: got {text or 'nothing'}, allowed: a {kind}"
         raise BadInput(f"--hyper {word}: {reason}") from None
@@ -376,13 +312,9 @@ def _assign(method: Method, word: str, name: str, text: str) -> Method:
 
 def parse_widths(text: str) -> tuple[int, ...]:
     """ "64,16" -> (64, 16); "none" -> ()."""
-    if text == "none":
-        return ()
-    require(bool(re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text)), "--hidden", text, 'widths such as "64,16", or "none"')
-    return tuple(int(width) for width in text.split(","))
-
-
-# ---- the models of a study ----
+    allowed = 'widths such as "64,16", or "none"'
+    require(bool(re.fullmatch(r"none|[1-9]\d*(,[1-9]\d*)*", text)), "--hidden", text, allowed)
+    return () if text == "none" else tuple(map(int, text.split(",")))
 
 
 def build_mlp(dataset: Dataset, widths: str) -> MLP:
@@ -394,21 +326,17 @@ def build_qnn(dataset: Dataset, depth: int) -> QNN:
     return QNN(int(np.log2(dataset.train.x.shape[1])), depth)
 
 
-def build_quadratic(dataset: Dataset) -> QuadraticForm:
+def build_quadratic(config: Config, dataset: Dataset) -> QuadraticForm:
     return QuadraticForm(dataset.train.x.shape[1], is_complex=np.iscomplexobj(dataset.train.x))
 
 
 class Family(NamedTuple):
-    """Models of one kind, by the name that --models knows: those of the noise sweep, and the one that unlearns.
+    """Models of one kind, by the name that --models knows."""
 
-    trained_as: the flag of the configuration that says how they are trained, mlp or qnn. labels_only: further models
-    of the sweep, of which labels are flipped only.
-    """
-
-    sweep: Callable[[Config, Dataset], list[Model]]
-    unlearning: Callable[[Config, Dataset], Model]
-    trained_as: str = "qnn"
-    labels_only: Callable[[Config, Dataset], list[Model]] = lambda config, dataset: []
+    sweep: Callable[[Config, Dataset], list[Model]]  # of the noise sweep
+    unlearning: Callable[[Config, Dataset], Model]  # the one that unlearns
+    trained_as: str = "qnn"  # the flag of the configuration that says how they are trained, mlp or qnn
+    labels_only: Callable[[Config, Dataset], list[Model]] = lambda *_: []  # of the sweep, where labels are flipped
 
 
 FAMILIES: dict[str, Family] = {
@@ -422,10 +350,7 @@ FAMILIES: dict[str, Family] = {
         lambda config, dataset: [build_qnn(dataset, config.depth)],
         lambda config, dataset: build_qnn(dataset, config.depth),
     ),
-    "quadratic": Family(
-        lambda config, dataset: [build_quadratic(dataset)],
-        lambda config, dataset: build_quadratic(dataset),
-    ),
+    "quadratic": Family(lambda config, dataset: [build_quadratic(config, dataset)], build_quadratic),
 }
 
 
@@ -468,27 +393,23 @@ def training_job(
 
 def sweep_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """accuracy, loss (…, run, split), diverged (…, run), and how many samples are poisoned."""
-    table = scores_table(row, arrays)
-    axes = [axis for axis in ("poison", "alpha_percent") if axis in row.place]
-    counts = np.full([1] * len(axes), float(arrays["mask"][0].sum()))
-    return table.assign(poisoned_count=(axes, counts))
+    count = (("poison", "alpha_percent"), [[float(arrays["mask"][0].sum())]])
+    return scores_table(row, arrays).assign(poisoned_count=count)
 
 
-def scores_table(row: Row, arrays: Arrays, axes: tuple[str, ...] = ()) -> xr.Dataset:
-    """Accuracy and loss over the row's place, run, `axes` and split, and which runs diverged.
+def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Accuracy and loss over the row's place, run, epoch where there are curves, and split; which runs diverged.
 
     Accuracies of runs that diverged are NaN; their losses are kept: they show when it happened.
     """
-    coords = {axis: [label] for axis, label in row.place.items()} | {"run": list(row.job.runs)}
-    dims = [*coords, *axes, "split"]
-    shape = [1] * len(row.place)
-    exact = {"accuracy": np.round(arrays["accuracy"].astype(float), 6), "loss": arrays["loss"].astype(float)}
-    values = {name: (dims, array.reshape(*shape, *array.shape)) for name, array in exact.items()}
-    diverged = arrays["diverged"].reshape(*shape, -1).astype(float)
-    counted = {axis: np.arange(arrays["accuracy"].shape[1]) for axis in axes}
-    table = xr.Dataset(values, coords | counted | {"split": list(SPLITS)}).assign(diverged=(list(coords), diverged))
-    table = table.assign_coords(size=("model", [int(arrays["size"])]))
-    return table.assign(accuracy=table.accuracy.where(table.diverged == 0))
+    _, *epochs, _ = arrays["accuracy"].shape
+    coords = {"run": list(row.job.runs)} | ({"epoch": np.arange(*epochs)} if epochs else {}) | {"split": list(SPLITS)}
+    scores = {"accuracy": np.round(arrays["accuracy"].astype(float), 6), "loss": arrays["loss"].astype(float)}
+    table = xr.Dataset({name: (list(coords), values) for name, values in scores.items()}, coords)
+    table["diverged"] = "run", arrays["diverged"].astype(float)
+    table["accuracy"] = table.accuracy.where(table.diverged == 0)
+    table = table.expand_dims({axis: np.array([label]) for axis, label in row.place.items()})
+    return table.assign_coords(size=("model", [int(arrays["size"])]))
 
 
 # ---- unlearning ----
@@ -496,88 +417,67 @@ def scores_table(row: Row, arrays: Arrays, axes: tuple[str, ...] = ()) -> xr.Dat
 
 def unlearning(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Unlearning curves of each model, poison and method, behind the teachers they share."""
-    _require_poison(config, dataset)
-    for (model, protocol), (kind, alpha), name in itertools.product(
-        unlearning_models(config, dataset), config.unlearn_alphas().items(), config.methods
-    ):
-        method = config.method(name, training=protocol.unlearn)
+    for teacher, method, place, words in unlearning_cases(config, dataset):
+        words["alpha_percent"] = ("poison", teacher.poison.alpha_percent)
         for block in config.blocks():
-            job = unlearning_job(config, dataset, protocol, model, Poison(kind, alpha), method, block, record="curves")
-            place = {"model": model.label, "poison": kind, "unlearner": name}
-            words = model_words(model) | method_words(name, method) | {"alpha_percent": ("poison", alpha)}
+            job = unlearning_job(config, teacher, method, block, record="curves")
             yield Row("unlearning", job, place, curves_table, config.shown(job.runs), words)
 
 
 def weight_map(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Final validation accuracy over the one or two hyper-parameters that a method maps: a job for each cell."""
-    _require_poison(config, dataset)
     runs = min(config.weight_map_runs or config.runs, config.runs)
-    for (model, protocol), (kind, alpha), name in itertools.product(
-        unlearning_models(config, dataset), config.unlearn_alphas().items(), config.methods
-    ):
-        method = config.method(name, training=protocol.unlearn)
-        words = model_words(model) | method_words(name, method) | map_words(method)
-        for cell in map_cells(method, config.map_weights):
-            changed = dataclasses.replace(method, **cell)
-            place = {"model": model.label, "poison": kind, "unlearner": name, **map_place(cell)}
+    for teacher, method, place, words in unlearning_cases(config, dataset):
+        names = method.mapped()
+        for axis, name in itertools.zip_longest(("first", "second"), names, fillvalue=""):
+            words[f"{axis}_name"] = ("unlearner", name)
+            words[f"{axis}_default"] = ("unlearner", getattr(method, name) if name else 0.0)
+        for cell in itertools.product(config.map_weights, repeat=len(names)) if names else ():
+            changed = replace(method, **dict(zip(names, cell, strict=True)))
+            at = place | dict(zip(("first", "second"), (*cell, 0.0), strict=False))
             for block in config.blocks(runs):
-                poison = Poison(kind, alpha)
-                job = unlearning_job(config, dataset, protocol, model, poison, changed, block, record="end")
-                yield Row("weight_map", job, place, cell_table, config.shown(job.runs, runs), words)
+                job = unlearning_job(config, teacher, changed, block, record="end")
+                yield Row("weight_map", job, at, cell_table, config.shown(job.runs, runs), words)
 
 
-def unlearning_models(config: Config, dataset: Dataset) -> list[tuple[Model, Protocol]]:
-    families = [FAMILIES[name] for name in config.models]
-    return [(family.unlearning(config, dataset), getattr(config, family.trained_as)) for family in families]
+def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Method, dict, dict]]:
+    """Teacher (its block 0), method, place and words of each model, poison and method.
+
+    Refuses shares that poison no sample, or all of them, before anything is trained.
+    """
+    for kind, alpha in config.unlearn_alphas().items():
+        known = Poison(kind, alpha).draw(dataset, key=0).known
+        allowed = f"a share that poisons some of {len(known)} samples and not all, or 0 to leave it out"
+        require(known.any() and not known.all(), f"--unlearn-{kind}", alpha, allowed)
+    for each, (kind, alpha), name in itertools.product(config.models, config.unlearn_alphas().items(), config.methods):
+        family = FAMILIES[each]
+        model, protocol = family.unlearning(config, dataset), getattr(config, family.trained_as)
+        teacher = training_job(config, dataset, protocol.teacher, protocol, model, Poison(kind, alpha), 0)
+        method = config.method(name, training=protocol.unlearn)
+        own = {"title": ("unlearner", method.title or name), "fresh": ("unlearner", float(method.is_fresh))}
+        yield teacher, method, {"model": model.label, "poison": kind, "unlearner": name}, model_words(model) | own
 
 
-def unlearning_job(
-    config: Config, dataset: Dataset, protocol: Protocol, model: Model, poison: Poison, method: Method, block: int,
-    *, record: str,
-) -> Fit:  # fmt: skip
+def unlearning_job(config: Config, teacher: Fit, method: Method, block: int, *, record: str) -> Fit:
     """A block of runs of one method, behind its teachers: one for each run, or the first of all (published)."""
     own = config.independent_teachers
-    teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, block if own else 0)
+    teacher = replace(teacher, block=block if own else 0)
     shared = {} if own else {"draw": 0, "teacher_run": 0}
-    return dataclasses.replace(teacher, method=method, start=teacher, block=block, record=record, **shared)
-
-
-def map_cells(method: Method, grid: tuple[float, ...]) -> list[dict[str, float]]:
-    """The cells of a method's weight map, as changes of its hyper-parameters; none where it maps nothing."""
-    names = method.mapped()
-    cells = itertools.product(grid, repeat=len(names)) if names else ()
-    return [dict(zip(names, values, strict=True)) for values in cells]
-
-
-def map_place(cell: dict[str, float]) -> dict[str, float]:
-    return dict(zip(("first", "second"), (*cell.values(), 0.0), strict=False))
-
-
-def map_words(method: Method) -> dict[str, tuple[str, Any]]:
-    """Names and usual values of the hyper-parameters on the axes of a method's weight map."""
-    names = [*method.mapped(), "", ""][:2]
-    usual = [getattr(method, name) if name else 0.0 for name in names]
-    pairs = {"first_name": names[0], "second_name": names[1], "first_default": usual[0], "second_default": usual[1]}
-    return {name: ("unlearner", value) for name, value in pairs.items()}
-
-
-def method_words(name: str, method: Method) -> dict[str, tuple[str, Any]]:
-    return {"title": ("unlearner", method.title or name), "fresh": ("unlearner", float(method.is_fresh))}
+    return replace(teacher, method=method, start=teacher, block=block, record=record, **shared)
 
 
 def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """The curves, and the logit of every measured sample at their end, with which samples are what."""
-    table = scores_table(row, arrays, ("epoch",))
-    n, places = arrays["mask"].shape[1], list(row.place)
-    samples = arrays["logit"][:, : 2 * n + KEPT_VALIDATION].astype(np.float16)
-    part = np.repeat(["train", "train_clean", "validation"], [n, n, samples.shape[1] - 2 * n])
-    marks = {name: np.full((1, *samples.shape), np.nan) for name in ("poisoned", "known")}
+    table = scores_table(row, arrays)
+    n = arrays["mask"].shape[1]
+    logits = arrays["logit"][:, : 2 * n + KEPT_VALIDATION].astype(np.float16)
+    counts = [n, n, logits.shape[1] - 2 * n]
+    table["logit"] = (*row.place, "run", "sample"), logits[(None,) * len(row.place)]
     for name, mask in (("poisoned", arrays["mask"]), ("known", arrays["known"])):
-        marks[name][0, :, : 2 * n] = np.tile(mask, 2)
-    return table.assign(
-        logit=((*places, "run", "sample"), samples.reshape(*[1] * len(places), *samples.shape)),
-        **{name: (("poison", "run", "sample"), mark) for name, mark in marks.items()},
-    ).assign_coords(sample=np.arange(samples.shape[1]), part=("sample", part))
+        padded = np.pad(np.tile(mask, 2).astype(float), ((0, 0), (0, counts[2])), constant_values=np.nan)
+        table[name] = ("poison", "run", "sample"), padded[None]
+    part = np.repeat(["train", "train_clean", "validation"], counts)
+    return table.assign_coords(sample=np.arange(len(part)), part=("sample", part))
 
 
 def cell_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -586,17 +486,7 @@ def cell_table(row: Row, arrays: Arrays) -> xr.Dataset:
     return table.assign(accuracy=table.accuracy.sel(split="validation")).drop_vars(["split", "loss"])
 
 
-def _require_poison(config: Config, dataset: Dataset) -> None:
-    """Refuse shares that poison no sample, or all of them, before anything is trained."""
-    for kind, alpha in config.unlearn_alphas().items():
-        mask = Poison(kind, alpha).draw(dataset, key=0).known
-        allowed = f"a share that poisons some of {len(mask)} samples and not all, or 0 to leave it out"
-        require(mask.any() and not mask.all(), f"--unlearn-{kind}", alpha, allowed)
-
-
 # ---- what the poison looks like ----
-
-EXAMPLES = 6  # images shown of each poison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -619,23 +509,24 @@ def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
     """t-SNE of the training set without poison and with each, its labels, and which samples are poisoned."""
     from sklearn.manifold import TSNE
 
-    n = len(dataset.train.y)
-    splits = [dataset.train, *(draw.split for draw in draws)]
-    planes: list[np.ndarray] = []
-    for split in splits:
-        same = [plane for plane, other in zip(planes, splits, strict=False) if np.array_equal(other.x, split.x)]
-        features = np.concatenate([split.x.real, split.x.imag], axis=1) if np.iscomplexobj(split.x) else split.x
-        tsne = TSNE(perplexity=min(30, n / 4), init="pca", random_state=state)
-        planes.append(same[0] if same else tsne.fit_transform(features.astype(np.float32)))
-    masks = [np.zeros(n, bool), *(draw.mask for draw in draws)]
-    return {"embedding": np.stack(planes), "label": np.stack([s.y for s in splits]), "poisoned": np.stack(masks)}
+    def plane(x: np.ndarray) -> np.ndarray:
+        features = np.concatenate([x.real, x.imag], axis=1) if np.iscomplexobj(x) else x
+        tsne = TSNE(perplexity=min(30, len(x) / 4), init="pca", random_state=state)
+        return tsne.fit_transform(features.astype(np.float32))
+
+    clean = dataset.train
+    first = plane(clean.x)
+    planes = [first, *(first if np.array_equal(draw.split.x, clean.x) else plane(draw.split.x) for draw in draws)]
+    labels = [clean.y, *(draw.split.y for draw in draws)]
+    masks = [np.zeros(len(clean.y), bool), *(draw.mask for draw in draws)]
+    return {"embedding": np.stack(planes), "label": np.stack(labels), "poisoned": np.stack(masks)}
 
 
 def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
-    """The first poisoned images of both classes in turn, before and after, with the labels they are trained on."""
+    """The first three poisoned images of each class in turn, before and after, with the labels they are trained on."""
     images, labels = [], []
     for draw in draws:
-        members = [np.flatnonzero(draw.forget_clean.y == label)[: EXAMPLES // 2] for label in (0, 1)]
+        members = [np.flatnonzero(draw.forget_clean.y == label)[:3] for label in (0, 1)]
         chosen = np.stack([each[: min(map(len, members))] for each in members], axis=1).ravel()
         stages = (draw.forget_clean, draw.forget_poisoned)
         images.append([split.x[chosen, : shape[0] * shape[1]].reshape(-1, *shape) for split in stages])
@@ -651,20 +542,17 @@ def poison_samples(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    dims = {
-        "embedding": ("version", "sample", "axis"), "label": ("version", "sample"), "poisoned": ("version", "sample"),
-        "image": ("poison", "stage", "example", "row", "column"), "image_label": ("poison", "stage", "example"),
-    }  # fmt: skip
-    table = xr.Dataset({name: (dims[name], array.astype(float)) for name, array in arrays.items()})
-    kinds = [poison.kind for poison in row.job.poisons]
+    of_samples, of_images = ("version", "sample", "axis"), ("poison", "stage", "example", "row", "column")
+    dims = {name: of_images if name.startswith("image") else of_samples for name in arrays}
+    table = xr.Dataset({name: (dims[name][: each.ndim], each.astype(float)) for name, each in arrays.items()})
+    poisons = row.job.poisons
+    kinds, shown = [each.kind for each in poisons], [0, *(each.alpha_percent for each in poisons)]
     labels = {"version": ["none", *kinds], "axis": ["x", "y"], "poison": kinds, "stage": ["before", "after"]}
     coords = {dim: labels.get(dim, np.arange(size)) for dim, size in table.sizes.items()}
-    shares = [0, *(poison.alpha_percent for poison in row.job.poisons)]
-    return table.assign_coords(coords | {"shown_percent": ("version", shares)})
+    return table.assign_coords(coords | {"shown_percent": ("version", shown)})
 
 
-Study = Callable[[Any, Dataset], Iterator[Row]]  # from a configuration (of Settings) and data
-STUDIES: dict[str, Study] = {
+STUDIES: dict[str, Callable[[Any, Dataset], Iterator[Row]]] = {  # from a configuration (of Settings) and data
     "data": poison_samples,
     "noise_sweep": noise_sweep,
     "unlearning": unlearning,
