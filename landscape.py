@@ -68,7 +68,8 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
 
 def hessian_vector_product(model: Model, params: Params, split: Split) -> Callable[[jax.Array], jax.Array]:
     """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three gradients."""
-    return partial(_product, model, params, split)
+    product, _ = _linear_product(model, params, split)
+    return jax.jit(product)
 
 
 def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array, jax.Array]:
@@ -132,22 +133,11 @@ def _in_row_space(weights: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Arra
     return weights @ basis, x @ basis
 
 
-@partial(jax.jit, static_argnames="model")
-def _product(model: Model, params: Params, split: Split, vector: jax.Array) -> jax.Array:
-    gradient, flat = _flat_gradient(model, params, split)
-    return jax.jvp(gradient, (flat,), (vector,))[1]
-
-
-def _flat_gradient(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
-    flat, unflatten = ravel_pytree(params)
-    loss = loss_function(model, split)
-    return jax.grad(lambda flat: loss(unflatten(flat))), flat
-
-
 def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
     """v -> H v with the gradient linearised once, for many products inside one compiled function; and params flat."""
-    gradient, flat = _flat_gradient(model, params, split)
-    return jax.linearize(gradient, flat)[1], flat
+    flat, unflatten = ravel_pytree(params)
+    loss = loss_function(model, split)
+    return jax.linearize(jax.grad(lambda flat: loss(unflatten(flat))), flat)[1], flat
 
 
 def _hessian_by_columns(model: Model, params: Params, split: Split) -> jax.Array:
@@ -317,48 +307,6 @@ def extreme_eigenvalues(
     return Extremes(values, residuals + rounding, vectors)
 
 
-class Density(NamedTuple):
-    """A smoothed spectral density, in eigenvalues per unit of curvature over p: its integral is 1.
-
-    grid: (g,) curvatures. density: (g,). error: (g,), standard error over the probes.
-    """
-
-    grid: jax.Array
-    density: jax.Array
-    error: jax.Array
-
-
-@partial(jax.jit, static_argnames=("model", "steps", "probes"))
-def spectral_density(
-    model: Model,
-    params: Params,
-    split: Split,
-    *,
-    grid: jax.Array,
-    width: float,
-    steps: int = 80,
-    probes: int = 10,
-    key: jax.Array,
-) -> Density:
-    """(1/p) sum_i N(grid; eigenvalue_i, width^2), by stochastic Lanczos quadrature (Ghorbani et al., 1901.10159).
-
-    Each random probe gives the Gauss quadrature of its Krylov space: the Ritz values, weighted by the squared
-    first components of the tridiagonal matrix's eigenvectors. The error covers the choice of the probes, not the
-    smoothing over `width`.
-    """
-    product, flat = _linear_product(model, params, split)
-    require_whole("probes", probes, 2)  # one has no standard error
-    require_whole("steps", steps)
-    grid = jnp.asarray(grid, flat.dtype)
-
-    def quadrature(product: Callable, probe: jax.Array) -> jax.Array:
-        _, tridiagonal, _ = _lanczos(product, probe, min(steps, flat.size))
-        nodes, coordinates = jnp.linalg.eigh(tridiagonal)
-        return jax.scipy.stats.norm.pdf(grid[:, None], nodes, width) @ coordinates[0] ** 2
-
-    return Density(grid, *_over_probes(quadrature, product, flat, probes, key))
-
-
 @partial(jax.jit, static_argnames=("model", "probes"))
 def estimated_trace(
     model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
@@ -370,14 +318,9 @@ def estimated_trace(
     """
     require_whole("probes", probes, 2)  # one has no standard error
     product, flat = _linear_product(model, params, split)
-    return _over_probes(stochtrace.monte_carlo_trace(), product, flat, probes, key)
-
-
-def _over_probes(
-    integrand: Callable, product: Callable, like: jax.Array, probes: int, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    sampler = stochtrace.sampler_signs(like, num=probes)
-    mean, error = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sampler)(product, key)
+    sampler = stochtrace.sampler_signs(flat, num=probes)
+    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(stochtrace.monte_carlo_trace(), sampler)
+    mean, error = estimator(product, key)
     return mean, error * np.sqrt(probes / (probes - 1))  # matfree divides the variance by n, not n - 1
 
 

@@ -1,16 +1,12 @@
-"""Models behind one interface, and the one loop that trains anything.
-
-`Model` says what a model of your own needs. It must be hashable, so that JAX can compile for it; a frozen dataclass is.
-"""
+"""Models behind one interface, and the one loop that trains anything."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,29 +18,18 @@ from checks import Checked, require, require_whole
 from datar import Split, require_split
 from metrics import cross_entropy
 
-if TYPE_CHECKING:
-    import keras
-    import tensorcircuit
-
 Params = Any  # a pytree of real arrays
-
-LAST_FOLD = np.uint32(2**32 - 1)  # of a key whose folds 0, 1, ... have another use
 
 
 class Model(Protocol):
-    """What can be trained; p = sigmoid(logit), class 1 where logit > 0.
+    """What can be trained; p = sigmoid(logit), class 1 where logit > 0. Hashable for JAX, as a frozen dataclass is.
 
     Optional: `last_layers(params, k)`, a mask of the structure of params that is True for the last k layers; and
     `is_random = True` where the logits are drawn (shots): `logits` is then given `key=` as well.
     """
 
-    @property
-    def label(self) -> str:
-        """Its name in results and figures."""
-
-    @property
-    def family(self) -> str:
-        """Its colour and row in figures: MLP, Logistic, QNN, Quadratic, or a word of your own."""
+    label: str  # its name in results and figures
+    family: str  # its colour and row there: MLP, Logistic, QNN, Quadratic, or a word of your own
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
@@ -56,20 +41,17 @@ class Model(Protocol):
         """(n,), of prepared inputs or raw x."""
 
 
-def logits_of(model: Model, params: Params, x: jax.Array, *, key: jax.Array) -> jax.Array:
+def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's logits, (n,); the key is passed on only where they are random."""
     return model.logits(params, x, key=key) if getattr(model, "is_random", False) else model.logits(params, x)
 
 
 @dataclass(frozen=True)
 class MLP:
-    """ReLU network with one output logit, Glorot-uniform weights and zero biases as in Keras.
+    """ReLU network with one output logit, Glorot-uniform weights and zero biases as in Keras."""
 
-    `hidden=()` is logistic regression. Complex inputs of length d count as 2 d features, (Re x, Im x).
-    """
-
-    n_features: int = 1024
-    hidden: tuple[int, ...] = (64, 16)
+    n_features: int = 1024  # 2 d for complex inputs of length d, (Re x, Im x)
+    hidden: tuple[int, ...] = (64, 16)  # () is logistic regression
 
     def __post_init__(self):
         require_whole("n_features", self.n_features)
@@ -86,18 +68,14 @@ class MLP:
         return "MLP" if self.hidden else "Logistic"
 
     def init(self, key: jax.Array) -> Params:
-        """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logit.
-
-        A row for each neuron: XLA takes half as long for the gradient as with Keras' (fan_in, fan_out).
-        """
+        """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logit."""
         widths = (self.n_features, *self.hidden, 1)
-        keys = jax.random.split(key, len(widths) - 1)
         glorot = jax.nn.initializers.glorot_uniform()
-        layers = zip(keys, widths[:-1], widths[1:], strict=True)
+        layers = zip(jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True)
+        # Transposed to a row for each neuron: XLA takes half as long for the gradient as with Keras' (fan_in, fan_out).
         return [(glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers]
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """(n, d) real, or (n, 2 d) from complex x."""
         x = _as_inputs(x)
         require(x.ndim == 2, "x", f"shape {x.shape}", f"(n, {self.n_features}); flatten images to rows")
         return jnp.concatenate([x.real, x.imag], axis=1) if jnp.iscomplexobj(x) else x
@@ -105,7 +83,7 @@ class MLP:
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         activity = self.prepare(x)
         width = params[0][0].shape[1]
-        require(activity.ndim == 2 and activity.shape[1] == width, "x", f"shape {activity.shape}", f"(n, {width})")
+        require(activity.shape[1:] == (width,), "x", f"shape {activity.shape}", f"(n, {width})")
         *hidden, (weights, bias) = params
         for hidden_weights, hidden_bias in hidden:
             activity = jax.nn.relu(activity @ hidden_weights.T + hidden_bias)
@@ -113,14 +91,10 @@ class MLP:
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the weights and biases of the last k layers."""
-        _check_layers(k, len(params))
-        return [(np.bool_(layer >= len(params) - k),) * 2 for layer in range(len(params))]
+        return [(kept, kept) for kept in _last(k, len(params))]
 
     def narrow(self, params: Params, columns: jax.Array) -> Params:
-        """The parameters that act where all features but `columns` are 0: the first layer's other weights are left out.
-
-        Those get no gradient, so that training may do without them. Leading axes of runs stay.
-        """
+        """Without the weights on features other than these: where those are 0, they get no gradient."""
         (weights, bias), *rest = params
         return [(jnp.asarray(weights)[..., columns], bias), *rest]
 
@@ -129,8 +103,8 @@ class MLP:
         (weights, bias), *rest = narrow
         return [(jnp.asarray(wide[0][0]).at[..., columns].set(weights), bias), *rest]
 
-    def to_keras(self, params: Params) -> keras.Model:
-        """The same network as a Keras model whose output is the logit (apply a sigmoid for p)."""
+    def to_keras(self, params: Params) -> Any:
+        """The same network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
         from tensorflow import keras
 
         layers = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
@@ -141,22 +115,17 @@ class MLP:
 
 @dataclass(frozen=True)
 class QNN:
-    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit.
-
-    Parameters start from N(0, 0.01^2) (arXiv:2508.02422; models.py, `QNN` and `y_pred`). `ansatz` puts a
-    circuit of your own in place of `circuits.ansatz`: a function (params, inputs) -> tensorcircuit.Circuit,
-    with `shape` the shape of its params, layers first. It is simulated gate by gate.
-    """
+    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit (arXiv:2508.02422)."""
 
     n_qubits: int = 10
     depth: int = 6
     rotations: circuits.Rotations = "xyx"
     entangler: circuits.Entangler = "rzz"
-    ansatz: Callable[[jax.Array, jax.Array], tensorcircuit.Circuit] | None = None
-    shape: tuple[int, ...] | None = None
+    ansatz: Callable | None = None  # of your own, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
+    shape: tuple[int, ...] | None = None  # of its params, layers first
 
     family = "QNN"
-    scale = 5.0  # published: logit per unit of <Z>
+    scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
 
     def __post_init__(self):
         require_whole("n_qubits", self.n_qubits, 2)
@@ -173,57 +142,52 @@ class QNN:
         return f"QNN[depth={self.depth}{variant}]"
 
     def init(self, key: jax.Array) -> Params:
-        """(depth, n_qubits, angles per qubit and layer) in radians, or `shape`."""
+        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2) (models.py, `QNN`)."""
         per_qubit = circuits.parameters_per_qubit(self.rotations, self.entangler)
         return 0.01 * jax.random.normal(key, self.shape or (self.depth, self.n_qubits, per_qubit))
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is small.
+        """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is small."""
+        x = self._checked(x)
+        return circuits.reduce_states(x, self.depth) if x.ndim == 2 and self._reduced else x
+
+    @property
+    def _reduced(self) -> int:
+        """The dimension of the density matrices that `prepare` makes, 0 for none.
 
         Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128 x 128.
         """
-        x = _as_inputs(x)
-        self._check(x)
-        if x.ndim == 2 and self._is_reduced:
-            return circuits.reduce_states(x, self.depth)
+        has_cone = self.ansatz is None and self.entangler == "rzz"
+        dimension = circuits.reduced_dimension(self.n_qubits, self.depth) if has_cone else 0
+        return dimension if dimension**2 <= 4 * 2**self.n_qubits else 0
+
+    def _checked(self, x: jax.Array) -> jax.Array:
+        """States of these qubits or what `prepare` made of them; images, whatever their shape, are refused."""
+        x, size = _as_inputs(x), 2**self.n_qubits
+        fits = x.ndim == 2 and x.shape[1] == size
+        if x.ndim == 3 and self._reduced:
+            fits = x.shape[1:] == (self._reduced,) * 2 and (isinstance(x, jax.core.Tracer) or circuits.are_packed(x))
+        require(fits, "x", f"shape {x.shape}", f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
+                "datar.pad fills up with zeros)")  # fmt: skip
         return x
 
-    @property
-    def _is_reduced(self) -> bool:
-        """Whether `prepare` makes density matrices."""
-        has_cone = self.ansatz is None and self.entangler == "rzz"
-        return has_cone and circuits.reduced_dimension(self.n_qubits, self.depth) ** 2 <= 4 * 2**self.n_qubits
-
-    def _check(self, x: jax.Array) -> None:
-        """Refuse what are no states of these qubits: images of any shape, samples of another length."""
-        size = 2**self.n_qubits
-        allowed = f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; datar.pad fills up with zeros)"
-        if x.ndim == 3 and self._is_reduced:
-            dimension = circuits.reduced_dimension(self.n_qubits, self.depth)
-            fits = x.shape[1:] == (dimension, dimension) and (isinstance(x, jax.core.Tracer) or circuits.are_packed(x))
-        else:
-            fits = x.ndim == 2 and x.shape[1] == size
-        require(fits, "x", f"shape {x.shape}", allowed)
-
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        x = _as_inputs(x)
-        self._check(x)
+        x = self._checked(x)
         if self.ansatz is not None:
-            return self.scale * jax.vmap(partial(self._plain_expectation, params))(x)
+            last = [self.n_qubits - 1]
+            return self.scale * jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(x)
         return self.scale * circuits.expectation(params, x, rotations=self.rotations, entangler=self.entangler)
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the last k layers of the circuit, those next to the measurement: (depth, 1, ...)."""
         depth, *others = self.shape or params.shape[-3:]
-        _check_layers(k, depth)
-        return (np.arange(depth) >= depth - k).reshape(depth, *(1 for _ in others))
+        return _last(k, depth).reshape(depth, *(1 for _ in others))
 
-    def circuit(self, params: Params, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
-        """The TensorCircuit circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
+    def circuit(self, params: Params, inputs: jax.Array | None = None) -> Any:
+        """The tensorcircuit.Circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
         circuits.tensorcircuit_on_jax()  # an ansatz of one's own imports TensorCircuit as it comes
-        if self.ansatz is not None:
-            return self.ansatz(params, inputs)
-        return circuits.ansatz(params, inputs, rotations=self.rotations, entangler=self.entangler)
+        ansatz = self.ansatz or partial(circuits.ansatz, rotations=self.rotations, entangler=self.entangler)
+        return ansatz(params, inputs)
 
     @classmethod
     def from_openqasm(cls, text: str, name: str = "OpenQASM") -> QNN:
@@ -234,9 +198,6 @@ class QNN:
     def to_openqasm(self, params: Params) -> str:
         """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the data)."""
         return circuits.to_openqasm(self.circuit(params))
-
-    def _plain_expectation(self, params: Params, state: jax.Array) -> jax.Array:
-        return self.circuit(params, state).expectation_ps(z=[self.n_qubits - 1]).real
 
 
 @dataclass(frozen=True)
@@ -267,15 +228,13 @@ class QuadraticForm:
         """basis: (2, rank, n_features) real and imaginary parts, or (1, ...) real ones. values: (rank,), the c_k."""
         basis_key, values_key = jax.random.split(key)
         basis = jax.random.normal(basis_key, (1 + self.is_complex, self.rank, self.n_features))
-        return {
-            "basis": basis / math.sqrt(self.n_features),
-            "values": 0.01 * jax.random.normal(values_key, (self.rank,)),
-        }
+        values = jax.random.normal(values_key, (self.rank,))
+        return {"basis": basis / math.sqrt(self.n_features), "values": 0.01 * values}
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        shape = jnp.shape(x)
-        require(len(shape) == 2 and shape[1] == self.n_features, "x", f"shape {shape}", f"(n, {self.n_features})")
-        return _as_inputs(x)
+        x = _as_inputs(x)
+        require(x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         x = self.prepare(x)
@@ -316,9 +275,10 @@ def _as_inputs(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)))
 
 
-def _check_layers(k: int, layers: int) -> None:
-    require_whole("k", k)
-    require(k <= layers, "k", k, f"1 to {layers}, the number of layers")
+def _last(k: int, layers: int) -> np.ndarray:
+    """(layers,), True for the last k."""
+    require(k in range(1, layers + 1), "k", k, f"1 to {layers}, the number of layers")
+    return np.arange(layers) >= layers - k
 
 
 # ---- training ----
@@ -328,53 +288,16 @@ def _check_layers(k: int, layers: int) -> None:
 class Training(Checked):
     """How a model is trained."""
 
-    epochs: int
-    """Passes over the training data."""
-    batch_size: int
-    """Samples per step; 0 takes all of them."""
-    learning_rate: float
-    """Of Adam."""
+    epochs: int  # Passes over the training data.
+    batch_size: int  # Samples per step; 0 takes all of them.
+    learning_rate: float  # Of Adam.
 
     def check(self):
-        require_whole("epochs", self.epochs, 0)
-        require_whole("batch-size", self.batch_size, 0)  # as the flag is written
-        require(0 < self.learning_rate < math.inf, "learning-rate", self.learning_rate, "positive, finite numbers")
+        check_training(**self.keywords(), joint="-")  # as flags are written
 
     def keywords(self) -> dict[str, Any]:
         """For `train` and `fit`."""
-        return dataclasses.asdict(self)
-
-
-def train(
-    model: Model,
-    split: Split,
-    *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    key: jax.Array,
-) -> Params:
-    """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
-
-    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
-    first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
-    """
-    check_training(epochs, batch_size, learning_rate)
-    return _train(model, prepared(model, split, "split"), epochs, batch_size, learning_rate, key)
-
-
-@partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
-def _train(model: Model, split: Split, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
-    init_key, fit_key = jax.random.split(key)
-
-    def loss(params, rows, weight, epoch, key):
-        return cross_entropy(logits_of(model, params, split.x[rows], key=key), split.y[rows], weight)
-
-    params, _ = fit(
-        loss, model.init(init_key), len(split.y),
-        epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, key=fit_key,
-    )  # fmt: skip
-    return params
+        return asdict(self)
 
 
 def prepared(model: Model, split: Split, argument: str) -> Split:
@@ -387,16 +310,38 @@ def prepared(model: Model, split: Split, argument: str) -> Split:
     return Split(model.prepare(split.x), jnp.asarray(split.y))
 
 
-def check_training(epochs: int, batch_size: int, learning_rate: float) -> None:
+def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
     """Refuse what no training can be run with; a learning rate that is being traced passes."""
     require_whole("epochs", epochs, 0)
-    require_whole("batch_size", batch_size, 0)
+    require_whole(f"batch{joint}size", batch_size, 0)
     if not isinstance(learning_rate, jax.core.Tracer):
-        require(0 < learning_rate < math.inf, "learning_rate", learning_rate, "positive, finite numbers")
+        require(0 < learning_rate < math.inf, f"learning{joint}rate", learning_rate, "positive, finite numbers")
+
+
+def train(model: Model, split: Split, *, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
+    """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
+
+    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
+    first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
+    """
+    check_training(epochs, batch_size, learning_rate)
+    return _train(
+        model, prepared(model, split, "split"), key, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+    )
+
+
+@partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
+def _train(model: Model, split: Split, key: jax.Array, **training: Any) -> Params:
+    init_key, fit_key = jax.random.split(key)
+
+    def loss(params, rows, weight, epoch, key):
+        return cross_entropy(logits_of(model, params, split.x[rows], key), split.y[rows], weight)
+
+    return fit(loss, model.init(init_key), len(split.y), **training, key=fit_key)[0]
 
 
 def fit(
-    loss: Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array],
+    loss: Callable[..., jax.Array],
     params: Params,
     n_samples: int,
     *,
@@ -408,10 +353,9 @@ def fit(
 ) -> tuple[Params, Any]:
     """Run Adam on `loss(params, rows, weight, epoch, key)` over reshuffled batches of the rows 0 ... n_samples - 1.
 
-    Each epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for
-    the last, which is filled up with rows of weight 0: 350 samples at 256 make 175 + 175, not 256 + 94. The rows of a
-    batch that holds all samples are slice(None).
-    The loss gets a key of its own at each step. Returns the last parameters and what `measure(params)` gave before
+    An epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for the last,
+    filled up with rows of weight 0: 350 samples at 256 make 175 + 175. Where one batch holds all, its rows are
+    slice(None). Each step has a key of its own. Returns the last parameters and what `measure(params)` gave before
     epoch 0, 1, ... and after the last, stacked: (epochs + 1, ...), or None without `measure`.
     """
     require_whole("n_samples", n_samples)
@@ -419,24 +363,24 @@ def fit(
     optimizer = optax.adam(learning_rate)
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)
-    weights = (jnp.arange(n_steps * size) < n_samples).astype(_real_dtype(params)).reshape(n_steps, size)
-    draws = jax.random.fold_in(key, LAST_FOLD)  # of the steps; 0, 1, ... are those of the epochs' orders
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    weights = (jnp.arange(n_steps * size) < n_samples).astype(dtype).reshape(n_steps, size)
+    draws = jax.random.fold_in(key, np.uint32(2**32 - 1))  # of the steps; 0, 1, ... are those of the epochs' orders
 
     def step(carry, batch):
         params, state, epoch = carry
         rows, weight, index = batch
         step_key = jax.random.fold_in(jax.random.fold_in(draws, epoch), index)
-        gradient = jax.grad(loss)(params, rows, weight, epoch, step_key)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = optimizer.update(jax.grad(loss)(params, rows, weight, epoch, step_key), state, params)
         return (optax.apply_updates(params, updates), state, epoch), None
 
     def one_epoch(carry):
         if n_steps == 1:  # the order of a whole batch is of no consequence, and no sample is copied
-            params, state, epoch = step(carry, (slice(None), weights[0], 0))[0]
-            return params, state, epoch + 1
-        order = jax.random.permutation(jax.random.fold_in(key, carry[2]), n_samples)
-        rows = jnp.resize(order, (n_steps, size))
-        params, state, epoch = jax.lax.scan(step, carry, (rows, weights, jnp.arange(n_steps)))[0]
+            (params, state, epoch), _ = step(carry, (slice(None), weights[0], 0))
+        else:
+            order = jax.random.permutation(jax.random.fold_in(key, carry[2]), n_samples)
+            batches = jnp.resize(order, (n_steps, size)), weights, jnp.arange(n_steps)
+            (params, state, epoch), _ = jax.lax.scan(step, carry, batches)
         return params, state, epoch + 1
 
     def measure_and_train(carry, _):  # one scan body holds both, so that `measure` is compiled once
@@ -446,7 +390,3 @@ def fit(
     carry = params, optimizer.init(params), jnp.int32(0)
     (params, _, _), history = jax.lax.scan(measure_and_train, carry, length=epochs + 1)
     return params, history
-
-
-def _real_dtype(params: Params) -> jnp.dtype:
-    return jnp.result_type(*jax.tree.leaves(params))

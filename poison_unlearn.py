@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -15,24 +15,23 @@ import numpy as np
 from checks import require, require_whole
 from datar import Dataset, Split, require_split
 from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
-from models import Model, Params, Training, fit, prepared
+from models import Model, Params, Training, fit, logits_of, prepared
+
+Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes
+Measure = Callable[[Params], Any]
+DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
 
 # ---- poison ----
 
 
 class Poisoned(NamedTuple):
-    """A poisoned training set.
+    """A poisoned training set."""
 
-    split: all n samples, poisoned ones among them. mask: (n,) True where poisoned. known: (n,) True where that is
-    identified: the forget set. forget_clean and forget_poisoned: its samples before and after; for labels they differ
-    in y, for features in x. What is poisoned but not known stays among the retained samples.
-    """
-
-    split: Split
-    mask: np.ndarray
-    known: np.ndarray
-    forget_clean: Split
-    forget_poisoned: Split
+    split: Split  # all n samples, poisoned ones among them
+    mask: np.ndarray  # (n,) True where poisoned
+    known: np.ndarray  # (n,) True where that is identified: the forget set; all others are retained
+    forget_clean: Split  # the forget set as it was before
+    forget_poisoned: Split  # and as it is in split
 
     @property
     def retain(self) -> Split:
@@ -42,15 +41,11 @@ class Poisoned(NamedTuple):
 
 @dataclass(frozen=True)
 class Poison:
-    """What to poison, and how much of it is known.
+    """What to poison, and how much of it is known. It carries its function: it works where POISONS lacks its name."""
 
-    kind: a name in POISONS. alpha_percent: whole percent of the training samples. known_percent: of the poisoned ones,
-    the share that is identified. The poison carries its function, so that it works where the table lacks its name.
-    """
-
-    kind: str = "labels"
-    alpha_percent: int = 0
-    known_percent: int = 100
+    kind: str = "labels"  # a name in POISONS
+    alpha_percent: int = 0  # of the training samples, in whole percent
+    known_percent: int = 100  # of the poisoned ones, the share that is identified
     function: Callable[..., Poisoned] | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -69,15 +64,11 @@ class Poison:
         if self.known_percent == 100:
             return poisoned
         generator = _generator(key).spawn(1)[0]  # another stream than that of the draw, the same for all shares
-        rows = np.flatnonzero(poisoned.known)
-        chosen = np.sort(generator.permutation(len(rows))[: round(len(rows) * self.known_percent / 100)])
+        rows = generator.permutation(np.flatnonzero(poisoned.known))
         known = np.zeros_like(poisoned.mask)
-        known[rows[chosen]] = True
-        of_forget = [Split(part.x[chosen], part.y[chosen]) for part in poisoned[3:]]
-        return Poisoned(poisoned.split, poisoned.mask, known, *of_forget)
-
-
-Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes
+        known[rows[: round(len(rows) * self.known_percent / 100)]] = True
+        chosen = known[poisoned.known]
+        return Poisoned(*poisoned[:2], known, *(Split(part.x[chosen], part.y[chosen]) for part in poisoned[3:]))
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
@@ -86,33 +77,28 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
     balanced=False draws them from all samples alike, as the published Hessian analysis does.
     Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
     """
-    split, generator = require_split(split), _generator(key)
-    rows = _draw_balanced(split, fraction, generator, round_up=False) if balanced else _draw(split, fraction, generator)
-    y = split.y.copy()
-    y[rows] = 1 - y[rows]
-    return _poisoned(split, Split(split.x, y), rows)
+    split, mask, _ = _draw(split, fraction, key, balanced=balanced)
+    return _poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
 
 
 def randomize_features(split: Split, fraction: float, *, key: Key, n_features: int | None = None) -> Poisoned:
     """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd rounded up.
 
-    n_features: length before padding (784 pixels); the padding stays 0. None takes the whole length. The
-    noise is complex where the samples have imaginary parts and real where they have none.
-    Published: datar.py, `data_poison(..., ordered=False)`.
+    n_features: length before padding (784 pixels), None for all; the padding stays 0. The noise is complex where the
+    samples have imaginary parts and real where they have none. Published: datar.py, `data_poison(..., ordered=False)`.
     """
-    split, generator = require_split(split), _generator(key)
+    split, mask, generator = _draw(split, fraction, key, round_up=True)
     require(split.x.ndim == 2, "split.x", f"shape {split.x.shape}", "(n, d); flatten images to rows")
-    rows = _draw_balanced(split, fraction, generator, round_up=True)
     length = split.x.shape[1] if n_features is None else n_features
     require_whole("n_features", length)
     require(length <= split.x.shape[1], "n_features", n_features, f"1 to {split.x.shape[1]}")
-    noise = generator.standard_normal((len(rows), length))
+    noise = generator.standard_normal((mask.sum(), length))
     if np.iscomplexobj(split.x) and np.any(split.x.imag):
-        noise = noise + 1j * generator.standard_normal((len(rows), length))
+        noise = noise + 1j * generator.standard_normal((mask.sum(), length))
     x = split.x.copy()
-    x[rows] = 0
-    x[rows, :length] = noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    return _poisoned(split, Split(x, split.y), rows)
+    x[mask] = 0
+    x[mask, :length] = noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return _poisoned(split, Split(x, split.y), mask)
 
 
 def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
@@ -120,11 +106,10 @@ def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
 
     About half of them keep the label they had. Published: datar.py, `interclass_confusion`.
     """
-    split, generator = require_split(split), _generator(key)
-    rows = _draw(split, fraction, generator)
+    split, mask, generator = _draw(split, fraction, key, balanced=False)
     y = split.y.copy()
-    y[rows] = generator.integers(0, 2, len(rows))
-    return _poisoned(split, Split(split.x, y), rows)
+    y[mask] = generator.integers(0, 2, mask.sum())
+    return _poisoned(split, Split(split.x, y), mask)
 
 
 def poison_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -143,7 +128,7 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """The poison that the data set came with (`poison_mask` of an .npz); its share is what it is."""
+    """The poison that the data came with (`poison_mask` in an .npz), whatever the share."""
     _check_fraction(fraction)
     require(dataset.given is not None, "poison", "given", f"data with a poison_mask ({dataset.name} has none)")
     mask, known, clean = dataset.given
@@ -151,7 +136,7 @@ def poison_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return Poisoned(dataset.train, mask, known, *forget)
 
 
-POISONS: dict[str, Callable[..., Poisoned]] = {
+POISONS: dict[str, Callable] = {
     "labels": poison_labels,
     "features": poison_features,
     "confusion": confuse_labels,
@@ -159,83 +144,61 @@ POISONS: dict[str, Callable[..., Poisoned]] = {
 }
 
 
-def _draw(split: Split, fraction: float, generator: np.random.Generator) -> np.ndarray:
-    _check_fraction(fraction)
-    return np.sort(generator.choice(len(split.y), _count(fraction, len(split.y)), replace=False))
-
-
-def _draw_balanced(split: Split, fraction: float, generator: np.random.Generator, *, round_up: bool) -> np.ndarray:
-    _check_fraction(fraction)
-    per_class = (_count(fraction, len(split.y)) + round_up) // 2
-    classes = [np.flatnonzero(split.y == label) for label in (0, 1)]
-    smallest = min(map(len, classes))
-    require(per_class <= smallest, "fraction", fraction, f"at most {smallest} samples of each class to poison")
-    rows = [generator.choice(members, per_class, replace=False) for members in classes]
-    return np.sort(np.concatenate(rows))
-
-
 def _check_fraction(fraction: float) -> None:
     number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
     require(number and 0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)")
 
 
-def _count(fraction: float, n: int) -> int:
-    return int(fraction * n + 1e-9)  # 0.29 * 100 is 28.999999999999996
+def _draw(split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False) -> tuple:
+    """The split, checked; int(fraction n) of its samples as a mask, half from each class or any; and the generator."""
+    split, generator = require_split(split), _generator(key)
+    _check_fraction(fraction)
+    mask = np.zeros(len(split.y), bool)
+    count = int(fraction * len(mask) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    groups = [np.flatnonzero(split.y == label) for label in (0, 1)] if balanced else [np.arange(len(mask))]
+    of_each, smallest = (count + round_up) // len(groups), min(map(len, groups))
+    require(of_each <= smallest, "fraction", fraction, f"at most {smallest} samples of each class to poison")
+    for group in groups:
+        mask[generator.choice(group, of_each, replace=False)] = True
+    return split, mask, generator
 
 
 def _generator(key: Key) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key)
 
 
-def _poisoned(clean: Split, poisoned: Split, rows: np.ndarray) -> Poisoned:
-    mask = np.zeros(len(clean.y), bool)
-    mask[rows] = True
+def _poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
     return Poisoned(poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned)))
 
 
 # ---- unlearn ----
 
-DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
-
 
 class Task(NamedTuple):
-    """What is to be unlearned by one model.
-
-    teacher: the parameters trained on the poisoned data. retain, forget: inputs (prepared or raw) and labels, the
-    forget set as poisoned; forget_clean: its samples as they were. fresh: new random parameters.
-    """
+    """What is to be unlearned by one model; each set is inputs (prepared or raw) and labels."""
 
     model: Model
-    teacher: Params
+    teacher: Params  # trained on the poisoned data
     retain: Split
-    forget: Split
-    forget_clean: Split
-    fresh: Params
+    forget: Split  # as poisoned
+    forget_clean: Split  # the same samples as they were
+    fresh: Params  # new random ones
 
     def logits(self, params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """(n,) logits; `key` reaches models that are random."""
-        random = {"key": key} if getattr(self.model, "is_random", False) else {}
-        return self.model.logits(params, x, **random)
+        return logits_of(self.model, params, x, key)
 
 
 class Batch(NamedTuple):
-    """What a loss sees at one step: a batch of the retain set, and the whole forget set.
-
-    retain_weight is 1 for samples of the batch and 0 for those that fill it up; retain_teacher (b,) and
-    forget_teacher (f,) are the teacher's logits. epoch counts from 0, for a method that alternates; key is new at each
-    step, for one that draws.
-    """
+    """What a loss sees at one step: a batch of b retained samples, and all f of the forget set."""
 
     retain: Split
-    retain_weight: jax.Array
-    retain_teacher: jax.Array
+    retain_weight: jax.Array  # (b,) 1 for samples of the batch, 0 for those that fill it up
+    retain_teacher: jax.Array  # (b,) logits
     forget: Split
-    forget_teacher: jax.Array
-    epoch: jax.Array
-    key: jax.Array
-
-
-Measure = Callable[[Params], Any]
+    forget_teacher: jax.Array  # (f,) logits
+    epoch: jax.Array  # from 0, for a method that alternates
+    key: jax.Array  # new at each step, for one that draws
 
 
 @dataclass(frozen=True)
@@ -245,21 +208,17 @@ class Method:
     Called as method(task, key, measure) -> (params, history), `history` being what `measure(params)` gave before the
     first epoch, after each and so after the last, stacked. To JAX a method is a pytree: its floats are leaves, which
     may be traced (`vmap` over a hyper-parameter), and all else is static, its own code included.
-
-    title: its name in tables and figures; None for that in METHODS. needs_forget: refuse an empty forget set.
-    is_fresh: it starts from new parameters. map_over: the one or two hyper-parameters of its weight map; None for the
-    first two floats.
     """
 
     training: Training = field(default=Training(50, 0, 0.001), kw_only=True)
 
-    title: ClassVar[str | None] = None
-    needs_forget: ClassVar[bool] = False
-    is_fresh: ClassVar[bool] = False
-    map_over: ClassVar[tuple[str, ...] | None] = None
+    title: ClassVar[str | None] = None  # in tables and figures; None for its name in METHODS
+    needs_forget: ClassVar[bool] = False  # an empty forget set is refused
+    is_fresh: ClassVar[bool] = False  # it starts from new parameters
+    map_over: ClassVar[tuple[str, ...] | None] = None  # one or two for its weight map; None for the first two floats
 
     def __init_subclass__(cls):
-        jax.tree_util.register_pytree_node(cls, _flatten, lambda static, floats: _unflatten(cls, static, floats))
+        jax.tree_util.register_pytree_node(cls, _flatten, partial(_unflatten, cls))
 
     def __post_init__(self):
         for name, value in self.hyper().items():
@@ -275,7 +234,7 @@ class Method:
 
     def hyper(self) -> dict[str, float]:
         """The hyper-parameters that are floats, by name."""
-        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self) if _is_float(each)}
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.type in (float, "float")}
 
     def mapped(self) -> tuple[str, ...]:
         """The hyper-parameters of its weight map, at most two."""
@@ -285,38 +244,27 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
-def _is_float(each: dataclasses.Field) -> bool:
-    return each.type in (float, "float")
-
-
 def _flatten(method: Method) -> tuple[tuple, tuple]:
     """Its floats; and its other fields with all that its classes hold, so that no two codes share a program."""
-    own = dataclasses.fields(method)
-    static = tuple((each.name, getattr(method, each.name)) for each in own if not _is_float(each))
+    floats = method.hyper()
+    others = tuple((each.name, getattr(method, each.name)) for each in fields(method) if each.name not in floats)
     held = [(name, part) for cls in type(method).__mro__[:-1] for name, part in vars(cls).items()]
-    code = tuple(part for name, part in held if callable(part) or not name.startswith("__"))
-    return tuple(method.hyper().values()), (static, tuple(map(_hashable, code)))
-
-
-def _hashable(value: Any) -> Any:
-    return value if isinstance(value, Hashable) else repr(value)
+    code = [part for name, part in held if callable(part) or not name.startswith("__")]
+    code = tuple(part if isinstance(part, Hashable) else repr(part) for part in code)
+    return tuple(floats.values()), (tuple(floats), others, code)
 
 
 def _unflatten(cls: type, static: tuple, floats: tuple) -> Method:
     """Without the checks: the floats may be traced, or no numbers at all."""
     method = object.__new__(cls)
-    names = [each.name for each in dataclasses.fields(cls) if _is_float(each)]
-    for name, value in (*static[0], *zip(names, floats, strict=True)):
+    for name, value in (*static[1], *zip(static[0], floats, strict=True)):
         object.__setattr__(method, name, value)
     return method
 
 
 @dataclass(frozen=True)
 class Descent(Method):
-    """A method that descends a loss with Adam: it defines `loss` alone.
-
-    Retain batches are reshuffled each epoch, the forget set is whole at each step.
-    """
+    """A method that defines `loss` alone: Adam descends it over reshuffled retain batches and the whole forget set."""
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
@@ -368,17 +316,6 @@ def both_logits(task: Task, params: Params, batch: Batch) -> list[jax.Array]:
 
 
 @dataclass(frozen=True)
-class Retrain(Descent):
-    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the teacher."""
-
-    title = "Retrain"
-    is_fresh = True
-
-    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        return retain_loss(task, params, batch)
-
-
-@dataclass(frozen=True)
 class FineTune(Descent):
     """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is retained."""
 
@@ -389,19 +326,25 @@ class FineTune(Descent):
 
 
 @dataclass(frozen=True)
+class Retrain(FineTune):
+    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the teacher."""
+
+    title = "Retrain"
+    is_fresh = True
+
+
+@dataclass(frozen=True)
 class Scrub(Descent):
     """ce CE(D_r) + kl KL(teacher || student on D_r) - forget KL(teacher || student on D_f).
 
-    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py, whose weights are
-    the defaults. divergence: the full Bernoulli KL, or its first term alone as in the published code. reads: which
-    version of the forget set's inputs (published: clean).
+    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py.
     """
 
-    ce: float = 1.0
+    ce: float = 1.0  # the three weights: published
     forget: float = 0.2
     kl: float = 0.0
-    divergence: Literal["full", "published"] = "full"
-    reads: Literal["poisoned", "clean"] = "poisoned"
+    divergence: Literal["full", "published"] = "full"  # the Bernoulli KL, or its first term alone
+    reads: Literal["poisoned", "clean"] = "poisoned"  # which version of the forget set's inputs; published: clean
 
     title = "Scrub"
     needs_forget = True
@@ -426,12 +369,9 @@ class Scrub(Descent):
 
 @dataclass(frozen=True)
 class GradientAscent(Descent):
-    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+).
+    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+)."""
 
-    Weights: those of the published models.py.
-    """
-
-    ce: float = 1.0
+    ce: float = 1.0  # both weights: published, models.py
     forget: float = 0.2
 
     title = "Gradient ascent"
@@ -444,12 +384,7 @@ class GradientAscent(Descent):
         return self.ce * descend - self.forget * cross_entropy(forget, batch.forget.y)
 
 
-METHODS: dict[str, Method] = {
-    "retrain": Retrain(),
-    "cf": FineTune(),
-    "scrub": Scrub(),
-    "ga": GradientAscent(),
-}
+METHODS: dict[str, Method] = {"retrain": Retrain(), "cf": FineTune(), "scrub": Scrub(), "ga": GradientAscent()}
 
 
 def unlearn(
@@ -470,12 +405,11 @@ def unlearn(
     """
     given = {"retain": retain, "forget": forget, "forget_clean": forget if forget_clean is None else forget_clean}
     retain, forget, forget_clean = (prepared(model, split, name) for name, split in given.items())
-    require(len(forget_clean.y) == len(forget.y), "forget_clean", f"{len(forget_clean.y)} samples",
-            f"the {len(forget.y)} of forget")  # fmt: skip
-    require(len(forget.y) > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
+    n, n_clean = len(forget.y), len(forget_clean.y)
+    require(n_clean == n, "forget_clean", f"{n_clean} samples", f"the {n} of forget")
+    require(n > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     for name, split in (("forget", forget), ("forget_clean", forget_clean)):
-        own, others = jnp.shape(split.x)[1:], jnp.shape(retain.x)[1:]
+        own, others = split.x.shape[1:], retain.x.shape[1:]
         require(own == others, name, f"samples of shape {own}", f"{others}, that of the retained ones")
     fresh_key, method_key = jax.random.split(key)
-    retain, forget, forget_clean = jax.tree.map(jnp.asarray, (retain, forget, forget_clean))
     return method(Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)), method_key, measure)

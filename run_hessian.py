@@ -122,15 +122,12 @@ QUICK = replace(
 PRESETS = HessianConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
-def build_model(config: HessianConfig, dataset: Dataset, name: Name) -> Model:
-    n_qubits = int(np.log2(dataset.train.x.shape[1]))
-    builders = {
-        "mlp": lambda: build_mlp(dataset, config.hidden),
-        "qnn": lambda: QNN(n_qubits, config.depth, "xy", "cnot"),
-        "unlearning_qnn": lambda: build_qnn(dataset, 6),
-        "logistic": lambda: build_mlp(dataset, "none"),
-    }
-    return builders[name]()
+BUILDERS = {
+    "mlp": lambda config, dataset: build_mlp(dataset, config.hidden),
+    "qnn": lambda config, dataset: replace(build_qnn(dataset, config.depth), rotations="xy", entangler="cnot"),
+    "unlearning_qnn": lambda config, dataset: build_qnn(dataset, 6),
+    "logistic": lambda config, dataset: build_mlp(dataset, "none"),
+}
 
 
 # ---- the job ----
@@ -197,21 +194,15 @@ def landscapes(config: HessianConfig, dataset: Dataset) -> Iterator[Row]:
     """Landscapes around trained models, for each model and share of flipped labels."""
     n = len(dataset.train.y)
     require(config.held_out <= n - 2, "--held-out", config.held_out, f"at most {n - 2} of the {n} training images")
-    own = {name: getattr(config, name) for name in ("training", "held_out", "loss_samples", "lanczos_steps", "extremes",
-                                                    "seed")}  # fmt: skip
+    names = ("training", "held_out", "loss_samples", "lanczos_steps", "extremes", "seed")
+    own = {name: getattr(config, name) for name in names} | {"data": dataset.provenance["sha256"], "size": config.block}
     for name, alpha, block in itertools.product(config.models, config.alphas, config.blocks()):
-        model = build_model(config, dataset, name)
-        sliced = (config.slice_points, *_radii(config, model)) if block == 0 and alpha in config.slice_alphas else None
-        job = Landscape(
-            data=dataset.provenance["sha256"], model=model, alpha_percent=alpha, slices=sliced, block=block,
-            size=config.block, **own,
-        )  # fmt: skip
+        model = BUILDERS[name](config, dataset)
+        radii = config.mlp_radii if isinstance(model, MLP) else config.qnn_radii
+        sliced = (config.slice_points, *radii) if block == 0 and alpha in config.slice_alphas else None
+        job = Landscape(model=model, alpha_percent=alpha, slices=sliced, block=block, **own)
         place = {"model": model.label, "alpha_percent": alpha}
         yield Row("landscape", job, place, landscape_table, config.shown(job.runs), model_words(model))
-
-
-def _radii(config: HessianConfig, model: Model) -> tuple[float, float]:
-    return config.mlp_radii if isinstance(model, MLP) else config.qnn_radii
 
 
 AXES = {  # of a variable, behind model, share of flipped labels and run
@@ -300,7 +291,9 @@ def measure(job: Landscape, params: Params, draw: Draw, key: jax.Array) -> tuple
         "extreme": found.values, "extreme_error": found.errors, "dead": dead, "dead_relus": dead_relus,
         "accuracy": _accuracies(model, params, draw.train, draw.held_out),
     }  # fmt: skip
-    return _marked(values, diverged), top
+    lost = np.nan if diverged else 0.0
+    values = {name: np.asarray(value, np.float64) + lost for name, value in values.items()}
+    return values | {"diverged": np.float64(diverged)}, top
 
 
 @partial(jax.jit, static_argnames="model")
@@ -317,14 +310,6 @@ def _dense_hessian(model: Model, params: Params, split: Split) -> jax.Array:
     if isinstance(model, MLP):
         return landscape.hessian(*landscape.row_space(model, params, split))
     return landscape.hessian(model, params, split)
-
-
-def _marked(measured: dict[str, np.ndarray], diverged: bool) -> dict[str, np.ndarray]:
-    """What was measured of a run, as numbers, and whether it diverged; then all the rest is NaN."""
-    values = {name: np.asarray(value, np.float64) for name, value in measured.items()}
-    if diverged:
-        values = {name: np.full_like(value, np.nan) for name, value in values.items()}
-    return values | {"diverged": np.float64(diverged)}
 
 
 def slices(job: Landscape, params: Params, split: Split, top: np.ndarray, key: jax.Array) -> dict[str, np.ndarray]:

@@ -11,15 +11,15 @@
 3. How the step's cost grows with qubits, depth, samples and runs.
 4. What a script's first and second start spend on compilation (persistent cache).
 
-Everything runs on one thread, as the processes of a study do. All contenders of a table are timed in turns,
-repetition by repetition, so that other load on the machine hits all of them alike; even so, compare numbers within
-one run only. Times are those of calls with warm caches, compilation apart. Writes OUT/results.json and
-OUT/scaling.png.
+Everything runs on one thread, as the processes of a study do. All contenders of a table are timed in turns, so that
+other load on the machine hits all alike; even so, compare numbers within one run only. Times are those of calls with
+warm caches, compilation apart. Writes OUT/results.json and OUT/scaling.png.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -40,20 +40,25 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 import circuits
 import storage
-from datar import Split, load_mnist
+from datar import load_mnist
 from jobs import one_thread
 from metrics import accuracy, cross_entropy
-from models import MLP, QNN, train
+from models import MLP, QNN, Training, train
 from runner import one_line_errors, writable_folder
 
 PACKAGES = ("pennylane", "pennylane-lightning", "tensorflow", "keras")
 THREAD_SETTINGS = ("PJRT_NPROC", "XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 ROOFLINE_FLOP = 0.8e9  # a fixed yardstick: what the first light-cone prototype computed in one step
+PRODUCT = 1024  # rows and columns of the roofline's matrices
+PENNYLANE_SAMPLES = 8
 TOLERANCE = 1e-4  # to which all contenders have to agree, in value and in gradient
 TURN = 0.15  # seconds a fast contender is repeated for when its turn comes
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,10 @@ class Sizes:
     qubits: int = 10
     depth: int = 6
     samples: int = 256
-    product: int = 1024  # rows and columns of the roofline's matrices
     unrolled_depths: tuple[int, ...] = (2,)
-    pennylane_samples: int = 8
     repetitions: int = 9
     fits: int = 5
     epochs: int = 100
-    per_class: int | None = 250  # MNIST images; None draws random samples
-    growth_repetitions: int = 7
     growth: dict[str, tuple[int, ...]] = field(
         default_factory=lambda: {
             "qubits": (4, 6, 8, 10, 12, 14),
@@ -82,8 +83,7 @@ class Sizes:
 
 
 SMOKE = Sizes(
-    qubits=3, depth=2, samples=8, product=256, unrolled_depths=(2,), pennylane_samples=8, repetitions=2, fits=2,
-    epochs=2, per_class=None, growth_repetitions=2,
+    qubits=3, depth=2, samples=8, repetitions=2, fits=2, epochs=2,
     growth={"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)},
 )  # fmt: skip
 
@@ -113,7 +113,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(programs: list[Program], repetitions: int) -> list[dict[str, Any]]:
+def in_turns(programs: list[Program], repetitions: int) -> Rows:
     """Time programs in turns, a row for each; a turn of a fast one holds several repetitions."""
     for program in programs:
         seconds(program.run)  # warm up
@@ -122,35 +122,25 @@ def in_turns(programs: list[Program], repetitions: int) -> list[dict[str, Any]]:
     for _ in range(repetitions):
         for program, repeats, own in zip(programs, per_turn, times, strict=True):
             own += [program.scale * seconds(program.run) for _ in range(repeats)]
-    return [
-        {"label": program.label, "compile": program.compile_seconds, **summary(own)}
-        for program, own in zip(programs, times, strict=True)
-    ]
+    return [timed(*pair) for pair in zip(programs, times, strict=True)]
 
 
-def summary(times: list[float]) -> dict[str, float]:
-    return {"min": min(times), "median": float(np.median(times)), "n": len(times)}
+def timed(program: Program, times: list[float]) -> dict[str, Any]:
+    spread = {"min": min(times), "median": float(np.median(times)), "n": len(times)}
+    return {"label": program.label, "compile": program.compile_seconds} | spread
 
 
 # ---- 1: the QNN's training step ----
 
 
-class Problem(NamedTuple):
-    """Angles (depth, qubits, 4), real normalised states (n, 2**qubits) and labels (n,)."""
-
-    params: jax.Array
-    states: jax.Array
-    labels: jax.Array
-
-
 @cache
-def problem(qubits: int, depth: int, samples: int, seed: int = 0) -> Problem:
+def problem(qubits: int, depth: int, samples: int, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Angles (depth, qubits, 4), real normalised states (samples, 2**qubits) and labels (samples,)."""
     generator = np.random.default_rng(seed)
     states = generator.normal(size=(samples, 2**qubits))
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     params = generator.uniform(-np.pi, np.pi, (depth, qubits, 4))
-    labels = np.arange(samples) % 2
-    return Problem(*(jnp.asarray(array, jnp.float32) for array in (params, states, labels)))
+    return tuple(jnp.asarray(array, jnp.float32) for array in (params, states, np.arange(samples) % 2))
 
 
 def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
@@ -161,6 +151,11 @@ def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
 def our_logits(params: jax.Array, states: jax.Array) -> jax.Array:
     depth, qubits, _ = params.shape
     return QNN(qubits, depth).logits(params, states)
+
+
+@cache
+def our_step(qubits: int, depth: int, samples: int) -> Program:
+    return compiled("", step(our_logits), *problem(qubits, depth, samples))
 
 
 def evolved_logits(params: jax.Array, states: jax.Array) -> jax.Array:
@@ -190,16 +185,16 @@ def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
     return QNN.scale * jax.vmap(expectation)(states)
 
 
-def lightning_step(given: Problem) -> Callable[[], tuple[float, np.ndarray]]:
-    """Loss and gradient by PennyLane's lightning.qubit and its adjoint differentiation, sample by sample.
+def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> Callable[[], tuple]:
+    """A function that gives loss and gradient by PennyLane's lightning.qubit, adjoint, sample by sample.
 
     The adjoint method knows no parameter broadcasting. The device is called directly: a QNode and autograd
     around it double the time. The cross-entropy's derivative (sigmoid - label) is put on by hand.
     """
     import pennylane as qml
 
-    qubits = given.params.shape[1]
-    params, states, labels = map(np.asarray, given)
+    depth, qubits, _ = params.shape
+    states, labels = np.asarray(states), np.asarray(labels)
     device = qml.device("lightning.qubit", wires=qubits, c_dtype=np.complex64)
     wanted = qml.devices.ExecutionConfig(gradient_method="adjoint", use_device_gradient=True)
     config = device.setup_execution_config(wanted)
@@ -211,8 +206,8 @@ def lightning_step(given: Problem) -> Callable[[], tuple[float, np.ndarray]]:
         residual = 1 / (1 + np.exp(-logits)) - labels
         loss = np.mean(np.logaddexp(0, logits) - labels * logits)
         gradient = QNN.scale * residual @ np.asarray(jacobians) / len(labels)  # in the order of the tape's gates
-        rotations, bonds = np.split(gradient.reshape(len(params), -1), [3 * qubits], axis=1)
-        return loss, np.concatenate([rotations.reshape(-1, qubits, 3), bonds[..., None]], axis=2)
+        rotations, bonds = np.split(gradient.reshape(depth, -1), [3 * qubits], axis=1)
+        return loss, np.concatenate([rotations.reshape(depth, qubits, 3), bonds[..., None]], axis=2)
 
     return run
 
@@ -221,185 +216,141 @@ def pennylane_tape(params: list, state: np.ndarray) -> Any:
     import pennylane as qml
 
     qubits = len(params[0])
-    with qml.queuing.AnnotatedQueue() as queue:
-        qml.StatePrep(state, wires=range(qubits))
-        for layer in params:
-            for qubit, (x_first, y, x_last, _) in enumerate(layer):
-                qml.RX(x_first, qubit)
-                qml.RY(y, qubit)
-                qml.RX(x_last, qubit)
-            for qubit, angles in enumerate(layer):
-                qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits])
-        qml.expval(qml.Z(qubits - 1))
-    tape = qml.tape.QuantumScript.from_queue(queue)
-    tape.trainable_params = range(1, 1 + 4 * qubits * len(params))  # parameter 0 is the state
-    return tape
+    gates = [qml.StatePrep(state, wires=range(qubits))]
+    for layer in params:
+        for qubit, (x_first, y, x_last, _) in enumerate(layer):
+            gates += [qml.RX(x_first, qubit), qml.RY(y, qubit), qml.RX(x_last, qubit)]
+        gates += [qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits]) for qubit, angles in enumerate(layer)]
+    trainable = range(1, 1 + 4 * qubits * len(params))  # parameter 0 is the state
+    return qml.tape.QuantumScript(gates, [qml.expval(qml.Z(qubits - 1))], trainable_params=trainable)
 
 
-def contenders(sizes: Sizes) -> tuple[list[Program], list[Problem | None]]:
-    """The rows of the first table, and the problem that each solves (None for the roofline)."""
-    whole = problem(sizes.qubits, sizes.depth, sizes.samples)
-    few = problem(sizes.qubits, sizes.depth, sizes.samples)
-    few = Problem(few.params, *(array[: sizes.pennylane_samples] for array in few[1:]))
-    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(sizes.product,) * 2), jnp.float32)
+def contenders(sizes: Sizes) -> list[tuple[Program, Program]]:
+    """The ways to compute the step, each beside ours of the problem that it solves, which may be a smaller one."""
     circuits.tensorcircuit_on_jax()  # its import is no compilation
-
-    entries = [
-        (compiled("ours", step(our_logits), *whole), whole),
-        (compiled("ours, all layers evolved", step(evolved_logits), *whole), whole),
-        (compiled("TensorCircuit, gate by gate under scan", step(scanned_logits), *whole), whole),
+    size = sizes.qubits, sizes.depth, sizes.samples
+    others = [
+        ("ours, all layers evolved", evolved_logits, size, 1.0),
+        ("TensorCircuit, gate by gate under scan", scanned_logits, size, 1.0),
     ]
     for depth in sizes.unrolled_depths:
-        given = problem(sizes.qubits, depth, sizes.samples)
-        label = f"TensorCircuit, gate by gate unrolled: depth {depth} measured, times {sizes.depth / depth:g}"
-        entries.append((compiled(label, step(unrolled_logits), *given, scale=sizes.depth / depth), given))
-    times = sizes.samples / sizes.pennylane_samples
-    label = f"PennyLane lightning, adjoint: {sizes.pennylane_samples} samples measured, times {times:g}"
-    entries.append((Program(label, lightning_step(few), scale=times), few))
-    share = ROOFLINE_FLOP / (2 * sizes.product**3)
-    label = f"roofline: 0.8 GFlop at the rate of a float32 product of {sizes.product}×{sizes.product}"
-    entries.append((compiled(label, jnp.matmul, matrix, matrix, scale=share), None))
-    programs, problems = zip(*entries, strict=True)
-    return list(programs), list(problems)
+        times = sizes.depth / depth
+        label = f"TensorCircuit, gate by gate unrolled: depth {depth} measured, times {times:g}"
+        others.append((label, unrolled_logits, (sizes.qubits, depth, sizes.samples), times))
+    times, few = sizes.samples / PENNYLANE_SAMPLES, (sizes.qubits, sizes.depth, PENNYLANE_SAMPLES)
+    label = f"PennyLane lightning, adjoint: {PENNYLANE_SAMPLES} samples measured, times {times:g}"
+    return [
+        (our_step(*size)._replace(label="ours"), our_step(*size)),
+        *((compiled(label, step(logits), *problem(*own), scale=scale), our_step(*own))
+          for label, logits, own, scale in others),
+        (Program(label, lightning_step(*problem(*few)), scale=times), our_step(*few)),
+    ]  # fmt: skip
 
 
-def differences_from_ours(programs: list[Program], problems: list[Problem | None]) -> list[float | None]:
-    """Largest difference of each contender's value and gradient from ours on the same problem."""
-    ours = {problem_size(problems[0]): programs[0].run()}
-    differences = []
-    for program, given in zip(programs, problems, strict=True):
-        if given is None:
-            differences.append(None)
-            continue
-        if problem_size(given) not in ours:
-            ours[problem_size(given)] = jax.jit(step(our_logits))(*given)
-        pairs = zip(program.run(), ours[problem_size(given)], strict=True)
-        differences.append(max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs))
-    return differences
-
-
-def problem_size(given: Problem) -> tuple[int, ...]:
-    return given.params.shape + given.states.shape
-
-
-def training_step(sizes: Sizes) -> list[dict[str, Any]]:
+def training_step(sizes: Sizes) -> Rows:
     """Time all contenders in turns. Exits where one does not compute what ours does."""
-    programs, problems = contenders(sizes)
-    differences = differences_from_ours(programs, problems)
-    for program, difference in zip(programs, differences, strict=True):
-        if difference is not None and not difference <= TOLERANCE:
+    programs, differences = [], []
+    for program, ours in contenders(sizes):
+        pairs = zip(program.run(), ours.run(), strict=True)
+        difference = max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs)
+        if not difference <= TOLERANCE:
             raise SystemExit(f"error: {program.label} differs from ours by {difference:.1e}, over {TOLERANCE:.0e}")
+        programs.append(program)
+        differences.append(difference)
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
+    label = f"roofline: 0.8 GFlop at the rate of a float32 product of {PRODUCT}×{PRODUCT}"
+    programs.append(compiled(label, jnp.matmul, matrix, matrix, scale=ROOFLINE_FLOP / (2 * PRODUCT**3)))
     rows = in_turns(programs, sizes.repetitions)
-    for row, difference in zip(rows, differences, strict=True):
-        ratios = {f"{kind}_ratio": row[kind] / rows[0][kind] for kind in ("min", "median")}
-        row |= {"difference": difference} | ratios
-    rows[-1]["gflop_per_second"] = ROOFLINE_FLOP / 1e9 / rows[-1]["min"]
-    return rows
+    for row, difference in zip(rows, [*differences, None], strict=True):
+        row["difference"] = difference
+    return with_ratios(rows, "min", "median")
+
+
+def with_ratios(rows: Rows, *kinds: str) -> Rows:
+    """The rows, each with the ratios of these numbers to those of the first row, which is ours."""
+    return [row | {f"{kind}_ratio": row[kind] / rows[0][kind] for kind in kinds} for row in rows]
 
 
 # ---- 2: the MLP ----
 
 
-def mlp_split(sizes: Sizes) -> Split:
-    if sizes.per_class:
-        return load_mnist(per_class=sizes.per_class, source="embedded").train
-    _, states, labels = problem(sizes.qubits, 1, sizes.samples)
-    return Split(np.asarray(states), np.asarray(labels))
-
-
-def keras_network(model: MLP, key: jax.Array, learning_rate: float) -> Any:
-    """The model with fresh parameters as a compiled Keras model."""
+def mlp_trainings(sizes: Sizes) -> Rows:
+    """Trainings in one vmapped call in turns with as many Keras fits, of equal epochs and batches."""
     from tensorflow import keras
 
-    network = model.to_keras(model.init(key))
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    network.compile(optimizer=keras.optimizers.Adam(learning_rate), loss=loss)
-    return network
-
-
-def mlp_trainings(sizes: Sizes) -> list[dict[str, Any]]:
-    """Trainings in one vmapped call in turns with as many Keras fits, of equal epochs and batches."""
-    split = mlp_split(sizes)
+    split = load_mnist(per_class=250, source="embedded").train
     model, keys = MLP(split.x.shape[1]), jax.random.split(jax.random.key(0), sizes.fits)
-    training = {"epochs": sizes.epochs, "batch_size": 256, "learning_rate": 0.005}
-    ours = compiled("ours", jax.vmap(lambda key: train(model, split, **training, key=key)), keys)
-    ours.run()
+    training = Training(sizes.epochs, batch_size=256, learning_rate=0.005)
+    one_training = lambda key: train(model, split, **training.keywords(), key=key)  # noqa: E731
+    ours = compiled(f"ours, {sizes.fits} in one call", jax.vmap(one_training), keys)
+    accuracies = [accuracy(logits, split.y) for logits in jax.vmap(model.logits, (0, None))(ours.run(), split.x)]
     our_times, first_epochs, fits, correct = [], [], [], []
     for key in keys:
-        network = keras_network(model, key, training["learning_rate"])
-        fit = partial(network.fit, split.x, split.y, batch_size=training["batch_size"], verbose=0)
+        network = model.to_keras(model.init(key))
+        loss = keras.losses.BinaryCrossentropy(from_logits=True)
+        network.compile(optimizer=keras.optimizers.Adam(training.learning_rate), loss=loss)
+        fit = partial(network.fit, split.x, split.y, batch_size=training.batch_size, verbose=0)
         first_epochs.append(seconds(partial(fit, epochs=1)))  # Keras compiles in here
         fits.append(seconds(partial(fit, epochs=sizes.epochs)))
         correct.append(accuracy(network(split.x)[:, 0].numpy(), split.y))
         our_times += [seconds(ours.run) for _ in range(3)]
-    our_correct = [accuracy(logits, split.y) for logits in jax.vmap(model.logits, (0, None))(ours.run(), split.x)]
+    theirs = Program(f"Keras, {sizes.fits} × model.fit", fit, sum(first_epochs))
     rows = [
-        {"label": f"ours, {sizes.fits} in one call", "compile": ours.compile_seconds, **summary(our_times)},
-        {"label": f"Keras, {sizes.fits} × model.fit", "compile": sum(first_epochs), "sum": sum(fits), **summary(fits)},
+        timed(ours, our_times) | {"total": float(np.median(our_times)), "accuracy": float(np.mean(accuracies))},
+        timed(theirs, fits) | {"total": sum(fits), "accuracy": float(np.mean(correct))},
     ]
-    for row, total, accuracies in zip(rows, (rows[0]["median"], sum(fits)), (our_correct, correct), strict=True):
-        row |= {"total": total, "with_compile": total + row["compile"], "accuracy": float(np.mean(accuracies))}
-    for row in rows:
-        row |= {f"{kind}_ratio": row[kind] / rows[0][kind] for kind in ("total", "with_compile")}
-    return rows
+    rows = [row | {"with_compile": row["total"] + row["compile"]} for row in rows]
+    return with_ratios(rows, "total", "with_compile")
 
 
 # ---- 3: how the step's cost grows ----
 
 
-@cache
-def our_step(qubits: int, depth: int, samples: int) -> Program:
-    return compiled("", step(our_logits), *problem(qubits, depth, samples))
-
-
-def several_runs(sizes: Sizes, runs: int, *, together: bool) -> Program:
+def several_runs(sizes: Sizes, runs: int, label: str) -> Program:
     """The step of several runs, each with its own angles and states, vmapped or one after the other."""
     problems = [problem(sizes.qubits, sizes.depth, sizes.samples, seed) for seed in range(runs)]
     stacked = [jnp.stack(arrays) for arrays in zip(*problems, strict=True)]
     one = step(our_logits)
-    if together:
-        return compiled("vmap", jax.vmap(one), *stacked, scale=1 / runs)
-    return compiled("lax.map", lambda *arrays: jax.lax.map(lambda each: one(*each), arrays), *stacked, scale=1 / runs)
+    mapped = {"vmap": jax.vmap(one), "lax.map": lambda *arrays: jax.lax.map(lambda each: one(*each), arrays)}
+    return compiled(label, mapped[label], *stacked, scale=1 / runs)
 
 
-def growth(sizes: Sizes) -> dict[str, list[dict[str, Any]]]:
+def growth(sizes: Sizes) -> dict[str, Rows]:
     """The step's time against one size at a time, the others as in the first table; against runs: time per run."""
     base = {"qubits": sizes.qubits, "depth": sizes.depth, "samples": sizes.samples}
     rows = {}
     for name, values in sizes.growth.items():
-        note(f"growth with {name}")
         if name == "runs":
-            values = [runs for runs in values for _ in range(2)]
-            programs = [several_runs(sizes, runs, together=place % 2 == 0) for place, runs in enumerate(values)]
+            values = np.repeat(values, 2).tolist()
+            labels = itertools.cycle(["vmap", "lax.map"])
+            programs = [several_runs(sizes, runs, label) for runs, label in zip(values, labels, strict=False)]
         else:
             programs = [our_step(**base | {name: value}) for value in values]
-        timed = in_turns(programs, sizes.growth_repetitions)
-        rows[name] = [{"value": value} | row for value, row in zip(values, timed, strict=True)]
+        measured = in_turns(programs, sizes.repetitions)
+        rows[name] = [{"value": value} | row for value, row in zip(values, measured, strict=True)]
     return rows
 
 
-def draw_growth(rows: dict[str, list[dict[str, Any]]], title: str, path: Path) -> None:
+def draw_growth(rows: dict[str, Rows], title: str, path: Path) -> None:
     """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
     import figures
 
     figures.use_style()
     figure, axes = figures.plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6))
     for axis, (name, points) in zip(axes, rows.items(), strict=True):
-        for label, marker in (("vmap", "o"), ("lax.map", "s")) if name == "runs" else (("", "o"),):
-            own = [point for point in points if point["label"] == label]
-            place = [2 ** point["value"] if name == "qubits" else point["value"] for point in own]
-            axis.plot(place, [1e3 * point["median"] for point in own], marker=marker, markersize=4, label=label or None)
-        if name != "runs":
-            first = 1e3 * own[0]["median"]
-            axis.plot(place, [first * x / place[0] for x in place], "--", color="0.6", zorder=0, label="proportional")
-        axis.legend(frameon=False)
-        axis.set(xscale="log", yscale="linear" if name == "runs" else "log", xlabel=name)
+        for (label, own), marker in zip(pd.DataFrame(points).groupby("label", sort=False), "os", strict=False):
+            places, times = (2**own.value if name == "qubits" else own.value), 1e3 * own["median"]
+            axis.plot(places, times, marker=marker, markersize=4, label=label or None)
         if name == "runs":
-            axis.set_ylim(bottom=0)
-        axis.set_xticks(place, [point["value"] for point in own])
+            axis.set(xscale="log", xlabel=name, ylabel="ms per step and run", ylim=(0, None))
+        else:
+            proportional = times.iloc[0] * places / places.iloc[0]
+            axis.plot(places, proportional, "--", color="0.6", zorder=0, label="proportional")
+            axis.set(xscale="log", xlabel=name, yscale="log")
+        axis.legend(frameon=False)
+        axis.set_xticks(places, own.value)
         axis.minorticks_off()
     axes[0].set_ylabel("ms per step")
-    axes[-1].set_ylabel("ms per step and run")
     figure.suptitle(title, fontsize="small")
     figure.savefig(path)
     figures.plt.close(figure)
@@ -416,23 +367,20 @@ def print_start_up(qubits: int, depth: int, samples: int) -> None:
     traced = time.perf_counter()
     program = lowered.compile()
     spent = {"trace": traced - imported, "compile": time.perf_counter() - traced}
-    spent |= {"first_step": seconds(partial(program, *given)), "peak_megabytes": peak_megabytes()}
-    print(json.dumps(spent))
+    print(json.dumps(spent | {"first_step": seconds(partial(program, *given)), "peak_megabytes": peak_megabytes()}))
 
 
-def start_ups(sizes: Sizes) -> list[dict[str, Any]]:
+def start_ups(sizes: Sizes) -> Rows:
     """Two starts one after the other, with a compilation cache that is empty at the first."""
     code = f"import bench; bench.print_start_up({sizes.qubits}, {sizes.depth}, {sizes.samples})"
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        own = {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
         for label in ("first start, empty cache", "second start"):
-            own = {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
-            environment = os.environ | one_thread() | own
-            command = [sys.executable, "-c", code]
             start = time.perf_counter()
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            printed = subprocess.check_output([sys.executable, "-c", code], env=os.environ | own, text=True)
             whole = time.perf_counter() - start
-            rows.append({"label": label, "whole": whole} | json.loads(done.stdout.splitlines()[-1]))
+            rows.append({"label": label, "whole": whole} | json.loads(printed.splitlines()[-1]))
     return rows
 
 
@@ -457,110 +405,74 @@ def peak_megabytes() -> float:
     status = Path("/proc/self/status")
     if status.is_file():  # a child's ru_maxrss would start from its parent's
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    unit = 1 if sys.platform == "darwin" else 1e3  # macOS counts bytes, others kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes, on macOS
 
 
-def note(text: str) -> None:
-    print(f"... {text}", file=sys.stderr, flush=True)
+TIMES = {"compile": "compile s", "min": "min ms", "median": "median ms", "n": "n"}
+SECTIONS = {  # of the results: what measures it, the title of its table, {key: heading} of the columns
+    "training_step": (
+        training_step,
+        "Training step of the QNN, value and gradient ({samples} samples, {qubits} qubits, depth {depth})",
+        TIMES | {"min_ratio": "/ ours (min)", "median_ratio": "(median)", "difference": "difference"},
+    ),
+    "mlp": (
+        mlp_trainings,
+        "{fits} trainings of the MLP (64,16), {epochs} epochs, batch 256",
+        {"compile": "compile s", "total": "trainings s", "total_ratio": "/ ours", "with_compile": "both s",
+         "with_compile_ratio": "/ ours", "accuracy": "train accuracy"},
+    ),
+    "growth": (growth, "Training step against qubits, depth, samples and runs (time per run)", TIMES),
+    "start_up": (
+        start_ups,
+        "Start of a script, in a process of its own",
+        {"whole": "whole process s", "trace": "of which trace", "compile": "compile", "first_step": "first step",
+         "peak_megabytes": "peak MB"},
+    ),
+}  # fmt: skip
 
 
-def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Text left in the first column, figures right in the others; None is an empty cell."""
-    cells = [columns, *([cell if isinstance(cell, str) else digits(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(f"\n{title}")
-    for line in cells:
-        print("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip())
-
-
-def digits(number: float | None) -> str:
-    """Three significant digits, whole numbers in full."""
-    if number is None:
-        return ""
-    if isinstance(number, int) or abs(number) >= 100:
-        return f"{number:.0f}"
-    return f"{number:.3g}"
-
-
-def milliseconds(row: dict[str, Any]) -> list[float]:
-    return [1e3 * row["min"], 1e3 * row["median"], row["n"]]
-
-
-def print_training_step(rows: list[dict[str, Any]], sizes: Sizes) -> None:
-    shape = f"{sizes.samples} samples, {sizes.qubits} qubits, depth {sizes.depth}"
-    columns = ["", "compile s", "min ms", "median ms", "n", "/ ours (min)", "(median)", "difference"]
-    cells = [
-        [row["label"], row["compile"] if row["difference"] is not None else None, *milliseconds(row),
-         row["min_ratio"], row["median_ratio"], None if row["difference"] is None else f"{row['difference']:.0e}"]
-        for row in rows
-    ]  # fmt: skip
-    print_table(f"Training step of the QNN, value and gradient ({shape})", columns, cells)
-    print(f"The matrix product runs at {rows[-1]['gflop_per_second']:.0f} GFlop/s. In minima, ours takes "
-          f"{1 / rows[-1]['min_ratio']:.1f} times the\nroofline and TensorCircuit under scan "
-          f"{rows[2]['min_ratio']:.1f} times as long as ours.")  # fmt: skip
-
-
-def print_mlp(rows: list[dict[str, Any]], sizes: Sizes) -> None:
-    columns = ["", "compile s", "trainings s", "/ ours", "both s", "/ ours", "train accuracy"]
-    kinds = ("compile", "total", "total_ratio", "with_compile", "with_compile_ratio", "accuracy")
-    cells = [[row["label"], *(row[kind] for kind in kinds)] for row in rows]
-    print_table(f"{sizes.fits} trainings of the MLP (64,16), {sizes.epochs} epochs, batch 256", columns, cells)
-
-
-def print_growth(rows: dict[str, list[dict[str, Any]]]) -> None:
-    for name, points in rows.items():
-        labels = [f"{point['value']} {point['label']}".strip() for point in points]
-        cells = [[label, point["compile"], *milliseconds(point)] for label, point in zip(labels, points, strict=True)]
-        title = f"Training step against {name}" + (", time per run" if name == "runs" else "")
-        print_table(title, [name, "compile s", "min ms", "median ms", "n"], cells)
-
-
-def print_start_ups(rows: list[dict[str, Any]]) -> None:
-    columns = ["", "whole process s", "of which trace", "compile", "first step", "peak MB"]
-    kinds = ("whole", "trace", "compile", "first_step", "peak_megabytes")
-    cells = [[row["label"], *map(row.get, kinds)] for row in rows]
-    print_table("Start of a script, in a process of its own", columns, cells)
-
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    here = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=here, help="folder for results.json and scaling.png")
-    parser.add_argument("--slow", action="store_true", help="TensorCircuit unrolled at depth 3 too: minutes to compile")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs, under a minute")
-    return parser.parse_args()
+def table(rows: Rows | dict[str, Rows], columns: dict[str, str]) -> str:
+    """The columns {key: heading} of rows; times in seconds are shown in milliseconds where the heading says so."""
+    if isinstance(rows, dict):
+        own = [(f"{name} {row['value']} {row['label']}", row) for name, points in rows.items() for row in points]
+        rows = [row | {"label": label.strip()} for label, row in own]
+    frame = pd.DataFrame(rows).set_index("label").rename_axis(None)[list(columns)]
+    factors = [1e3 if heading.endswith("ms") else 1 for heading in columns.values()]
+    frame = (frame * factors).set_axis(columns.values(), axis=1)
+    return frame.to_string(na_rep="", float_format=lambda x: f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}")
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    folder = Path(__file__).parent
+    parser.add_argument("--out", type=Path, default=folder, help="folder for results.json and scaling.png")
+    parser.add_argument("--slow", action="store_true", help="TensorCircuit unrolled at depth 3 too: minutes to compile")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs, under a minute")
+    arguments = parser.parse_args()
     with one_line_errors():
         writable_folder(arguments.out)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
     os.environ |= one_thread() | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}  # as studies compute
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}  # TensorFlow: quiet, on the CPU too
     sizes = SMOKE if arguments.smoke else Sizes(unrolled_depths=(2, 3) if arguments.slow else (2,))
+
     results = {"context": context()}
     print("\n".join(f"{name}: {value}" for name, value in results["context"].items()))
-
-    note("training step: compiling all contenders")
-    results["training_step"] = training_step(sizes)
-    print_training_step(results["training_step"], sizes)
-    note("MLP")
-    results["mlp"] = mlp_trainings(sizes)
-    print_mlp(results["mlp"], sizes)
-    results["growth"] = growth(sizes)
-    print_growth(results["growth"])
-    note("start of a script")
-    results["start_up"] = start_ups(sizes)
-    print_start_ups(results["start_up"])
-
+    for name, (measure, title, columns) in SECTIONS.items():
+        print(f"... {name}", file=sys.stderr, flush=True)
+        results[name] = measure(sizes)
+        print(f"\n{title.format(**vars(sizes))}\n{table(results[name], columns)}")
+    ours, _, scanned, *_, roofline = results["training_step"]
+    rate = roofline["gflop_per_second"] = ROOFLINE_FLOP / 1e9 / roofline["min"]
     results["peak_megabytes"] = peak_megabytes()
-    print(f"\nPeak resident memory of all this, TensorFlow and PennyLane included: {results['peak_megabytes']:.0f} MB")
-    base = f"{sizes.samples} samples, {sizes.qubits} qubits, depth {sizes.depth}"
-    draw_growth(
-        results["growth"], f"QNN training step, value and gradient; {base} unless varied", arguments.out / "scaling.png"
-    )
+    print(f"\nThe matrix product runs at {rate:.0f} GFlop/s. In minima, ours takes "
+          f"{ours['min'] / roofline['min']:.1f} times the roofline and\nTensorCircuit under scan "
+          f"{scanned['min_ratio']:.1f} times as long as ours.\n\n"
+          "Peak resident memory of all this, TensorFlow and PennyLane included: "
+          f"{results['peak_megabytes']:.0f} MB")  # fmt: skip
+    base = "{samples} samples, {qubits} qubits, depth {depth}".format(**vars(sizes))
+    title = f"QNN training step, value and gradient; {base} unless varied"
+    draw_growth(results["growth"], title, arguments.out / "scaling.png")
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

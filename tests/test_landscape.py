@@ -26,7 +26,6 @@ from landscape import (
     loss_function,
     loss_slice,
     row_space,
-    spectral_density,
 )
 from metrics import cross_entropy
 from models import MLP, QNN, train
@@ -47,7 +46,6 @@ QNNS = [  # (n_qubits, depth, rotations, entangler): light cones smaller than th
 ]
 NETWORK = (10, (6, 3), 30)  # what the stochastic tests share, compiled once: (n_features, hidden, n)
 LANCZOS = {"k": 2, "steps": 60}
-DENSITY = {"steps": 60, "probes": 100}
 
 
 @pytest.fixture(scope="module")
@@ -296,25 +294,12 @@ def test_the_hessian_of_a_dead_network():
     np.testing.assert_allclose(hessian_trace(model, params, split)[0], p * (1 - p), rtol=1e-6)
 
 
-def test_spectral_density_is_the_smoothed_spectrum():
-    case = mlp_case(*NETWORK)
-    dense = np.linalg.eigvalsh(np.asarray(hessian(*case), float))
-    width = np.ptp(dense) / 20
-    grid = np.linspace(dense[0] - 5 * width, dense[-1] + 5 * width, 101)
-    density = spectral_density(*case, grid=grid, width=width, **DENSITY, key=KEY)
-    expected = np.exp(-(((grid[:, None] - dense) / width) ** 2) / 2).mean(axis=1) / (width * np.sqrt(2 * np.pi))
-    assert np.all(np.abs(density.density - expected) < 5 * density.error + 1e-4 * expected.max())
-    np.testing.assert_allclose(np.trapezoid(density.density, grid), 1, rtol=1e-3)
-
-
 def test_the_same_key_gives_the_same_bits():
     case = mlp_case(*NETWORK)
-    grid = jnp.linspace(0, 1, 101)
 
     def draws(key):
         yield estimated_trace(*case, key=key)[0]
         yield extreme_eigenvalues(*case, **LANCZOS, key=key).vectors[-1]
-        yield spectral_density(*case, grid=grid, width=0.1, **DENSITY, key=key).density[30]
         yield filter_normalised_directions(*case[:2], key=key)
 
     for first, again, other in zip(draws(KEY), draws(KEY), draws(jax.random.key(1)), strict=True):
