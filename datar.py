@@ -201,6 +201,8 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     classes = _two_classes(classes, arrays["y_train"], path)
     train, rows = _of_classes(arrays, "train", classes, encoding)
     val, _ = _of_classes(arrays, part, classes, encoding)
+    shape, other = (arrays[f"x_{each}"].shape[1:] for each in ("train", part))
+    require(other == shape, f"data: x_{part}", f"samples of shape {other}", f"{shape}, that of x_train")
     given = None
     if "poison_mask" in arrays:
         masks = [as_array(arrays.get(name, arrays["poison_mask"]), name) for name in ("poison_mask", "known_mask")]
@@ -208,7 +210,6 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
             require(mask.shape == rows.shape, "poison_mask", f"shape {mask.shape}", f"{rows.shape}, as y_train")
         before = {f"{kind}_clean": arrays.get(f"{kind}_clean", arrays[f"{kind}_train"]) for kind in "xy"}
         given = Given(*(mask[rows] for mask in masks), _of_classes(before, "clean", classes, encoding, rows)[0])
-    shape = arrays["x_train"].shape[1:]
     return _dataset(
         train, val, _file_word(path), int(np.prod(shape)), shape if len(shape) == 2 else None, given,
         source=f"file {path.name}", classes=list(classes), encoding=encoding,
@@ -249,13 +250,7 @@ def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge 
 
 
 def _dataset(
-    train: Split,
-    val: Split,
-    name: str,
-    n_features: int,
-    image_shape=None,
-    given: Given | None = None,
-    **provenance: Any,
+    train: Split, val: Split, name: str, n_features: int, image_shape: Any = None, given: Any = None, **provenance: Any
 ) -> Dataset:
     digest = sha256(*train, *val, *((given.mask, given.known, *given.clean) if given else ()))
     provenance |= {"n_train": len(train.y), "n_val": len(val.y), "sha256": digest}
@@ -361,11 +356,7 @@ def _two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path
 
 
 def _of_classes(
-    arrays: dict[str, np.ndarray],
-    part: str,
-    classes: tuple[str, str],
-    encoding: Encoding,
-    rows: np.ndarray | None = None,
+    arrays: dict[str, np.ndarray], part: str, classes: tuple[str, str], encoding: Encoding, rows: Any = None
 ) -> tuple[Split, np.ndarray]:
     """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless `rows` says."""
     x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), _words(arrays[f"y_{part}"])
