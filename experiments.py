@@ -339,7 +339,7 @@ def build_qnn(dataset: Dataset, depth: int) -> QNN:
     return QNN(int(np.log2(width)), depth)
 
 
-def build_quadratic(config: Config, dataset: Dataset) -> QuadraticForm:
+def build_quadratic(dataset: Dataset) -> QuadraticForm:
     return QuadraticForm(dataset.train.x.shape[1], is_complex=np.iscomplexobj(dataset.train.x))
 
 
@@ -363,7 +363,7 @@ FAMILIES: dict[str, Family] = {
         lambda config, dataset: [build_qnn(dataset, config.depth)],
         lambda config, dataset: build_qnn(dataset, config.depth),
     ),
-    "quadratic": Family(lambda config, dataset: [build_quadratic(config, dataset)], build_quadratic),
+    "quadratic": Family(lambda _, dataset: [build_quadratic(dataset)], lambda _, dataset: build_quadratic(dataset)),
 }
 
 

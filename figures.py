@@ -3,8 +3,8 @@
     python figures.py results        # redraw every figure below the folder, beside its data
 
 Each function takes a study as `storage.read_dataset` gives it and returns a matplotlib Figure, or None where the study
-holds nothing of the kind, or where all of it diverged. What a model is comes from the file's coordinates family and
-size, what a method is called from title; those that a user added are drawn beside the others.
+holds nothing of the kind or all of it diverged. What a model is comes from the file's coordinates family and size, what
+a method is called from title; those that a user added are drawn beside the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 import multiprocessing
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -25,7 +25,6 @@ import numpy as np
 import PIL.Image
 import seaborn as sns
 import xarray as xr
-from matplotlib.figure import Figure
 
 import metrics
 import storage
@@ -34,17 +33,12 @@ from tables import count_of_runs, method_titles, one_of_each_family, ordered
 
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
-    "MLP": (PALETTE[0], "-", "o"),
-    "QNN": (PALETTE[1], "--", "s"),
-    "Logistic": (PALETTE[9], ":", "D"),
-    "Quadratic": (PALETTE[5], "-.", "^"),
-}
+    "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
+    "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"),
+}  # fmt: skip
 METHOD_STYLE = {  # colour and line of each method
-    "retrain": ("0.15", "-"),
-    "cf": (PALETTE[2], "--"),
-    "scrub": (PALETTE[4], "-."),
-    "ga": (PALETTE[3], ":"),
-}
+    "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
+}  # fmt: skip
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
 SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], PALETTE[5], PALETTE[9], PALETTE[0])  # of methods, in turn
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
@@ -98,13 +92,15 @@ def use_style() -> None:
                          "figure.constrained_layout.use": True, "pdf.fonttype": 42})  # fmt: skip
 
 
-def _panels(n_rows: int, n_columns: int, xlabel: str = "", ylabel: str = "") -> tuple[Figure, np.ndarray]:
-    """A figure and its (n_rows, n_columns) axes, those at its left and bottom edges labelled."""
+def _panels(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1) -> Iterator[tuple]:
+    """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item) of each."""
     use_style()
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=PANEL * (n_columns, n_rows) + (0, 0.3), squeeze=False)
+    items = list(items)
+    shape = rows, len(items) // rows
+    _, axes = plt.subplots(*shape, figsize=PANEL * shape[::-1] + (0, 0.3), squeeze=False)
     plt.setp(axes[-1], xlabel=xlabel)
     plt.setp(axes[:, 0], ylabel=ylabel)
-    return figure, axes
+    return zip(axes.flat, items, strict=True)
 
 
 def _curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True) -> None:
@@ -116,8 +112,8 @@ def _curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, 
     axis.plot(runs[x].values, mean, color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
     if bands and runs.sizes["run"] > 1:
         deviation = runs.std("run", ddof=1).values
-        low, high = np.clip([mean - deviation, mean + deviation], 0, 1)
-        axis.fill_between(runs[x].values, low, high, color=colour, alpha=0.2, linewidth=0)
+        ends = np.clip([mean - deviation, mean + deviation], 0, 1)
+        axis.fill_between(runs[x].values, *ends, color=colour, alpha=0.2, linewidth=0)
     axis.set_ylim(-0.03, 1.03)
 
 
@@ -127,8 +123,9 @@ def _band_words(results: xr.Dataset, most_lines: int = 1) -> str:
     return "n = 1 run" if n == "1" else f"mean of n = {n} runs, band: ± 1 standard deviation{none}"
 
 
-def _finished(figure: Figure, text: str, *studies: xr.Dataset, legend: bool = False) -> Figure:
-    """Below the figure the text and how many trainings diverged; at its right a legend for all panels."""
+def _finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figure:
+    """The current figure, with the text and how many trainings diverged below, one legend for all panels beside it."""
+    figure = plt.gcf()
     if legend:
         found: dict[str, object] = {}  # each label once
         for axis in figure.axes:
@@ -150,61 +147,57 @@ def _flipped(results: xr.Dataset) -> list[str]:
 def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
     """The pairs of model and poison that the study holds."""
     pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
-    held = results.accuracy.notnull()
-    return [(model, poison) for model, poison in pairs if held.sel(model=model, poison=poison).any()]
+    return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
 
 
-# ---- noise sweep ----
+# ---- figures ----
 
 
-def noise_sweep(results: xr.Dataset) -> Figure:
+def noise_sweep(results: xr.Dataset) -> plt.Figure:
     """Train and validation accuracy against the poisoned share: a row for each model, a column for each poison.
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
     poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), _rows(results)
     models = [model for model in every if all((model, poison) in rows for poison in poisons)] or every
-    figure, axes = _panels(len(models), len(poisons), "poisoned share of the training set α (%)", "accuracy")
-    for axis, (model, poison) in zip(axes.flat, itertools.product(models, poisons), strict=True):
+    places, xlabel = itertools.product(models, poisons), "poisoned share of the training set α (%)"
+    for axis, (model, poison) in _panels(places, xlabel, "accuracy", rows=len(models)):
         colour, _, _ = model_styles(results, [model])[model]
         for split, style in {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}.items():
             _curve(axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split)
         axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}")
         axis.legend(frameon=False, loc="lower left")
-    others = ", ".join(model for model in every if model not in models)
-    left_out = f"; not drawn, given fewer poisons: {others}" if others else ""
-    return _finished(figure, f"train: against the labels trained on; {_band_words(results)}{left_out}", results)
+    others = [model for model in every if model not in models]
+    left_out = f"; not drawn, given fewer poisons: {', '.join(others)}" if others else ""
+    return _finished(f"train: against the labels trained on; {_band_words(results)}{left_out}", results)
 
 
-def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure | None:
+def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> plt.Figure | None:
     """Validation accuracy against the share of flipped labels, a panel for each preset, a line for each model.
 
     by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest, of QNNs the smallest.
     """
     if not all(map(_flipped, by_preset.values())):
         return None
-    figure, axes = _panels(1, len(by_preset), ALPHA_LABEL, "validation accuracy")
-    for axis, (preset, results) in zip(axes[0], by_preset.items(), strict=True):
+    for axis, (preset, results) in _panels(by_preset.items(), ALPHA_LABEL, "validation accuracy"):
         _curves_of_flipped(axis, results, one_of_each_family(results, _flipped(results)))
         axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {count_of_runs(results)}")
-    return _finished(figure, "mean of n runs, band: ± 1 standard deviation", *by_preset.values(), legend=True)
+    return _finished("mean of n runs, band: ± 1 standard deviation", *by_preset.values(), legend=True)
 
 
-def model_sizes(results: xr.Dataset) -> Figure | None:
+def model_sizes(results: xr.Dataset) -> plt.Figure | None:
     """Validation accuracy against the share of flipped labels, a panel for each family, large models dark."""
-    beside = {"Logistic": "MLP", "Quadratic": "QNN"}
     groups: dict[str, list[str]] = {"MLP": [], "QNN": []}
     for model in _flipped(results):
         family = results.family.sel(model=model).item()
-        groups.setdefault(beside.get(family, family), []).append(model)
+        groups.setdefault({"Logistic": "MLP", "Quadratic": "QNN"}.get(family, family), []).append(model)
     panels = [models for name, models in groups.items() if len(models) > (name not in ("MLP", "QNN"))]
     if not panels:
         return None
-    figure, axes = _panels(1, len(panels), ALPHA_LABEL, "validation accuracy")
-    for axis, models in zip(axes[0], panels, strict=True):
+    for axis, models in _panels(panels, ALPHA_LABEL, "validation accuracy"):
         _curves_of_flipped(axis, results, models, bands=len(models) <= MOST_BANDS)
         axis.legend(frameon=False, loc="lower left")
-    return _finished(figure, _band_words(results, max(map(len, panels))), results)
+    return _finished(_band_words(results, max(map(len, panels))), results)
 
 
 def _curves_of_flipped(axis, results: xr.Dataset, models: list[str], *, bands: bool = True) -> None:
@@ -213,81 +206,72 @@ def _curves_of_flipped(axis, results: xr.Dataset, models: list[str], *, bands: b
         _curve(axis, runs, style, model, bands=bands)
 
 
-def gauge_control(results: xr.Dataset) -> Figure:
+def gauge_control(results: xr.Dataset) -> plt.Figure:
     """Validation accuracy against the share of flipped labels under each gauge, a line for each model and gauge."""
-    figure, axes = _panels(1, 1, ALPHA_LABEL, "validation accuracy")
+    ((axis, styles),) = _panels([model_styles(results, ordered(results, "model"))], ALPHA_LABEL, "validation accuracy")
     free = []
-    for model, (colour, *style) in model_styles(results, ordered(results, "model")).items():
+    for model, (colour, *form) in styles.items():
         own = results.accuracy.sel(model=model).dropna("gauge", how="all").sel(split="validation")
-        if own.sizes["gauge"] == 1 < results.sizes["gauge"]:
-            free.append(model)
-            _curve(axes[0, 0], own[{"gauge": 0}], (colour, *style), f"{model}, any gauge")
-            continue
+        alone = own.sizes["gauge"] == 1 < results.sizes["gauge"]
+        free += [model] * alone
         for gauge in own.gauge.values:
-            towards, share, *style = GAUGE_STYLE.get(gauge, ("white", 0.7, *SPARE_STYLE[1:]))
-            label = f"{model}, {gauge.replace('_', ' ')}"
-            _curve(axes[0, 0], own.sel(gauge=gauge), (_mixed(colour, towards, share), *style), label)
+            towards, share, *under = GAUGE_STYLE.get(gauge, ("white", 0.7, *SPARE_STYLE[1:]))
+            style = (colour, *form) if alone else (_mixed(colour, towards, share), *under)
+            _curve(axis, own.sel(gauge=gauge), style, f"{model}, {'any gauge' if alone else gauge.replace('_', ' ')}")
     once = f". {' and '.join(free)}: trained once, what it reads is the same under all gauges" if free else ""
     text = f"{_band_words(results)}; the same flips, first parameters and batches under each gauge{once}"
-    return _finished(figure, text, results, legend=True)
+    return _finished(text, results, legend=True)
 
 
-# ---- data ----
-
-
-def xxz_spectrum(results: xr.Dataset) -> Figure | None:
+def xxz_spectrum(results: xr.Dataset) -> plt.Figure | None:
     """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked below."""
     if "gap" not in results:
         return None
     marks = ("is_train", 0.11, "0.6", "training"), ("is_val", 0.03, "0.15", "validation")
-    figure, axes = _panels(1, 2, "coupling Δ")
-    for axis, variable in zip(axes[0], ("energy_per_site", "gap"), strict=True):
+    for axis, variable in _panels(["energy_per_site", "gap"], "coupling Δ"):
         axis.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
         axis.plot(results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0)
         low, high = axis.get_ylim()
         axis.set(ylabel=variable.replace("_", " "), ylim=(low - 0.25 * (high - low), high))  # room for the marks
-        place = axis.get_xaxis_transform()
         for mask, height, colour, name in marks:
             deltas = results.delta[results[mask].values > 0]
-            axis.vlines(deltas, height, height + 0.06, color=colour, linewidth=0.7, transform=place)
-            left = float(deltas[0]) - 0.03
-            axis.text(left, height + 0.03, name, color=colour, ha="right", va="center", transform=place)
+            form = {"color": colour, "transform": axis.get_xaxis_transform()}
+            axis.vlines(deltas, height, height + 0.06, linewidth=0.7, **form)
+            axis.text(float(deltas[0]) - 0.03, height + 0.03, name, ha="right", va="center", **form)
         axis.set_xlim(left=-0.6)
     text = (f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its exchange (Pauli "
             "matrices). Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to its right the "
             f"antiferromagnetic one (label 1). Marks: the {int(results.is_train.sum())} training and "
             f"{int(results.is_val.sum())} validation states. Exact diagonalisation, no error bars")  # fmt: skip
-    return _finished(figure, text, results)
+    return _finished(text, results)
 
 
-def poison_examples(results: xr.Dataset) -> Figure | None:
+def poison_examples(results: xr.Dataset) -> plt.Figure | None:
     """Images before and after each poison, with the labels that they are trained on."""
     if "image" not in results:
         return None
-    rows, n = list(itertools.product(ordered(results, "poison"), ("before", "after"))), results.sizes["example"]
-    figure, axes = _panels(len(rows), n)
-    figure.set_size_inches(0.9 * n, 1.05 * len(rows) + 0.4)
-    for row, (poison, stage) in zip(axes, rows, strict=True):
-        row[0].set_ylabel(f"{POISON_NAMES.get(poison, poison)},\n{stage}" if stage == "after" else stage, fontsize=7)
-        for axis, example in zip(row, results.example.values, strict=True):
-            own = results.sel(poison=poison, stage=stage, example=example)
-            axis.imshow(own.image, cmap="gray_r")
-            axis.set_title(f"label {int(own.image_label)}", fontsize=7, pad=2)
-    plt.setp(axes, xticks=[], yticks=[])
-    sns.despine(figure, left=True, bottom=True)
+    stages, examples = list(itertools.product(ordered(results, "poison"), ("before", "after"))), results.example.values
+    for axis, ((poison, stage), example) in _panels(itertools.product(stages, examples), rows=len(stages)):
+        own = results.sel(poison=poison, stage=stage, example=example)
+        axis.imshow(own.image, cmap="gray_r")
+        axis.set_title(f"label {int(own.image_label)}", fontsize=7, pad=2)
+        axis.set(xticks=[], yticks=[])
+        if example == examples[0]:
+            axis.set_ylabel(f"{POISON_NAMES.get(poison, poison)},\n" * (stage == "after") + stage, fontsize=7)
+    plt.gcf().set_size_inches(0.9 * len(examples), 1.05 * len(stages) + 0.4)
+    sns.despine(left=True, bottom=True)
     text = "training images and the labels they are trained on, before and after each poison"
     if digits := json.loads(results.attrs["data"]).get("digits"):
         text += f"; label 0 stands for the digit {digits[0]}, label 1 for {digits[1]}"
-    return _finished(figure, text, results)
+    return _finished(text, results)
 
 
-def poison_embeddings(results: xr.Dataset) -> Figure | None:
+def poison_embeddings(results: xr.Dataset) -> plt.Figure | None:
     """t-SNE of the training set without poison and with each."""
     if "embedding" not in results:
         return None
     names = {version: POISON_NAMES.get(version, version) for version in ordered(results, "version")}
-    figure, axes = _panels(1, len(names), "t-SNE 1", "t-SNE 2")
-    for axis, (version, title) in zip(axes[0], names.items(), strict=True):
+    for axis, (version, title) in _panels(names.items(), "t-SNE 1", "t-SNE 2"):
         own = results.sel(version=version)
         for (label, colour), (poisoned, marker) in itertools.product(enumerate(("0.3", PALETTE[8])), enumerate("oX")):
             chosen = own.embedding.values[(own.label.values == label) & (own.poisoned.values == poisoned)]
@@ -295,56 +279,47 @@ def poison_embeddings(results: xr.Dataset) -> Figure | None:
             axis.scatter(*chosen.T, s=9 + 12 * poisoned, color=colour, marker=marker, alpha=0.75,
                          linewidths=0.4, edgecolors="black", label=name)  # fmt: skip
         axis.set(title=title, xticks=[], yticks=[])
-    axes[0, -1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     shown = results.shown_percent.to_series()
     words = " and ".join(f"{shown[version]:g} % {name}" for version, name in names.items() if version != "none")
-    text = f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned"
-    return _finished(figure, text, results)
+    return _finished(f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned", results)
 
 
-# ---- unlearning ----
-
-
-def unlearning_curves(results: xr.Dataset) -> Figure | None:
+def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
     """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and poison.
 
-    Flipped labels: forgetting accuracy is taken against the poisoned labels (low is good), as published, and
-    against the true ones. Randomised features: on the poisoned inputs and on the clean ones, both with the true
-    labels. The counterpart of arXiv:2508.02422, Fig. 3.
+    Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and the true ones; of
+    randomised features, on poisoned and clean inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
     """
     rows, titles, styles = _rows(results), method_titles(results), method_styles(results)
     if not rows:
         return None
-    figure, axes = _panels(len(rows), 3, "epoch of unlearning")
-    splits = "validation", "forget_poisoned", "forget_clean"
-    for axis, ((model, poison), split) in zip(axes.flat, itertools.product(rows, splits), strict=True):
+    places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
+    for axis, ((model, poison), split) in _panels(places, "epoch of unlearning", rows=len(rows)):
         name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)
         name = f"forgetting accuracy,\n{name}" if name else "validation accuracy"
         axis.set(ylabel=name, title=f"{model}, {POISON_NAMES.get(poison, poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
-            if runs.notnull().any():
+            if runs.count():
                 _curve(axis, runs, (*style, None), titles[method], bands=len(styles) <= MOST_BANDS)
-    return _finished(figure, _band_words(results, len(styles)) + _same_runs(results), results, legend=True)
+    text, config = _band_words(results, len(styles)), json.loads(results.attrs["config"])
+    held = [name for name in ("MLP", "QNN") if name in results.family.values]
+    whole = [name for name in held if not config[name.lower()]["unlearn"]["batch_size"]]
+    if whole and not config["independent_teachers"]:  # nothing random tells their runs apart
+        text += f". One teacher and full batches: {' and '.join(whole)} runs of all methods but Retrain are the same"
+        text += ", apart from rounding"
+    return _finished(text, results, legend=True)
 
 
-def _same_runs(results: xr.Dataset) -> str:
-    """A sentence on runs that nothing random tells apart; empty where there are none."""
-    config, families = json.loads(results.attrs["config"]), results.family.values
-    whole = [name for name in ("MLP", "QNN") if name in families and not config[name.lower()]["unlearn"]["batch_size"]]
-    said = f". One teacher and full batches: {' and '.join(whole)} runs of all methods but Retrain are the same"
-    return f"{said}, apart from rounding" if whole and not config["independent_teachers"] else ""
-
-
-def weight_maps(results: xr.Dataset) -> Figure | None:
+def weight_maps(results: xr.Dataset) -> plt.Figure | None:
     """Final validation accuracy over each method's weights: a heat map over two of them, a line over one."""
     rows, titles, styles = _rows(results), method_titles(results), method_styles(results)
     if not rows:
         return None
-    figure, axes = _panels(len(rows), len(titles))
     means = results.accuracy.mean("run")
     limits = np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20  # to .05, in all panels
-    for axis, ((model, poison), method) in zip(axes.flat, itertools.product(rows, titles), strict=True):
+    for axis, ((model, poison), method) in _panels(itertools.product(rows, titles), rows=len(rows)):
         own = results.sel(model=model, poison=poison, unlearner=method)
         own = own.dropna("first", how="all", subset=["accuracy"]).dropna("second", how="all", subset=["accuracy"])
         first, second = (WEIGHT_NAMES.get(name.item(), name.item()) for name in (own.first_name, own.second_name))
@@ -356,8 +331,8 @@ def weight_maps(results: xr.Dataset) -> Figure | None:
             _heat_map(axis, own, limits)
         else:
             _curve(axis, own.accuracy[{"second": 0}], (*styles[method], "o"))
-    words = ", cross: weights of the unlearning curves" if any(axis.images and axis.lines for axis in axes.flat) else ""
-    return _finished(figure, f"heat map: mean{words}; line: {_band_words(results)}", results)
+    words = ", cross: weights of the unlearning curves" * any(axis.images and axis.lines for axis in plt.gcf().axes)
+    return _finished(f"heat map: mean{words}; line: {_band_words(results)}", results)
 
 
 def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> None:
@@ -373,116 +348,99 @@ def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> None:
         axis.plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
 
 
-# ---- landscape ----
-
-
-def hessian_traces(results: xr.Dataset) -> Figure | None:
-    """Trace of the Hessian over the median trace without poison: a dot for each run, a bar for median and interval.
-
-    The counterpart of arXiv:2508.02422, Fig. 4.
-    """
+def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
+    """The Hessian's trace over its clean median: a dot for each run, median and interval (arXiv:2508.02422, Fig. 4)."""
     models, alphas = _landscape_models(results), results.alpha_percent.values
     if not models:
         return None
-    figure, axes = _panels(1, 1, ALPHA_LABEL, f"trace of the Hessian\nover its median at α = {alphas[0]} %")
-    axis, width = axes[0, 0], 0.8 / len(models)
+    ylabel, width = f"trace of the Hessian\nover its median at α = {alphas[0]} %", 0.8 / len(models)
+    ((axis, styles),) = _panels([model_styles(results, models)], ALPHA_LABEL, ylabel)
     generator = np.random.default_rng(0)  # scatters the dots sideways
-    for place, (model, (colour, _, marker)) in enumerate(model_styles(results, models).items()):
-        own = results.sel(model=model)
-        clean = float(own.trace[{"alpha_percent": 0}].median())
+    for place, (model, (colour, _, marker)) in enumerate(styles.items()):
+        clean = float(results.trace.sel(model=model)[{"alpha_percent": 0}].median())
         for at, alpha in enumerate(alphas):
-            runs = own.sel(alpha_percent=alpha).dropna("run", subset=["trace"])
+            runs = results.sel(model=model, alpha_percent=alpha).dropna("run", subset=["trace"])
             ratios, dead = runs.trace.values / clean, runs.dead.values > 0
-            centre = at + (place - (len(models) - 1) / 2) * width
-            x = centre + width * generator.uniform(-0.25, 0.25, len(ratios))
+            mid = at + (place - (len(models) - 1) / 2) * width
+            x = mid + width * generator.uniform(-0.25, 0.25, len(ratios))
             axis.plot(x[~dead], ratios[~dead], marker, color=colour, markersize=3, alpha=0.7, label="" if at else model)
             axis.plot(x[dead], ratios[dead], marker, color=colour, markersize=4.5, fillstyle="none")
             if len(ratios):
-                axis.vlines(centre, *metrics.bootstrap_interval(ratios, np.median), color="black", linewidth=0.9)
-                left, right = centre - 0.35 * width, centre + 0.35 * width
-                axis.hlines(np.median(ratios), left, right, color="black", linewidth=1.4)
+                axis.vlines(mid, *metrics.bootstrap_interval(ratios, np.median), color="black", linewidth=0.9)
+                axis.hlines(np.median(ratios), mid - 0.35 * width, mid + 0.35 * width, color="black", linewidth=1.4)
     axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axis.set(yscale="log", xticks=range(len(alphas)), xticklabels=map(str, alphas))
-    figure.set_figwidth(1.4 * PANEL[0])
+    plt.gcf().set_figwidth(1.4 * PANEL[0])
     n_dead = int(results.dead.sum())
-    text = (f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap interval, that at "
-            f"α = {alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is "
-            "the same for all images)")  # fmt: skip
-    return _finished(figure, text, results, legend=True)
+    text = (f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap interval, that at α = "
+            f"{alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is the "
+            "same for all images)")  # fmt: skip
+    return _finished(text, results, legend=True)
 
 
-def hessian_spectra(results: xr.Dataset) -> Figure | None:
+def hessian_spectra(results: xr.Dataset) -> plt.Figure | None:
     """Eigenvalues of the Hessian in descending order without poison and with the most of it, a panel for each model."""
     models, alphas = _landscape_models(results), results.alpha_percent.values
     if not models:
         return None
-    figure, axes = _panels(1, len(models), "rank", "eigenvalue")
-    limits = 2 * float(results.eigenvalues.min()), 2 * float(results.eigenvalues.max())
-    for axis, (model, style) in zip(axes[0], model_styles(results, models).items(), strict=True):
+    for axis, (model, style) in _panels(model_styles(results, models).items(), "rank", "eigenvalue"):
         for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], style[0])):
             spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna("rank", how="all")
-            rank = spectra["rank"].values + 1
-            axis.plot(rank, spectra.transpose("rank", "run").values, color=colour, linewidth=0.4, alpha=0.35)
-            axis.plot(rank, spectra.median("run").values, color=colour, linewidth=1.5, label=f"α = {alpha} %")
+            axis.plot(spectra["rank"] + 1, spectra.transpose("rank", "run"), color=colour, linewidth=0.4, alpha=0.35)
+            axis.plot(spectra["rank"] + 1, spectra.median("run"), color=colour, linewidth=1.5, label=f"α = {alpha} %")
         axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axis.set_yscale("symlog", linthresh=1e-3)
-        axis.set(title=model, xscale="log", ylim=limits)
+        axis.set(title=model, xscale="log", ylim=2 * np.nanquantile(results.eigenvalues, (0, 1)))
         axis.legend(frameon=False)
     text = (f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. Exact; of a network, "
             "the directions that no image reaches, in which the loss is flat, are left out")  # fmt: skip
-    return _finished(figure, text, results)
+    return _finished(text, results)
 
 
-def loss_slices(results: xr.Dataset) -> Figure | None:
+def loss_slices(results: xr.Dataset) -> plt.Figure | None:
     """The loss on planes through trained models, clean beside poisoned."""
     if "slice_loss" not in results:
         return None
     sliced = results.assign(slice_loss=results.slice_loss.where(np.isfinite(results.slice_loss)))
     sliced = sliced.dropna("alpha_percent", how="all", subset=["slice_loss"])
-    models = [model for model in _landscape_models(results) if sliced.slice_loss.sel(model=model).notnull().any()]
+    models = [model for model in _landscape_models(results) if sliced.slice_loss.sel(model=model).count()]
     if not models:
         return None
     alphas, names = sliced.alpha_percent.values, {"random": "random", "eigenvectors": "top eigenvectors"}
-    figure, axes = _panels(len(models), len(names) * len(alphas))
-    figure.set_size_inches(1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6)
-    for axis, (name, alpha) in zip(axes[0], itertools.product(names.values(), alphas), strict=True):
-        axis.set_title(f"{name}\nα = {alpha} %", fontsize=8)
-    for row, model in zip(axes, models, strict=True):
-        row[0].set_ylabel(model)
-        for direction, own in zip(names, np.split(row, len(names)), strict=True):
-            _slices_of_model(own, sliced.sel(model=model, direction=direction))
+    panels = _panels(itertools.product(models, names, alphas), rows=len(models))
+    pairs = np.reshape([axis for axis, _ in panels], (-1, len(alphas)))
+    plt.gcf().set_size_inches(1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6)
+    for (model, direction), axes in zip(itertools.product(models, names), pairs, strict=True):
+        own = sliced.sel(model=model, direction=direction)  # in the same colours, with one bar
+        low, high = np.fmax((own.slice_loss.min(), own.slice_loss.max()), (1e-3, 2e-3))
+        levels, norm = np.geomspace(low, high, 16), matplotlib.colors.LogNorm(low, high)
+        for axis, alpha in zip(axes, alphas, strict=True):
+            plane, radius = own.slice_loss.sel(alpha_percent=alpha), own.slice_radius.sel(alpha_percent=alpha).item()
+            plane = np.clip(plane.transpose("second", "first").values, low, high)
+            offsets = np.linspace(-radius, radius, len(plane))
+            drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
+            axis.plot(0, 0, "+", color="white", markersize=6)
+            axis.set(aspect="equal")
+            axis.set_title(f"{names[direction]}\nα = {alpha} %" * (model == models[0]), fontsize=8)
+        axes[0].set_ylabel(model * (direction == "random"))
+        ticks = matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5))
+        plt.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8).minorticks_off()
     text = ("one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are "
             "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors "
             "(of the two largest eigenvalues) in Euclidean length")  # fmt: skip
-    return _finished(figure, text, results)
-
-
-def _slices_of_model(axes: np.ndarray, slices: xr.Dataset) -> None:
-    """The slices of one model along one pair of directions, in the same colours, with their bar."""
-    low, high = slices.slice_loss.min().item(), slices.slice_loss.max().item()
-    levels = np.geomspace(max(low, 1e-3), max(high, 2e-3), 16)
-    norm = matplotlib.colors.LogNorm(levels[0], levels[-1])
-    planes = np.clip(slices.slice_loss.transpose("alpha_percent", "second", "first").values, levels[0], levels[-1])
-    for axis, plane, radius in zip(axes, planes, slices.slice_radius.values.tolist(), strict=True):
-        offsets = np.linspace(-radius, radius, len(plane))
-        drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
-        axis.plot(0, 0, "+", color="white", markersize=6)
-        axis.set(aspect="equal")
-    ticks = matplotlib.ticker.LogLocator(subs=(1,) if levels[-1] > 100 * levels[0] else (1, 2, 5))
-    bar = plt.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8)
-    bar.minorticks_off()
+    return _finished(text, results)
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
     """The models in reading order; none that diverged without poison."""
     clean = results.trace[{"alpha_percent": 0}]
-    return [model for model in ordered(results, "model") if clean.sel(model=model).notnull().any()]
+    return [model for model in ordered(results, "model") if clean.sel(model=model).count()]
 
 
 # ---- files ----
 
 
-def image(figure: Figure):
+def image(figure: plt.Figure):
     """The figure as an image that a notebook shows; the figure is closed."""
     from IPython.display import Image
 
@@ -490,7 +448,7 @@ def image(figure: Figure):
     return Image(_png(figure, dpi=110))
 
 
-def _png(figure: Figure, *, dpi: int) -> bytes:
+def _png(figure: plt.Figure, *, dpi: int) -> bytes:
     """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=dpi)
@@ -498,7 +456,7 @@ def _png(figure: Figure, *, dpi: int) -> bytes:
     return small.getvalue()
 
 
-FIGURES: dict[str, tuple[Callable[..., Figure | None], *tuple[str, ...]]] = {  # file name: function, its studies
+FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = {  # file name: function, its studies
     "spectrum": (xxz_spectrum, "data"),
     "noise_sweep": (noise_sweep, "noise_sweep"),
     "model_sizes": (model_sizes, "noise_sweep"),
@@ -516,15 +474,12 @@ FIGURES: dict[str, tuple[Callable[..., Figure | None], *tuple[str, ...]]] = {  #
 
 
 def save_all(folder: str | Path) -> list[Path]:
-    """Draw every study in the folder as PNG and PDF beside its data; returns the paths of the PNGs.
-
-    In the folder of a data set that is `presets`. A figure that fails is named on stderr, and the others follow.
-    """
+    """Draw every study in the folder (of a data set: `presets`) beside its data; returns the paths of the PNGs."""
     return [path for path in _save_all(Path(folder)) if path]
 
 
 def _save_all(folder: Path) -> list[Path | None]:
-    """As `save_all`, with None for each figure that failed. A full disk fails all of them, and is raised."""
+    """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails all, and is raised."""
     matplotlib.use("Agg")  # files need no screen
     paths: list[Path | None] = []
     for name, (draw, *studies) in FIGURES.items():
@@ -532,8 +487,13 @@ def _save_all(folder: Path) -> list[Path | None]:
         if not all(path.is_file() for path in files):
             continue
         try:
-            figure = draw(*map(storage.read_dataset, files))
-            paths += [_save(figure, folder / f"{name}.png")] if figure else []
+            if figure := draw(*map(storage.read_dataset, files)):
+                with storage.replacing(folder / f"{name}.png") as temporary:
+                    temporary.write_bytes(_png(figure, dpi=200))
+                figure.set_layout_engine("none")  # laid out once is enough
+                with storage.replacing(folder / f"{name}.pdf") as temporary:
+                    figure.savefig(temporary, format="pdf")
+                paths.append(folder / f"{name}.png")
         except OSError:
             raise
         except Exception as error:
@@ -543,20 +503,9 @@ def _save_all(folder: Path) -> list[Path | None]:
     return paths
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, and as PDF beside it."""
-    with storage.replacing(path) as temporary:
-        temporary.write_bytes(_png(figure, dpi=200))
-    figure.set_layout_engine("none")  # laid out once is enough
-    with storage.replacing(path.with_suffix(".pdf")) as temporary:
-        figure.savefig(temporary, format="pdf")
-    return path
-
-
 @any_terminal()
 def main() -> int:
-    folder = storage.folder_argument(__doc__)
-    below = storage.result_folders(folder)
+    below = storage.result_folders(storage.folder_argument(__doc__))
     drawn: list[Path | None] = []
     try:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:  # JAX is not to be forked

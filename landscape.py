@@ -1,8 +1,7 @@
 """The loss landscape around trained parameters: Hessians, their traces and spectra, and slices of the loss.
 
-The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are flat, (p,), in
-the order of `jax.flatten_util.ravel_pytree(params)`. What is exact to rounding comes alone or with the error 0;
-what is estimated comes with its error.
+The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are flat, (p,), in the
+order of `jax.flatten_util.ravel_pytree(params)`. What is estimated comes with its error, what is exact with 0 or none.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ from models import MLP, QNN, Model, Params, prepared
 
 COLUMNS = 16  # Hessian columns, or points of a slice, that are computed at once
 SAMPLES = 25  # samples whose gradients or states are held at once
+
+Estimate = tuple[jax.Array, jax.Array]  # a number and its error
 
 
 def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
@@ -58,31 +59,30 @@ def dead_relus(model: MLP, params: Params, split: Split) -> jax.Array:
 def hessian(model: Model, params: Params, split: Split) -> jax.Array:
     """The Hessian of the loss, dense: (p, p), symmetric. For models of up to some thousand parameters.
 
-    That of a QNN comes from the states of its circuit with one angle shifted (see `_circuit_hessian`), any other
-    from p Hessian-vector products. An MLP with more inputs than samples goes through `row_space` first.
+    From p Hessian-vector products, or from states where there is a circuit of the project's and states to run it on.
+    An MLP with more inputs than samples goes through `row_space` first.
     """
-    from_states = isinstance(model, QNN) and model.ansatz is None and jnp.ndim(split.x) == 2
-    matrix = (_circuit_hessian if from_states else _hessian_by_columns)(model, params, split)
+    if isinstance(model, QNN) and model.ansatz is None and jnp.ndim(split.x) == 2:
+        matrix = _circuit_hessian(model, params, split)
+    else:
+        product, flat = _linear_product(model, params, split)
+        matrix = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype), batch_size=COLUMNS)
     return (matrix + matrix.T) / 2
 
 
 def hessian_vector_product(model: Model, params: Params, split: Split) -> Callable[[jax.Array], jax.Array]:
     """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three gradients."""
-    product, _ = _linear_product(model, params, split)
-    return jax.jit(product)
+    return partial(_product, model, params, split)
 
 
-def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array, jax.Array]:
+def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
     """The trace of the Hessian and its error, which is 0: exact up to rounding.
 
-    The logit z of a ReLU network is piecewise linear in any single weight, so that almost everywhere the
-    diagonal of its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i) |grad z_i|^2, with
-    p = sigmoid(z). For any other model it is the trace of the dense Hessian.
+    The logit z of a ReLU network is piecewise linear in any single weight, so that almost everywhere the diagonal of
+    its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i) |grad z_i|^2, with p = sigmoid(z).
     """
-    if isinstance(model, MLP):
-        trace = _gauss_newton_trace(model, params, split)
-    else:
-        trace = jnp.trace(hessian(model, params, split))
+    is_mlp = isinstance(model, MLP)
+    trace = _gauss_newton_trace(model, params, split) if is_mlp else jnp.trace(hessian(model, params, split))
     return trace, jnp.zeros_like(trace)
 
 
@@ -90,9 +90,8 @@ def hessian_trace(model: Model, params: Params, split: Split) -> tuple[jax.Array
 def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     """The trace over the real and the imaginary part of every angle, which the published analysis takes for tr H.
 
-    Published: heissian.ipynb, `get_qnn_hessian`; the angles are real, and half of these directions lead out of the
-    circuits there are: an angle a + i b turns a rotation about P into exp(-i a P / 2) exp(b P / 2), which is not
-    unitary. With phi, T_j and z as in `_circuit_hessian`,
+    Published: heissian.ipynb, `get_qnn_hessian`. The angles are real: an angle a + i b turns a rotation about P into
+    exp(-i a P / 2) exp(b P / 2), which is no circuit. With phi, T_j and z as in `_circuit_hessian`,
 
         (d_a z)^2 + (d_b z)^2 = 4 s^2 |<Z phi|T_j>|^2,     (d_a^2 + d_b^2) z = 4 s <T_j|Z|T_j>.
 
@@ -100,26 +99,24 @@ def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     """
     shape, own = jnp.shape(split.x), model.ansatz is None
     require(own and len(shape) == 2, "split", f"x of shape {shape}", "states (n, 2**n_qubits) for the project's ansatz")
-    sign = _signs(params, split)
+    sign = jnp.resize(jnp.array([1, -1], params.dtype), shape[1])  # Z on the last qubit
 
-    def contribution(states: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-        output, inputs = _through_layers(model, params, states)
-        tangents = _shifted_states(partial(_layer, model), params, inputs, np.arange(params.size)) / 2
+    def contribution(output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+        tangents = _shifted_states(model, params, inputs, np.arange(params.size)) / 2
         overlaps = jnp.einsum("jsd,sd->js", tangents, sign * output.conj())
         slopes = 4 * model.scale**2 * (jnp.abs(overlaps) ** 2).sum(axis=0)  # (samples,)
         bends = 4 * model.scale * (jnp.abs(tangents) ** 2).sum(axis=0) @ sign
         p = jax.nn.sigmoid(model.scale * (jnp.abs(output) ** 2 @ sign))
         return weights @ (p * (1 - p) * slopes + (p - labels) * bends)
 
-    return _over_samples(contribution, params, split)
+    return _over_samples(contribution, model, params, split)
 
 
 def row_space(model: MLP, params: Params, split: Split) -> tuple[MLP, Params, Split]:
     """The same network on the r = min(n, d) coordinates of the row space of x, (n, d): same logits, same spectrum.
 
-    Weights that no sample can reach are left out: with x = x' Q', Q (d, r) orthonormal, the first layer acts on
-    x' through W Q. The Hessian is 0 on the (d - r) fan_out directions orthogonal to Q, so that the dense Hessian
-    of the result has all its other eigenvalues. MLP (8, 2) on 100 images: 829 parameters in place of 8,221.
+    With x = x' Q', Q (d, r) orthonormal, the first layer acts on x' through W Q. The Hessian is 0 on the directions
+    orthogonal to Q, (d - r) fan_out of them. MLP (8, 2) on 100 images: 829 parameters in place of 8,221.
     """
     (weights, bias), *rest = params
     weights, x = _in_row_space(weights, model.prepare(split.x))
@@ -133,16 +130,16 @@ def _in_row_space(weights: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Arra
     return weights @ basis, x @ basis
 
 
+@partial(jax.jit, static_argnames="model")
+def _product(model: Model, params: Params, split: Split, vector: jax.Array) -> jax.Array:
+    return _linear_product(model, params, split)[0](vector)
+
+
 def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
     """v -> H v with the gradient linearised once, for many products inside one compiled function; and params flat."""
     flat, unflatten = ravel_pytree(params)
     loss = loss_function(model, split)
     return jax.linearize(jax.grad(lambda flat: loss(unflatten(flat))), flat)[1], flat
-
-
-def _hessian_by_columns(model: Model, params: Params, split: Split) -> jax.Array:
-    product, flat = _linear_product(model, params, split)
-    return jax.lax.map(lambda i: product(jnp.zeros_like(flat).at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
 
 
 @partial(jax.jit, static_argnames="model")
@@ -169,16 +166,20 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
     chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
     """
-    sign = _signs(params, split)
+    sign = jnp.resize(jnp.array([1, -1], params.dtype), jnp.shape(split.x)[1])  # Z on the last qubit
     acting = _acting_angles(model)
-    layer = partial(_layer, model)
 
-    def contribution(states: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
-        output, inputs = _through_layers(model, params, states)
+    def undo(states: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The inverse of a layer, as a scan wants it. JAX pulls back by the transpose of a unitary."""
+        _, pull_back = jax.vjp(partial(_layer, model, angles), states)
+        before = pull_back(states.conj())[0].conj()
+        return before, before
+
+    def contribution(output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
         measured = sign * output  # (samples, 2**n_qubits)
-        _, returned = jax.lax.scan(partial(_undo, layer), measured, params, reverse=True)
+        _, returned = jax.lax.scan(undo, measured, params, reverse=True)
         inputs = jnp.concatenate([inputs, returned], axis=1)  # of each layer, on the way from psi and from U'Z phi
-        derivatives = _real(_shifted_states(layer, params, inputs, acting)) / 2
+        derivatives = _real(_shifted_states(model, params, inputs, acting)) / 2
         tangents, adjoints = jnp.split(derivatives, 2, axis=1)  # T and A, each (acting, samples, 2 * 2**n_qubits)
         gradients = 2 * model.scale * jnp.einsum("jsd,sd->sj", tangents, _real(measured))
         p = jax.nn.sigmoid(model.scale * jnp.einsum("sd,sd->s", _real(measured), _real(output)))
@@ -188,43 +189,34 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
         second -= later + jnp.tril(later, -1).T
         return (gradients.T * (weights * p * (1 - p))) @ gradients + 2 * model.scale * second
 
-    blocks = _over_samples(contribution, params, split)
+    blocks = _over_samples(contribution, model, params, split)
     return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
 
 
-def _over_samples(contribution: Callable, params: jax.Array, split: Split) -> jax.Array:
-    """The sum of contribution(states, labels, weights) over blocks of the samples, whose weights add up to 1."""
+def _over_samples(contribution: Callable, model: QNN, params: jax.Array, split: Split) -> jax.Array:
+    """The sum of contribution(output, inputs, labels, weights) over blocks of k samples; all weights add up to 1.
+
+    output: (k, 2**n_qubits), the states after the circuit. inputs: (depth, k, 2**n_qubits), what enters each layer.
+    """
     n = len(split.y)
     n_blocks = -(-n // SAMPLES)
     size = -(-n // n_blocks)
     rows = jnp.resize(jnp.arange(n), (n_blocks, size))  # the last block is filled up, with weight 0
     weights = (jnp.arange(n_blocks * size) < n).reshape(n_blocks, size) / n
     states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))[rows]
-    return jax.lax.map(lambda block: contribution(*block), (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
 
+    def of_block(block: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        through = jax.lax.scan(lambda states, angles: (_layer(model, angles, states), states), block[0], params)
+        return contribution(*through, *block[1:])
 
-def _signs(params: jax.Array, split: Split) -> jax.Array:
-    """The diagonal of Z on the last qubit: (2**n_qubits,)."""
-    return jnp.resize(jnp.array([1, -1], params.dtype), jnp.shape(split.x)[1])
-
-
-def _through_layers(model: QNN, params: jax.Array, states: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The states (k, 2**n_qubits) after the circuit, and those that enter each layer: (depth, k, 2**n_qubits)."""
-    return jax.lax.scan(lambda states, angles: (_layer(model, angles, states), states), states, params)
+    return jax.lax.map(of_block, (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
 
 
 def _layer(model: QNN, angles: jax.Array, states: jax.Array) -> jax.Array:
     return circuits.evolve(angles[None], states, rotations=model.rotations, entangler=model.entangler)
 
 
-def _undo(layer: Callable, states: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The inverse of a layer, as a scan wants it. JAX pulls back by the transpose of a unitary."""
-    _, pull_back = jax.vjp(partial(layer, angles), states)
-    before = pull_back(states.conj())[0].conj()
-    return before, before
-
-
-def _shifted_states(layer: Callable, params: jax.Array, inputs: jax.Array, angles: np.ndarray) -> jax.Array:
+def _shifted_states(model: QNN, params: jax.Array, inputs: jax.Array, angles: np.ndarray) -> jax.Array:
     """The states after the circuit with one angle (a flat index) shifted by pi: (len(angles), k, 2**n_qubits).
 
     inputs: (depth, k, 2**n_qubits), the states that enter each layer; those before the shift stay as they are.
@@ -233,7 +225,7 @@ def _shifted_states(layer: Callable, params: jax.Array, inputs: jax.Array, angle
     def shifted(index: jax.Array) -> jax.Array:
         moved = params.reshape(-1).at[index].add(jnp.pi).reshape(params.shape)
         first = index // params[0].size
-        return jax.lax.fori_loop(first, len(params), lambda at, states: layer(moved[at], states), inputs[first])
+        return jax.lax.fori_loop(first, len(params), lambda at, states: _layer(model, moved[at], states), inputs[first])
 
     return jax.lax.map(shifted, jnp.asarray(angles))
 
@@ -244,15 +236,14 @@ def _acting_angles(model: QNN) -> np.ndarray:
     With an RZZ ring those are the rotations within the light cone of the measured Z and the bonds that touch the
     cone of the layers behind them; the rows of all others in the Hessian are 0.
     """
-    n_rotations = len(model.rotations)
     n_angles = circuits.parameters_per_qubit(model.rotations, model.entangler)
     acts = np.ones((model.depth, model.n_qubits, n_angles), bool)
     if model.entangler == "rzz":
         cone = np.zeros((model.depth + 1, model.n_qubits), bool)  # of all layers from this one on
         for layer in range(model.depth):
             cone[layer, list(circuits.light_cone(model.n_qubits, model.depth - layer))] = True
-        acts[..., :n_rotations] = cone[:-1, :, None]
-        acts[..., n_rotations] = cone[1:] | np.roll(cone[1:], -1, axis=1)
+        acts[..., :-1] = cone[:-1, :, None]
+        acts[..., -1] = cone[1:] | np.roll(cone[1:], -1, axis=1)
     by_time = np.arange(acts.size).reshape(acts.shape).swapaxes(1, 2).ravel()
     return by_time[acts.ravel()[by_time]]
 
@@ -266,10 +257,9 @@ def _real(states: jax.Array) -> jax.Array:
 
 
 class Extremes(NamedTuple):
-    """Eigenvalues of both ends of a spectrum, ascending: the k lowest, then the k highest.
+    """Both ends of a spectrum, ascending: the k lowest eigenvalues, then the k highest, (2 k,).
 
-    values: (2 k,). errors: (2 k,), an eigenvalue lies within this distance of each value. vectors: (2 k, p) of
-    norm 1.
+    errors: an eigenvalue lies within this distance of each value. vectors: (2 k, p) of norm 1.
     """
 
     values: jax.Array
@@ -285,10 +275,8 @@ def extreme_eigenvalues(
 
     steps: Hessian-vector products, at most p, from a random start; all vectors are reorthogonalised. Of an
     eigenvalue that is several times there, such as 0, one copy is found; where fewer than 2 k different ones
-    exist (a dead network has 0 and p (1 - p)), the inner places are NaN.
-
-    The error is the residual |H v - value v|, computed afresh, plus the rounding of a product: for symmetric H
-    an eigenvalue is within that distance. A missed eigenvalue further out has no bound; more steps find it.
+    exist (a dead network has 0 and p (1 - p)), the inner places are NaN. The error is the residual
+    |H v - value v| and the rounding of a product. A missed eigenvalue further out has no bound; more steps find it.
     """
     product, flat = _linear_product(model, params, split)
     require_whole("steps", steps, 2)
@@ -308,13 +296,10 @@ def extreme_eigenvalues(
 
 
 @partial(jax.jit, static_argnames=("model", "probes"))
-def estimated_trace(
-    model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+def estimated_trace(model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array) -> Estimate:
     """The trace of the Hessian by Hutchinson's estimator with random signs (matfree), and its standard error.
 
-    It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an
-    exact one.
+    It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an exact one.
     """
     require_whole("probes", probes, 2)  # one has no standard error
     product, flat = _linear_product(model, params, split)
@@ -349,13 +334,11 @@ def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array
 def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array, number: int = 2) -> jax.Array:
     """Random directions through the parameters on the model's own scale: (number, p).
 
-    MLP: filter normalisation (Li et al., 1712.09913, section 4): the part of a Gaussian direction that belongs to
-    a neuron's incoming weights gets their norm, and a bias, a filter of one entry, moves by plus or minus itself
-    (Li et al. leave biases out). So the slice is the same for two networks that compute the same function because
-    a layer was multiplied by c and the weights of the next divided by c.
+    MLP: filter normalisation (Li et al., 1712.09913, section 4): what belongs to a neuron's incoming weights gets their
+    norm, and a bias, a filter of one entry, moves by plus or minus itself (Li et al. leave biases out). So the slice is
+    the same for two networks of one function, a layer multiplied by c and the weights of the next divided by c.
 
-    QNN: an angle has a scale of its own, the radian, and no filter; the norm of angles that start around 0 says
-    nothing. A direction moves all angles by 1 rad root mean square, so that its length is sqrt(p) rad.
+    QNN: an angle's scale is the radian, whatever it is; a direction moves all angles by 1 rad root mean square.
     """
     require_whole("number", number)
     flat, unflatten = ravel_pytree(params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def _checked_dtype(logits: jax.Array, labels: jax.Array) -> jnp.dtype:
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
     """KL(teacher || student) of each sample in nats, p log(p/q) + (1-p) log((1-p)/(1-q)), from logits (n,)."""
-    return _kl_term(teacher, student) + _kl_term(-teacher, -student)
+    return bernoulli_kl_published(teacher, student) + bernoulli_kl_published(-teacher, -student)
 
 
 def bernoulli_kl_published(teacher: jax.Array, student: jax.Array) -> jax.Array:
@@ -51,10 +51,6 @@ def bernoulli_kl_published(teacher: jax.Array, student: jax.Array) -> jax.Array:
 
     It is no divergence: it falls without bound as q rises to 1, whatever p is.
     """
-    return _kl_term(teacher, student)
-
-
-def _kl_term(teacher: jax.Array, student: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(teacher) * (jax.nn.log_sigmoid(teacher) - jax.nn.log_sigmoid(student))
 
 
@@ -84,11 +80,7 @@ def paired_interval(
     Run r of both has the same poison: what that does to both cancels, which two separate intervals would not show.
     Runs of which either is NaN are left out; NaN bounds for fewer than two others.
     """
-
-    def difference(left: np.ndarray, right: np.ndarray, axis: int) -> np.ndarray:
-        return statistic(left - right, axis=axis)
-
-    return _over_runs(difference, left, right, level=level, seed=seed)
+    return _over_runs(lambda a, b, axis: statistic(a - b, axis=axis), left, right, level=level, seed=seed)
 
 
 def ratio_interval(
@@ -99,21 +91,15 @@ def ratio_interval(
     Run r has the same images in both. The median by default: traces are heavy-tailed, and a mean over five runs is
     the largest of them. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
     """
-
-    def ratio(noisy: np.ndarray, clean: np.ndarray, axis: int) -> np.ndarray:
-        return statistic(noisy, axis=axis) / statistic(clean, axis=axis)
-
-    return _over_runs(ratio, noisy, clean, level=level, seed=seed)
+    return _over_runs(
+        lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis), noisy, clean, level=level, seed=seed
+    )
 
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
     """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap interval)."""
-    deviation, low, high = _over_runs(_sample_deviation, final_accuracy)
-    return (deviation if np.isfinite(low) else np.nan), low, high
-
-
-def _sample_deviation(values: np.ndarray, axis: int) -> np.ndarray:
-    return np.std(values, ddof=min(1, values.shape[axis] - 1), axis=axis)
+    n = np.isfinite(final_accuracy).sum()
+    return _over_runs(partial(np.std, ddof=1), final_accuracy) if n > 1 else (np.nan, np.nan, np.nan)
 
 
 def _over_runs(
@@ -123,10 +109,8 @@ def _over_runs(
     runs = np.stack([np.asarray(column, float) for column in columns])
     runs = runs[:, np.isfinite(runs).all(axis=0)]
     n = runs.shape[1]
-    if n == 0:
-        return np.nan, np.nan, np.nan
-    value = float(estimate(*runs, axis=-1))
-    if n == 1:
+    value = float(estimate(*runs, axis=-1)) if n else np.nan
+    if n < 2:
         return value, np.nan, np.nan
     resampled = estimate(*runs[:, _draws(n, seed)], axis=-1)
     low, high = np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)])

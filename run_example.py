@@ -24,32 +24,20 @@ from experiments import SPLITS, STUDIES, Config
 from runner import run_studies
 from tables import print_summary
 
-STAGES = ("unlearning",)
+SMALL = {"stages": ("unlearning",), "runs": 1, "block": 1, "optimization_level": 0}  # compiling takes nearly all time
+QUICK = run_unlearn_mnist.QUICK
 MNIST = replace(
-    run_unlearn_mnist.QUICK,
-    stages=STAGES,
-    runs=1,
-    block=1,
-    optimization_level=0,  # nearly all of the time goes into compiling
+    QUICK,
+    **SMALL,
     depth=3,
-    mlp=replace(run_unlearn_mnist.QUICK.mlp, unlearn=replace(run_unlearn_mnist.QUICK.mlp.unlearn, epochs=20)),
+    mlp=replace(QUICK.mlp, unlearn=replace(QUICK.mlp.unlearn, epochs=20)),
     qnn=replace(
-        run_unlearn_mnist.QUICK.qnn,
-        teacher=replace(run_unlearn_mnist.QUICK.qnn.teacher, epochs=15, learning_rate=0.03),
-        unlearn=replace(run_unlearn_mnist.QUICK.qnn.unlearn, epochs=8, learning_rate=0.03),
+        QUICK.qnn,
+        teacher=replace(QUICK.qnn.teacher, epochs=15, learning_rate=0.03),
+        unlearn=replace(QUICK.qnn.unlearn, epochs=8, learning_rate=0.03),
     ),
 )
-XXZ = replace(
-    run_unlearn_xxz.QUICK,
-    stages=STAGES,
-    runs=1,
-    block=1,
-    optimization_level=0,  # nearly all of the time goes into compiling
-    n_sites=8,
-    depth=2,
-    unlearn_labels=0,
-    unlearn_features=50,
-)
+XXZ = replace(run_unlearn_xxz.QUICK, **SMALL, n_sites=8, depth=2, unlearn_labels=0, unlearn_features=50)
 
 
 @any_terminal()
@@ -65,9 +53,8 @@ def main() -> int:
             results = run_studies(replace(config, out=Path(folder)), dataset, STUDIES)
             print(f"\n{name}")
             print_summary(results, config.stages)
-            problems += [
-                f"{name}, {problem}" for problem in check(storage.read_dataset(results / "unlearning.nc"), config)
-            ]
+            found = check(storage.read_dataset(results / "unlearning.nc"), config)
+            problems += [f"{name}, {problem}" for problem in found]
     print("\n".join(problems) or "all steps passed", file=sys.stderr if problems else sys.stdout)
     return int(bool(problems))
 

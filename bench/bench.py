@@ -11,15 +11,14 @@
 3. How the step's cost grows with qubits, depth, samples and runs.
 4. What a script's first and second start spend on compilation (persistent cache).
 
-Everything runs on one thread, as the processes of a study do. All contenders of a table are timed in turns, so that
-other load on the machine hits all alike; even so, compare numbers within one run only. Times are those of calls with
-warm caches, compilation apart. Writes OUT/results.json and OUT/scaling.png.
+All on one thread, as the processes of a study. The contenders of a table are timed in turns, so that other load on the
+machine hits all alike; even so, compare numbers within one run only. Times are those of calls with warm caches,
+compilation apart. Writes OUT/results.json and OUT/scaling.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import resource
@@ -27,9 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -47,56 +45,42 @@ import storage
 from datar import load_mnist
 from jobs import one_thread
 from metrics import accuracy, cross_entropy
-from models import MLP, QNN, Training, train
+from models import MLP, QNN, train
 from runner import one_line_errors, writable_folder
 
-PACKAGES = ("pennylane", "pennylane-lightning", "tensorflow", "keras")
-THREAD_SETTINGS = ("PJRT_NPROC", "XLA_FLAGS", "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 ROOFLINE_FLOP = 0.8e9  # a fixed yardstick: what the first light-cone prototype computed in one step
 PRODUCT = 1024  # rows and columns of the roofline's matrices
-PENNYLANE_SAMPLES = 8
 TOLERANCE = 1e-4  # to which all contenders have to agree, in value and in gradient
 TURN = 0.15  # seconds a fast contender is repeated for when its turn comes
 
-Rows = list[dict[str, Any]]
+
+Size = namedtuple("Size", ["qubits", "depth", "samples", "runs"], defaults=[1])
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured."""
+class Sizes(NamedTuple):
+    """What is measured. growth: the values of each size in turn, the others being those of `base`."""
 
-    qubits: int = 10
-    depth: int = 6
-    samples: int = 256
+    base: Size
+    growth: dict[str, tuple[int, ...]]
     unrolled_depths: tuple[int, ...] = (2,)
     repetitions: int = 9
     fits: int = 5
     epochs: int = 100
-    growth: dict[str, tuple[int, ...]] = field(
-        default_factory=lambda: {
-            "qubits": (4, 6, 8, 10, 12, 14),
-            "depth": (1, 2, 3, 4, 6, 8, 12),
-            "samples": (32, 64, 128, 256, 512, 1024, 2048),
-            "runs": (1, 2, 5),
-        }
-    )
 
 
-SMOKE = Sizes(
-    qubits=3, depth=2, samples=8, repetitions=2, fits=2, epochs=2,
-    growth={"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)},
-)  # fmt: skip
-
-
-# ---- timing ----
+FULL = Sizes(Size(10, 6, 256), {
+    "qubits": (4, 6, 8, 10, 12, 14), "depth": (1, 2, 3, 4, 6, 8, 12), "samples": (32, 64, 128, 256, 512, 1024, 2048),
+    "runs": (1, 2, 5),
+})  # fmt: skip
+SMOKE = Sizes(Size(3, 2, 8), {"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)}, (2,), 2, 2, 2)
 
 
 class Program(NamedTuple):
-    """Something to time: `run()` returns arrays; its time counts `scale`-fold. compile_seconds: None if it has none."""
+    """Something to time: `run()` returns arrays; its time counts `scale`-fold. compile: seconds, None where none is."""
 
     label: str
     run: Callable[[], Any]
-    compile_seconds: float | None = None
+    compile: float | None = None
     scale: float = 1.0
 
 
@@ -113,7 +97,7 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(programs: list[Program], repetitions: int) -> Rows:
+def in_turns(programs: list[Program], repetitions: int) -> pd.DataFrame:
     """Time programs in turns, a row for each; a turn of a fast one holds several repetitions."""
     for program in programs:
         seconds(program.run)  # warm up
@@ -122,25 +106,26 @@ def in_turns(programs: list[Program], repetitions: int) -> Rows:
     for _ in range(repetitions):
         for program, repeats, own in zip(programs, per_turn, times, strict=True):
             own += [program.scale * seconds(program.run) for _ in range(repeats)]
-    return [timed(*pair) for pair in zip(programs, times, strict=True)]
+    frame = pd.DataFrame(programs)[["label", "compile"]]
+    return frame.assign(min=list(map(min, times)), median=list(map(np.median, times)), n=list(map(len, times)))
 
 
-def timed(program: Program, times: list[float]) -> dict[str, Any]:
-    spread = {"min": min(times), "median": float(np.median(times)), "n": len(times)}
-    return {"label": program.label, "compile": program.compile_seconds} | spread
+def with_ratios(frame: pd.DataFrame, *kinds: str) -> pd.DataFrame:
+    """Beside these columns, their ratios to the first row, which is ours."""
+    return frame.assign(**{f"{kind}_ratio": frame[kind] / frame[kind][0] for kind in kinds})
 
 
 # ---- 1: the QNN's training step ----
 
 
 @cache
-def problem(qubits: int, depth: int, samples: int, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
+def problem(size: Size, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Angles (depth, qubits, 4), real normalised states (samples, 2**qubits) and labels (samples,)."""
     generator = np.random.default_rng(seed)
-    states = generator.normal(size=(samples, 2**qubits))
+    states = generator.normal(size=(size.samples, 2**size.qubits))
     states /= np.linalg.norm(states, axis=1, keepdims=True)
-    params = generator.uniform(-np.pi, np.pi, (depth, qubits, 4))
-    return tuple(jnp.asarray(array, jnp.float32) for array in (params, states, np.arange(samples) % 2))
+    params = generator.uniform(-np.pi, np.pi, (size.depth, size.qubits, 4))
+    return tuple(jnp.asarray(array, jnp.float32) for array in (params, states, np.arange(size.samples) % 2))
 
 
 def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
@@ -148,32 +133,26 @@ def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
     return jax.value_and_grad(lambda params, states, labels: cross_entropy(logits(params, states), labels))
 
 
-def our_logits(params: jax.Array, states: jax.Array) -> jax.Array:
-    depth, qubits, _ = params.shape
-    return QNN(qubits, depth).logits(params, states)
-
-
 @cache
-def our_step(qubits: int, depth: int, samples: int) -> Program:
-    return compiled("", step(our_logits), *problem(qubits, depth, samples))
+def our_step(size: Size, label: str = "ours") -> Program:
+    """This project's; the time per run of several, each with angles and states of its own, by vmap or lax.map."""
+    one = step(QNN(size.qubits, size.depth).logits)
+    if label == "ours":
+        return compiled(label, one, *problem(size))
+    stacked = map(jnp.stack, zip(*(problem(size, seed) for seed in range(size.runs)), strict=True))
+    many = {"vmap": jax.vmap(one), "lax.map": lambda *arrays: jax.lax.map(lambda each: one(*each), arrays)}
+    return compiled(label, many[label], *stacked, scale=1 / size.runs)
 
 
 def evolved_logits(params: jax.Array, states: jax.Array) -> jax.Array:
-    """The same without the light cone: every layer acts on the states, as fused blocks."""
+    """Ours without the light cone: every layer acts on the states, as fused blocks."""
     probabilities = jnp.abs(circuits.evolve(params, states)) ** 2
     return QNN.scale * (probabilities[:, 0::2] - probabilities[:, 1::2]).sum(axis=1)
 
 
-def unrolled_logits(params: jax.Array, states: jax.Array) -> jax.Array:
-    """TensorCircuit as it comes: the whole circuit, gate by gate, vmapped over the states."""
-    depth, qubits, _ = params.shape
-    return QNN(qubits, depth, ansatz=circuits.ansatz, shape=params.shape).logits(params, states)
-
-
 def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
     """TensorCircuit gate by gate, one layer compiled and scanned over: what an expert would write."""
-    qubits = params.shape[1]
-    tensorcircuit = circuits.tensorcircuit_on_jax()
+    qubits, tensorcircuit = params.shape[1], circuits.tensorcircuit_on_jax()
 
     def layer(state, angles):
         return circuits.ansatz(angles[None], state).state(), None
@@ -186,218 +165,181 @@ def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
 
 
 def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> Callable[[], tuple]:
-    """A function that gives loss and gradient by PennyLane's lightning.qubit, adjoint, sample by sample.
+    """Loss and gradient by PennyLane's lightning.qubit and its adjoint differentiation, as a function of nothing.
 
-    The adjoint method knows no parameter broadcasting. The device is called directly: a QNode and autograd
-    around it double the time. The cross-entropy's derivative (sigmoid - label) is put on by hand.
+    Sample by sample: the adjoint method knows no parameter broadcasting. The device is called directly: a QNode and
+    autograd around it double the time. The chain rule through the cross-entropy is put on by hand.
     """
     import pennylane as qml
 
-    depth, qubits, _ = params.shape
-    states, labels = np.asarray(states), np.asarray(labels)
+    (depth, qubits, _), states = params.shape, np.asarray(states)
     device = qml.device("lightning.qubit", wires=qubits, c_dtype=np.complex64)
     wanted = qml.devices.ExecutionConfig(gradient_method="adjoint", use_device_gradient=True)
     config = device.setup_execution_config(wanted)
 
+    def tape(layers, state):
+        gates = [qml.StatePrep(state, wires=range(qubits))]
+        for layer in layers:
+            for qubit, (x_first, y, x_last, _) in enumerate(layer):
+                gates += [qml.RX(x_first, qubit), qml.RY(y, qubit), qml.RX(x_last, qubit)]
+            gates += [qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits]) for qubit, angles in enumerate(layer)]
+        angles = range(1, 1 + params.size)  # parameter 0 is the state
+        return qml.tape.QuantumScript(gates, [qml.expval(qml.Z(qubits - 1))], trainable_params=angles)
+
     def run():
-        tapes = [pennylane_tape(params.tolist(), state) for state in states]
+        tapes = [tape(params.tolist(), state) for state in states]
         values, jacobians = device.execute_and_compute_derivatives(tapes, config)
-        logits = QNN.scale * np.asarray(values)
-        residual = 1 / (1 + np.exp(-logits)) - labels
-        loss = np.mean(np.logaddexp(0, logits) - labels * logits)
-        gradient = QNN.scale * residual @ np.asarray(jacobians) / len(labels)  # in the order of the tape's gates
-        rotations, bonds = np.split(gradient.reshape(depth, -1), [3 * qubits], axis=1)
+        loss, slopes = jax.value_and_grad(cross_entropy)(QNN.scale * jnp.asarray(values, jnp.float32), labels)
+        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(depth, -1)  # in the gates' order
+        rotations, bonds = gradient[:, : 3 * qubits], gradient[:, 3 * qubits :]
         return loss, np.concatenate([rotations.reshape(depth, qubits, 3), bonds[..., None]], axis=2)
 
     return run
 
 
-def pennylane_tape(params: list, state: np.ndarray) -> Any:
-    import pennylane as qml
-
-    qubits = len(params[0])
-    gates = [qml.StatePrep(state, wires=range(qubits))]
-    for layer in params:
-        for qubit, (x_first, y, x_last, _) in enumerate(layer):
-            gates += [qml.RX(x_first, qubit), qml.RY(y, qubit), qml.RX(x_last, qubit)]
-        gates += [qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits]) for qubit, angles in enumerate(layer)]
-    trainable = range(1, 1 + 4 * qubits * len(params))  # parameter 0 is the state
-    return qml.tape.QuantumScript(gates, [qml.expval(qml.Z(qubits - 1))], trainable_params=trainable)
-
-
-def contenders(sizes: Sizes) -> list[tuple[Program, Program]]:
-    """The ways to compute the step, each beside ours of the problem that it solves, which may be a smaller one."""
+def contenders(sizes: Sizes) -> list[tuple[Program, Size]]:
+    """All ways to compute the step, each with the size that is measured."""
     circuits.tensorcircuit_on_jax()  # its import is no compilation
-    size = sizes.qubits, sizes.depth, sizes.samples
-    others = [
-        ("ours, all layers evolved", evolved_logits, size, 1.0),
-        ("TensorCircuit, gate by gate under scan", scanned_logits, size, 1.0),
-    ]
-    for depth in sizes.unrolled_depths:
-        times = sizes.depth / depth
+    base, few = sizes.base, sizes.base._replace(samples=8)
+    ways = {"ours, all layers evolved": evolved_logits, "TensorCircuit, gate by gate under scan": scanned_logits}
+    pairs = [(our_step(base), base)]
+    pairs += [(compiled(label, step(logits), *problem(base)), base) for label, logits in ways.items()]
+    for depth in sizes.unrolled_depths:  # TensorCircuit as it comes: the whole circuit, vmapped over the states
+        own, times = base._replace(depth=depth), base.depth / depth
+        logits = QNN(base.qubits, depth, ansatz=circuits.ansatz, shape=(depth, base.qubits, 4)).logits
         label = f"TensorCircuit, gate by gate unrolled: depth {depth} measured, times {times:g}"
-        others.append((label, unrolled_logits, (sizes.qubits, depth, sizes.samples), times))
-    times, few = sizes.samples / PENNYLANE_SAMPLES, (sizes.qubits, sizes.depth, PENNYLANE_SAMPLES)
-    label = f"PennyLane lightning, adjoint: {PENNYLANE_SAMPLES} samples measured, times {times:g}"
-    return [
-        (our_step(*size)._replace(label="ours"), our_step(*size)),
-        *((compiled(label, step(logits), *problem(*own), scale=scale), our_step(*own))
-          for label, logits, own, scale in others),
-        (Program(label, lightning_step(*problem(*few)), scale=times), our_step(*few)),
-    ]  # fmt: skip
+        pairs.append((compiled(label, step(logits), *problem(own), scale=times), own))
+    times = base.samples / few.samples
+    label = f"PennyLane lightning, adjoint: {few.samples} samples measured, times {times:g}"
+    return [*pairs, (Program(label, lightning_step(*problem(few)), scale=times), few)]
 
 
-def training_step(sizes: Sizes) -> Rows:
+def training_step(sizes: Sizes) -> pd.DataFrame:
     """Time all contenders in turns. Exits where one does not compute what ours does."""
     programs, differences = [], []
-    for program, ours in contenders(sizes):
-        pairs = zip(program.run(), ours.run(), strict=True)
-        difference = max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs)
-        if not difference <= TOLERANCE:
-            raise SystemExit(f"error: {program.label} differs from ours by {difference:.1e}, over {TOLERANCE:.0e}")
+    for program, size in contenders(sizes):
+        pairs = zip(program.run(), our_step(size).run(), strict=True)
         programs.append(program)
-        differences.append(difference)
+        differences.append(max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs))
+        if not differences[-1] <= TOLERANCE:
+            raise SystemExit(f"error: {program.label} differs from ours by {differences[-1]:.1e}, over {TOLERANCE:.0e}")
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
     label = f"roofline: 0.8 GFlop at the rate of a float32 product of {PRODUCT}×{PRODUCT}"
-    programs.append(compiled(label, jnp.matmul, matrix, matrix, scale=ROOFLINE_FLOP / (2 * PRODUCT**3)))
-    rows = in_turns(programs, sizes.repetitions)
-    for row, difference in zip(rows, [*differences, None], strict=True):
-        row["difference"] = difference
-    return with_ratios(rows, "min", "median")
+    roofline = compiled(label, jnp.matmul, matrix, matrix, scale=ROOFLINE_FLOP / (2 * PRODUCT**3))
+    frame = with_ratios(in_turns([*programs, roofline], sizes.repetitions), "min", "median")
+    rate = ROOFLINE_FLOP / 1e9 / frame["min"].iloc[-1:]
+    return frame.assign(difference=[*differences, None], gflop_per_second=rate)
 
 
-def with_ratios(rows: Rows, *kinds: str) -> Rows:
-    """The rows, each with the ratios of these numbers to those of the first row, which is ours."""
-    return [row | {f"{kind}_ratio": row[kind] / rows[0][kind] for kind in kinds} for row in rows]
+# ---- 2: the MLP; 3: how the step's cost grows; 4: a script's start ----
 
 
-# ---- 2: the MLP ----
-
-
-def mlp_trainings(sizes: Sizes) -> Rows:
-    """Trainings in one vmapped call in turns with as many Keras fits, of equal epochs and batches."""
+def mlp_trainings(sizes: Sizes) -> pd.DataFrame:
+    """Trainings in one vmapped call in turns with a Keras fit, which counts as many times; equal epochs and batches."""
     from tensorflow import keras
 
     split = load_mnist(per_class=250, source="embedded").train
     model, keys = MLP(split.x.shape[1]), jax.random.split(jax.random.key(0), sizes.fits)
-    training = Training(sizes.epochs, batch_size=256, learning_rate=0.005)
-    one_training = lambda key: train(model, split, **training.keywords(), key=key)  # noqa: E731
-    ours = compiled(f"ours, {sizes.fits} in one call", jax.vmap(one_training), keys)
-    accuracies = [accuracy(logits, split.y) for logits in jax.vmap(model.logits, (0, None))(ours.run(), split.x)]
-    our_times, first_epochs, fits, correct = [], [], [], []
-    for key in keys:
-        network = model.to_keras(model.init(key))
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-        network.compile(optimizer=keras.optimizers.Adam(training.learning_rate), loss=loss)
-        fit = partial(network.fit, split.x, split.y, batch_size=training.batch_size, verbose=0)
-        first_epochs.append(seconds(partial(fit, epochs=1)))  # Keras compiles in here
-        fits.append(seconds(partial(fit, epochs=sizes.epochs)))
-        correct.append(accuracy(network(split.x)[:, 0].numpy(), split.y))
-        our_times += [seconds(ours.run) for _ in range(3)]
-    theirs = Program(f"Keras, {sizes.fits} × model.fit", fit, sum(first_epochs))
-    rows = [
-        timed(ours, our_times) | {"total": float(np.median(our_times)), "accuracy": float(np.mean(accuracies))},
-        timed(theirs, fits) | {"total": sum(fits), "accuracy": float(np.mean(correct))},
-    ]
-    rows = [row | {"with_compile": row["total"] + row["compile"]} for row in rows]
-    return with_ratios(rows, "total", "with_compile")
+    training = partial(train, epochs=sizes.epochs, batch_size=256, learning_rate=0.005)
+    ours = compiled(f"ours, {sizes.fits} in one call", jax.vmap(lambda key: training(model, split, key=key)), keys)
+    network = model.to_keras(model.init(keys[0]))
+    network.compile(keras.optimizers.Adam(0.005), keras.losses.BinaryCrossentropy(from_logits=True))
+    fresh = network.get_weights()
+
+    def fit(epochs=sizes.epochs):
+        network.set_weights(fresh)
+        network.fit(split.x, split.y, batch_size=256, epochs=epochs, verbose=0)
+
+    first = sizes.fits * seconds(partial(fit, 1))  # Keras compiles in here
+    theirs = Program(f"Keras, {sizes.fits} × model.fit (one measured)", fit, first, sizes.fits)
+    frame = in_turns([ours, theirs], sizes.fits)
+    logits = jax.vmap(model.logits, (0, None))(ours.run(), split.x), network(split.x).numpy().T
+    frame["accuracy"] = [float(np.mean([accuracy(each, split.y) for each in own])) for own in logits]
+    frame["total"], frame["with_compile"] = frame["median"], frame["median"] + frame["compile"]
+    return with_ratios(frame, "total", "with_compile")
 
 
-# ---- 3: how the step's cost grows ----
-
-
-def several_runs(sizes: Sizes, runs: int, label: str) -> Program:
-    """The step of several runs, each with its own angles and states, vmapped or one after the other."""
-    problems = [problem(sizes.qubits, sizes.depth, sizes.samples, seed) for seed in range(runs)]
-    stacked = [jnp.stack(arrays) for arrays in zip(*problems, strict=True)]
-    one = step(our_logits)
-    mapped = {"vmap": jax.vmap(one), "lax.map": lambda *arrays: jax.lax.map(lambda each: one(*each), arrays)}
-    return compiled(label, mapped[label], *stacked, scale=1 / runs)
-
-
-def growth(sizes: Sizes) -> dict[str, Rows]:
+def growth(sizes: Sizes) -> pd.DataFrame:
     """The step's time against one size at a time, the others as in the first table; against runs: time per run."""
-    base = {"qubits": sizes.qubits, "depth": sizes.depth, "samples": sizes.samples}
-    rows = {}
+    frames = []
     for name, values in sizes.growth.items():
-        if name == "runs":
-            values = np.repeat(values, 2).tolist()
-            labels = itertools.cycle(["vmap", "lax.map"])
-            programs = [several_runs(sizes, runs, label) for runs, label in zip(values, labels, strict=False)]
-        else:
-            programs = [our_step(**base | {name: value}) for value in values]
-        measured = in_turns(programs, sizes.repetitions)
-        rows[name] = [{"value": value} | row for value, row in zip(values, measured, strict=True)]
-    return rows
+        labels = ("vmap", "lax.map") if name == "runs" else ("ours",)
+        points = [(value, label) for value in values for label in labels]
+        programs = [our_step(sizes.base._replace(**{name: value}), label) for value, label in points]
+        frames.append(in_turns(programs, sizes.repetitions).assign(varied=name, value=[value for value, _ in points]))
+    return pd.concat(frames)
 
 
-def draw_growth(rows: dict[str, Rows], title: str, path: Path) -> None:
+def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
     import figures
 
     figures.use_style()
-    figure, axes = figures.plt.subplots(1, len(rows), figsize=(2.6 * len(rows), 2.6))
-    for axis, (name, points) in zip(axes, rows.items(), strict=True):
-        for (label, own), marker in zip(pd.DataFrame(points).groupby("label", sort=False), "os", strict=False):
-            places, times = (2**own.value if name == "qubits" else own.value), 1e3 * own["median"]
-            axis.plot(places, times, marker=marker, markersize=4, label=label or None)
-        if name == "runs":
-            axis.set(xscale="log", xlabel=name, ylabel="ms per step and run", ylim=(0, None))
-        else:
-            proportional = times.iloc[0] * places / places.iloc[0]
-            axis.plot(places, proportional, "--", color="0.6", zorder=0, label="proportional")
-            axis.set(xscale="log", xlabel=name, yscale="log")
-        axis.legend(frameon=False)
-        axis.set_xticks(places, own.value)
+    figure, axes = figures.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))
+    for axis, (name, points) in zip(axes, frame.groupby("varied", sort=False), strict=True):
+        times = 1e3 * points.pivot(index="value", columns="label", values="median")  # (values, labels)
+        values, runs = times.index, name == "runs"
+        times.index = 2**values if name == "qubits" else values
+        if not runs:
+            times["proportional"] = times["ours"].iloc[0] * times.index / times.index[0]
+        times.plot(ax=axis, style=["o-", "s-" if runs else "--"], markersize=4, logx=True, logy=not runs)
+        axis.set(xlabel=name, ylabel="ms per step and run" if runs else "ms per step")
+        axis.set_xticks(times.index, values)
         axis.minorticks_off()
-    axes[0].set_ylabel("ms per step")
+        axis.legend(frameon=False)
+    axes[-1].set_ylim(bottom=0)
     figure.suptitle(title, fontsize="small")
     figure.savefig(path)
     figures.plt.close(figure)
 
 
-# ---- 4: a script's start ----
-
-
-def print_start_up(qubits: int, depth: int, samples: int) -> None:
+def print_start_up(*size: int) -> None:
     """In a process of its own: print as JSON what stands between a script's start and its first step's result."""
-    given = problem(qubits, depth, samples)
+    given, own = problem(Size(*size)), step(QNN(*size[:2]).logits)
     imported = time.perf_counter()
-    lowered = jax.jit(step(our_logits)).lower(*given)
+    lowered = jax.jit(own).lower(*given)
     traced = time.perf_counter()
     program = lowered.compile()
     spent = {"trace": traced - imported, "compile": time.perf_counter() - traced}
     print(json.dumps(spent | {"first_step": seconds(partial(program, *given)), "peak_megabytes": peak_megabytes()}))
 
 
-def start_ups(sizes: Sizes) -> Rows:
+def start_ups(sizes: Sizes) -> pd.DataFrame:
     """Two starts one after the other, with a compilation cache that is empty at the first."""
-    code = f"import bench; bench.print_start_up({sizes.qubits}, {sizes.depth}, {sizes.samples})"
-    rows = []
+    command, rows = [sys.executable, "-c", f"import bench; bench.print_start_up{tuple(sizes.base)}"], []
     with tempfile.TemporaryDirectory() as folder:
-        own = {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
+        own = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
         for label in ("first start, empty cache", "second start"):
             start = time.perf_counter()
-            printed = subprocess.check_output([sys.executable, "-c", code], env=os.environ | own, text=True)
+            printed = subprocess.check_output(command, env=own, text=True)
             whole = time.perf_counter() - start
             rows.append({"label": label, "whole": whole} | json.loads(printed.splitlines()[-1]))
-    return rows
+    return pd.DataFrame(rows)
 
 
 # ---- what is printed and kept ----
 
+SECTIONS = {  # of the results: what measures it, and the title of its table
+    "training_step": (training_step, "Training step of the QNN, value and gradient ({base})"),
+    "mlp": (mlp_trainings, "{sizes.fits} trainings of the MLP (64,16), {sizes.epochs} epochs, batch 256"),
+    "growth": (growth, "Training step against qubits, depth, samples and runs (time per run)"),
+    "start_up": (start_ups, "Start of a script, in a process of its own"),
+}
+HEADINGS = {
+    "compile": "compile s", "min": "min ms", "median": "median ms", "n": "n", "min_ratio": "/ ours (min)",
+    "median_ratio": "(median)", "difference": "difference", "gflop_per_second": "GFlop/s", "total": "trainings s",
+    "total_ratio": "/ ours", "with_compile": "both s", "with_compile_ratio": "/ ours", "accuracy": "train accuracy",
+    "whole": "whole process s", "trace": "of which trace s", "first_step": "first step s", "peak_megabytes": "peak MB",
+}  # fmt: skip
+
 
 def context() -> dict[str, Any]:
     """Where and when the numbers were taken."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": storage.machine(),
-        "cores": storage.cores(),
-        "thread_settings": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "versions": ", ".join([storage.versions(), *(f"{package} {version(package)}" for package in PACKAGES)]),
-        "commit": storage.git_commit(),
-    }
+    told = storage.provenance()
+    for package in ("pennylane", "pennylane-lightning", "tensorflow", "keras"):
+        told["versions"] += f", {package} {version(package)}"
+    load = [round(load, 2) for load in os.getloadavg()]
+    return {"started": told.pop("finished"), **told, "cores": storage.cores(), "load_average": load}
 
 
 def peak_megabytes() -> float:
@@ -405,41 +347,23 @@ def peak_megabytes() -> float:
     status = Path("/proc/self/status")
     if status.is_file():  # a child's ru_maxrss would start from its parent's
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # bytes, on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # macOS, in bytes
 
 
-TIMES = {"compile": "compile s", "min": "min ms", "median": "median ms", "n": "n"}
-SECTIONS = {  # of the results: what measures it, the title of its table, {key: heading} of the columns
-    "training_step": (
-        training_step,
-        "Training step of the QNN, value and gradient ({samples} samples, {qubits} qubits, depth {depth})",
-        TIMES | {"min_ratio": "/ ours (min)", "median_ratio": "(median)", "difference": "difference"},
-    ),
-    "mlp": (
-        mlp_trainings,
-        "{fits} trainings of the MLP (64,16), {epochs} epochs, batch 256",
-        {"compile": "compile s", "total": "trainings s", "total_ratio": "/ ours", "with_compile": "both s",
-         "with_compile_ratio": "/ ours", "accuracy": "train accuracy"},
-    ),
-    "growth": (growth, "Training step against qubits, depth, samples and runs (time per run)", TIMES),
-    "start_up": (
-        start_ups,
-        "Start of a script, in a process of its own",
-        {"whole": "whole process s", "trace": "of which trace", "compile": "compile", "first_step": "first step",
-         "peak_megabytes": "peak MB"},
-    ),
-}  # fmt: skip
+def table(frame: pd.DataFrame) -> str:
+    """Three significant digits, whole numbers in full; seconds as milliseconds where the heading says so."""
+    rows = frame.set_index([name for name in ("varied", "value", "label") if name in frame])
+    rows.index.names = [None] * rows.index.nlevels
+    cells = rows[[name for name in rows if name in HEADINGS]].rename(columns=HEADINGS)
+    cells = cells * [1e3 if heading.endswith("ms") else 1 for heading in cells]
+    return cells.to_string(na_rep="", float_format=lambda x: f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}")
 
 
-def table(rows: Rows | dict[str, Rows], columns: dict[str, str]) -> str:
-    """The columns {key: heading} of rows; times in seconds are shown in milliseconds where the heading says so."""
-    if isinstance(rows, dict):
-        own = [(f"{name} {row['value']} {row['label']}", row) for name, points in rows.items() for row in points]
-        rows = [row | {"label": label.strip()} for label, row in own]
-    frame = pd.DataFrame(rows).set_index("label").rename_axis(None)[list(columns)]
-    factors = [1e3 if heading.endswith("ms") else 1 for heading in columns.values()]
-    frame = (frame * factors).set_axis(columns.values(), axis=1)
-    return frame.to_string(na_rep="", float_format=lambda x: f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}")
+def records(frame: pd.DataFrame) -> Any:
+    """Rows as they are kept; those of the growth by what is varied."""
+    if "varied" in frame:
+        return {name: records(own.drop(columns="varied")) for name, own in frame.groupby("varied", sort=False)}
+    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def main() -> None:
@@ -454,25 +378,20 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
     os.environ |= one_thread() | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}  # as studies compute
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}  # TensorFlow: quiet, on the CPU too
-    sizes = SMOKE if arguments.smoke else Sizes(unrolled_depths=(2, 3) if arguments.slow else (2,))
+    sizes = SMOKE if arguments.smoke else FULL._replace(unrolled_depths=(2, 3) if arguments.slow else (2,))
+    base = "{samples} samples, {qubits} qubits, depth {depth}".format(**sizes.base._asdict())
 
-    results = {"context": context()}
+    results, frames = {"context": context()}, {}
     print("\n".join(f"{name}: {value}" for name, value in results["context"].items()))
-    for name, (measure, title, columns) in SECTIONS.items():
+    for name, (measure, title) in SECTIONS.items():
         print(f"... {name}", file=sys.stderr, flush=True)
-        results[name] = measure(sizes)
-        print(f"\n{title.format(**vars(sizes))}\n{table(results[name], columns)}")
-    ours, _, scanned, *_, roofline = results["training_step"]
-    rate = roofline["gflop_per_second"] = ROOFLINE_FLOP / 1e9 / roofline["min"]
-    results["peak_megabytes"] = peak_megabytes()
-    print(f"\nThe matrix product runs at {rate:.0f} GFlop/s. In minima, ours takes "
-          f"{ours['min'] / roofline['min']:.1f} times the roofline and\nTensorCircuit under scan "
-          f"{scanned['min_ratio']:.1f} times as long as ours.\n\n"
-          "Peak resident memory of all this, TensorFlow and PennyLane included: "
-          f"{results['peak_megabytes']:.0f} MB")  # fmt: skip
-    base = "{samples} samples, {qubits} qubits, depth {depth}".format(**vars(sizes))
+        frame = frames[name] = measure(sizes)
+        results[name] = records(frame)
+        print(f"\n{title.format(base=base, sizes=sizes)}\n{table(frame)}")
+    results["peak_megabytes"] = peak = peak_megabytes()
+    print(f"\nPeak resident memory of all this, TensorFlow and PennyLane included: {peak:.0f} MB")
     title = f"QNN training step, value and gradient; {base} unless varied"
-    draw_growth(results["growth"], title, arguments.out / "scaling.png")
+    draw_growth(frames["growth"], title, arguments.out / "scaling.png")
     (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
