@@ -71,15 +71,19 @@ class OpenQasm:
     @cached_property
     def angles(self) -> np.ndarray:
         """(angles,) those of the text, in the order of its gates."""
-        return np.array([_number(angle) for gate in self.gates for angle in gate["parameters"].values()], np.float32)
+        return np.array([_number(angle) for gate in self.gates for angle in _angles_of(gate).values()], np.float32)
 
     def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
         circuit, place = tensorcircuit_on_jax().Circuit(self.n_qubits, inputs=inputs), 0
         for gate in self.gates:
-            angles = {name: params[place + k] for k, name in enumerate(gate["parameters"])}
+            angles = {name: params[place + k] for k, name in enumerate(_angles_of(gate))}
             getattr(circuit, gate["name"])(*gate["index"], **angles)
             place += len(angles)
         return circuit
+
+
+def _angles_of(gate: dict[str, Any]) -> dict[str, Any]:
+    return gate.get("parameters") or {}
 
 
 def _number(angle: Any) -> float:

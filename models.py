@@ -193,6 +193,7 @@ class QNN:
     def from_openqasm(cls, text: str, name: str = "OpenQASM") -> QNN:
         """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's: `ansatz.angles`."""
         ansatz = circuits.OpenQasm(text, name)
+        require(ansatz.n_qubits > 1, "OpenQASM", f"a circuit of {ansatz.n_qubits} qubits", "2 or more")
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:

@@ -1,20 +1,34 @@
 """What users bring: their containers, labels, files, masks, circuits and machines. Each case has the right value."""
 
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import random_split
+from conftest import ROOT, random_split
 from hypothesis import given
 from hypothesis import strategies as st
 
+import keys
 import landscape
 import metrics
+import results
+import run_unlearn_mnist
+import runner
+import storage
 from checks import BadInput
-from datar import Dataset, Split, load_mnist, load_npz
-from models import MLP, QNN, QuadraticForm, train
-from poison_unlearn import METHODS, Poison, flip_labels, randomize_features, relabel_randomly, unlearn
+from datar import Dataset, Split, cache_folder, load_mnist, load_npz
+from experiments import STUDIES, Fit, tensors_to_params
+from models import MLP, QNN, QuadraticForm, Training, train
+from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)
@@ -341,3 +355,272 @@ def test_another_mask_is_other_data(tmp_path):
         mask = {} if first is None else {"poison_mask": np.arange(24) == first}
         hashes.add(load_npz(own_file(tmp_path / "m.npz", **mask)).provenance["sha256"])
     assert len(hashes) == 3
+
+
+# ---- settings of a notebook ----
+
+
+def test_numbers_of_numpy_and_lists_are_stored_as_pythons_own():
+    config = replace(
+        run_unlearn_mnist.QUICK, alphas=np.arange(0, 60, 30), runs=np.int64(3), seed=np.uint32(7), out="elsewhere",
+        digits=np.array([4, 9]), models=["mlp"], hidden=["3"],
+        map_weights=np.linspace(0, 0.5, 2), unlearn_labels=np.int8(30),
+    )  # fmt: skip
+    assert config.alphas == (0, 30) and config.digits == (4, 9) and config.map_weights == (0.0, 0.5)
+    assert type(config.alphas[0]) is int and type(config.runs) is int and type(config.map_weights[1]) is float
+    assert config.out == Path("elsewhere") and config.models == ("mlp",)
+    json.dumps([config.alphas, config.runs, config.seed, config.digits, config.unlearn_labels])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"alphas": (0.3,)}, "--alphas: got 0.3, allowed: whole percents, 0 to 99"),
+        ({"alphas": (0.0, 30)}, "--alphas: got 0.0, allowed: whole percents"),
+        ({"alphas": (np.float32(30),)}, "--alphas: got 30.0, allowed: whole percents"),
+        ({"alphas": (True,)}, "--alphas: got True, allowed: whole percents"),
+        ({"alphas": 30}, "--alphas: got 30, allowed: a tuple"),
+        ({"alphas": ("30",)}, "--alphas: got 30, allowed: whole percents"),
+        ({"unlearn_labels": 0.3}, "--unlearn-labels: got 0.3, allowed: whole percents"),
+        ({"models": "mlp"}, "--models: got 'mlp', allowed: a tuple"),
+        ({"runs": 2.5}, "--runs: got 2.5, allowed: whole numbers"),
+        ({"seed": "1"}, "--seed: got 1, allowed: whole numbers"),
+        ({"hidden": (64, 16)}, "--hidden: got 64, allowed: a string for each network: its widths, such as .64,16."),
+        ({"hidden": ("64 16",)}, "--hidden: got '64 16', allowed: a string for each network"),
+        ({"hidden": "64,16"}, "--hidden: got '64,16', allowed: a tuple"),
+        ({"unlearn_hidden": 16}, "--hidden: got 16, allowed: a string"),
+        ({"digits": [4]}, "--digits: got .*allowed: two different digits"),
+        ({"classes": ("cat", "dog")}, "--classes: got cat dog, allowed: with --data"),
+        ({"classes": ("cat",), "data": "a.npz"}, "--classes: got cat, allowed: two different labels"),
+        ({"per_class": 0}, "--per-class: got 0"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_one_line(changes, said):
+    with pytest.raises(BadInput, match=said) as refusal:
+        replace(run_unlearn_mnist.QUICK, **changes)
+    assert "\n" not in str(refusal.value)
+
+
+def rows(dataset, stage="noise_sweep", **changes):
+    config = replace(run_unlearn_mnist.QUICK, models=("mlp",), **changes)
+    return list(STUDIES[stage](config, dataset))
+
+
+def test_shares_that_poison_no_sample_or_too_many_are_refused_by_flag():
+    small = Dataset(random_split(82, 4), SPLIT, "toy", 4, {"sha256": "toy"})
+    with pytest.raises(BadInput, match=r"--alphas: got 1, allowed: 0, or shares that poison some of 82 samples"):
+        rows(small, alphas=(0, 1))
+    assert [row.place["alpha_percent"] for row in rows(small, alphas=(0, 3), poisons=("labels",))] == [0, 3]
+    uneven = Dataset(Split(small.train.x, (np.arange(82) < 8).astype(int)), SPLIT, "toy", 4, {"sha256": "toy"})
+    with pytest.raises(BadInput, match=r"--alphas: got 90 \(labels: fraction: got 0.9, allowed: at most 8 samples"):
+        rows(uneven, alphas=(0, 90))
+
+
+def test_six_features_are_no_qubits():
+    data = Dataset(random_split(8, 6), random_split(8, 6), "toy", 6, {"sha256": "toy"})
+    with pytest.raises(BadInput, match=r"train.x: got 6 features, allowed: a power of two.*datar.pad"):
+        list(STUDIES["noise_sweep"](replace(run_unlearn_mnist.QUICK, models=("qnn",)), data))
+
+
+def test_poison_that_the_data_came_with_is_what_is_swept_and_unlearned(tmp_path):
+    path = own_file(tmp_path / "m.npz", poison_mask=np.arange(24) < 5)
+    for stage in ("noise_sweep", "unlearning", "weight_map"):
+        places = [row.place["poison"] for row in rows(load_npz(path), stage)]
+        assert places and set(places) == {"given"}
+    assert {row.job.poison.alpha_percent for row in rows(load_npz(path))} == {21}
+
+
+def test_a_loss_that_is_no_number_is_a_training_that_diverged():
+    """At a rate of 1e18 parameters and logits are finite, and the loss is not."""
+    training = Training(epochs=2, batch_size=0, learning_rate=1e18)
+    job = Fit(data="toy", model=MLP(4, (3, 3)), poison=Poison(), method=Retrain(training=training), size=2)
+    data = Dataset(SPLIT, SPLIT, "toy", 4, {"sha256": "toy"})
+    values = job.perform(data)
+    lost = ~np.isfinite(np.asarray(values["loss"])[:, [0, -1]]).all(axis=1)
+    assert lost.any()
+    np.testing.assert_array_equal(np.asarray(values["diverged"]).astype(bool)[lost], True)
+    fine = replace(job, method=Retrain(training=replace(training, learning_rate=0.1)))
+    assert not np.asarray(fine.perform(data)["diverged"]).any()
+
+
+# ---- circuits from elsewhere ----
+
+QASM = """OPENQASM 2.0;
+include "qelib1.inc";
+qreg q[3];
+ry(0.3) q[0];
+u3(0.1,0.2,0.3) q[1];
+h q[2];
+cx q[0],q[1];
+rzz(0.7) q[1],q[2];
+cp(0.4) q[0],q[2];
+rx(-1.1) q[2];
+"""
+
+
+def test_a_circuit_of_openqasm_is_that_circuit_and_trains():
+    pytest.importorskip("qiskit")
+    from qiskit import QuantumCircuit
+    from qiskit.quantum_info import Operator
+
+    model = QNN.from_openqasm(QASM, "mine")
+    assert model.n_qubits == 3 and model.label == "QNN[mine]" and model.shape == model.ansatz.angles.shape
+    states = random_split(4, 8, complex_states=True).x
+    unitary = Operator(QuantumCircuit.from_qasm_str(QASM).reverse_bits()).data  # qubit 0 the most significant
+    z = np.kron(np.ones(4), [1, -1])
+    expected = 5 * (np.abs(states @ unitary.T) ** 2) @ z
+    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), states), expected, atol=2e-5)
+    params = train(model, random_split(12, 8, complex_states=True), epochs=3, batch_size=0, learning_rate=0.1, key=KEY)
+    assert params.shape == model.shape and np.isfinite(params).all() and float(jnp.abs(params).max()) > 0.05
+    assert keys.describe(model) == keys.describe(QNN.from_openqasm(QASM, "mine"))
+    assert keys.describe(model) != keys.describe(QNN.from_openqasm(QASM.replace("cx q[0]", "cx q[2]"), "mine"))
+
+
+@pytest.mark.parametrize("model", [QNN(3, 2), QNN(3, 2, "xy", "cnot")], ids=lambda model: model.label)
+def test_our_circuit_goes_out_as_openqasm_and_comes_back(model):
+    pytest.importorskip("qiskit")
+    params = 50 * model.init(KEY)
+    back = QNN.from_openqasm(model.to_openqasm(params))
+    states = random_split(4, 8, complex_states=True).x
+    angles = jnp.asarray(back.ansatz.angles)
+    np.testing.assert_allclose(back.logits(angles, states), model.logits(params, states), atol=2e-5)
+
+
+def test_a_circuit_of_pennylane_comes_by_openqasm():
+    pytest.importorskip("qiskit")
+    import pennylane as qml
+
+    @qml.qnode(qml.device("default.qubit", wires=2))
+    def node(weights, state):
+        qml.RY(weights[0], 0)
+        qml.Rot(*weights[1:4], 1)
+        qml.CNOT([0, 1])
+        return qml.expval(qml.Z(1))
+
+    weights = np.array([0.4, 0.1, -0.8, 0.3])
+    model = QNN.from_openqasm(qml.to_openqasm(node)(weights, None))
+    zero = np.eye(4)[:1]
+    np.testing.assert_allclose(
+        model.logits(jnp.asarray(model.ansatz.angles), zero)[0], 5 * node(weights, None), atol=2e-5
+    )
+
+
+@pytest.mark.parametrize("text", ["", "qreg q[2]", "OPENQASM 2.0;\nqreg q[2];\nno q[0];", QASM + "if(c==1) x q[0];"])
+def test_text_that_is_no_circuit_is_one_line(text):
+    pytest.importorskip("qiskit")
+    with pytest.raises(BadInput, match=r"OpenQASM: got .*allowed") as refusal:
+        QNN.from_openqasm(text)
+    assert "\n" not in str(refusal.value)
+
+
+def test_without_qiskit_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "qiskit", None)
+    monkeypatch.setitem(sys.modules, "qiskit.circuit", None)
+    with pytest.raises(BadInput, match="pip install qiskit"):
+        QNN.from_openqasm(QASM)
+
+
+# ---- machines ----
+
+
+def run(*arguments, cwd, **environment):
+    """A script of the project in a process of its own; a variable of None is not set."""
+    own = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    own = {
+        name: value for name, value in own.items() if name not in ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
+    }
+    command = [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])]
+    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, errors="replace", timeout=300)
+
+
+SMALL = ("--preset", "quick", "--models", "mlp", "--stages", "noise_sweep", "--hidden", "2", "--runs", "2")
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """A folder with blanks and umlauts, a study of two of one's own classes in it, and what was printed in ASCII."""
+    folder = tmp_path_factory.mktemp("für mich allein")
+    own_file(folder / "Häuser und Bäume.npz", labels=("Haus", "Bäume"), n=40)
+    flags = ("--data", "Häuser und Bäume.npz", "--classes", "Haus", "Bäume", "--alphas", *range(0, 95, 5))
+    done = run("run_unlearn_mnist.py", *SMALL, *flags, cwd=folder, PYTHONIOENCODING="ascii", HOME=None)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_any_folder_any_encoding_and_all_columns(computed):
+    folder, done = computed
+    assert "alpha in percent" in done.stdout and "Traceback" not in done.stderr
+    heads = [
+        word for line in done.stdout.splitlines() if line.strip() and line.split()[0].isdigit() for word in line.split()
+    ]
+    assert [int(word) for word in heads if word.isdigit()][:19] == list(range(0, 95, 5))
+    assert max(map(len, done.stdout.splitlines())) <= 122 and "..." not in done.stdout
+    assert len(list(folder.glob("results/*/*/noise_sweep.png"))) == 1
+
+
+def test_what_was_trained_comes_out_in_a_line(computed):
+    (path,) = computed[0].glob("results/*/*/noise_sweep.nc")
+    arrays = results.job_arrays(path, run=1, model="MLP[2]", poison="labels", alpha_percent=30)
+    data = load_npz(computed[0] / "Häuser und Bäume.npz", classes=("Haus", "Bäume"))
+    model = MLP(8, (2,))
+    params = tensors_to_params(model, arrays)
+    validation = slice(2 * len(data.train.y), None)
+    np.testing.assert_allclose(model.logits(params, data.val.x), arrays["logit"][validation], atol=1e-5)
+    np.testing.assert_array_equal(arrays["label"][validation], data.val.y)
+    stored = storage.read_dataset(path).accuracy.sel(
+        model="MLP[2]", poison="labels", alpha_percent=30, split="validation", run=1
+    )
+    assert float(stored) == pytest.approx(((arrays["logit"] > 0) == arrays["label"])[validation].mean(), abs=1e-6)
+    with pytest.raises(BadInput, match=r"place: got run 9 of .*allowed: what .* holds, such as"):
+        results.job_arrays(path, run=9, model="MLP[2]", poison="labels", alpha_percent=30)
+
+
+def test_a_closed_pipe_ends_no_work(computed):
+    code = f"{sys.executable} {ROOT / 'run_unlearn_mnist.py'} {' '.join(SMALL)} --alphas 0 --out piped 2>&1 | head -n 1"
+    done = subprocess.run(["bash", "-c", code], cwd=computed[0], capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in done.stdout + done.stderr and len(list(computed[0].glob("piped/*/*/*.png"))) > 0
+
+
+def test_a_device_that_is_not_there_is_one_line(tmp_path):
+    done = run("run_unlearn_mnist.py", *SMALL, "--alphas", 0, cwd=tmp_path, JAX_PLATFORMS="tpu")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: JAX_PLATFORMS: got tpu, allowed: a device that is there" in done.stderr
+
+
+@pytest.mark.parametrize("reason", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
+def test_a_file_system_without_locks_is_named_before_anything_is_computed(tmp_path, monkeypatch, reason):
+    def refuse(*arguments, **keywords):
+        raise reason
+
+    monkeypatch.setattr(results.FileLock, "acquire", refuse)
+    monkeypatch.setattr(runner, "compute", lambda *_, **__: pytest.fail("computed first"))
+    config = replace(run_unlearn_mnist.QUICK, models=("mlp",), stages=("noise_sweep",), out=tmp_path)
+    with pytest.raises(BadInput, match=r"--out: got .*allowed: a file system with locks \((No locks|no flock)"):
+        runner.run_studies(config, Dataset(SPLIT, SPLIT, "toy", 4, {"sha256": "toy"}), {"noise_sweep": one_row})
+
+
+def one_row(config, dataset):
+    return rows(dataset, alphas=(0,), poisons=("labels",))[:1]
+
+
+def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert cache_folder().name == f"quantum-unlearning-{os.getuid()}"
+
+
+def test_a_compiled_program_that_was_cut_off_is_compiled_again_and_kept(tmp_path):
+    """Every entry of the cache is truncated, as by a kill: the same numbers, and whole entries afterwards."""
+    cache, flags = tmp_path / "cache of mine", (*SMALL, "--alphas", 0)
+    sizes, numbers = [], []
+    for attempt in ("first", "again"):
+        done = run("run_unlearn_mnist.py", *flags, "--out", attempt, cwd=tmp_path, JAX_COMPILATION_CACHE_DIR=str(cache))
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        entries = sorted(cache.glob("*-cache"))
+        sizes.append({path.name: path.stat().st_size for path in entries})
+        numbers.append(storage.read_dataset(next(tmp_path.glob(f"{attempt}/*/*/noise_sweep.nc"))).accuracy.values)
+        for path in entries if attempt == "first" else ():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert len(sizes[0]) > 1
+    np.testing.assert_array_equal(*numbers)
+    assert all(sizes[1][name] > 0.9 * size for name, size in sizes[0].items())
