@@ -85,6 +85,34 @@ def test_the_data_set_that_the_readme_adds_goes_through_a_study(tmp_path):
     assert float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
 
 
+def test_the_circuit_that_the_readme_brings_comes_and_goes(tmp_path):
+    pytest.importorskip("qiskit")
+    after = "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == 3\nprint(text)"
+    assert run_example("from_openqasm", tmp_path, after).stdout.startswith("OPENQASM 2.0;")
+
+
+def test_what_the_readme_takes_out_of_a_study_is_what_it_holds(tmp_path):
+    study = """
+import runner
+config = replace(run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4")
+runner.run_studies(config, run_unlearn_mnist.load(config), run_unlearn_mnist.STUDIES)
+"""
+    (block,) = [block for block in BLOCKS if "job_arrays" in block]
+    (tmp_path / "study.py").write_text(TINY + study)
+    after = """
+print(confusion_matrix(labels, predicted).sum(), [layer.shape for pair in params for layer in pair][0])
+stored = storage.read_dataset(path).accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)
+assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    for script in ("study.py", "example.py"):
+        done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (path,) = tmp_path.glob("mine/mnist/*/unlearning.nc")  # a folder with the tiny study's flags in its name
+        (tmp_path / "example.py").write_text(block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after)
+    assert done.stdout.split()[0] == "500" and (tmp_path / "curves.csv").stat().st_size > 500
+
+
 @pytest.fixture(scope="module")
 def tables_of_the_results():
     return readme_tables(ROOT / "results")
