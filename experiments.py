@@ -519,7 +519,8 @@ def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
     for name, mask in (("poisoned", arrays["mask"]), ("known", arrays["known"])):
         padded = np.pad(np.tile(mask, 2).astype(float), ((0, 0), (0, counts[2])), constant_values=np.nan)
         table[name] = ("poison", "run", "sample"), padded[None]
-    table["label"] = ("poison", "run", "sample"), arrays["label"][None, :, : logits.shape[1]].astype(float)
+    if "label" in arrays:  # not in results that an earlier version kept
+        table["label"] = ("poison", "run", "sample"), arrays["label"][None, :, : logits.shape[1]].astype(float)
     part = np.repeat(["train", "train_clean", "validation"], counts)
     return table.assign_coords(sample=np.arange(len(part)), part=("sample", part))
 
