@@ -510,7 +510,7 @@ def main() -> int:
     try:
         with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:  # JAX is not to be forked
             for paths in pool.map(_save_all, [*below, *sorted({path.parent for path in below})]):
-                print(*filter(None, paths), sep="\n")
+                print("".join(f"{path}\n" for path in paths if path), end="")
                 drawn += paths
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
