@@ -65,7 +65,8 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
         matrix = _circuit_hessian(model, params, split)
     else:
         product, flat = _linear_product(model, params, split)
-        matrix = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype), batch_size=COLUMNS)
+        zeros = jnp.zeros_like(flat)
+        matrix = jax.lax.map(lambda i: product(zeros.at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
     return (matrix + matrix.T) / 2
 
 
