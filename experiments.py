@@ -450,7 +450,7 @@ def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = xr.Dataset({name: (list(coords), values) for name, values in scores.items()}, coords)
     table["diverged"] = "run", arrays["diverged"].astype(float)
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    table = table.expand_dims({axis: np.array([label]) for axis, label in row.place.items()})
+    table = table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
     return table.assign_coords(size=("model", [int(arrays["size"])]))
 
 

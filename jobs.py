@@ -298,11 +298,14 @@ class Local:
             if isinstance(first.exception(), BrokenProcessPool):
                 self._bury(worker)
                 return
-            job = worker.handed.pop(first)
-            arrays, seconds = first.result()
-            if job_key(job) is None:
-                self.kept[job] = arrays
-            yield Finished(job, arrays, record(job, seconds))
+            yield self._finished(worker.handed.pop(first), first)
+
+    def _finished(self, job: Job, future: Future) -> Finished:
+        arrays, seconds = future.result()
+        own = record(job, seconds)
+        if own["key"] is None:
+            self.kept[job] = arrays
+        return Finished(job, arrays, own)
 
     def _bury(self, worker: Worker) -> None:
         """Hand the jobs of a process that died to others; the one that it was computing at most ATTEMPTS times."""
@@ -317,8 +320,9 @@ class Local:
     def leftovers(self) -> Iterator[Finished]:
         """What is done and was not taken yet, when the work is given up."""
         for worker in self.workers:
-            with suppress(Exception):
-                yield from self._collect(worker)
+            for future, job in worker.handed.items():
+                if future.done() and not future.exception():
+                    yield self._finished(job, future)
 
     def end(self) -> None:
         for worker in self.workers:
@@ -328,12 +332,15 @@ class Local:
 def record(job: Job, seconds: float) -> dict[str, Any]:
     """What is kept of a job beside its arrays: its key and fields, and where they come from."""
     cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
-    return {"key": job_key(job), "fields": recorded_fields(job), **cost, **storage.provenance()}
+    fields = recorded_fields(job)
+    return {"key": keys.key_of(fields) if fields else None, "fields": fields, **cost, **storage.provenance()}
 
 
 def recorded_fields(job: Job) -> dict[str, Any]:
     """What the job's key is a hash of; empty where it has none."""
-    return {} if job_key(job) is None else keys.with_process(job_fields(job))
+    with suppress(keys.NoSource):
+        return keys.with_process(job_fields(job))
+    return {}
 
 
 def with_needs(jobs: Iterable[Job], is_there: Callable[[Job], bool]) -> list[Job]:

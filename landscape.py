@@ -66,7 +66,8 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
         matrix = _circuit_hessian(model, params, split)
     else:
         product, flat = _linear_product(model, params, split)
-        matrix = jax.lax.map(product, jnp.eye(flat.size, dtype=flat.dtype), batch_size=COLUMNS)
+        zeros = jnp.zeros_like(flat)
+        matrix = jax.lax.map(lambda i: product(zeros.at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
     return (matrix + matrix.T) / 2
 
 
@@ -99,7 +100,7 @@ def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     """
     shape, own = jnp.shape(split.x), model.ansatz is None
     require(own and len(shape) == 2, "split", f"x of shape {shape}", "states (n, 2**n_qubits) for the project's ansatz")
-    sign = jnp.resize(jnp.array([1, -1], params.dtype), shape[1])  # Z on the last qubit
+    sign = _signs(params, split)
 
     def contribution(output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
         tangents = _shifted_states(model, params, inputs, np.arange(params.size)) / 2
@@ -166,7 +167,7 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
     chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
     """
-    sign = jnp.resize(jnp.array([1, -1], params.dtype), jnp.shape(split.x)[1])  # Z on the last qubit
+    sign = _signs(params, split)
     acting = _acting_angles(model)
 
     def undo(states: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -191,6 +192,11 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
 
     blocks = _over_samples(contribution, model, params, split)
     return jnp.zeros((params.size, params.size)).at[jnp.ix_(acting, acting)].set(blocks)
+
+
+def _signs(params: jax.Array, split: Split) -> jax.Array:
+    """The diagonal of Z on the last qubit: (2**n_qubits,)."""
+    return jnp.resize(jnp.array([1, -1], params.dtype), jnp.shape(split.x)[1])
 
 
 def _over_samples(contribution: Callable, model: QNN, params: jax.Array, split: Split) -> jax.Array:

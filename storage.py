@@ -58,8 +58,10 @@ def sweep(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:

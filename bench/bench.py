@@ -7,7 +7,7 @@
 1. The QNN's training step (value and gradient of the mean cross-entropy of 256 images of 1024 amplitudes, 10
    qubits, depth 6, complex64): this project, TensorCircuit gate by gate, PennyLane lightning, and 0.8 GFlop at
    the machine's own float32 matrix-product rate as the roofline. Values and gradients have to agree to 1e-4.
-2. Five trainings of the MLP (64,16) on MNIST against five Keras fits.
+2. Five trainings of the MLP (64,16) on MNIST against five Keras fits (one is measured, and counts five times).
 3. How the step's cost grows with qubits, depth, samples and runs.
 4. What a script's first and second start spend on compilation (persistent cache).
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -376,6 +377,19 @@ def test_jobs_of_one_program_stay_on_one_process(store):
     assert local._choose(one) in two.kinds  # nothing else is left
     one.handed = {None: None}
     assert local._choose(one) is None  # and while it is at work it leaves them to the other
+
+
+def test_what_is_done_is_kept_behind_a_job_that_failed(tmp_path):
+    """Of a process that was handed two jobs when the work is given up."""
+    failed, done = Future(), Future()
+    failed.set_exception(BadInput("no number"))
+    done.set_result(({"x": np.arange(3)}, 0.5))
+    local = Local([], {}, Store(tmp_path), 2)
+    other = replace(FIT, block=1)
+    local.workers = [SimpleNamespace(handed={failed: FIT, done: other, Future(): replace(FIT, block=2)})]
+    (finished,) = local.leftovers()
+    assert finished.job == other and finished.record["key"] == job_key(other)
+    np.testing.assert_array_equal(finished.arrays["x"], np.arange(3))
 
 
 @dataclass(frozen=True, kw_only=True)
