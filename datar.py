@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from functools import cache

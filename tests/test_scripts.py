@@ -275,7 +275,7 @@ def test_a_stage_of_another_family_joins_the_same_file(run_script, tmp_path):
 
 def test_a_flag_that_is_wrong_ends_the_script_with_exit_code_2(run_script):
     """One of each kind, as a process of its own; tests/test_bad_input.py has the others."""
-    for flags, said in ((["--alphas", "100"], "0 to 99 percent"), (["--preset", "nonsense"], "paper")):
+    for flags, said in ((["--alphas", "100"], "whole percents, 0 to 99"), (["--preset", "nonsense"], "paper")):
         done = run_script(*flags)
         assert done.returncode == 2 and said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
 
