@@ -243,7 +243,8 @@ class Config(Settings):
     alphas: tuple[Percent, ...] = tuple(range(0, 100, 10))
     """Poisoned shares of the noise sweep, in percent."""
     hidden: tuple[Widths, ...] = ("64,16",)
-    """Hidden widths of each MLP of the noise sweep, comma-separated; "none" is logistic regression."""
+    """Hidden widths of each MLP of the noise sweep: 64,16 is one network of two layers, 64 16 are two networks of one
+    layer each, and "none" is logistic regression."""
     label_hidden: tuple[Widths, ...] = ()
     """Hidden widths of further MLPs, of which the noise sweep flips labels only."""
     unlearn_hidden: Widths = "64,16"

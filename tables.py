@@ -91,6 +91,14 @@ def count_of_runs(results: xr.Dataset) -> str:
     return " to ".join(map(str, sorted({counts.min(), counts.max()} if len(counts) else {results.sizes["run"]})))
 
 
+def poisoned_counts(results: xr.Dataset) -> str:
+    """How many samples are poisoned at each share, in words: 0 at 0 %, 24 at 30 %; "" for other studies."""
+    if "poisoned_count" not in results:
+        return ""
+    counts = results.poisoned_count.to_series().dropna().astype(int).groupby("alpha_percent").unique()
+    return ", ".join(f"{' or '.join(map(str, sorted(own)))} at {alpha} %" for alpha, own in counts.items())
+
+
 # ---- tidy frames ----
 
 KEYS = ["family", "size", "model", "poison", "gauge", "unlearner", "title", "minus", "alpha_percent", "measure"]
@@ -283,7 +291,8 @@ def markdown(table: Table) -> str:
 
 SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
     "noise_sweep": (sweep, partial(Table, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
-        spread=(), title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs")),
+        spread=(), title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs; "
+        "poisoned samples: {poisoned}")),
     "unlearning": (unlearning, partial(Table, rows=("model", "poison", "unlearner"), spread=("std",),
         measures={"validation": "valid", "forget_poisoned": "f.pois", "forget_clean": "f.clean", "retain": "retain",
                   "std": "std", "drop": "drop"},
@@ -327,7 +336,11 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
         if study in SUMMARIES and (data, preset, study) in read.paths:
             make, layout = SUMMARIES[study]
             table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]
-            print(*textwrap.wrap(table.title.format(n=count_of_runs(results)), 100), "", sep="\n")
+            print(
+                *textwrap.wrap(table.title.format(n=count_of_runs(results), poisoned=poisoned_counts(results)), 100),
+                "",
+                sep="\n",
+            )
             print(table.cells().to_string(line_width=width, sparsify=False), "", *_diverged(results), sep="\n")
 
 

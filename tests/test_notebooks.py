@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -43,3 +45,22 @@ def test_a_notebook_runs_without_network_and_home(name, tmp_path, monkeypatch):
     assert any(re.search("mean of n = |n = \\d+ runs", str(cell.get("outputs"))) for cell in notebook.cells)
     text = (ROOT / name).read_text()
     assert str(ROOT) not in text and str(Path.home()) + "/" not in text
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("way", ["jupyter", "vscode", "subfolder", "parent"])
+def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp_path):
+    """By what Jupyter and VS Code say of its path, or from a folder near the project that the kernel started in."""
+    first = next(cell.source for cell in nbformat.read(ROOT / name, as_version=4).cells if cell.cell_type == "code")
+    project = tmp_path / "für mich" / "das Projekt"
+    project.mkdir(parents=True)
+    for path in (*ROOT.glob("*.py"), ROOT / name):
+        shutil.copy(path, project)
+    folder = {"subfolder": project / "tests", "parent": project.parent}.get(way, tmp_path / "other")
+    folder.mkdir(exist_ok=True)
+    said = f"__vsc_ipynb_file__ = {str(project / name)!r}\n" if way == "vscode" else ""
+    told = {"JPY_SESSION_NAME": str(project / name)} if way == "jupyter" else {}
+    code = f"{said}{first.partition('import figures')[0]}\nimport checks\nprint(checks.__file__)"
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == project / "checks.py", done.stderr

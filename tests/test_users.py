@@ -556,6 +556,7 @@ def test_any_folder_any_encoding_and_all_columns(computed):
     assert [int(word) for word in heads if word.isdigit()][:19] == list(range(0, 95, 5))
     assert max(map(len, done.stdout.splitlines())) <= 122 and "..." not in done.stdout
     assert len(list(folder.glob("results/*/*/noise_sweep.png"))) == 1
+    assert "poisoned samples: 0 at 0 %, 2 at 5 %, 4 at 10 %," in " ".join(done.stdout.split())
 
 
 def test_what_was_trained_comes_out_in_a_line(computed):
