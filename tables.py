@@ -92,11 +92,11 @@ def count_of_runs(results: xr.Dataset) -> str:
 
 
 def poisoned_counts(results: xr.Dataset) -> str:
-    """How many samples are poisoned at each share, in words: 0 at 0 %, 24 at 30 %; "" for other studies."""
+    """How many samples are poisoned at each share in turn, in words: 0, 24, 40 or 42; "" for other studies."""
     if "poisoned_count" not in results:
         return ""
     counts = results.poisoned_count.to_series().dropna().astype(int).groupby("alpha_percent").unique()
-    return ", ".join(f"{' or '.join(map(str, sorted(own)))} at {alpha} %" for alpha, own in counts.items())
+    return ", ".join(" or ".join(map(str, sorted(own))) for own in counts)
 
 
 # ---- tidy frames ----

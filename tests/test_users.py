@@ -551,11 +551,11 @@ def computed(tmp_path_factory):
 def test_any_folder_any_encoding_and_all_columns(computed):
     folder, done = computed
     assert "alpha in percent" in done.stdout and "Traceback" not in done.stderr
-    heads = [line.split() for line in done.stdout.splitlines() if re.fullmatch(r"[\d\s]+", line) and line.strip()]
+    heads = [re.findall(r"\d+", line) for line in done.stdout.splitlines() if re.fullmatch(r" +\d[\d\s\\]+", line)]
     assert [int(word) for words in heads for word in words] == list(range(0, 95, 5))
     assert max(map(len, done.stdout.splitlines())) <= 122 and "..." not in done.stdout
     assert len(list(folder.glob("results/*/*/noise_sweep.png"))) == 1
-    assert "poisoned samples: 0 at 0 %, 2 at 5 %, 4 at 10 %," in " ".join(done.stdout.split())
+    assert "poisoned samples: 0, 2, 4, 6," in " ".join(done.stdout.split())
 
 
 def test_what_was_trained_comes_out_in_a_line(computed):
