@@ -19,7 +19,7 @@ import warnings
 import zlib
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -153,6 +153,19 @@ _datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-2
 _read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
 
 
+class Setting(NamedTuple):
+    """What a process that computes is given before its first job."""
+
+    datasets: dict[str, Dataset]  # by their SHA-256
+    flags: dict[str, Any]  # of JAX
+    environment: dict[str, str]
+
+    @classmethod
+    def own(cls, datasets: dict[str, Dataset]) -> Setting:
+        """That of a process which computes as this one would, in one thread."""
+        return cls(datasets, keys.jax_settings(), one_thread())
+
+
 def one_thread() -> dict[str, str]:
     """The environment of a process of one thread; it keeps compiled programs, in a folder that the user may name."""
     given = os.environ.get("XLA_FLAGS", "")
@@ -162,14 +175,15 @@ def one_thread() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
-    return BITS | {name: os.environ.get(name, value) for name, value in cache.items()} | {"XLA_FLAGS": flags}
+    kept = {name: os.environ.get(name, value) for name, value in cache.items()}
+    return BITS | kept | {"XLA_FLAGS": flags, "JAX_PLATFORMS": keys.backend()}
 
 
-def _begin(datasets: dict[str, Dataset], flags: dict[str, Any], parent: int) -> None:
+def _begin(setting: Setting, parent: int) -> None:
     """The first thing that a process does: keep the data, take over JAX's settings, and end when its parent does."""
     process_executor._USE_PSUTIL = False  # else it restarts a process that has compiled much, taking that for a leak
-    _datasets.update(datasets)
-    for name, value in flags.items():
+    _datasets.update(setting.datasets)
+    for name, value in setting.flags.items():
         jax.config.update(name, value)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
     warnings.showwarning = _mend_cache(warnings.showwarning)
@@ -195,31 +209,44 @@ def _mend_cache(show: Callable) -> Callable:
     return said
 
 
-def _require_device() -> None:
+def device() -> str:
+    """What this process computes on: cpu, or the name of an accelerator."""
     try:
-        jax.devices()
+        return jax.devices()[0].device_kind
     except RuntimeError as error:
         value, allowed = jax.config.jax_platforms, f"a device that is there, such as cpu ({first_line(error)})"
         raise BadInput(f"JAX_PLATFORMS: got {value}, allowed: {allowed}") from None
 
 
-def _perform(job: Job, inputs: list[Arrays | Path]) -> tuple[Arrays, float]:
-    """A job's arrays and the seconds they took, in a process that computes."""
-    _require_device()
+class Result(NamedTuple):
+    """What a process gives back."""
+
+    arrays: Arrays
+    seconds: float
+    machine: str  # processor or accelerator, system and versions of what computed it
+
+
+def perform(job: Job, inputs: list[Arrays | Path]) -> Result:
+    """Compute a job, in a process that does."""
+    name = device()
     clock = time.perf_counter()
     read = [_read(each)[0] if isinstance(each, Path) else each for each in inputs]
-    arrays = job.perform(_datasets[job.data], *read)
-    return {name: np.asarray(array) for name, array in arrays.items()}, time.perf_counter() - clock
+    arrays = {name: np.asarray(array) for name, array in job.perform(_datasets[job.data], *read).items()}
+    return Result(arrays, time.perf_counter() - clock, storage.machine(name))
 
 
 class Worker:
     """A process of one thread, and the jobs that it was handed: it computes the first of them."""
 
-    def __init__(self, datasets: dict[str, Dataset]):
-        own = (datasets, keys.jax_settings(), os.getpid())
-        self.pool = ProcessPoolExecutor(1, env=one_thread(), initializer=_begin, initargs=own, timeout=3600)
+    def __init__(self, setting: Setting):
+        begin = {"initializer": _begin, "initargs": (setting, os.getpid())}
+        self.pool = ProcessPoolExecutor(1, env=setting.environment, timeout=3600, **begin)
         self.handed: dict[Future, Job] = {}
         self.kinds: set[tuple] = set()
+
+    def submit(self, job: Job, inputs: list[Arrays | Path]) -> Future:
+        """The Result of a job, of which `inputs` are arrays or files that hold them."""
+        return self.pool.submit(perform, job, inputs)
 
     def end(self) -> None:
         self.pool.shutdown(wait=False, kill_workers=True)
@@ -237,31 +264,44 @@ class Deadly(Exception):
     """Jobs whose process died time after time; all others are done."""
 
 
-class Local:
-    """This machine's processes: they are handed jobs, each once those that it needs are done, or are in the store."""
+class Executor:
+    """Hands jobs to workers, each once those that it needs are done, or are in the store. Subclasses have workers."""
 
-    def __init__(self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int):
-        self.datasets, self.store = datasets, store
+    patience: float | None = None  # seconds between two looks at which workers there are; None: nobody joins them
+    lost: tuple[type[BaseException], ...] = (BrokenProcessPool, CancelledError)  # a job ends so whose process died
+
+    def __init__(self, jobs: Sequence[Job], store: Store):
+        self.store = store
         asked = set(jobs)
         self.waiting = TopologicalSorter({job: [need for need in job.needs if need in asked] for job in jobs})
         self.waiting.prepare()
         self.ready: defaultdict[tuple, deque[Job]] = defaultdict(deque)  # by kind
         self.kept: dict[Job, Arrays] = {}  # of jobs without a key: no file has them
         self.deaths: Counter[Job] = Counter()
-        self.workers = [Worker(datasets) for _ in range(min(workers, len(asked)))]
+        self.workers: list[Worker] = []
+
+    def look(self) -> None:
+        """Take in workers that have come, and bury those that have gone."""
+
+    def replace(self, worker: Worker) -> None:
+        """Another one in place of a worker that was lost, where that can be had."""
 
     def compute(self) -> Iterator[Finished]:
         """The jobs' results as they come; raises what a job raised, at once, and Deadly when all others are done."""
         while True:
+            self.look()
             for job in self.waiting.get_ready():
                 self.ready[job.kind].append(job)
             for worker in sorted(self.workers, key=lambda worker: len(worker.handed)):
                 self._hand_out(worker)
             computing = [next(iter(worker.handed)) for worker in self.workers if worker.handed]
-            if not computing:  # what is left needs a deadly job
+            if computing:
+                wait(computing, self.patience, return_when=FIRST_COMPLETED)
+            elif self.patience and any(self.ready.values()):
+                time.sleep(self.patience)
+            else:  # what is left needs a deadly job
                 break
-            wait(computing, return_when=FIRST_COMPLETED)
-            for worker in self.workers:
+            for worker in list(self.workers):
                 for done in self._collect(worker):
                     yield done
                     self.waiting.done(done.job)
@@ -275,8 +315,8 @@ class Local:
             worker.kinds.add(kind)
             inputs = [self.kept[need] if need in self.kept else self.store.path(job_key(need)) for need in job.needs]
             try:
-                future = worker.pool.submit(_perform, job, inputs)
-            except BrokenProcessPool as error:  # it died after it was handed the last one
+                future = worker.submit(job, inputs)
+            except self.lost as error:  # it died after it was handed the last one
                 future = Future()
                 future.set_exception(error)
             worker.handed[future] = job
@@ -295,24 +335,25 @@ class Local:
     def _collect(self, worker: Worker) -> Iterator[Finished]:
         """What the process has done, in the order in which it was handed out; raises what a job raised."""
         while worker.handed and (first := next(iter(worker.handed))).done():
-            if isinstance(first.exception(), BrokenProcessPool):
-                self._bury(worker)
+            if isinstance(_failure(first), self.lost):
+                self.bury(worker)
                 return
             yield self._finished(worker.handed.pop(first), first)
 
     def _finished(self, job: Job, future: Future) -> Finished:
-        arrays, seconds = future.result()
-        own = record(job, seconds)
+        result = future.result()
+        own = record(job, result)
         if own["key"] is None:
-            self.kept[job] = arrays
-        return Finished(job, arrays, own)
+            self.kept[job] = result.arrays
+        return Finished(job, result.arrays, own)
 
-    def _bury(self, worker: Worker) -> None:
+    def bury(self, worker: Worker) -> None:
         """Hand the jobs of a process that died to others; the one that it was computing at most ATTEMPTS times."""
         worker.end()
-        self.workers[self.workers.index(worker)] = Worker(self.datasets)
+        self.workers.remove(worker)
+        self.replace(worker)
         jobs = list(worker.handed.values())
-        self.deaths[jobs[0]] += 1
+        self.deaths.update(jobs[:1])
         for job in reversed(jobs):
             if self.deaths[job] < ATTEMPTS:
                 self.ready[job.kind].appendleft(job)
@@ -321,7 +362,7 @@ class Local:
         """What is done and was not taken yet, when the work is given up."""
         for worker in self.workers:
             for future, job in worker.handed.items():
-                if future.done() and not future.exception():
+                if future.done() and not _failure(future):
                     yield self._finished(job, future)
 
     def end(self) -> None:
@@ -329,11 +370,28 @@ class Local:
             worker.end()
 
 
-def record(job: Job, seconds: float) -> dict[str, Any]:
+def _failure(future: Future) -> BaseException | None:
+    return CancelledError() if future.cancelled() else future.exception()
+
+
+class Local(Executor):
+    """This machine's processes."""
+
+    def __init__(self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int):
+        super().__init__(jobs, store)
+        self.setting = Setting.own(datasets)
+        self.workers = [Worker(self.setting) for _ in range(min(workers, len(set(jobs))))]
+
+    def replace(self, worker: Worker) -> None:
+        self.workers.append(Worker(self.setting))
+
+
+def record(job: Job, result: Result) -> dict[str, Any]:
     """What is kept of a job beside its arrays: its key and fields, and where they come from."""
-    cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
+    cost = {"trainings": job.trainings, "seconds": round(result.seconds, 3)}
     fields = recorded_fields(job)
-    return {"key": keys.key_of(fields) if fields else None, "fields": fields, **cost, **storage.provenance()}
+    own = {"key": keys.key_of(fields) if fields else None, "fields": fields, **cost}
+    return own | storage.provenance() | {"machine": result.machine}
 
 
 def recorded_fields(job: Job) -> dict[str, Any]:

@@ -54,10 +54,15 @@ def with_process(fields: dict[str, Any]) -> dict[str, Any]:
 def settings() -> dict[str, Any]:
     """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's, the backend."""
     flags = " ".join(sorted(set(os.environ.get("XLA_FLAGS", "").split())))
-    platform = jax.config.jax_platforms or ("cuda" if importlib.util.find_spec("jax_cuda12_plugin") else "cpu")
-    own = jax_settings() | {"XLA_FLAGS": flags, "backend": platform}
+    own = jax_settings() | {"XLA_FLAGS": flags, "backend": backend()}
     defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu"}
     return {name: value for name, value in own.items() if value != defaults[name]}
+
+
+def backend() -> str:
+    """What jobs run on, without starting it: cpu, or cuda where JAX_PLATFORMS or what is installed says so."""
+    plugins = [name for name in ("jax_cuda12_plugin", "jax_cuda13_plugin") if importlib.util.find_spec(name)]
+    return jax.config.jax_platforms or ("cuda" if plugins else "cpu")
 
 
 def jax_settings() -> dict[str, Any]:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -20,9 +21,9 @@ from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
 import storage
-from checks import BadInput, Checked, plain, refusing, require
+from checks import BadInput, Checked, first_line, plain, refusing, require
 from datar import Dataset
-from jobs import Deadly, Finished, Job, Local, Store, with_needs
+from jobs import Deadly, Executor, Finished, Job, Local, Store, with_needs
 from results import Row, StudyFile, describe_plan, is_listed, locked
 
 
@@ -83,6 +84,9 @@ class Settings(Checked):
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
     """Processes, each on one core; a matter of speed and memory, the bits are the same. 0: one a core."""
+    cluster: str | None = None
+    """Compute elsewhere: address of a Dask scheduler (tcp://host:8786), its scheduler file, or slurm, pbs or lsf,
+    which is asked for --workers processes."""
     alphas: tuple[Percent, ...]
     """Poisoned shares, in percent."""
     block: tyro.conf.Suppress[int] = 5
@@ -90,7 +94,9 @@ class Settings(Checked):
     optimization_level: tyro.conf.Suppress[int] = 3
     """XLA's: at 1, programs that compile for longer than they run are done sooner."""
 
-    AXES: ClassVar[tuple[str, ...]] = ("preset", "stages", "models", "runs", "out", "plan", "data", "workers", "alphas")
+    AXES: ClassVar[tuple[str, ...]] = (
+        "preset", "stages", "models", "runs", "out", "plan", "data", "workers", "cluster", "alphas",
+    )  # fmt: skip
     """Fields that do not name the results folder: axes of the files, and what changes no number."""
     presets: ClassVar[dict[str, Settings]] = {}
     """The presets by name, to which a configuration is compared for the name of its folder."""
@@ -184,9 +190,9 @@ def run_studies(
         with locked(folder / "results.nc"):  # found out before anything is computed
             pass
         datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
-        unstored = compute(missing, datasets, store, workers=config.workers or storage.cores())
+        unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
         words = asdict(config) | {"data": config.data.name if config.data else None}  # no machine's path
-        words = {name: value for name, value in words.items() if name not in ("out", "workers", "plan")}
+        words = {name: value for name, value in words.items() if name not in ("out", "workers", "cluster", "plan")}
         for study in dict.fromkeys(row.study for row in new):
             own = [row for row in new if row.study == study]  # read one after the other: they may fill gigabytes
             files[study].add(((row, *(unstored.get(row.job) or store.load(row.job))) for row in own), words)
@@ -225,7 +231,9 @@ def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield f"{path}{each.name}", re.sub(r"[^\w.,=-]+", "-", text)
 
 
-def compute(jobs: list[Job], datasets: dict[str, Dataset], store: Store, *, workers: int) -> dict[Job, tuple]:
+def compute(
+    jobs: list[Job], datasets: dict[str, Dataset], store: Store, *, workers: int, cluster: str | None = None
+) -> dict[Job, tuple]:
     """Compute jobs side by side and store each as it ends; returns arrays and records of those that have no key.
 
     Stopped by a signal or an error, it says what is kept: all that is done. What is still being computed is given up.
@@ -243,24 +251,36 @@ def compute(jobs: list[Job], datasets: dict[str, Dataset], store: Store, *, work
         kept.append(done.job)
 
     gap = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
-    local = Local(jobs, datasets, store, workers)
+    executor = _executor(cluster, workers)(jobs, datasets, store)
     try:
         with tqdm(total=sum(job.trainings for job in jobs), unit="training", mininterval=gap, maxinterval=gap) as bar:
-            for done in local.compute():
+            for done in executor.compute():
                 keep(done)
                 bar.set_description(done.job.title, refresh=False)
                 bar.update(done.job.trainings)
     except BaseException as reason:
         with suppress(OSError):
-            for done in local.leftovers():
+            for done in executor.leftovers():
                 keep(done)
         way_on = "; the same command goes on from there" if isinstance(reason, (KeyboardInterrupt, OSError)) else ""
         print(f"stopped with {len(kept)} of {len(jobs)} jobs computed, all of them kept in {store.folder}{way_on}",
               file=sys.stderr)  # fmt: skip
         raise
     finally:
-        local.end()
+        executor.end()
     return unstored
+
+
+def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:
+    """Who computes: this machine's processes, or a cluster's."""
+    if cluster is None:
+        return partial(Local, workers=workers or storage.cores())
+    try:
+        from cluster import Cluster
+    except ImportError as error:
+        way = "pip install -r requirements-cluster.txt -c constraints.txt"
+        raise BadInput(f"--cluster: got {cluster}, allowed: nothing before {way} ({first_line(error)})") from None
+    return partial(Cluster, where=cluster, workers=workers)
 
 
 def writable_folder(folder: Path) -> Path:

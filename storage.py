@@ -170,12 +170,18 @@ def provenance() -> dict[str, str]:
 
 
 @functools.cache
-def machine() -> str:
-    """Processor, cores and system, without the machine's name."""
+def machine(device: str = "cpu") -> str:
+    """What computes: the accelerator if there is one, processor, cores and system, without the machine's name."""
+    words = (*([] if device == "cpu" else [device]), processor(), f"{cores()} cores", platform.system())
+    return ", ".join((*words, f"Python {platform.python_version()}"))
+
+
+@functools.cache
+def processor() -> str:
+    """The kind of processor: with it, results change in their last bits."""
     cpuinfo = Path("/proc/cpuinfo")
     named = re.search(r"model name\s*:(.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    model = named[1].strip() if named else platform.processor() or platform.machine()
-    return f"{model}, {cores()} cores, {platform.system()}, Python {platform.python_version()}"
+    return named[1].strip() if named else platform.processor() or platform.machine()
 
 
 def cores() -> int:
@@ -186,6 +192,14 @@ def cores() -> int:
 @functools.cache
 def versions() -> str:
     return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+
+
+def code_digest() -> str:
+    """Of the project's Python files as they are now: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).resolve().parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.cache

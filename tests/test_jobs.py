@@ -26,7 +26,7 @@ import run_unlearn_xxz
 from checks import BadInput
 from datar import Dataset, Split
 from experiments import Fit
-from jobs import Deadly, Job, Local, Store, job_key, with_needs
+from jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
 from models import MLP, QNN, Training
 from poison_unlearn import METHODS, GradientAscent, Poison, Scrub
 
@@ -277,7 +277,7 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
     """The pool of XLA is what changes bits."""
     code = (
         "import sys; sys.path.insert(0, 'tests'); import jax, os; jax.config.update('jax_enable_x64', True)\n"
-        "import jobs\nfrom test_jobs import DATA, Toy\nworker = jobs.Worker({'toy': DATA})\n"
+        "import jobs\nfrom test_jobs import DATA, Toy\nworker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\n"
         "def look():\n    import jax, os, jax.numpy as jnp\n"
         "    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"
         "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], str(jnp.ones(3).dtype), "
@@ -383,7 +383,7 @@ def test_what_is_done_is_kept_behind_a_job_that_failed(tmp_path):
     """Of a process that was handed two jobs when the work is given up."""
     failed, done = Future(), Future()
     failed.set_exception(BadInput("no number"))
-    done.set_result(({"x": np.arange(3)}, 0.5))
+    done.set_result(Result({"x": np.arange(3)}, 0.5, "a machine"))
     local = Local([], {}, Store(tmp_path), 2)
     other = replace(FIT, block=1)
     local.workers = [SimpleNamespace(handed={failed: FIT, done: other, Future(): replace(FIT, block=2)})]
