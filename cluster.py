@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import pickle
 import re
+import signal
 import sys
 import threading
 import time
@@ -22,7 +23,6 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import dask
-import dask_jobqueue
 from distributed import Client, KilledWorker, get_worker
 from loky import BrokenProcessPool
 
@@ -31,11 +31,7 @@ import storage
 from checks import BadInput, first_line, require
 from datar import Dataset
 
-QUEUES = {
-    "slurm": dask_jobqueue.SLURMCluster,
-    "pbs": dask_jobqueue.PBSCluster,
-    "lsf": dask_jobqueue.LSFCluster,
-}
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask_jobqueue
 PATIENCE = 10.0  # seconds without an answer after which a scheduler is given up
 
 
@@ -95,11 +91,11 @@ class Cluster(jobs.Executor):
         if self.workers and time.monotonic() < self.looked + self.patience:
             return
         present, self.looked = self._present(), time.monotonic()
-        for worker in [each for each in self.workers if each.address not in present]:
-            self.bury(worker)
         for address in self.met.keys() - present.keys():
             del self.met[address]
             self.refused.pop(address, None)
+        for worker in [each for each in self.workers if each.address not in present]:
+            self.bury(worker)
         for address, threads in present.items():
             self.met[address] = self.met.get(address) or self._begin(address, threads)
         known = {worker.address for worker in self.workers} | self.refused.keys()
@@ -189,9 +185,7 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
     allowed = f"the address of a Dask scheduler (tcp://host:8786), its scheduler file, or {', '.join(QUEUES)}"
     if where in QUEUES:
         require(workers > 0, "--workers", workers, f"1 or more with --cluster {where}: processes to ask it for")
-        own = dask.config.get(f"jobqueue.{where}", {}) or {}
-        defaults = {"cores": 1, "processes": own.get("cores") or 1, "memory": "4GB", "python": sys.executable}
-        queue = QUEUES[where](**{name: value for name, value in defaults.items() if not own.get(name)})
+        queue = _queue(where)
         queue.scale(workers)
         return Client(queue, set_as_default=False), queue
     is_file = Path(where).is_file()
@@ -201,6 +195,18 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
                       set_as_default=False), None  # fmt: skip
     except (OSError, ValueError, TypeError) as error:  # nobody there, no JSON, TLS without certificates
         raise BadInput(f"--cluster: got {where} ({first_line(error)}), allowed: {allowed}") from None
+
+
+def _queue(where: str) -> Any:
+    """The cluster of this kind as the user's dask_jobqueue settings describe it, one worker a core."""
+    before = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue  # takes over Ctrl-C
+
+    signal.signal(signal.SIGINT, before)
+    own = dask.config.get(f"jobqueue.{where}", {}) or {}
+    cores = own.get("cores") or 1
+    defaults = {"cores": cores, "processes": cores, "memory": f"{4 * cores}GB", "python": sys.executable}
+    return getattr(dask_jobqueue, QUEUES[where])(**{key: value for key, value in defaults.items() if not own.get(key)})
 
 
 def errand(folders: list[str]) -> Callable:
