@@ -407,6 +407,8 @@ def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
 def _mnist_from_keras() -> tuple[_Images, _Images, str]:
     import tensorflow as tf
 
+    tf.config.set_visible_devices([], "GPU")  # they are JAX's
+
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:

@@ -24,6 +24,7 @@ import metrics
 from checks import BadInput, require
 from datar import Dataset, Split
 from jobs import Arrays, Job, Runs, random_key
+from keys import backend
 from models import MLP, QNN, Model, Params, QuadraticForm, Training
 from poison_unlearn import METHODS, POISONS, Method, Poison, Poisoned, Retrain, Task
 from results import Row
@@ -430,7 +431,8 @@ def training_job(
     """Models trained on the poisoned data, one for each run of a block."""
     return Fit(
         data=dataset.provenance["sha256"], model=model, poison=poison, method=Retrain(training=training),
-        seed=config.seed, block=block, size=config.block, side_by_side=protocol.side_by_side,
+        seed=config.seed, block=block, size=config.block,
+        side_by_side=protocol.side_by_side or backend() != "cpu",
     )  # fmt: skip
 
 

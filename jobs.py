@@ -12,6 +12,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -176,7 +177,8 @@ def one_thread() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     kept = {name: os.environ.get(name, value) for name, value in cache.items()}
-    return BITS | kept | {"XLA_FLAGS": flags, "JAX_PLATFORMS": keys.backend()}
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")}
+    return BITS | kept | shared | {"XLA_FLAGS": flags, "JAX_PLATFORMS": keys.backend()}
 
 
 def _begin(setting: Setting, parent: int) -> None:
@@ -239,6 +241,7 @@ class Worker:
     """A process of one thread, and the jobs that it was handed: it computes the first of them."""
 
     def __init__(self, setting: Setting):
+        self.setting = setting
         begin = {"initializer": _begin, "initargs": (setting, os.getpid())}
         self.pool = ProcessPoolExecutor(1, env=setting.environment, timeout=3600, **begin)
         self.handed: dict[Future, Job] = {}
@@ -342,7 +345,7 @@ class Executor:
 
     def _finished(self, job: Job, future: Future) -> Finished:
         result = future.result()
-        own = record(job, result)
+        own = record(job, result.seconds, result.machine)
         if own["key"] is None:
             self.kept[job] = result.arrays
         return Finished(job, result.arrays, own)
@@ -375,23 +378,37 @@ def _failure(future: Future) -> BaseException | None:
 
 
 class Local(Executor):
-    """This machine's processes."""
+    """This machine's processes: one a core, or one an accelerator; workers: another number, 0 for that."""
 
     def __init__(self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int):
         super().__init__(jobs, store)
-        self.setting = Setting.own(datasets)
-        self.workers = [Worker(self.setting) for _ in range(min(workers, len(set(jobs))))]
+        setting, devices = Setting.own(datasets), accelerators()
+        for place in range(min(workers or len(devices) or storage.cores(), len(set(jobs)))):
+            own = {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]} if devices else {}
+            self.workers.append(Worker(setting._replace(environment=setting.environment | own)))
 
     def replace(self, worker: Worker) -> None:
-        self.workers.append(Worker(self.setting))
+        self.workers.append(Worker(worker.setting))
 
 
-def record(job: Job, result: Result) -> dict[str, Any]:
+def accelerators() -> list[str]:
+    """The GPUs that processes may use, by the names that CUDA_VISIBLE_DEVICES takes; none where jobs run on the CPU."""
+    if keys.backend() == "cpu":
+        return []
+    if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return named.split(",")
+    with suppress(OSError, subprocess.CalledProcessError):
+        command = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return []
+
+
+def record(job: Job, seconds: float, machine: str | None = None) -> dict[str, Any]:
     """What is kept of a job beside its arrays: its key and fields, and where they come from."""
-    cost = {"trainings": job.trainings, "seconds": round(result.seconds, 3)}
+    cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
     fields = recorded_fields(job)
     own = {"key": keys.key_of(fields) if fields else None, "fields": fields, **cost}
-    return own | storage.provenance() | {"machine": result.machine}
+    return own | storage.provenance() | ({"machine": machine} if machine else {})
 
 
 def recorded_fields(job: Job) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import jax
 import tyro
 from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
+import keys
 import storage
 from checks import BadInput, Checked, first_line, plain, refusing, require
 from datar import Dataset
@@ -83,14 +85,14 @@ class Settings(Checked):
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
-    """Processes, each on one core; a matter of speed and memory, the bits are the same. 0: one a core."""
+    """Processes of one thread; a matter of speed and memory, the bits are the same. 0: one a core, or one a GPU."""
     cluster: str | None = None
     """Compute elsewhere: address of a Dask scheduler (tcp://host:8786), its scheduler file, or slurm, pbs or lsf,
     which is asked for --workers processes."""
     alphas: tuple[Percent, ...]
     """Poisoned shares, in percent."""
-    block: tyro.conf.Suppress[int] = 5
-    """Runs that one job computes."""
+    block: int = 5
+    """Runs that one job computes, side by side on an accelerator: wide blocks fill one. Part of the results' names."""
     optimization_level: tyro.conf.Suppress[int] = 3
     """XLA's: at 1, programs that compile for longer than they run are done sooner."""
 
@@ -173,7 +175,7 @@ def run_studies(
     """
     folder = config.out / (under or dataset.name) / folder_name(config, standard)
     store = Store(config.out / "jobs")
-    with _optimization(config.optimization_level):
+    with _numerics(config.optimization_level):
         rows = [row for stage in config.stages for row in studies[stage](config, dataset)]
         require(len(rows) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
         rows = list({(row.study, row.address): row for row in rows}.values())
@@ -200,16 +202,27 @@ def run_studies(
 
 
 @contextmanager
-def _optimization(level: int) -> Iterator[None]:
-    """XLA's flag for this level, which the keys of jobs and the processes that compute read from the environment."""
-    before = os.environ.get("XLA_FLAGS")
-    if level != 3 and "xla_backend_optimization_level" not in (before or ""):
-        os.environ["XLA_FLAGS"] = f"{before or ''} --xla_backend_optimization_level={level}".strip()
+def _numerics(level: int) -> Iterator[None]:
+    """What changes bits, where the keys of jobs and the processes that compute read it: XLA's flags, JAX's precision.
+
+    An accelerator multiplies in full precision and adds up in one order, at whatever cost, unless the user says other.
+    """
+    flags, precise = os.environ.get("XLA_FLAGS"), jax.config.jax_default_matmul_precision is not None
+    own = {"--xla_backend_optimization_level": level} if level != 3 else {}
+    if keys.backend() != "cpu":
+        own["--xla_gpu_deterministic_ops"] = "true"
+        if not precise:
+            jax.config.update("jax_default_matmul_precision", "highest")
+    added = [f"{name}={value}" for name, value in own.items() if name not in (flags or "")]
+    if added:
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, [flags, *added]))
     try:
         yield
     finally:
+        if not precise:
+            jax.config.update("jax_default_matmul_precision", None)
         os.environ.pop("XLA_FLAGS", None)
-        os.environ.update({} if before is None else {"XLA_FLAGS": before})
+        os.environ.update({} if flags is None else {"XLA_FLAGS": flags})
 
 
 def folder_name(config: Settings, standard: str = "") -> str:
@@ -274,7 +287,7 @@ def compute(
 def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:
     """Who computes: this machine's processes, or a cluster's."""
     if cluster is None:
-        return partial(Local, workers=workers or storage.cores())
+        return partial(Local, workers=workers)
     try:
         from cluster import Cluster
     except ImportError as error:

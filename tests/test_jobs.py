@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
-from conftest import run_python
+from conftest import assert_trees_equal, random_split, run_python
 
 import experiments
 import jobs
@@ -23,12 +24,13 @@ import models
 import poison_unlearn
 import run_hessian
 import run_unlearn_xxz
+import runner
 from checks import BadInput
 from datar import Dataset, Split
 from experiments import Fit
 from jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
 from models import MLP, QNN, Training
-from poison_unlearn import METHODS, GradientAscent, Poison, Scrub
+from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Scrub
 
 # ---- jobs to test with, by their module's name in the processes ----
 
@@ -367,6 +369,7 @@ def test_jobs_of_one_program_stay_on_one_process(store):
     """Each process traces and compiles for itself; it takes over another's program only where nothing else is left."""
     wanted = [job for n in range(6) for job in (Toy(number=n), Other(data="toy", number=n))]
     local = Local(wanted, {"toy": DATA}, store, 0)
+    local.workers.clear()
     assert not list(local.compute())  # for want of processes; but now all jobs are ready
     one, two = local.workers = [SimpleNamespace(kinds=set(), handed={}) for _ in range(2)]
     for worker in (one, two):
@@ -395,3 +398,66 @@ def test_what_is_done_is_kept_behind_a_job_that_failed(tmp_path):
 @dataclass(frozen=True, kw_only=True)
 class Other(Sum):
     """Another program."""
+
+
+# ---- accelerators ----
+
+
+def test_each_accelerator_has_a_process_of_its_own(monkeypatch, store):
+    """On devices that are only named here: no process is started before it is handed a job."""
+    monkeypatch.setattr(keys, "backend", lambda: "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-5")
+    wanted = [Toy(number=n) for n in range(8)]
+    for workers, expected in ((0, ["3", "GPU-5"]), (1, ["3"]), (3, ["3", "GPU-5", "3"])):
+        local = Local(wanted, {"toy": DATA}, store, workers)
+        own = [worker.setting.environment for worker in local.workers]
+        assert [each["CUDA_VISIBLE_DEVICES"] for each in own] == expected
+        assert {each["XLA_PYTHON_CLIENT_PREALLOCATE"] for each in own} == {"false"}
+        local.bury(local.workers[0])  # one that takes its place has its device
+        assert local.workers[-1].setting.environment["CUDA_VISIBLE_DEVICES"] == expected[0]
+        local.end()
+
+
+def test_without_a_word_the_accelerators_are_those_that_nvidia_lists(monkeypatch, tmp_path):
+    monkeypatch.setattr(keys, "backend", lambda: "cuda")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert jobs.accelerators() == []
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n[ $1 = --query-gpu=index ] && echo 0 && echo 1\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+    assert jobs.accelerators() == ["0", "1"]
+    monkeypatch.setattr(keys, "backend", lambda: "cpu")
+    assert jobs.accelerators() == []
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_an_accelerator_computes_in_full_precision_and_one_order(monkeypatch, platform):
+    """And the key says so; the user's own words come first."""
+    monkeypatch.setattr(keys, "backend", lambda: platform)
+    before = keys.settings()
+    with runner._numerics(1):
+        within = keys.settings()
+        flags = within["XLA_FLAGS"].split()
+        assert any("backend_optimization_level" in flag for flag in flags)
+        assert ("--xla_gpu_deterministic_ops=true" in flags) == (platform == "cuda")
+        assert within.get("jax_default_matmul_precision") == {"cpu": None, "cuda": "highest"}[platform]
+        assert within.get("backend", "cpu") == platform
+    assert keys.settings() == before
+    with jax.default_matmul_precision("high"), runner._numerics(3):
+        assert keys.settings()["jax_default_matmul_precision"] == "high"
+
+
+def test_bits_on_one_of_eight_devices(monkeypatch, tmp_path):
+    """Emulated ones: the processor as eight. The key holds the flag, the numbers are those without it."""
+    data = Dataset(*[random_split(12, 8, seed=seed) for seed in (1, 2)], "toy", 8, {"sha256": "d"})
+    fit = replace(FIT, method=Retrain(training=Training(4, 4, 0.1)), poison=Poison("labels", 30), size=2)
+    found = []
+    for flags in (os.environ["XLA_FLAGS"], os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"):
+        monkeypatch.setenv("XLA_FLAGS", flags)
+        local = Local([fit], {"d": data}, Store(tmp_path), 1)
+        (done,) = local.compute()
+        found.append(done)
+        local.end()
+    assert found[0].record["key"] != found[1].record["key"]
+    assert_trees_equal(found[0].arrays, found[1].arrays)
