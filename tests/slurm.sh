@@ -48,13 +48,7 @@ trap 'kill $node $control $munge; wait' EXIT
 until sinfo -h -o %T | grep -q idle; do sleep 1; done
 sinfo
 
-cd "$root"
-studies=${STUDIES:-run_unlearn_mnist.py run_unlearn_xxz.py}
-for study in $studies; do
-    "$PYTHON" "$study" --preset quick --out "$work/local"
-    sbatch --wait --ntasks=2 --time=60 --mem-per-cpu=100M --output="$work/sbatch.log" cluster.sbatch "$study" --preset quick --out "$work/sbatch" || { cat "$work/sbatch.log"; exit 1; }
-    DASK_JOBQUEUE__SLURM__MEMORY=500MB "$PYTHON" "$study" --preset quick --out "$work/jobqueue" --cluster slurm --workers 2
-    "$PYTHON" - "$study" "$work/localcluster" << 'PYTHON'
+cat > "$work/localcluster.py" << 'PYTHON'
 import subprocess, sys
 from distributed import LocalCluster
 
@@ -63,6 +57,14 @@ if __name__ == "__main__":
         subprocess.run([sys.executable, sys.argv[1], "--preset", "quick", "--out", sys.argv[2],
                         "--cluster", cluster.scheduler_address], check=True)
 PYTHON
+
+cd "$root"
+studies=${STUDIES:-run_unlearn_mnist.py run_unlearn_xxz.py}
+for study in $studies; do
+    "$PYTHON" "$study" --preset quick --out "$work/local"
+    sbatch --wait --ntasks=2 --time=60 --mem-per-cpu=100M --output="$work/sbatch.log" cluster.sbatch "$study" --preset quick --out "$work/sbatch" || { cat "$work/sbatch.log"; exit 1; }
+    DASK_JOBQUEUE__SLURM__MEMORY=500MB "$PYTHON" "$study" --preset quick --out "$work/jobqueue" --cluster slurm --workers 2
+    "$PYTHON" "$work/localcluster.py" "$study" "$work/localcluster"
 done
 "$PYTHON" - "$work"/{local,sbatch,jobqueue,localcluster} << 'PYTHON'
 import sys
