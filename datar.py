@@ -298,9 +298,9 @@ def sha256(*arrays: np.ndarray) -> str:
 
 
 def pad(x: np.ndarray) -> np.ndarray:
-    """Zero-pad (n, d) to the next power of two, 4 at least: (n, 2**n_qubits)."""
+    """Zero-pad (n, d) to the next power of two: (n, 2**n_qubits)."""
     require(np.ndim(x) == 2 and np.shape(x)[1] >= 1, "x", f"shape {np.shape(x)}", "(n, d) with d of 1 or more")
-    n_qubits = max(2, int(np.ceil(np.log2(x.shape[1]))))
+    n_qubits = max(1, int(np.ceil(np.log2(x.shape[1]))))
     return np.pad(x, ((0, 0), (0, 2**n_qubits - x.shape[1])))
 
 
@@ -483,6 +483,7 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     require(filled, "data", "an empty image, or a sample of zeros", "samples with at least one number set")
     encoded = (pixels / (norms + 1e-12)).reshape(len(pixels), -1)  # empty columns stay 0
     kind = np.complex64 if np.iscomplexobj(pixels) else np.float32
+    encoded = np.pad(encoded, ((0, 0), (0, max(0, 4 - encoded.shape[1]))))  # two qubits
     return Split(pad(encoded.astype(kind)), labels.astype(np.int32))
 
 

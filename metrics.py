@@ -19,24 +19,24 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
 
     logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
     """
-    logits, labels = _checked(logits, labels)
-    dtype = logits.dtype
+    logits, labels, dtype = _checked(logits, labels)
+    logits, labels = jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
     weight = None if weight is None else jnp.asarray(weight, dtype)
     return jnp.average(jax.nn.softplus(logits) - labels * logits, weights=weight)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
-    logits, labels = _checked(logits, labels)
+    logits, labels, dtype = _checked(logits, labels)
     if not isinstance(labels, jax.core.Tracer):
         hard = bool(np.isin(labels, (0, 1)).all())
         require(hard, "labels", f"labels such as {listed(labels)}", "0 and 1, where accuracy is asked for")
-    right = jnp.asarray((logits > 0) == (labels > 0), logits.dtype)
+    right = jnp.asarray((logits > 0) == (labels > 0), dtype)
     return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, right))
 
 
-def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Both in the floating type of the logits. (n, 1) logits against (n,) labels would broadcast to a wrong number."""
+def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jnp.dtype]:
+    """Both as arrays, and the type of the logits; (n, 1) logits against (n,) labels would give a wrong number."""
     if not isinstance(logits, jax.Array):
         logits = as_array(logits, "logits")  # NaN among them: of a training that diverged
         require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
@@ -46,8 +46,7 @@ def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
         require(not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between")
     fits = not jnp.ndim(labels) or jnp.shape(logits) == jnp.shape(labels)
     require(fits, "labels", f"shape {jnp.shape(labels)}", f"that of the logits, {jnp.shape(logits)}")
-    dtype = jnp.result_type(logits, 1.0)
-    return jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
+    return logits, labels, jnp.result_type(logits, 1.0)
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
