@@ -39,6 +39,8 @@ def as_numbers(values: Any, argument: str) -> np.ndarray:
             array = array.astype(float)
         except (TypeError, ValueError):
             require(False, argument, "objects that are no numbers", "numbers")
+    if array.dtype.kind == "V" and array.dtype.names is None:  # JAX's short floats
+        array = array.astype(np.float32)
     require(array.dtype.kind in "biufc", argument, f"dtype {array.dtype}", "numbers")
     kinds = {"b": "f4", "i": "f4", "u": "f4", "f": "f4" if array.itemsize <= 4 else "f8",
              "c": "c8" if array.itemsize <= 8 else "c16"}  # fmt: skip
@@ -53,6 +55,9 @@ def as_numbers(values: Any, argument: str) -> np.ndarray:
 def as_array(values: Any, argument: str) -> np.ndarray:
     """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be lost."""
     require(not np.ma.is_masked(values), argument, "a masked array with values left out", "all values")
+    require(values is not None, argument, "None", "arrays of numbers")
+    sparse = type(values).__module__.startswith("scipy.sparse")
+    require(not sparse, argument, "a sparse matrix", "dense arrays: its .toarray()")
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:  # rows of several lengths, ...

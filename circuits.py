@@ -6,7 +6,6 @@ and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conventions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property, partial, reduce
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checks import BadInput, first_line
+from checks import BadInput, first_line, listed, require
 
 if TYPE_CHECKING:
     import tensorcircuit
@@ -51,60 +50,117 @@ def tensorcircuit_on_jax():
 
 @dataclass(frozen=True)
 class OpenQasm:
-    """The circuit of an OpenQASM 2 text as an ansatz: each angle in it is one that is trained.
+    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is trained.
 
-    Needs qiskit, by which TensorCircuit reads the text. PennyLane writes such texts: `pennylane.to_openqasm(qnode)(…)`.
+    A gate that the text defines is taken apart into those it is made of. What is no unitary gate (reset, if, a
+    measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
+    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by their first use.
+
+    measured: the qubit whose Z is read; None is the one that the text measures where that is one, else the last.
     """
 
     text: str
     name: str = "OpenQASM"
+    measured: int | None = None
 
     @cached_property
-    def gates(self) -> list[dict[str, Any]]:
-        """TensorCircuit's description of each gate."""
-        return _converted(lambda: tensorcircuit_on_jax().Circuit.from_openqasm(self.text).to_qir())
+    def _read(self) -> tuple[int, list[tuple[str, tuple[int, ...], Any]], int]:
+        """The qubits; (name, qubits, angles or matrix) of each gate; and which qubit is read."""
+        try:
+            from qiskit import QuantumCircuit
+        except ImportError:
+            raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
+        try:
+            circuit = QuantumCircuit.from_qasm_str(self.text)
+        except Exception as error:  # qiskit's own kinds, by what is wrong with the text
+            raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2") from None
+        require(circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg")
+        gates, read = _gates(circuit)
+        measured = self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
+        n = circuit.num_qubits
+        require(-n <= measured < n, "measured", measured, f"0 to {n - 1}, a qubit of the circuit")
+        return n, gates, measured % n
 
-    @cached_property
+    @property
     def n_qubits(self) -> int:
-        return _converted(lambda: tensorcircuit_on_jax().Circuit.from_openqasm(self.text)._nqubits)
+        return self._read[0]
 
-    @cached_property
+    @property
     def angles(self) -> np.ndarray:
         """(angles,) those of the text, in the order of its gates."""
-        return np.array([_number(angle) for gate in self.gates for angle in _angles_of(gate).values()], np.float32)
+        return np.array([angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own], np.float32)
 
     def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
-        circuit, place = tensorcircuit_on_jax().Circuit(self.n_qubits, inputs=inputs), 0
-        for gate in self.gates:
-            angles = {name: params[place + k] for k, name in enumerate(_angles_of(gate))}
-            getattr(circuit, gate["name"])(*gate["index"], **angles)
-            place += len(angles)
+        n, gates, measured = self._read
+        circuit, place = tensorcircuit_on_jax().Circuit(n, inputs=inputs), 0
+        for name, qubits, own in gates:
+            if isinstance(own, list):
+                method, angles_of = PARAMETRIC[name]
+                getattr(circuit, method)(*qubits, **angles_of(*(params[place + k] for k in range(len(own)))))
+                place += len(own)
+            else:
+                circuit.any(*qubits, unitary=jnp.asarray(own), name=name)
+        if measured != n - 1:
+            circuit.swap(measured, n - 1)  # the model reads the last qubit
         return circuit
 
 
-def _angles_of(gate: dict[str, Any]) -> dict[str, Any]:
-    return gate.get("parameters") or {}
+def _turn(angle: jax.Array) -> dict[str, jax.Array]:
+    return {"theta": angle}
 
 
-def _number(angle: Any) -> float:
-    return float(np.ravel(np.asarray(angle))[0].real)
+PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its arguments
+    **{name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")},
+    **dict.fromkeys(("p", "u1"), ("phase", _turn)),
+    **dict.fromkeys(("cp", "cu1"), ("cphase", _turn)),
+    "u2": ("u", lambda phi, lbd: {"theta": np.pi / 2, "phi": phi, "lbd": lbd}),
+    **dict.fromkeys(("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})),
+    "cu3": ("cu", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd}),
+}
 
 
-def _converted(convert: Callable[[], Any]) -> Any:
-    """What TensorCircuit's converter gives; BadInput, in one line, without qiskit or for a text that is none."""
+def _gates(circuit: Any) -> tuple[list[tuple[str, tuple[int, ...], Any]], set[int]]:
+    """(name, qubits, angles or matrix) of each gate of qiskit's circuit, and the qubits that it measures at its end."""
+    gates, measured = [], set()
+    for each in circuit.data:
+        operation, qubits = each.operation, tuple(circuit.find_bit(qubit).index for qubit in each.qubits)
+        name, angles = operation.name, [float(angle) for angle in operation.params if np.isscalar(angle)]
+        is_gate = hasattr(operation, "to_matrix") and getattr(operation, "condition", None) is None
+        if name == "barrier":
+            continue
+        late = sorted(measured & set(qubits))
+        require(not late, "OpenQASM", f"{name} behind a measurement of qubit {late}", "measurements at the end")
+        if name == "measure":
+            measured |= set(qubits)
+            continue
+        require(all(np.isfinite(angles)), "OpenQASM", f"{name} with an angle of {listed(angles)}", "finite angles")
+        if is_gate and name in PARAMETRIC:
+            gates.append((name, qubits, angles))
+        elif is_gate and operation.definition is not None and (angles or not _has_matrix(operation)):
+            inner, _ = _gates(operation.definition)
+            gates += [(own, tuple(qubits[place] for place in places), what) for own, places, what in inner]
+        else:
+            fixed = is_gate and not angles and _has_matrix(operation)
+            require(fixed, "OpenQASM", f"the instruction {name}", "gates that are unitary, and measurements at the end")
+            gates.append((name, qubits[::-1], operation.to_matrix()))  # qiskit's first qubit is the least significant
+    return gates, measured
+
+
+def _has_matrix(operation: Any) -> bool:
     try:
-        return convert()
-    except ImportError:
-        raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
-    except Exception as error:  # qiskit's own kinds, by what is wrong with the text
-        raise BadInput(
-            f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2 of gates that TensorCircuit has"
-        ) from None
+        return operation.to_matrix() is not None
+    except Exception:  # opaque, or taken apart into others
+        return False
 
 
 def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
     """The circuit as OpenQASM 2; needs qiskit."""
-    return _converted(circuit.to_openqasm)
+    try:
+        return circuit.to_openqasm()
+    except ImportError:
+        raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
+    except Exception as error:  # a gate of one's own that OpenQASM has not
+        raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has") from None
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
@@ -420,9 +476,15 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
 
 
 def are_packed(matrices: jax.Array) -> bool:
-    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for images."""
-    squares = jnp.triu(matrices, 1) ** 2 + jnp.tril(matrices, -1).swapaxes(1, 2) ** 2  # (n, d, d): |rho_ij|^2, i < j
-    diagonal = jnp.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
+    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for images.
+
+    Of matrices that are being traced nothing is known.
+    """
+    if isinstance(matrices, jax.core.Tracer):
+        return True
+    matrices = np.asarray(matrices)  # not JAX's: it would trace them within whatever is being traced
+    squares = np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2  # (n, d, d): |rho_ij|^2, i < j
+    diagonal = np.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
     bound = diagonal[:, :, None] * diagonal[:, None, :] + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2
     return bool((diagonal >= 0).all() & (squares <= bound).all() & (diagonal.sum(axis=1) > 0).all())
 

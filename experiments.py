@@ -342,7 +342,8 @@ def build_qnn(dataset: Dataset, depth: int) -> QNN:
 
 
 def build_quadratic(dataset: Dataset) -> QuadraticForm:
-    return QuadraticForm(dataset.train.x.shape[1], is_complex=np.iscomplexobj(dataset.train.x))
+    width = dataset.train.x.shape[1]
+    return QuadraticForm(width, min(QuadraticForm.rank, width), is_complex=np.iscomplexobj(dataset.train.x))
 
 
 class Family(NamedTuple):

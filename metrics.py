@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from checks import as_array, as_numbers, listed, require
+
 # ---- of logits and labels: JAX, in the precision of the logits ----
 
 
@@ -17,7 +19,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
 
     logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
     """
-    dtype = _checked_dtype(logits, labels)
+    logits, labels, dtype = _checked(logits, labels)
     logits, labels = jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
     weight = None if weight is None else jnp.asarray(weight, dtype)
     return jnp.average(jax.nn.softplus(logits) - labels * logits, weights=weight)
@@ -25,20 +27,26 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
-    dtype = _checked_dtype(logits, labels)
+    logits, labels, dtype = _checked(logits, labels)
+    if not isinstance(labels, jax.core.Tracer):
+        hard = bool(np.isin(labels, (0, 1)).all())
+        require(hard, "labels", f"labels such as {listed(labels)}", "0 and 1, where accuracy is asked for")
     right = jnp.asarray((logits > 0) == (labels > 0), dtype)
     return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, right))
 
 
-def _checked_dtype(logits: jax.Array, labels: jax.Array) -> jnp.dtype:
-    """The floating type of the logits. (n, 1) logits against (n,) labels would broadcast to a wrong number."""
-    if jnp.ndim(labels) and jnp.shape(logits) != jnp.shape(labels):
-        raise ValueError(f"labels: got shape {jnp.shape(labels)}, allowed: that of the logits, {jnp.shape(logits)}")
+def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jnp.dtype]:
+    """Both as arrays, and the type of the logits; (n, 1) logits against (n,) labels would give a wrong number."""
+    if not isinstance(logits, jax.Array):
+        logits = as_array(logits, "logits")  # NaN among them: of a training that diverged
+        require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
     if not isinstance(labels, jax.core.Tracer):
-        found = np.asarray(labels)
-        if not ((found >= 0) & (found <= 1)).all():
-            raise ValueError(f"labels: got {found[~((found >= 0) & (found <= 1))][0]}, allowed: 0 and 1, or between")
-    return jnp.result_type(logits, 1.0)
+        labels = as_numbers(labels, "labels")
+        outside = labels[~((labels >= 0) & (labels <= 1))] if not np.iscomplexobj(labels) else labels
+        require(not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between")
+    fits = not jnp.ndim(labels) or jnp.shape(logits) == jnp.shape(labels)
+    require(fits, "labels", f"shape {jnp.shape(labels)}", f"that of the logits, {jnp.shape(logits)}")
+    return logits, labels, jnp.result_type(logits, 1.0)
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
@@ -106,7 +114,12 @@ def _over_runs(
     estimate: Statistic, *columns: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
     """estimate(*columns) of columns by run and its percentile bootstrap interval; all values of a run go together."""
-    runs = np.stack([np.asarray(column, float) for column in columns])
+    require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
+    columns = [np.asarray(as_array(column, "values"), float) for column in columns]
+    shapes = {column.shape for column in columns}
+    require(len(shapes) == 1 and columns[0].ndim == 1, "values", f"shapes {listed(list(map(str, shapes)))}",
+            "(n,) values by run, as many of each")  # fmt: skip
+    runs = np.stack(columns)
     runs = runs[:, np.isfinite(runs).all(axis=0)]
     n = runs.shape[1]
     value = float(estimate(*runs, axis=-1)) if n else np.nan
@@ -125,7 +138,8 @@ def _draws(n: int, seed: int) -> np.ndarray:
 
 def largest_drop(curve: np.ndarray) -> np.ndarray:
     """Stability within a run: the largest fall of (..., epochs + 1) curves below their running best."""
-    curve = np.asarray(curve, float)
+    curve = np.asarray(as_array(curve, "curve"), float)
+    require(curve.ndim > 0 and curve.shape[-1] > 0, "curve", f"shape {curve.shape}", "(..., epochs + 1) values")
     return (np.maximum.accumulate(curve, axis=-1) - curve).max(axis=-1)
 
 

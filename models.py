@@ -15,7 +15,7 @@ import optax
 
 import circuits
 from checks import Checked, require, require_whole
-from datar import Split, require_split
+from datar import Split, as_split, require_split
 from metrics import cross_entropy
 
 Params = Any  # a pytree of real arrays
@@ -143,8 +143,16 @@ class QNN:
 
     def init(self, key: jax.Array) -> Params:
         """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2) (models.py, `QNN`)."""
+        return 0.01 * jax.random.normal(key, self._params_shape)
+
+    @property
+    def _params_shape(self) -> tuple[int, ...]:
         per_qubit = circuits.parameters_per_qubit(self.rotations, self.entangler)
-        return 0.01 * jax.random.normal(key, self.shape or (self.depth, self.n_qubits, per_qubit))
+        return self.shape or (self.depth, self.n_qubits, per_qubit)
+
+    def _require_params(self, params: Params) -> None:
+        require(jnp.shape(params) == self._params_shape, "params", f"shape {jnp.shape(params)}",
+                f"{self._params_shape}, as init gives them")  # fmt: skip
 
     def prepare(self, x: jax.Array) -> jax.Array:
         """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is small."""
@@ -166,13 +174,14 @@ class QNN:
         x, size = _as_inputs(x), 2**self.n_qubits
         fits = x.ndim == 2 and x.shape[1] == size
         if x.ndim == 3 and self._reduced:
-            fits = x.shape[1:] == (self._reduced,) * 2 and (isinstance(x, jax.core.Tracer) or circuits.are_packed(x))
+            fits = x.shape[1:] == (self._reduced,) * 2 and circuits.are_packed(x)
         require(fits, "x", f"shape {x.shape}", f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
                 "datar.pad fills up with zeros)")  # fmt: skip
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         x = self._checked(x)
+        self._require_params(params)
         if self.ansatz is not None:
             last = [self.n_qubits - 1]
             return self.scale * jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(x)
@@ -190,14 +199,18 @@ class QNN:
         return ansatz(params, inputs)
 
     @classmethod
-    def from_openqasm(cls, text: str, name: str = "OpenQASM") -> QNN:
-        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's: `ansatz.angles`."""
-        ansatz = circuits.OpenQasm(text, name)
+    def from_openqasm(cls, text: str, name: str = "OpenQASM", measured: int | None = None) -> QNN:
+        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's: `ansatz.angles`.
+
+        measured: the qubit whose Z is read; None is the one that the text measures where that is one, else the last.
+        """
+        ansatz = circuits.OpenQasm(text, name, measured)
         require(ansatz.n_qubits > 1, "OpenQASM", f"a circuit of {ansatz.n_qubits} qubits", "2 or more")
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:
         """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the data)."""
+        self._require_params(params)
         return circuits.to_openqasm(self.circuit(params))
 
 
@@ -303,6 +316,7 @@ class Training(Checked):
 
 def prepared(model: Model, split: Split, argument: str) -> Split:
     """The split as the model reads it, once it has been checked; of one that is being traced, the shapes."""
+    split = as_split(split, argument)
     if any(isinstance(each, jax.core.Tracer) for each in split):
         x, y = jnp.shape(split.x), jnp.shape(split.y)
         require(x[:1] == y, argument, f"x {x} and y {y}", "as many labels as samples")
@@ -311,12 +325,26 @@ def prepared(model: Model, split: Split, argument: str) -> Split:
     return Split(model.prepare(split.x), jnp.asarray(split.y))
 
 
+def require_key(key: Any) -> None:
+    """Refuse what is no random key of JAX."""
+    is_key = isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)
+    require(is_key, "key", repr(key)[:60], "a key such as jax.random.key(0)")
+
+
+def require_params(model: Model, params: Params, argument: str = "params") -> None:
+    """Refuse parameters that are not of the structure and shapes of the model's own."""
+    shapes = [jax.tree.map(jnp.shape, each) for each in (params, jax.eval_shape(model.init, jax.random.key(0)))]
+    require(shapes[0] == shapes[1], argument, f"shapes {shapes[0]}", f"{shapes[1]}, as init gives them")
+
+
 def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
     """Refuse what no training can be run with; a learning rate that is being traced passes."""
     require_whole("epochs", epochs, 0)
     require_whole(f"batch{joint}size", batch_size, 0)
     if not isinstance(learning_rate, jax.core.Tracer):
-        require(0 < learning_rate < math.inf, f"learning{joint}rate", learning_rate, "positive, finite numbers")
+        is_number = isinstance(learning_rate, (int, float, np.number, jax.Array, np.ndarray))
+        holds = is_number and jnp.ndim(learning_rate) == 0 and 0 < learning_rate < math.inf
+        require(holds, f"learning{joint}rate", learning_rate, "positive, finite numbers")
 
 
 def train(model: Model, split: Split, *, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
@@ -326,6 +354,7 @@ def train(model: Model, split: Split, *, epochs: int, batch_size: int, learning_
     first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
     """
     check_training(epochs, batch_size, learning_rate)
+    require_key(key)
     return _train(
         model, prepared(model, split, "split"), key, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
     )

@@ -15,7 +15,7 @@ import numpy as np
 from checks import require, require_whole
 from datar import Dataset, Split, require_split
 from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
-from models import Model, Params, Training, fit, logits_of, prepared
+from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
 Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes
 Measure = Callable[[Params], Any]
@@ -164,7 +164,11 @@ def _draw(split: Split, fraction: float, key: Key, *, balanced: bool = True, rou
 
 
 def _generator(key: Key) -> np.random.Generator:
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key)
+    if isinstance(key, jax.Array):
+        return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    seed = isinstance(key, np.random.Generator) or (isinstance(key, (int, np.integer)) and key >= 0)
+    require(seed, "key", key, "a key of JAX, a whole number of 0 or more, or a generator of NumPy")
+    return np.random.default_rng(key)
 
 
 def _poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
@@ -403,6 +407,10 @@ def unlearn(
     retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean: the same samples
     before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
     """
+    is_method = isinstance(method, Method)
+    require(is_method, "method", repr(method), f"a Method, such as those in METHODS: {', '.join(METHODS)}")
+    require_key(key)
+    require_params(model, teacher, "teacher")
     given = {"retain": retain, "forget": forget, "forget_clean": forget if forget_clean is None else forget_clean}
     retain, forget, forget_clean = (prepared(model, split, name) for name, split in given.items())
     n, n_clean = len(forget.y), len(forget_clean.y)

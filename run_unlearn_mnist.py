@@ -62,7 +62,8 @@ STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encodin
 def load(config: MnistConfig) -> Dataset:
     """Two digits of MNIST, or two classes of a file of one's own."""
     if config.classes or is_own(config.data):
-        require(config.digits == MnistConfig.digits, "--digits", config.digits, "--classes for a file of one's own")
+        require(config.digits == MnistConfig.digits, "--digits", " ".join(map(str, config.digits)),
+                "--digits or --classes, not both; --classes names the two of a file of one's own")  # fmt: skip
         return load_npz(config.data, classes=config.classes or None, encoding=config.encoding)
     return load_mnist(
         digits=config.digits,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,8 @@ class Settings(Checked):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             require(whole and least <= value <= most, flag_name(name), value, f"whole numbers, {least} to {most}")
+        longest = max((len(os.fsencode(part)) for part in self.out.parts), default=0)
+        require(longest < 256, "--out", f"a name of {longest} bytes", "names of up to 255 bytes")
         self.check_lists("stages", "models", "alphas")
         self.check_percents("alphas")
 
@@ -156,11 +159,45 @@ def parse_command_line(presets: dict[str, Settings], description: str) -> Settin
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="paper")
     default = presets.get(chooser.parse_known_args()[0].preset, presets["paper"])  # tyro refuses unknown names
-    before = refusing.set(one_line_errors)
+    before = refusing.set(_by_its_flag)
     try:
-        return tyro.cli(type(default), default=default, description=description)
+        with _one_line_refusals():
+            return tyro.cli(type(default), default=default, description=description)
     finally:
         refusing.reset(before)
+
+
+@contextmanager
+def _by_its_flag() -> Iterator[None]:
+    """A refusal of a nested value names the flag that was written, --mlp.sweep.learning-rate, and ends the process."""
+    with one_line_errors():
+        try:
+            yield
+        except BadInput as error:
+            name, _, rest = str(error).partition(": ")
+            written = [word.partition("=")[0] for word in sys.argv if word.partition("=")[0].endswith(f".{name}")]
+            raise BadInput(f"{written[0]}: {rest}" if len(written) == 1 else str(error)) from None
+
+
+@contextmanager
+def _one_line_refusals() -> Iterator[None]:
+    """What tyro says of a command line that it cannot read, in one line in place of a box."""
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            yield
+    except SystemExit as end:
+        words = " ".join(re.sub(r"[─-╿]", " ", said.getvalue()).split())
+        words = re.sub(r" For full helptext.*", "; see --help", words)
+        parsing = re.search(r"Error parsing (--\S+): (.*?) Argument helptext: \S+ (\[.*?\]\]|\{.*?\}|\S+)+ (.*)", words)
+        if parsing:
+            got = " ".join(re.findall(r"'([^']*)'", parsing[2])) or parsing[2]
+            words = f"{parsing[1]}: got {got}, allowed: {parsing[3]}: {parsing[4]}"
+        words = re.sub(r"^(Unrecognized options|Invalid choice|Missing \S+|Parsing error) ", "", words)
+        if end.code and words:
+            print(words if words.startswith("error: ") else f"error: {words}", file=sys.stderr)
+        raise
+    print(said.getvalue(), end="", file=sys.stderr)
 
 
 def run_studies(
@@ -263,14 +300,16 @@ def compute(
             unstored[done.job] = (done.arrays, done.record)
         kept.append(done.job)
 
+    counts = any(job.trainings for job in jobs)
+    unit, steps = ("training", lambda job: job.trainings) if counts else ("job", lambda job: 1)
     gap = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
     executor = _executor(cluster, workers)(jobs, datasets, store)
     try:
-        with tqdm(total=sum(job.trainings for job in jobs), unit="training", mininterval=gap, maxinterval=gap) as bar:
+        with tqdm(total=sum(map(steps, jobs)), unit=unit, mininterval=gap, maxinterval=gap) as bar:
             for done in executor.compute():
                 keep(done)
                 bar.set_description(done.job.title, refresh=False)
-                bar.update(done.job.trainings)
+                bar.update(steps(done.job))
     except BaseException as reason:
         with suppress(OSError):
             for done in executor.leftovers():

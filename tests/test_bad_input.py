@@ -333,7 +333,7 @@ def test_objects_in_an_npz_are_refused_and_not_run(tmp_path):
             return (open, (str(tmp_path / "exploded"), "w"))
 
     np.savez(tmp_path / "objects.npz", x=np.array([Bomb()], object))
-    with pytest.raises(BadInput, match="allow_pickle"):
+    with pytest.raises(BadInput, match="x: got Python objects"):
         read_npz(tmp_path / "objects.npz", ("x",))
     assert not (tmp_path / "exploded").exists()
 

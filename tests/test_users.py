@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 from conftest import ROOT, random_split
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ import run_unlearn_mnist
 import runner
 import storage
 from checks import BadInput
-from datar import Dataset, Split, cache_folder, load_mnist, load_npz
+from datar import Dataset, Split, cache_folder, load_mnist, load_npz, require_split
 from experiments import STUDIES, Fit, tensors_to_params
 from models import MLP, QNN, QuadraticForm, Training, train
 from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
@@ -110,7 +111,7 @@ def test_measures_refuse_labels_that_are_none(measure):
     for labels in ([-1.0, 1.0], [1, 9], [1, 2]):
         with pytest.raises(ValueError, match=r"labels: got"):
             measure(jnp.ones(2), np.array(labels))
-    assert np.isfinite(measure(jnp.ones(2), np.array([0.5, 1.0])))  # soft labels are labels
+    assert np.isfinite(metrics.cross_entropy(jnp.ones(2), np.array([0.5, 1.0])))  # soft labels are labels
 
 
 # ---- samples ----
@@ -272,7 +273,7 @@ def test_any_two_classes_of_any_width(tmp_path_factory, labels, width, part, kin
         data = load_npz(path, classes=classes)
         assert data.n_features == width and data.name == "mine" and data.image_shape is None
         padded = data.train.x.shape[1]
-        assert padded >= max(width, 2) and padded & (padded - 1) == 0 and padded < 2 * max(width, 2)
+        assert padded >= max(width, 4) and padded & (padded - 1) == 0 and padded < 2 * max(width, 4)
         np.testing.assert_allclose(np.linalg.norm(data.train.x, axis=1), 1, rtol=1e-5)
         np.testing.assert_array_equal(
             data.train.y, np.arange(24) % 2 if classes == tuple(labels) else 1 - np.arange(24) % 2
@@ -499,11 +500,181 @@ def test_a_circuit_of_pennylane_comes_by_openqasm():
         return qml.expval(qml.Z(1))
 
     weights = np.array([0.4, 0.1, -0.8, 0.3])
-    model = QNN.from_openqasm(qml.to_openqasm(node)(weights, None))
+    model = QNN.from_openqasm(qml.to_openqasm(node, wires=range(2), measure_all=False)(weights, None))
     zero = np.eye(4)[:1]
     np.testing.assert_allclose(
         model.logits(jnp.asarray(model.ansatz.angles), zero)[0], 5 * node(weights, None), atol=2e-5
     )
+
+
+HEAD = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\n'
+ONE = "u1(0.3) p(0.3) u2(0.3,-1.2) u3(0.3,1.1,-0.4) u(0.3,1.1,-0.4) rx(0.3) ry(0.3) rz(0.3) id x y z h s sdg t sx sxdg"
+TWO = "cx cy cz ch swap csx cp(0.3) cu1(0.3) cu3(0.3,1.1,-0.4) cu(0.3,1.1,-0.4,0.7) crx(0.3) cry(0.3) crz(0.3) rzz(0.3)"
+GATES = {
+    **{word: f"{word} q[1];" for word in ONE.split()},
+    **{word: f"{word} q[2],q[0];" for word in TWO.split()},
+    **{word: f"{word} q[2],q[0],q[1];" for word in ("ccx", "cswap", "rccx")},
+    "its own": "gate mine(a,b) x1,x2 { rx(a) x2; cu1(b/2) x1,x2; h x1; }\nmine(0.4,1.2) q[2],q[0];\nbarrier q;",
+}
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("measured", [None, 0, 1])
+def test_every_gate_of_openqasm_is_that_gate(gate, measured):
+    pytest.importorskip("qiskit")
+    from qiskit import QuantumCircuit
+    from qiskit.quantum_info import Operator
+
+    text = HEAD + "ry(0.8) q[0];h q[1];" + GATES[gate] + "rx(0.7) q[2];cx q[1],q[0];"
+    model = QNN.from_openqasm(text, measured=measured)
+    states = random_split(3, 8, complex_states=True).x
+    unitary = Operator(QuantumCircuit.from_qasm_str(text).reverse_bits()).data
+    z = 1 - 2 * ((np.arange(8) >> (2 - (2 if measured is None else measured))) & 1)
+    expected = 5 * (np.abs(states @ unitary.T) ** 2) @ z
+    angles = jnp.asarray(model.ansatz.angles)
+    np.testing.assert_allclose(model.logits(angles, states), expected, atol=3e-5)
+    gradient = jax.grad(lambda params: model.logits(params, states).sum())(angles)
+    step = jnp.eye(len(angles))[0] * 1e-2
+    numeric = (model.logits(angles + step, states) - model.logits(angles - step, states)).sum() / 2e-2
+    np.testing.assert_allclose(gradient[0], numeric, atol=2e-2)
+
+
+def test_the_qubit_that_the_text_measures_is_the_one_that_is_read():
+    pytest.importorskip("qiskit")
+    text = HEAD + "creg c[1];ry(0.7) q[0];ry(0.2) q[1];measure q[0]->c[0];"
+    model, zero = QNN.from_openqasm(text), np.eye(8)[:1]
+    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.7), atol=1e-5)
+    model = QNN.from_openqasm(text, measured=1)
+    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.2), atol=1e-5)
+    with pytest.raises(BadInput, match="measured: got 3, allowed: 0 to 2"):
+        QNN.from_openqasm(text, measured=3)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [("opaque foo(a) q0; foo(0.1) q[0]; rx(.1) q[2];", "foo"),
+     ("creg c[1]; rx(.1) q[2]; if(c==1) x q[2];", "if_else|x"),
+     ("rx(.3) q[2]; reset q[2];", "reset"),
+     ("creg c[1]; h q[2]; measure q[2]->c[0]; h q[2];", "h behind a measurement"),
+     ("rx(1e400) q[0];", "finite angles|infinity|inf")],
+)  # fmt: skip
+def test_instructions_that_are_no_gates_are_refused_by_name(line, said):
+    pytest.importorskip("qiskit")
+    with pytest.raises(BadInput, match=rf"^OpenQASM: got [^\n]*({said})"):
+        QNN.from_openqasm(HEAD + line)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [lambda model, wrong, x: model.logits(wrong, x), lambda model, wrong, x: model.to_openqasm(wrong),
+     lambda model, wrong, x: unlearn(METHODS["cf"], model, wrong, random_split(4, 8), random_split(2, 8), key=KEY)],
+    ids=["logits", "to_openqasm", "unlearn"],
+)  # fmt: skip
+@pytest.mark.parametrize("shape", [(5, 3, 4), (2, 3, 3), (2,), ()])
+def test_parameters_of_another_shape_are_refused(call, shape):
+    with pytest.raises(BadInput, match=r"(params|teacher): got shape.*allowed"):
+        call(QNN(3, 2), jnp.zeros(shape), np.eye(8, dtype=np.float32)[:2])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [(lambda: train(NETWORK, tuple(SPLIT), **ONE_EPOCH | {"key": 5}), "key: got 5"),
+     (lambda: train(NETWORK, 3, **ONE_EPOCH), "split: got int"),
+     (lambda: train(NETWORK, SPLIT, **ONE_EPOCH | {"learning_rate": "0.1"}), "learning_rate: got 0.1"),
+     (lambda: unlearn("ga", MLP(8, ()), None, random_split(4, 8), random_split(2, 8), key=KEY), "method: got 'ga'"),
+     (lambda: flip_labels(7, 0.3, key=0), "split: got int"),
+     (lambda: flip_labels(SPLIT, 0.3, key=None), "key: got None"),
+     (lambda: flip_labels(SPLIT, 0.3, key=-1), "key: got -1"),
+     (lambda: randomize_features(SPLIT, 0.3, key="a"), "key: got a"),
+     (lambda: metrics.bootstrap_interval(np.arange(5), level=95), "level: got 95"),
+     (lambda: metrics.paired_interval(np.arange(5), np.arange(4)), "values: got shapes"),
+     (lambda: metrics.largest_drop([]), "curve: got shape"),
+     (lambda: metrics.accuracy([1.0, -1.0], [0.3, 0.7]), "labels: got labels such as 0.3"),
+     (lambda: metrics.cross_entropy(np.ones(2), np.ma.masked_array([0, 1], mask=[1, 0])), "labels: got a masked"),
+     (lambda: metrics.accuracy(np.ones(2), ["a", "b"]), "labels: got dtype")],
+)  # fmt: skip
+def test_what_the_library_is_called_with_is_refused_by_name(call, said):
+    with pytest.raises(BadInput, match=f"({said}).*allowed"):
+        call()
+
+
+def test_lists_are_logits_and_labels():
+    assert float(metrics.accuracy([2.0, -1.0, 3], [1, 0, 0])) == pytest.approx(2 / 3)
+    expected = np.mean(np.log1p(np.exp(np.array([-2.0, -1.0]))))
+    assert float(metrics.cross_entropy([2, -1], (1, 0))) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_short_floats_of_jax_are_samples(kind):
+    found = require_split(Split(jnp.eye(4, dtype=kind), [0, 1, 0, 1])).x
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.eye(4))
+
+
+def test_sparse_matrices_are_refused_with_the_way_out():
+    with pytest.raises(BadInput, match=r"x: got a sparse matrix, allowed: .*toarray"):
+        require_split(Split(scipy.sparse.eye_array(4, format="csr"), [0, 1, 0, 1]))
+
+
+# ---- files again ----
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"known_mask": np.ones(24, bool)}, "known_mask without poison_mask"),
+     ({"y_clean": np.zeros(24)}, "y_clean without poison_mask"),
+     ({"Poison_mask": np.arange(24) < 4}, "Poison_mask.*allowed: poison_mask"),
+     ({"poison_mask": np.arange(24) < 4, "x_clean": np.ones((24, 5))}, r"x_clean: got shape \(24, 5\)"),
+     ({"poison_mask": np.arange(24) < 4, "known_mask": np.zeros(24, bool)}, "known_mask: got 0 of 4"),
+     ({"y_train": np.array(["cat", "dog"] * 12, object)}, "y_train: got Python objects.*to_numpy"),
+     ({"x_train": np.array([[1.0] * 6] * 24, object)}, "x_train: got Python objects.*to_numpy")],
+)  # fmt: skip
+def test_keys_that_do_not_go_together_are_refused_by_name(tmp_path, changes, said):
+    with pytest.raises(BadInput, match=said):
+        load_npz(own_file(tmp_path / "own.npz", **changes))
+
+
+@pytest.mark.parametrize("classes", [(3, 7), ("3", "7"), (3.0, 7.0), ("3.0", "7.0"), [b"3", b"7"]])
+def test_samples_without_a_label_belong_to_no_class(tmp_path, classes):
+    labels = np.where(np.arange(24) % 2, 7.0, 3.0)
+    labels[5] = np.nan
+    path = own_file(tmp_path / "nan.npz", labels=(3.0, 7.0), y_train=labels)
+    assert len(load_npz(path, classes=classes).train.y) == len(load_npz(path).train.y) == 23
+
+
+def test_true_and_false_and_letters_of_two_parts(tmp_path):
+    path = own_file(tmp_path / "b.npz", labels=(False, True))
+    for classes in (("False", "True"), (False, True), (0, 1)):
+        assert load_npz(path, classes=classes).train.y[:2].tolist() == [0, 1]
+    path = own_file(tmp_path / "nfd.npz", labels=("Ma\u0308dchen", "Junge"))
+    assert load_npz(path, classes=("M\u00e4dchen", "Junge")).train.y[:2].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+def test_narrow_data_are_for_every_model(tmp_path, width):
+    path = own_file(tmp_path / "narrow.npz", shape=(width,))
+    found = load_npz(path)
+    assert found.train.x.shape[1] == max(4, 2 ** int(np.ceil(np.log2(width))))
+    for family in ("mlp", "qnn", "quadratic"):
+        config = replace(run_unlearn_mnist.QUICK, models=(family,), stages=("noise_sweep",))
+        assert run_unlearn_mnist.STUDIES["noise_sweep"](config, found)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [(["--alphas", "0.3"], "error: --alphas: got 0.3, allowed:"), (["mine.npz"], "mine.npz"),
+     (["--mlp.sweep.learning-rate", "-1"], "error: --mlp.sweep.learning-rate: got -1.0"),
+     (["--preset", "none"], "'none'"), (["--workers", "1.5"], "error: --workers: got 1.5"),
+     (["--out", "y" * 300], "error: --out: got a name of 300 bytes"),
+     (["--digits", "4", "9", "--data", "x.npz", "--classes", "3", "4"], "not both"),
+     (["--preset", "quick", "--per-class", "500"], "error: per_class: got 500, allowed: 1 to 499")],
+)  # fmt: skip
+def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, flags, said):
+    monkeypatch.setattr(sys, "argv", ["run_unlearn_mnist.py", *flags, "--plan"])
+    with pytest.raises(SystemExit) as end:
+        run_unlearn_mnist.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and error.startswith("error: ") and said in error
 
 
 @pytest.mark.parametrize("text", ["", "qreg q[2]", "OPENQASM 2.0;\nqreg q[2];\nno q[0];", QASM + "if(c==1) x q[0];"])

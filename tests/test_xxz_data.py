@@ -436,7 +436,7 @@ BAD_FILES = {
     "shifted": (lambda a: a.update(ys=a["ys"] + 1e-5), "1e-05 off the grid"),
     "text": (lambda a: a.update(ys=a["ys"].astype(str)), "<U"),
     "complex couplings": (lambda a: a.update(ys=a["ys"] + 0j), "complex128 in"),
-    "pickled": (lambda a: a.update(xs=a["xs"].astype(object)), "not a readable .npz"),
+    "pickled": (lambda a: a.update(xs=a["xs"].astype(object)), "xs: got Python objects"),
     "no Néel amplitude": (lambda a: without_neel(a["xs"]), "0101"),
 }
 
