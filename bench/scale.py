@@ -124,7 +124,7 @@ def of_jobs(part: str, count: int) -> dict[str, Any]:
         from distributed import LocalCluster
     except ImportError:
         return found
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as local:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
         return found | {"cluster": _overhead(count, local.scheduler_address)}
 
 

@@ -53,7 +53,7 @@ import subprocess, sys
 from distributed import LocalCluster
 
 if __name__ == "__main__":
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as cluster:
         subprocess.run([sys.executable, sys.argv[1], "--preset", "quick", "--out", sys.argv[2],
                         "--cluster", cluster.scheduler_address], check=True)
 PYTHON

@@ -140,7 +140,7 @@ def test_an_external_scheduler_gives_the_bits_of_this_machine(two_workers, here,
 
 def test_a_local_cluster_gives_them_while_workers_are_killed(here, tmp_path, monkeypatch):
     data, expected = here
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, memory_limit=0) as local:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
         kept, save = [], Store.save
 
         def save_and_kill(self, job, *rest):
