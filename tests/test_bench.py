@@ -72,3 +72,16 @@ def test_the_figure_and_the_tables_are_there(smoke):
     for title in ("Training step of the QNN", "trainings of the MLP", "against qubits", "Start of a script", "Peak"):
         assert title in printed
     assert {path.name for path in out.iterdir()} == {"results.json", "scaling.png"}
+
+
+def test_scaling_is_measured_and_what_is_there_is_kept(tmp_path):
+    command = [sys.executable, ROOT / "bench" / "scale.py", "--smoke", "--out", tmp_path, "--parts", "steps", "ring"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    kept = (tmp_path / "scale.json").read_text()
+    assert {(row["part"], row["size"]) for row in json.loads(kept)} == {
+        ("steps", 2), ("steps", 3), ("steps", 4), ("ring", 4), ("ring", 6),
+    }  # fmt: skip
+    assert all(row["seconds"] > 0 and row["gib"] > 0 and row["machine"] for row in json.loads(kept))
+    assert "core-hours = trainings x epochs" in first.stdout and (tmp_path / "scale.png").stat().st_size > 1000
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "scale.json").read_text() == kept and "{" not in again.stdout
