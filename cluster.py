@@ -227,7 +227,6 @@ def errand(folders: list[str]) -> Callable:
 # ---- a worker ----
 
 _processes: dict[str, jobs.Worker] = {}  # by run
-_settings: dict[str, jobs.Setting] = {}
 
 
 def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) -> Place:
@@ -240,8 +239,7 @@ def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) ->
         return Place(own, storage.processor())
     require(threads == 1, "--nthreads", threads, "1: start as many workers as there are cores (--nworkers)")
     multiprocessing.current_process()._config["daemon"] = False  # Dask's nanny sets it: such may have no children
-    _settings[run] = pickle.loads(setting)
-    _processes[run] = jobs.Worker(_settings[run])
+    _processes[run] = jobs.Worker(pickle.loads(setting))
     worker = get_worker()
     threading.Thread(target=_end_with, args=(run, worker, worker.get_current_task()), daemon=True).start()
     device = _processes[run].pool.submit(jobs.device).result()
@@ -252,7 +250,6 @@ def _end_with(run: str, worker: Any, task: str) -> None:
     """End the run's process when Dask has forgotten the task: the one who asked has ended, or was killed."""
     while task in worker.state.tasks:
         time.sleep(0.5)
-    _settings.pop(run)
     _processes.pop(run).end()
 
 
@@ -265,8 +262,8 @@ def perform(run: str, content: bytes) -> jobs.Result:
         return process.pool.submit(_perform, content).result()
     except BrokenProcessPool:
         process.end()
-        if run in _settings and _processes[run] is process:
-            _processes[run] = jobs.Worker(_settings[run])
+        if _processes.get(run) is process:
+            _processes[run] = jobs.Worker(process.setting)
         raise
 
 
