@@ -339,7 +339,9 @@ def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
         seen.append(socket.getdefaulttimeout())
         return images(4, seed=0), images(2, seed=1)
 
+    hidden = []
     tensorflow = types.SimpleNamespace()
+    tensorflow.config = types.SimpleNamespace(set_visible_devices=lambda *what: hidden.append(what))
     tensorflow.keras = types.SimpleNamespace(datasets=types.SimpleNamespace(mnist=types.SimpleNamespace()))
     tensorflow.keras.datasets.mnist.load_data = load_data
     monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
@@ -347,6 +349,7 @@ def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
     dataset = load_mnist(source=source, per_class=4)
     assert seen == [datar.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert dataset.provenance["source"] == "keras" and dataset.train.x.shape == (8, 1024)
+    assert hidden == [([], "GPU")]
 
     tensorflow.keras.datasets.mnist.load_data = lambda: 1 / 0
     with refused("division by zero"):
