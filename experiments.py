@@ -50,6 +50,8 @@ class Fit(Runs):
     teacher_run: int | None = None  # the run of `start` that teaches all runs; None: the same run
     side_by_side: bool = True  # the runs are one batch
     record: Literal["end", "logits", "curves"] = "logits"
+    retains: bool | None = None  # trained on the retained samples alone; None: those that start from others are
+    held_out_percent: int = 0  # of the retained samples, in place of the validation set; needs a `draw`
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -57,12 +59,18 @@ class Fit(Runs):
 
     @property
     def kind(self) -> tuple:
-        retained = (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent) if self.start else ()
-        return (self.data, self.model.label, type(self.method), self.method.training, self.record, *retained)
+        retained = (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent) if self.forgets else ()
+        own = (self.model.label, type(self.method), self.method.training, self.record, self.held_out_percent)
+        return (self.data, *own, *retained)
 
     @property
     def title(self) -> str:
         return f"{type(self.method).__name__} {self.model.label} {self.poison.kind} {self.poison.alpha_percent} %"
+
+    @property
+    def forgets(self) -> bool:
+        """Whether the forget set is left out of what it is trained on."""
+        return bool(self.start) if self.retains is None else self.retains
 
     @property
     def generation(self) -> int:
@@ -75,14 +83,11 @@ class Fit(Runs):
         logit, label: (runs, n + n + v) of the training set as poisoned, the training set before, the validation set.
         mask, known: (runs, n), which training samples are poisoned, and which of them are the forget set.
         """
-        own = (self.data, self.model, self.poison, self.seed, self.runs, self.draw, self.start is None)
-        masks, block = _recent.pop(own, None) or _block_inputs(self, dataset)
-        _recent[own] = masks, block
-        if len(_recent) > 2:
-            del _recent[next(iter(_recent))]
+        masks, block = block_inputs(self, dataset)
         # What the random choices of a run are for; methods that start from one teacher share them.
         draw = () if self.draw is None else ("draw", self.draw)
-        purpose = ("fit", self.generation, self.model.label, self.poison.kind, self.poison.alpha_percent, *draw)
+        kind = "oracle" if self.forgets and not self.start else "fit"  # an oracle shares nothing with a teacher
+        purpose = (kind, self.generation, self.model.label, self.poison.kind, self.poison.alpha_percent, *draw)
         keys = jnp.stack([random_key(self.seed, *purpose, run) for run in self.runs])
         teachers = self._teachers(*inputs) if inputs else None
         values = _run_block(self.model, self.method, block, teachers, keys, self.side_by_side, self.record)
@@ -120,10 +125,21 @@ class Block(NamedTuple):
     columns: jax.Array | None  # features to which a network's inputs are cut; None: all
 
 
+def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
+    """What the runs of a job are trained and measured on, and which samples are what; the last two are kept."""
+    own = (job.data, job.model, job.poison, job.seed, job.runs, job.draw, job.forgets, job.held_out_percent)
+    _recent[own] = _recent.pop(own, None) or _block_inputs(job, dataset)
+    if len(_recent) > 2:
+        del _recent[next(iter(_recent))]
+    return _recent[own]
+
+
 def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     draws, clean, val = job.draws(dataset), dataset.train, dataset.val
+    if job.held_out_percent:
+        draws, clean, val = _hold_out(job, draws, clean)
     known = np.stack([draw.known for draw in draws])
-    if job.start:
+    if job.forgets:
         words = f"{job.poison.kind} {job.poison.alpha_percent} %, {known[0].sum()} of {len(known[0])} samples to forget"
         require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
     differ = any(not np.array_equal(draw.split.x, clean.x) for draw in draws)
@@ -143,11 +159,29 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
         x = [own[measured[each]] for own, each in zip(inputs, rows, strict=True)]
         return Split(np.stack(x), np.stack([y[each] for y, each in zip(labels, rows, strict=True)]))
 
-    forgotten = known if job.start else np.zeros_like(known)
+    forgotten = known if job.forgets else np.zeros_like(known)
     splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
     block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
     marks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
     return marks, jax.tree.map(jnp.asarray, block)
+
+
+def _hold_out(job: Fit, draws: list[Poisoned], clean: Split) -> tuple[list[Poisoned], Split, Split]:
+    """The draws and the training set before without a share of the retained samples, and that share, as it stands."""
+    require(job.draw is not None, "held_out_percent", job.held_out_percent, "0 where each run has its own poison")
+    generator = np.random.default_rng(jax.random.key_data(random_key(job.seed, "held out", job.poison.kind, job.draw)))
+    retained = np.flatnonzero(~draws[0].known)
+    count = round(len(retained) * job.held_out_percent / 100)
+    words = f"{job.held_out_percent} % of {len(retained)} retained samples"
+    require(0 < count < len(retained), "held_out_percent", words, "some of them and not all")
+    out = np.isin(np.arange(len(clean.y)), generator.choice(retained, count, replace=False))
+
+    def without(draw: Poisoned) -> Poisoned:
+        split, masks = Split(draw.split.x[~out], draw.split.y[~out]), (draw.mask[~out], draw.known[~out])
+        return Poisoned(split, *masks, draw.forget_clean, draw.forget_poisoned)
+
+    held = Split(draws[0].split.x[out], draws[0].split.y[out])
+    return [without(draw) for draw in draws], Split(clean.x[~out], clean.y[~out]), held
 
 
 def _has_no_loss(loss: np.ndarray) -> np.ndarray:
@@ -228,17 +262,18 @@ class Protocol:
 
 
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
-Stage = Literal["data", "noise_sweep", "unlearning", "weight_map"]
+Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """What to poison, train and unlearn. The flags of both unlearning scripts; their presets are its instances."""
 
-    stages: tuple[Stage, ...] = get_args(Stage)
-    """Studies to run; data: what the poison looks like."""
+    stages: tuple[Stage, ...] = get_args(Stage)[:4]
+    """Studies to run. data: what the poison looks like; epochs: how long oracles are to be trained; evaluation: how far
+    unlearned models are from oracles. The last two are run only where they are named."""
     models: tuple[str, ...] = ("mlp", "qnn")
-    """Families of models: mlp, qnn, or quadratic (a bounded quadratic form of low rank, a control)."""
+    """Families of models: mlp, qnn, logistic (regression), or quadratic (a bounded quadratic form of low rank)."""
     poisons: tuple[str, ...] = ("labels", "features")
     """Poisons of the noise sweep: names in poison_unlearn.POISONS."""
     alphas: tuple[Percent, ...] = tuple(range(0, 100, 10))
@@ -264,6 +299,21 @@ class Config(Settings):
     """Grid of the hyper-parameters in the weight maps."""
     weight_map_runs: int = 0
     """Repetitions of each cell of the weight maps where --runs is larger; 0: as many as --runs."""
+    evaluated: tuple[str, ...] = ("mlp", "qnn", "logistic", "quadratic")
+    """Families of models of the stages evaluation and epochs."""
+    evaluated_hidden: Widths = "16,4"
+    """Hidden widths of the MLP of those stages."""
+    teachers: int = 20
+    """N of the stage evaluation: teachers, and models of each method, on one draw of the poison; of oracles there are
+    three times as many."""
+    draws: int = 3
+    """Draws of the poison on which the stage evaluation judges; hyper-parameters are chosen on two others."""
+    oracle_epochs: tuple[str, ...] = ()
+    """Epochs of teachers and oracles of that stage, by family, such as mlp=200; others: those of teachers elsewhere."""
+    epoch_grid: tuple[int, ...] = (50, 100, 200, 400, 800, 1600)
+    """Epochs that the stage epochs tries, each twice the one before."""
+    selection_runs: int = 5
+    """Runs of each setting of a method on each draw on which hyper-parameters are chosen; 0: the first is taken."""
     independent_teachers: bool = False
     """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
     mlp: Protocol
@@ -272,7 +322,7 @@ class Config(Settings):
     """The preset's own hyper-parameters, before those of --hyper."""
 
     AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
-            "weight_map_runs")  # fmt: skip
+            "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid")  # fmt: skip
 
     def check(self):
         super().check()
@@ -280,12 +330,21 @@ class Config(Settings):
         require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
-        for flag, known in {"methods": METHODS, "models": FAMILIES, "poisons": POISONS}.items():
+        for name, least in (("teachers", 4), ("draws", 1), ("selection_runs", 0)):
+            value = getattr(self, name)
+            require(value >= least, flag_name(name), value, f"{least} or more")
+        self.check_lists("evaluated", "epoch_grid")
+        doubled = all(after == 2 * before for before, after in itertools.pairwise(self.epoch_grid))
+        require(min(self.epoch_grid) > 0 and doubled, "--epoch-grid", " ".join(map(str, self.epoch_grid)),
+                "numbers of epochs, each twice the one before, such as 50 100 200")  # fmt: skip
+        self.epochs_of_oracles()
+        tables = {"methods": METHODS, "models": FAMILIES, "evaluated": FAMILIES, "poisons": POISONS}
+        for flag, known in tables.items():
             for name in getattr(self, flag):
                 require(name in known, flag_name(flag), name, ", ".join(known))
         for weight in self.map_weights:
             require(0 <= weight < np.inf, "--map-weights", weight, "finite numbers, 0 or more")
-        for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden):
+        for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden, self.evaluated_hidden):
             parse_widths(text)
         for name in {word.partition(".")[0] for word in self.hyper}:
             require(name in METHODS, "--hyper", name, f"METHOD.FIELD=VALUE with a method of {', '.join(METHODS)}")
@@ -300,6 +359,16 @@ class Config(Settings):
             if owner == name:
                 method = _assign(method, word, *assignment.partition("=")[::2])
         return replace(method, **changes)
+
+    def epochs_of_oracles(self) -> dict[str, int]:
+        """{family: epochs} of teachers and oracles of the stage evaluation."""
+        found = {}
+        for word in self.oracle_epochs:
+            name, _, epochs = word.partition("=")
+            whole = name in FAMILIES and re.fullmatch(r"[1-9]\d{0,5}", epochs)
+            require(bool(whole), "--oracle-epochs", word, f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}")
+            found[name] = int(epochs)
+        return found
 
     def unlearn_alphas(self) -> dict[str, int]:
         """{poison: percent} of what the unlearning studies unlearn."""
@@ -365,6 +434,9 @@ FAMILIES: dict[str, Family] = {
     "qnn": Family(
         lambda config, dataset: [build_qnn(dataset, config.depth)],
         lambda config, dataset: build_qnn(dataset, config.depth),
+    ),
+    "logistic": Family(
+        lambda _, dataset: [build_mlp(dataset, "none")], lambda _, dataset: build_mlp(dataset, "none"), "mlp"
     ),
     "quadratic": Family(lambda _, dataset: [build_quadratic(dataset)], lambda _, dataset: build_quadratic(dataset)),
 }

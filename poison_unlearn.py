@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -220,6 +220,7 @@ class Method:
     needs_forget: ClassVar[bool] = False  # an empty forget set is refused
     is_fresh: ClassVar[bool] = False  # it starts from new parameters
     map_over: ClassVar[tuple[str, ...] | None] = None  # one or two for its weight map; None for the first two floats
+    grid: ClassVar[tuple[dict[str, float], ...]] = ({}, {"rate": 4.0})  # see `settings`; at most four
 
     def __init_subclass__(cls):
         jax.tree_util.register_pytree_node(cls, _flatten, partial(_unflatten, cls))
@@ -243,6 +244,22 @@ class Method:
     def mapped(self) -> tuple[str, ...]:
         """The hyper-parameters of its weight map, at most two."""
         return tuple(self.hyper())[:2] if self.map_over is None else self.map_over
+
+    def settings(self) -> tuple[Method, ...]:
+        """Itself under each entry of its grid, among which the stage evaluation chooses.
+
+        An entry names hyper-parameters, and `rate`, a factor on the learning rate; {} is the method as it is.
+        """
+        found = []
+        for entry in self.grid:
+            changes = {name: value for name, value in entry.items() if name != "rate"}
+            rate = self.training.learning_rate * entry.get("rate", 1)
+            found.append(replace(self, training=replace(self.training, learning_rate=rate), **changes))
+        return tuple(dict.fromkeys(found))
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        """How many gradients of single samples a run takes."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many gradients it takes")
 
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
@@ -280,6 +297,10 @@ class Descent(Method):
     def forget_set(self, task: Task) -> Split:
         """Which version of the forget set the loss reads."""
         return task.forget
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        steps = math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
+        return self.training.epochs * (n_retain + steps * n_forget * self.needs_forget)
 
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         retain, forget = task.retain, self.forget_set(task)
@@ -324,6 +345,7 @@ class FineTune(Descent):
     """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is retained."""
 
     title = "Fine-tune"
+    grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         return retain_loss(task, params, batch)
@@ -353,6 +375,7 @@ class Scrub(Descent):
     title = "Scrub"
     needs_forget = True
     map_over = ("forget", "kl")
+    grid = ({}, {"rate": 4.0}, {"forget": 0.05}, {"rate": 4.0, "forget": 0.05})
 
     def check(self) -> None:
         super().check()
@@ -381,6 +404,7 @@ class GradientAscent(Descent):
     title = "Gradient ascent"
     needs_forget = True
     map_over = ("forget",)
+    grid = ({}, {"rate": 4.0}, {"forget": 0.05}, {"rate": 4.0, "forget": 0.05})
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         retain, forget = both_logits(task, params, batch)

@@ -15,9 +15,11 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import experiments
+import oracles
 from checks import any_terminal, require, require_whole
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
-from experiments import STUDIES, Config, Protocol
+from experiments import Config, Protocol
 from models import Training
 from runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
@@ -52,6 +54,8 @@ class MnistConfig(Config):
         require(not self.classes or self.data is not None, "--classes", " ".join(map(str, self.classes)),
                 "with --data, the .npz that has them")  # fmt: skip
 
+
+STUDIES = experiments.STUDIES | oracles.STUDIES
 
 STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
     "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
@@ -116,6 +120,11 @@ QUICK = replace(
     source="embedded",  # the same everywhere, and no network
     runs=2,
     block=2,
+    stages=("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
+    evaluated=("mlp", "qnn"),
+    teachers=4,
+    draws=1,
+    selection_runs=0,  # the hyper-parameters of the other stages
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),

@@ -19,9 +19,10 @@ from typing import Literal, get_args
 import xarray as xr
 
 import experiments
+import oracles
 from checks import any_terminal, require
 from datar import Dataset, Gauge, load_xxz, xxz_spectrum
-from experiments import FAMILIES, STUDIES, Config, Protocol
+from experiments import FAMILIES, Config, Protocol
 from jobs import Arrays, Job
 from models import Training
 from poison_unlearn import Poison
@@ -29,7 +30,7 @@ from results import Row
 from runner import one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
-Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge"]
+Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation", "depths", "gauge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,9 @@ class XxzConfig(Config):
     """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN."""
 
     stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
-    """Studies to run. data: energies and gaps; depths: deeper QNNs, joining the noise sweep; gauge: the noise
-    sweep with flipped labels under each gauge. The last two are run only where they are named."""
+    """Studies to run. data: energies and gaps; epochs: how long oracles are to be trained; evaluation: how far
+    unlearned models are from oracles; depths: deeper QNNs, joining the noise sweep; gauge: the noise sweep with
+    flipped labels under each gauge. The last four are run only where they are named."""
     gauge: Gauge = "random_phase"
     """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a random sign, or
     a random complex phase like that of the published states."""
@@ -97,6 +99,11 @@ QUICK = replace(
     preset="quick",
     runs=2,
     block=2,
+    stages=("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
+    evaluated=("mlp", "qnn"),
+    teachers=4,
+    draws=1,
+    selection_runs=0,  # the hyper-parameters of the other stages
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("64,16",),
@@ -169,15 +176,17 @@ def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
+STUDIES = experiments.STUDIES | oracles.STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
+
+
 @any_terminal()
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
-        studies = STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
         standard = dataset.provenance["sha256"][:8] if config.data else ""
         others = tuple(_gauges(config).values()) if "gauge" in config.stages else ()  # which its jobs read, too
-        if folder := run_studies(config, dataset, studies, standard=standard, others=others):
+        if folder := run_studies(config, dataset, STUDIES, standard=standard, others=others):
             report(folder, config.stages)
     return 0
 

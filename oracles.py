@@ -1,0 +1,422 @@
+"""The stage evaluation: oracles, the choice of hyper-parameters, the null arm, and how far methods are from oracles.
+
+An oracle is the teacher's own training on the retained samples alone. On each draw of the poison there are N teachers,
+N models of each method, a null arm to each (the teachers, trained for as many further steps on the poisoned data) and
+3 N oracles: halves A and B, and as many that stand in a method's place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+import evaluation
+from datar import Dataset, Split
+from evaluation import MEASURES, PRIMARY, Measure, Models, Parts
+from experiments import (
+    FAMILIES,
+    SPLITS,
+    Config,
+    Fit,
+    block_inputs,
+    model_words,
+    poisons_to_unlearn,
+    scores_table,
+    tensors_to_params,
+)
+from jobs import Arrays, Job, Runs, random_key
+from keys import backend
+from metrics import cross_entropy
+from models import Model, Params, Training, fit, logits_of
+from poison_unlearn import METHODS, FineTune, Method, Poison, Retrain
+from results import Row
+
+MOST_RUNS = 10  # of one job
+HELD_OUT = 20  # percent of the retained samples, on the draws on which something is chosen
+CHOICE_DRAWS = (1000, 1001)  # which are never judged
+RELEARN_STEPS = 200  # at most
+EXAMPLES = 4  # forget samples whose logits a study's file holds
+ORACLES = {"A": 0, "B": 1, "oracle": 2}  # groups of N
+
+# ---- jobs ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What all models of one draw of the poison share: data, model, poison, the training of teachers and oracles."""
+
+    data: str
+    seed: int
+    model: Model
+    poison: Poison
+    training: Training
+    draw: int
+    n: int  # models of each kind
+    side_by_side: bool = True
+
+    @property
+    def blocks(self) -> int:
+        """How many jobs compute the models of a kind."""
+        return math.ceil(self.n / MOST_RUNS)
+
+    def fits(self, method: Method, *, group: int = 0, **own) -> list[Fit]:
+        held_out = HELD_OUT if self.draw in CHOICE_DRAWS else 0
+        return [
+            Fit(
+                data=self.data, model=self.model, poison=self.poison, method=method, seed=self.seed, draw=self.draw,
+                block=group * self.blocks + block, size=math.ceil(self.n / self.blocks),
+                side_by_side=self.side_by_side, held_out_percent=held_out, **own,
+            )
+            for block in range(self.blocks)
+        ]  # fmt: skip
+
+    def teachers(self) -> list[Fit]:
+        return self.fits(Retrain(training=self.training))
+
+    def oracles(self, group: str = "A") -> list[Fit]:
+        return self.fits(Retrain(training=self.training), group=ORACLES[group], retains=True)
+
+    def unlearned(self, method: Method) -> list[Fit]:
+        return [replace(teacher, method=method, start=teacher) for teacher in self.teachers()]
+
+    def chosen(self, choice: Choice, *, null: bool = False) -> list[Fit]:
+        """Models of a method under its best setting; null: their null arm."""
+        method = FineTune(training=choice.settings[0].training) if null else choice.settings[0]
+        return [
+            Chosen(**_fields(teacher) | {"method": method, "start": teacher, "retains": not null}, choice=choice)
+            for teacher in self.teachers()
+        ]
+
+    def shown(self, job: Runs) -> range:
+        """Those of a job's runs that count: n of each group."""
+        first = job.block // self.blocks * self.blocks * job.size
+        return range(job.runs.start, min(job.runs.stop, first + self.n))
+
+
+def _fields(job: Job) -> dict:
+    return {each.name: getattr(job, each.name) for each in fields(job)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Job):
+    """Which setting of a method is the best where a fifth of the retained samples is held out, on draws of its own.
+
+    The one with the largest smaller of held-out accuracy and forgetting, means over runs and draws. Forgetting is 1 -
+    accuracy on the poisoned labels; or, where the poison changes inputs, 1 - AUC of telling held-out samples from the
+    forget set by their larger loss. The first of equals; one that diverged in any run is no choice.
+    """
+
+    case: Case  # of which n runs on each draw are asked
+    settings: tuple[Method, ...]
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(self.settings) > 1 and self.case.n > 0
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        pairs = itertools.product(self.settings, CHOICE_DRAWS) if self.is_asked else ()
+        return tuple(job for method, draw in pairs for job in replace(self.case, draw=draw).unlearned(method))
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """accuracy, forgetting (settings, draws, runs), chosen ()."""
+        if not self.is_asked:
+            return {"chosen": np.array(0)}
+        shape = (len(self.settings), len(CHOICE_DRAWS), -1)
+        parts = np.array([_utility_and_forgetting(arrays) for arrays in inputs])  # (jobs, 2, runs)
+        utility, forgetting = (parts[:, i].reshape(shape)[..., : self.case.n] for i in (0, 1))
+        score = np.minimum(utility.mean(axis=(1, 2)), forgetting.mean(axis=(1, 2)))
+        return {"accuracy": utility, "forgetting": forgetting, "chosen": np.argmax(np.nan_to_num(score, nan=-1))}
+
+
+def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Held-out accuracy and forgetting of each run of a job, NaN where it diverged: (runs,) each."""
+    accuracy, lost = arrays["accuracy"], arrays["diverged"]
+    n = arrays["mask"].shape[1]
+    forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")].astype(float)
+    if np.array_equal(arrays["label"][:, :n], arrays["label"][:, n : 2 * n]):  # the poison is in the inputs
+        loss = np.logaddexp(0, -evaluation.signs(arrays["label"]) * arrays["logit"].astype(float))
+        losses = [(own[2 * n :], own[:n][known]) for own, known in zip(loss, arrays["known"], strict=True)]
+        forgetting = np.array([1 - evaluation.attack_auc(*own) if np.isfinite(own[0]).all() else 0 for own in losses])
+    utility = accuracy[:, SPLITS.index("validation")].astype(float)
+    return tuple(np.where(lost, np.nan, each) for each in (utility, forgetting))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Fit):
+    """A block of runs of a method under the setting that was chosen; or of its null arm, if it is no such method."""
+
+    choice: Choice
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.start, self.choice)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """As a Fit does; and chosen (), which setting."""
+        *starts, choice = inputs
+        method = self.choice.settings[int(choice["chosen"])]
+        method = method if self.retains else FineTune(training=method.training)
+        own = {name: value for name, value in _fields(self).items() if name != "choice"}
+        return Fit(**own | {"method": method}).perform(dataset, *starts) | {"chosen": choice["chosen"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relearn(Runs):
+    """How many steps of training on the poisoned forget set models need until its loss is that of the teachers."""
+
+    start: Fit
+    case: Case
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.start, *self.case.teachers())
+
+    @property
+    def kind(self) -> tuple:
+        return (type(self).__name__, self.data, self.case.model.label, self.case.poison.kind)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """steps (runs,): RELEARN_STEPS + 1 where they were not enough, 0 for models that did not unlearn."""
+        own, *teachers = inputs
+        target = np.mean([arrays["loss"][:, SPLITS.index("forget_poisoned")] for arrays in teachers])
+        _, block = block_inputs(self.case.oracles()[0], dataset)
+        params = tensors_to_params(self.case.model, own)
+        if block.columns is not None:
+            params = self.case.model.narrow(params, block.columns)
+        keys = jnp.stack([random_key(self.seed, "relearn", run) for run in self.runs])
+        training = replace(self.case.training, epochs=RELEARN_STEPS, batch_size=0)
+        losses = _relearn(self.case.model, training, block.forget, params, keys, self.case.side_by_side)
+        there = np.asarray(losses) <= target
+        return {"steps": np.where(there.any(axis=1), there.argmax(axis=1), RELEARN_STEPS + 1)}
+
+
+@partial(jax.jit, static_argnames=("model", "training", "side_by_side"))
+def _relearn(
+    model: Model, training: Training, forget: Split, params: Params, keys: jax.Array, side_by_side: bool
+) -> jax.Array:
+    """(runs, steps + 1), the loss on the poisoned forget set (runs, f, ...) before and after each step on it."""
+
+    def one_run(arguments):
+        own, start, key = arguments
+
+        def loss(params, key=None):
+            return cross_entropy(logits_of(model, params, own.x, key), own.y)
+
+        steps = training.keywords() | {"key": key, "measure": loss}
+        return fit(lambda params, *_: loss(params, _[-1]), start, len(own.y), **steps)[1]
+
+    arguments = (forget, params, keys)
+    return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Job):
+    """All measures of one arm against half B of the oracles: of a method and its null, of teachers, of more oracles."""
+
+    case: Case
+    choice: Choice | None = None  # the method's; None: no method is judged
+    arm: str = ""  # then what: teacher or oracle
+    measures: tuple[tuple[str, Measure], ...] = tuple(MEASURES.items())
+
+    def groups(self) -> dict[str, list[Fit]]:
+        """The jobs of the arms that are compared."""
+        case, choice = self.case, self.choice
+        own = case.chosen(choice) if choice else case.teachers() if self.arm == "teacher" else case.oracles(self.arm)
+        null = {"null": case.chosen(choice, null=True)} if choice else {}
+        return {"models": own, "floor": case.oracles("A"), "oracles": case.oracles("B")} | null
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        jobs = [job for group in self.groups().values() for job in group]
+        return (*jobs, *(Relearn(start=job, case=self.case, **_runs(job)) for job in jobs))
+
+    @property
+    def title(self) -> str:
+        return f"score {self.case.model.label} {self.case.poison.kind}"
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """What `evaluation.scores` gives of each measure, (measures,) each; p (), of the primary one.
+
+        true_positive (101,): of U-LiRA's attack at RATES. lost (): runs of the arms that diverged, which are left out.
+        angles (): those that move the logits, of a circuit.
+        """
+        half = len(inputs) // 2
+        arrays = list(zip(inputs[:half], inputs[half:], strict=True))
+        sizes = [len(group) for group in self.groups().values()]
+        ends = np.cumsum(sizes)
+        arms = {
+            name: _models(self.case, arrays[end - size : end])
+            for name, size, end in zip(self.groups(), sizes, ends, strict=True)
+        }
+        lost = sum(self.case.n - len(arm) for arm in arms.values())
+        found = {"lost": np.array(lost), "angles": np.array(_acting_angles(self.case.model))}
+        parts = _parts(inputs[0])
+        if min(map(len, arms.values())) < 4:  # nothing can be said of them
+            return found | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES} | {
+                "p": np.array(np.nan), "true_positive": np.full(len(RATES), np.nan)}  # fmt: skip
+        rows = [evaluation.scores(measure, parts=parts, **arms) for _, measure in self.measures]
+        found |= {name: np.array([row[name] for row in rows]) for name in evaluation.SCORES}
+        own = [arms[name] for name in ("models", "floor", "oracles")]
+        found["p"] = np.array(evaluation.permutation_p(dict(self.measures)[PRIMARY], *own, parts))
+        attack = (arms[name].z[:, parts.forget] for name in ("models", "oracles"))
+        found["true_positive"] = np.interp(RATES, *evaluation.roc(*evaluation.likelihood_ratios(*attack)))
+        return found
+
+
+RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that are kept
+
+
+def _runs(job: Runs) -> dict:
+    return {name: getattr(job, name) for name in ("data", "seed", "block", "size")}
+
+
+def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
+    """What the n models of an arm say, from their jobs and those of Relearn; without those that diverged."""
+    kept = [~np.asarray(arrays["diverged"], bool) for arrays, _ in blocks]
+    z = np.concatenate([_signed_logits(arrays) for arrays, _ in blocks])
+    steps = np.concatenate([again["steps"] for _, again in blocks]).astype(float)
+    return Models(z[: case.n], steps[: case.n]).take(np.concatenate(kept)[: case.n])
+
+
+def _signed_logits(arrays: Arrays) -> np.ndarray:
+    """z of the training set as poisoned and of the validation set, by their true labels: (runs, n + v)."""
+    n = arrays["mask"].shape[1]
+    seen = np.r_[0:n, 2 * n : arrays["logit"].shape[1]]  # without the training set before
+    true = np.r_[n : 2 * n, 2 * n : arrays["logit"].shape[1]]
+    return evaluation.signed(arrays["logit"][:, seen], arrays["label"][0, true])
+
+
+def _parts(arrays: Arrays) -> Parts:
+    """Which of those samples are what."""
+    mask, known = (arrays[name][0].astype(bool) for name in ("mask", "known"))
+    n_val = arrays["logit"].shape[1] - 2 * len(mask)
+    train, val = np.zeros(len(mask), bool), np.ones(n_val, bool)
+    padded = [np.concatenate([own, ~val]) for own in (known, mask, ~known)]
+    return Parts(*padded, np.concatenate([train, val]))
+
+
+def _acting_angles(model: Model) -> int:
+    """How many angles of a circuit move its logits; 0 for other models."""
+    if getattr(model, "family", "") != "QNN":
+        return 0
+    key = jax.random.key(0)
+    params = jax.random.normal(key, jnp.shape(model.init(key)))
+    state = jax.random.normal(key, (1, 2**model.n_qubits))
+    state = state / jnp.linalg.norm(state)
+    gradient = jax.jit(jax.grad(lambda params: model.logits(params, model.prepare(state))[0]))(params)
+    return int(np.sum(np.abs(np.asarray(gradient)) > 1e-6))
+
+
+# ---- studies ----
+
+
+def cases(config: Config, dataset: Dataset, draws: Iterable[int], n: int) -> Iterator[tuple[Case, Training]]:
+    """Each model and poison on each draw, and how that model's methods are trained."""
+    own, epochs = replace(config, unlearn_hidden=config.evaluated_hidden), config.epochs_of_oracles()
+    for name, (kind, alpha) in itertools.product(config.evaluated, poisons_to_unlearn(config, dataset).items()):
+        protocol, model = getattr(config, FAMILIES[name].trained_as), FAMILIES[name].unlearning(own, dataset)
+        training = replace(protocol.teacher, epochs=epochs.get(name, protocol.teacher.epochs))
+        for draw in draws:
+            yield Case(
+                data=dataset.provenance["sha256"], seed=config.seed, model=model, poison=Poison(kind, alpha),
+                training=training, draw=draw, n=n, side_by_side=protocol.side_by_side or backend() != "cpu",
+            ), protocol.unlearn  # fmt: skip
+
+
+def epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Accuracies of oracles trained longer and longer, with a fifth of the retained samples held out."""
+    runs = min(config.runs, 5)
+    for (case, _), count in itertools.product(cases(config, dataset, CHOICE_DRAWS, runs), config.epoch_grid):
+        own = replace(case, training=replace(case.training, epochs=count))
+        for job in own.oracles():
+            place = {"model": case.model.label, "poison": case.poison.kind, "epochs": count, "draw": case.draw}
+            words = model_words(case.model) | {"used": ("model", float(case.training.epochs))}
+            yield Row("epochs", job, place, scores_table, own.shown(job), words)
+
+
+def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into evaluation."""
+    for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
+        place = {"model": case.model.label, "poison": case.poison.kind}
+        arms = {name: _arm_rows(case, name, None) for name in ("teacher", "oracle")}
+        for name in config.methods:
+            method = config.method(name, training=unlearn)
+            choosing = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
+            choice = Choice(data=case.data, case=choosing, settings=method.settings())
+            if case.draw == 0 and choice.is_asked:
+                yield Row("selection", choice, place | {"unlearner": name}, choice_table, None, model_words(case.model))
+            arms[name] = _arm_rows(case, name, choice)
+        for name, (jobs, score) in arms.items():
+            at = place | {"unlearner": name, "draw": case.draw}
+            title = METHODS[name].title or name if name in METHODS else name
+            words = model_words(case.model) | {"title": ("unlearner", title)}
+            for job in jobs:
+                yield Row("evaluation", job, at, arm_table, case.shown(job), words)
+            yield Row("evaluation", score, at, score_table, None, words)
+
+
+def _arm_rows(case: Case, arm: str, choice: Choice | None) -> tuple[list[Fit], Score]:
+    """The jobs of an arm, and its score."""
+    score = Score(data=case.data, case=case, choice=choice, arm="" if choice else arm, measures=tuple(MEASURES.items()))
+    return score.groups()["models"], score
+
+
+# ---- their tables ----
+
+
+def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """accuracy (held out), forgetting (…, setting, draw, run), chosen (…); setting_words: what each setting is."""
+    settings, dims = row.job.settings, (*row.place, "setting", "draw", "run")
+    runs = range(row.job.case.n)
+    coords = {axis: [label] for axis, label in row.place.items()}
+    coords |= {"setting": np.arange(len(settings)), "draw": list(CHOICE_DRAWS), "run": list(runs)}
+    table = xr.Dataset({name: (dims, arrays[name][None, None, None]) for name in ("accuracy", "forgetting")}, coords)
+    table["diverged"] = table.accuracy.isnull().astype(float)
+    table["chosen"] = tuple(row.place), np.full((1, 1, 1), float(arrays["chosen"]))
+    words = [[[[setting_words(method) for method in settings]]]]
+    return table.assign(setting_words=((*row.place, "setting"), np.array(words, object)))
+
+
+def setting_words(method: Method) -> str:
+    """rate 0.004, forget 0.2"""
+    numbers = {"rate": method.training.learning_rate, **method.hyper()}
+    return ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+
+
+def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """accuracy, loss, diverged as of other studies; gradients (…): of single samples, of one run; z of some samples."""
+    job, known = row.job, arrays["known"][0].astype(bool)
+    table = scores_table(row, arrays).drop_vars("loss")
+    method = job.choice.settings[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
+    n_forget = int(known.sum()) if job.forgets else 0
+    gradients = float(method.gradients(len(known) - n_forget, n_forget))
+    table["gradients"] = tuple(row.place), np.full((1,) * len(row.place), gradients)
+    z = _signed_logits(arrays)[:, np.flatnonzero(known)[:EXAMPLES]]
+    dims = (*row.place, "run", "example")
+    table["z"] = dims, z[(None,) * len(row.place)].astype(np.float32)
+    return table.assign_coords(example=np.arange(z.shape[1]))
+
+
+def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """What `evaluation.scores` gives (…, measure); p, lost, angles (…); true_positive (…, false_positive)."""
+    coords = {axis: [label] for axis, label in row.place.items()}
+    names = [name for name, _ in row.job.measures]
+    expand = (None,) * len(row.place)
+    table = xr.Dataset(coords=coords | {"measure": names, "false_positive": RATES})
+    for name, array in arrays.items():
+        dims = {0: (), 1: ("false_positive",) if name == "true_positive" else ("measure",)}[array.ndim]
+        table[name] = (*row.place, *dims), np.asarray(array, float)[expand]
+    return table.assign_coords(measure_title=("measure", [measure.title for _, measure in row.job.measures]))
+
+
+STUDIES = {"epochs": epochs, "evaluation": evaluation_study}
