@@ -169,7 +169,8 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
 def _hold_out(job: Fit, draws: list[Poisoned], clean: Split) -> tuple[list[Poisoned], Split, Split]:
     """The draws and the training set before without a share of the retained samples, and that share, as it stands."""
     require(job.draw is not None, "held_out_percent", job.held_out_percent, "0 where each run has its own poison")
-    generator = np.random.default_rng(jax.random.key_data(random_key(job.seed, "held out", job.poison.kind, job.draw)))
+    key = random_key(job.seed, "held out", job.poison.kind, job.poison.alpha_percent, job.draw)
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     retained = np.flatnonzero(~draws[0].known)
     count = round(len(retained) * job.held_out_percent / 100)
     words = f"{job.held_out_percent} % of {len(retained)} retained samples"
