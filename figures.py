@@ -28,8 +28,10 @@ import xarray as xr
 
 import metrics
 import storage
+import tables
 from checks import any_terminal
-from tables import count_of_runs, method_titles, one_of_each_family, ordered
+from evaluation import MEASURES, PRIMARY
+from tables import count_of_runs, method_titles, one_of_each_family, ordered, places
 
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
@@ -141,13 +143,7 @@ def _finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figu
 
 
 def _flipped(results: xr.Dataset) -> list[str]:
-    return [model for model, poison in _rows(results) if poison == "labels"]
-
-
-def _rows(results: xr.Dataset) -> list[tuple[str, str]]:
-    """The pairs of model and poison that the study holds."""
-    pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
-    return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
+    return [model for model, poison in places(results) if poison == "labels"]
 
 
 # ---- figures ----
@@ -158,7 +154,7 @@ def noise_sweep(results: xr.Dataset) -> plt.Figure:
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
-    poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), _rows(results)
+    poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), places(results)
     models = [model for model in every if all((model, poison) in rows for poison in poisons)] or every
     places, xlabel = itertools.product(models, poisons), "poisoned share of the training set α (%)"
     for axis, (model, poison) in _panels(places, xlabel, "accuracy", rows=len(models)):
@@ -291,7 +287,7 @@ def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
     Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and the true ones; of
     randomised features, on poisoned and clean inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
     """
-    rows, titles, styles = _rows(results), method_titles(results), method_styles(results)
+    rows, titles, styles = places(results), method_titles(results), method_styles(results)
     if not rows:
         return None
     places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
@@ -314,7 +310,7 @@ def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
 
 def weight_maps(results: xr.Dataset) -> plt.Figure | None:
     """Final validation accuracy over each method's weights: a heat map over two of them, a line over one."""
-    rows, titles, styles = _rows(results), method_titles(results), method_styles(results)
+    rows, titles, styles = places(results), method_titles(results), method_styles(results)
     if not rows:
         return None
     means = results.accuracy.mean("run")
@@ -346,6 +342,166 @@ def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> None:
     cross = [np.flatnonzero(np.isclose(cells[dim], own[f"{dim}_default"])) for dim in ("first", "second")]
     if all(map(len, cross)):
         axis.plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
+
+
+def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
+    """Accuracies of oracles against how long they are trained: a row for each poison, a column for each model."""
+    rows = places(results)
+    if not rows:
+        return None
+    poisons = list(dict.fromkeys(poison for _, poison in rows))
+    pairs = [(model, poison) for poison in poisons for model in ordered(results, "model")]
+    chosen = tables.oracle_epochs(results).set_index(["model", "poison"]).epochs
+    styles = {"retain": ("retained", ("0.6", "-", "s")), "validation": ("held out", (PALETTE[0], "--", "o")),
+              "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^"))}  # fmt: skip
+    for axis, (model, poison) in _panels(pairs, "epochs", "accuracy", rows=len(poisons)):
+        for split, (name, style) in styles.items():
+            own = results.accuracy.sel(model=model, poison=poison, split=split).stack(each=("draw", "run"))
+            own = own.dropna("epochs", how="all").reset_index("each").drop_vars(["draw", "run"]).rename(each="run")
+            _curve(axis, own, style, name)
+        axis.axvline(results.used.sel(model=model).item(), color="0.3", linewidth=0.9, label="used")
+        axis.axvline(chosen[model, poison], color=PALETTE[3], linestyle=":", label="found by the rule")
+        axis.set(xscale="log", title=f"{model}, {POISON_NAMES.get(poison, poison)}", ylim=(None, 1.01))
+        ticks = results["epochs"].values
+        axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
+        axis.minorticks_off()
+    draws, runs = results.sizes["draw"], results.sizes["run"]
+    text = (f"oracles: the teacher's training on the retained samples alone, a fifth of which is held out; mean of {runs} "
+            f"seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The rule: the first count at "
+            "which doubling it moves no accuracy by as much as its standard deviation over seeds")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
+    """Distance of every arm from the oracles by every measure, in units of the floor: a heat map for each model."""
+    rows, titles = places(results), method_titles(results)
+    if not rows:
+        return None
+    measures = [name for name in MEASURES if name in results.measure.values]
+    measures += [name for name in results.measure.values if name not in measures]
+    ratio = np.maximum((results.distance / results.unit).mean("draw"), 1e-2).sel(measure=measures)
+    norm = matplotlib.colors.LogNorm(1, max(10, float(ratio.max())))
+    shape = (1, len(rows)) if len(rows) <= 4 else (2, -(-len(rows) // 2))
+    blank = [None] * (shape[0] * shape[1] - len(rows))
+    panels = list(_panels([*rows, *blank], rows=shape[0]))
+    for index, (axis, place) in enumerate(panels):
+        if place is None:
+            axis.set_axis_off()
+            continue
+        model, poison = place
+        cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
+        image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
+        for (row, column), cell in np.ndenumerate(cells):
+            words, bright = (f"{cell:.2g}" if cell < 100 else f"{cell:.0f}", norm(cell) > 0.6)
+            axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
+        axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)}")
+        axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
+        names = results.measure_title.sel(measure=measures).values if index % shape[1] == 0 else [""] * len(measures)
+        axis.set_yticks(range(len(measures)), labels=names)
+        axis.tick_params(length=0)
+        sns.despine(ax=axis, left=True, bottom=True)
+    figure = plt.gcf()
+    figure.set_size_inches(2.1 * shape[1] + 1.4, 3.3 * shape[0] + 0.6)
+    figure.colorbar(
+        image, ax=[axis for axis, _ in panels], label="distance from the oracles over the floor", shrink=0.7
+    )
+    text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean over "
+            f"random halves); mean over {results.sizes['draw']} draws of the poison, n = {count_of_runs(results)} models of "
+            "each kind. 1: not to be told from an oracle")  # fmt: skip
+    return _finished(text, results)
+
+
+def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
+    """Logits, signed by the true label, of some forget samples in every arm, on the first draw of the poison."""
+    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    if not rows:
+        return None
+    examples = results.example.values[:3]
+    generator = np.random.default_rng(0)  # scatters the dots sideways
+    pairs = itertools.product(rows, examples)
+    for axis, ((model, poison), example) in _panels(pairs, "signed logit", rows=len(rows)):
+        own = results.z.sel(model=model, poison=poison, example=example)[{"draw": 0}]
+        for place, (arm, title) in enumerate(reversed(titles.items())):
+            values = own.sel(unlearner=arm).dropna("run").values
+            colour, _ = styles[arm]
+            axis.plot(
+                values, place + generator.uniform(-0.25, 0.25, len(values)), "o", color=colour, markersize=2, alpha=0.7
+            )
+            if len(values):
+                axis.vlines(np.median(values), place - 0.38, place + 0.38, color="black", linewidth=1.2)
+        axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+        shown = list(reversed(titles.values())) if example == examples[0] else [""] * len(titles)
+        axis.set_yticks(range(len(titles)), labels=shown)
+        axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)},\nforget sample {example + 1}", fontsize=7.5)
+    text = (f"logits of the first {len(examples)} samples of the forget set, positive where they are for the true label; a "
+            f"dot for each of n = {count_of_runs(results)} models, bar: median; first draw of the poison")  # fmt: skip
+    return _finished(text, results)
+
+
+def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
+    """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the forget set."""
+    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    if not rows:
+        return None
+    columns = min(len(rows), 4)
+    blank = [None] * (-len(rows) % columns)
+    panels = _panels([*rows, *blank], "false positive rate", "true positive rate", rows=-(-len(rows) // columns))
+    for axis, place in panels:
+        if place is None:
+            axis.set_axis_off()
+            continue
+        model, poison = place
+        axis.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
+        for arm, title in titles.items():
+            curve = results.true_positive.sel(model=model, poison=poison, unlearner=arm).mean("draw")
+            colour, line = styles[arm]
+            axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
+        axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
+        axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}", xlim=(0, 1), ylim=(0, 1))
+    text = (f"likelihood-ratio attack on the forget set, mean over {results.sizes['draw']} draws of the poison, "
+            f"n = {count_of_runs(results)} models of each kind; oracle: further oracles in a method's place (the floor); "
+            "vertical line: 5 % false positives")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
+    """Distance from the oracles against cost: every method a point with its error; teacher, floor and oracle as marks."""
+    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    if not rows:
+        return None
+    columns = min(len(rows), 4)
+    blank = [None] * (-len(rows) % columns)
+    arms = itertools.cycle(MARKERS)
+    marks = {arm: next(arms) for arm in titles}
+    data = tables.over_draws(results)
+    panels = _panels(
+        [*rows, *blank], "gradients over an oracle's", "W1 on the forget set", rows=-(-len(rows) // columns)
+    )
+    for axis, place in panels:
+        if place is None:
+            axis.set_axis_off()
+            continue
+        own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(["unlearner", "measure"])
+        floor = own.value["oracle", f"{PRIMARY} unit"] if ("oracle", f"{PRIMARY} unit") in own.index else np.nan
+        axis.axhline(floor, color="0.6", linestyle="--", linewidth=0.9, label="floor")
+        for arm, title in titles.items():
+            if (arm, PRIMARY) not in own.index or (arm, "cost") not in own.index:
+                continue
+            point, colour = own.loc[(arm, PRIMARY)], styles[arm][0]
+            bars = np.maximum([[point.value - point.low], [point.high - point.value]], 0)
+            cost = 0 if arm == "teacher" else own.value[arm, "cost"]
+            axis.errorbar(cost, point.value, bars, fmt=marks[arm], color=colour, markersize=4, capsize=2, label=title)
+        axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", yscale="log")
+        axis.set_xlim(left=-0.05)
+    text = (f"W1 distance of the logits from half of the oracles, mean over {results.sizes['draw']} draws of the poison, "
+            f"n = {count_of_runs(results)} models of each kind; bars: 95 % intervals (half-sampling, conditional on the "
+            "draws); the teacher costs nothing more; floor: one half of the oracles from the other")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
+    """Colour and line of each arm of the stage evaluation."""
+    return method_styles(results) | {"teacher": (PALETTE[0], "-"), "oracle": (PALETTE[7], "--")}
 
 
 def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
@@ -462,6 +618,11 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
     "model_sizes": (model_sizes, "noise_sweep"),
     "unlearning": (unlearning_curves, "unlearning"),
     "weight_map": (weight_maps, "weight_map"),
+    "oracle_epochs": (oracle_epochs, "epochs"),
+    "forgetting_scores": (forgetting_scores, "evaluation"),
+    "forgetting_logits": (forgetting_logits, "evaluation"),
+    "forgetting_attack": (forgetting_attack, "evaluation"),
+    "forgetting_cost": (forgetting_cost, "evaluation"),
     "gauge": (gauge_control, "gauge"),
     "poison_examples": (poison_examples, "data"),
     "poison_embeddings": (poison_embeddings, "data"),

@@ -111,6 +111,7 @@ CORRECTED = replace(
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
+    oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),  # by the rule of the stage epochs
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)  # a quarter of the epochs at four times the rate

@@ -11,6 +11,7 @@ the runs, and the ends low and high of the value's 95 % bootstrap interval.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import shutil
@@ -24,15 +25,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
+from scipy.stats import kendalltau
 
 import metrics
 import storage
 from checks import any_terminal
+from evaluation import PRIMARY, holm, verdict
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
     "poison": ("labels", "features"), "version": ("none", "labels", "features"),
-    "unlearner": ("start", "retrain", "cf", "scrub", "ga"),
+    "unlearner": ("start", "teacher", "retrain", "cf", "scrub", "ga"),
 }  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
 Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
@@ -87,7 +90,8 @@ def method_titles(results: xr.Dataset) -> dict[str, str]:
 
 def count_of_runs(results: xr.Dataset) -> str:
     """How many runs the models have, in words: 20, or 5 to 20."""
-    counts = every_run(results).groupby("model").run.nunique()
+    runs = every_run(results)
+    counts = runs.groupby([name for name in ("model", "unlearner") if name in runs]).run.nunique()
     return " to ".join(map(str, sorted({counts.min(), counts.max()} if len(counts) else {results.sizes["run"]})))
 
 
@@ -217,6 +221,139 @@ def landscape(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([_tidy(runs, traces), over_runs(held_out)], ignore_index=True)
 
 
+# ---- the stage evaluation ----
+
+VERDICTS = ("within", "above", "undecided")
+
+
+def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
+    """The epoch count that the rule finds for each model and poison: model, poison, epochs (NaN: none of those tried).
+
+    The first at which doubling it moves the oracles' mean accuracies on held-out, retained and forget samples by less
+    than their standard deviation over seeds (within draws), each.
+    """
+    splits = ["validation", "retain", "forget_clean"]
+    accuracy = results.accuracy.sel(split=splits)
+    means, deviations = accuracy.mean(("draw", "run")), np.sqrt(accuracy.var("run", ddof=1).mean("draw"))
+    moved = abs(means.shift(epochs=-1) - means)
+    settled = ((moved < deviations) | (moved == 0)).all("split") & moved.notnull().all("split")
+    rows = []
+    for model, poison in itertools.product(ordered(results, "model"), ordered(results, "poison")):
+        own = settled.sel(model=model, poison=poison)
+        found = own.epochs.values[own.values]
+        rows.append((results.family.sel(model=model).item(), model, poison, found[0] if len(found) else np.nan))
+    return pd.DataFrame(rows, columns=["family", "model", "poison", "epochs"])
+
+
+def epochs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracies of oracles after each number of epochs, what the rule finds of them, and what is used."""
+    results = read[data, preset, "epochs"]
+    runs = _accuracies(results, "validation", "retain", "forget_clean")
+    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1))  # of either draw
+    curves = over_runs(runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"}))
+    found = oracle_epochs(results).rename(columns={"epochs": "value"})
+    used = found.assign(value=results.used.sel(model=found.model.values).values)
+    parts = [own.assign(measure=name) for name, own in {"rule": found, "used": used}.items()]
+    curves = curves.assign(measure=curves.alpha_percent.map("{} epochs".format)).drop(columns="alpha_percent")
+    return pd.concat([curves, *parts], ignore_index=True).assign(n=curves.n.max())
+
+
+def evaluation(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Every measure of every arm, the mean over the draws, with what decides on the primary one, and the cost.
+
+    low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a place in VERDICTS, that
+    of all draws where they agree, else undecided.
+    """
+    return over_draws(read[data, preset, "evaluation"])
+
+
+def over_draws(results: xr.Dataset) -> pd.DataFrame:
+    """The same, of a study."""
+    labels = ["model", "poison", "unlearner", "draw"]
+    names = [name for name, array in results.data_vars.items() if array.dims == (*labels, "measure")]
+    rows = results[names].to_dataframe().reset_index()
+    rows = rows.dropna(subset=["value"])
+    parts = []
+    for (*place, measure), own in rows.groupby([*labels[:-1], "measure"], sort=False):
+        for name, (low, high) in {"value": ("value_low", "value_high"), "gain": ("gain_low", "gain_high")}.items():
+            bounds = [np.sqrt(((own[end] - own[name]) ** 2).sum()) / len(own) for end in (low, high)]
+            label = measure if name == "value" else f"{measure} gain"
+            mean = own[name].mean()
+            low, high = mean - bounds[0], mean + bounds[1]
+            low = max(low, 0) if name == "value" and own[name].min() >= 0 else low  # no distance is below 0
+            parts.append((*place, label, mean, own[name].std(), low, high, len(own)))
+        for name in ("floor", "null", "perfect", "unit"):
+            parts.append((*place, f"{measure} {name}", own[name].mean(), np.nan, np.nan, np.nan, len(own)))
+    tidy = pd.DataFrame(parts, columns=[*labels[:-1], "measure", "value", "sd", "low", "high", "n"])
+    tidy = pd.concat([tidy, _verdicts(rows, results), _costs(results)], ignore_index=True)
+    words = results[["family", "title"]].to_dataframe().reset_index()[["model", "unlearner", "family", "title"]]
+    return tidy.merge(words.drop_duplicates(), on=["model", "unlearner"], how="left")
+
+
+def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
+    """verdict, and p after Holm (the largest over the draws), of each arm."""
+    rows = rows[rows.measure == PRIMARY].merge(results.p.to_dataframe().reset_index())
+    teachers = rows[rows.unlearner == "teacher"][["model", "poison", "draw", "excess"]]
+    rows = rows.merge(teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"])
+    rows["holm"] = rows.groupby("draw").p.transform(holm)
+    rows["verdict"] = list(map(verdict, rows.holm, rows.excess_high, rows.teacher_excess))
+    found = []
+    for place, own in rows.groupby(["model", "poison", "unlearner"], sort=False):
+        agreed = own.verdict.iloc[0] if own.verdict.nunique() == 1 else "undecided"
+        found += [(*place, "verdict", VERDICTS.index(agreed)), (*place, "p", own.holm.max())]
+    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value"]).assign(
+        n=rows.draw.nunique()
+    )
+
+
+def _costs(results: xr.Dataset) -> pd.DataFrame:
+    """cost: gradients over those of an oracle; seconds of one training; executions, of circuits, by parameter shift."""
+    means = results[["gradients", "angles"]].mean("draw").to_dataframe().dropna().reset_index()
+    oracle = means[means.unlearner == "oracle"].set_index(["model", "poison"]).gradients
+    spent: dict[tuple, list[float]] = {}
+    for address, entry in json.loads(results.attrs["jobs"]).items():
+        place = json.loads(address)[0]
+        if entry["trainings"]:
+            own = spent.setdefault((place["model"], place["poison"], place["unlearner"]), [])
+            own.append(entry["seconds"] / entry["trainings"])
+    found = []
+    for row in means.itertuples():
+        place = (row.model, row.poison, row.unlearner)
+        found += [(*place, "cost", row.gradients / oracle[row.model, row.poison])]
+        found += [(*place, "seconds", float(np.mean(spent[place])))] if place in spent else []
+        found += [(*place, "executions", 2 * row.angles * row.gradients)] if row.angles else []
+    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value"]).assign(
+        n=results.sizes["draw"]
+    )
+
+
+def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Kendall's τ between the draws' rankings of the methods by their distance from the oracles: mean over pairs."""
+    results = read[data, preset, "evaluation"]
+    methods = [name for name in ordered(results, "unlearner") if name not in ("teacher", "oracle")]
+    distance = results.distance.sel(measure=PRIMARY, unlearner=methods)
+    rows = []
+    for model, poison in places(results):
+        own = (
+            distance.sel(model=model, poison=poison)
+            .dropna("unlearner", how="all")
+            .transpose("draw", "unlearner")
+            .values
+        )
+        pairs = [kendalltau(*pair).statistic for pair in itertools.combinations(own, 2)] if own.shape[1] > 1 else []
+        family = results.family.sel(model=model).item()
+        rows += [(family, model, poison, "τ", float(np.mean(pairs)) if pairs else np.nan, len(own))]
+    return pd.DataFrame(rows, columns=["family", "model", "poison", "measure", "value", "n"]).assign(
+        sd=np.nan, low=np.nan, high=np.nan
+    )
+
+
+def places(results: xr.Dataset) -> list[tuple[str, str]]:
+    """The pairs of model and poison that the study holds."""
+    pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
+    return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
+
+
 # ---- layout ----
 
 
@@ -273,6 +410,18 @@ def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 
 
 
 FORMATS = {
+    "verdict": lambda place: VERDICTS[int(place)],
+    "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
+    **dict.fromkeys(("rule", "used"), "{:.0f}".format),
+    **dict.fromkeys(
+        (
+            f"{name}{part}"
+            for name in ("w1", "w1_retain", "w1_validation", "klom", "klom_95", "relearn", "epsilon")
+            for part in ("", " floor", " null", " gain", " unit")
+        ),
+        _significant(3),
+    ),
+    **dict.fromkeys(("cost", "seconds", "executions"), _significant(2)),
     "near Retrain": lambda share: f"{100 * share:.0f} %" if np.isfinite(share) else "–",
     **dict.fromkeys(("trace", "trace over Re, Im"), _significant(3)),
     **dict.fromkeys(("ratio", "ratio over Re, Im", "mean ratio"), _significant(2)),
@@ -303,6 +452,17 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
     "weight_map": (weight_maps, partial(Table, rows=("model", "poison", "unlearner"),
         title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near Retrain: the share of "
         "cells within .05 of it")),
+    "epochs": (epochs, partial(Table, rows=("poison", "model"), title="Oracles: accuracy on held-out retained "
+        "samples after so many epochs, mean of n = {n} runs on each of two draws; rule: the first count at which doubling "
+        "it moves no accuracy by as much as its standard deviation over seeds; used: in the stage evaluation")),
+    "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures={
+            "w1": "W1", "w1 floor": "floor", "w1 null": "null arm", "p": "p", "verdict": "verdict", "klom": "KLoM",
+            "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost"},
+        spread=("w1",), title="Distance from the oracles on the forget set, n = {n} models of each kind, mean over the "
+        "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of one half "
+        "of the oracles from the other; null arm: that of teachers trained on with the poison for as many steps; p: "
+        "above the floor, after Holm, the largest of the draws; verdict: where the draws agree; perfect: KLoM 0, ε 0, "
+        "AUC .5, relearn 1, gap 0; cost: gradients over those of an oracle")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),
