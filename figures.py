@@ -379,8 +379,8 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         return None
     measures = [name for name in MEASURES if name in results.measure.values]
     measures += [name for name in results.measure.values if name not in measures]
-    ratio = np.maximum((results.distance / results.unit).mean("draw"), 1e-2).sel(measure=measures)
-    norm = matplotlib.colors.LogNorm(1, max(10, float(ratio.max())))
+    ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw").sel(measure=measures)
+    norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
     shape = (1, len(rows)) if len(rows) <= 4 else (2, -(-len(rows) // 2))
     blank = [None] * (shape[0] * shape[1] - len(rows))
     panels = list(_panels([*rows, *blank], rows=shape[0]))
@@ -392,7 +392,8 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
         image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
         for (row, column), cell in np.ndenumerate(cells):
-            words, bright = (f"{cell:.2g}" if cell < 100 else f"{cell:.0f}", norm(cell) > 0.6)
+            words = "–" if np.isnan(cell) else f"{cell:.2g}" if cell < 100 else f"{cell:.0f}"
+            bright = np.isnan(cell) or norm(cell) > 0.6
             axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
         axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
@@ -407,7 +408,7 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     )
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean over "
             f"random halves); mean over {results.sizes['draw']} draws of the poison, n = {count_of_runs(results)} models of "
-            "each kind. 1: not to be told from an oracle")  # fmt: skip
+            "each kind. 1: not to be told from an oracle; dash: no floor, all oracles give one value")  # fmt: skip
     return _finished(text, results)
 
 

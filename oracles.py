@@ -89,7 +89,7 @@ class Case:
 
     def chosen(self, choice: Choice, *, null: bool = False) -> list[Fit]:
         """Models of a method under its best setting; null: their null arm."""
-        method = FineTune(training=choice.settings[0].training) if null else choice.settings[0]
+        method = FineTune(training=choice.candidates[0].training) if null else choice.candidates[0]
         return [
             Chosen(**_fields(teacher) | {"method": method, "start": teacher, "retains": not null}, choice=choice)
             for teacher in self.teachers()
@@ -115,23 +115,23 @@ class Choice(Job):
     """
 
     case: Case  # of which n runs on each draw are asked
-    settings: tuple[Method, ...]
+    candidates: tuple[Method, ...]
 
     @property
     def is_asked(self) -> bool:
         """Whether there is anything to choose."""
-        return len(self.settings) > 1 and self.case.n > 0
+        return len(self.candidates) > 1 and self.case.n > 0
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        pairs = itertools.product(self.settings, CHOICE_DRAWS) if self.is_asked else ()
+        pairs = itertools.product(self.candidates, CHOICE_DRAWS) if self.is_asked else ()
         return tuple(job for method, draw in pairs for job in replace(self.case, draw=draw).unlearned(method))
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """accuracy, forgetting (settings, draws, runs), chosen ()."""
         if not self.is_asked:
             return {"chosen": np.array(0)}
-        shape = (len(self.settings), len(CHOICE_DRAWS), -1)
+        shape = (len(self.candidates), len(CHOICE_DRAWS), -1)
         parts = np.array([_utility_and_forgetting(arrays) for arrays in inputs])  # (jobs, 2, runs)
         utility, forgetting = (parts[:, i].reshape(shape)[..., : self.case.n] for i in (0, 1))
         score = np.minimum(utility.mean(axis=(1, 2)), forgetting.mean(axis=(1, 2)))
@@ -164,7 +164,7 @@ class Chosen(Fit):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """As a Fit does; and chosen (), which setting."""
         *starts, choice = inputs
-        method = self.choice.settings[int(choice["chosen"])]
+        method = self.choice.candidates[int(choice["chosen"])]
         method = method if self.retains else FineTune(training=method.training)
         own = {name: value for name, value in _fields(self).items() if name != "choice"}
         return Fit(**own | {"method": method}).perform(dataset, *starts) | {"chosen": choice["chosen"]}
@@ -352,7 +352,7 @@ def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
         for name in config.methods:
             method = config.method(name, training=unlearn)
             choosing = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
-            choice = Choice(data=case.data, case=choosing, settings=method.settings())
+            choice = Choice(data=case.data, case=choosing, candidates=method.settings())
             if case.draw == 0 and choice.is_asked:
                 yield Row("selection", choice, place | {"unlearner": name}, choice_table, None, model_words(case.model))
             arms[name] = _arm_rows(case, name, choice)
@@ -376,7 +376,7 @@ def _arm_rows(case: Case, arm: str, choice: Choice | None) -> tuple[list[Fit], S
 
 def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """accuracy (held out), forgetting (…, setting, draw, run), chosen (…); setting_words: what each setting is."""
-    settings, dims = row.job.settings, (*row.place, "setting", "draw", "run")
+    settings, dims = row.job.candidates, (*row.place, "setting", "draw", "run")
     runs = range(row.job.case.n)
     coords = {axis: [label] for axis, label in row.place.items()}
     coords |= {"setting": np.arange(len(settings)), "draw": list(CHOICE_DRAWS), "run": list(runs)}
@@ -397,7 +397,7 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """accuracy, loss, diverged as of other studies; gradients (…): of single samples, of one run; z of some samples."""
     job, known = row.job, arrays["known"][0].astype(bool)
     table = scores_table(row, arrays).drop_vars("loss")
-    method = job.choice.settings[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
+    method = job.choice.candidates[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
     n_forget = int(known.sum()) if job.forgets else 0
     gradients = float(method.gradients(len(known) - n_forget, n_forget))
     table["gradients"] = tuple(row.place), np.full((1,) * len(row.place), gradients)

@@ -90,6 +90,7 @@ CORRECTED = replace(
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
+    oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),  # by the rule of the stage epochs
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_MLP, QUICK_QNN = replace(PAPER.mlp.sweep, epochs=100), replace(PAPER.qnn.sweep, epochs=60)

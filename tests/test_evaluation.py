@@ -1,0 +1,459 @@
+"""Measures against analytic values and independent implementations; the stage on a small study."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import ROOT, refused, separable_split
+from scipy import integrate, stats
+
+import evaluation
+import figures
+import oracles
+import run_unlearn_mnist
+import run_unlearn_xxz
+import storage
+import tables
+from datar import Dataset, Split, sha256
+from evaluation import MEASURES, Models, Parts, epsilon, klom, scores, signed, wasserstein
+from experiments import tensors_to_params
+from jobs import Store
+from models import Training
+from runner import run_studies
+
+MANY = 4000
+
+
+def draw(mean, sd=1.0, *, n=MANY, samples=6, seed=0):
+    """n models whose logits are Gaussian, of samples that are all of the same kind."""
+    z = np.random.default_rng(seed).normal(mean, sd, (n, samples))
+    return Models(z, np.random.default_rng(seed).poisson(20, n).astype(float))
+
+
+def every_part(samples=6):
+    """All samples are what is asked for."""
+    return Parts(*np.ones((4, samples), bool))
+
+
+# ---- against analytic values ----
+
+
+@pytest.mark.parametrize(("mean", "sd", "expected"), [(0.7, 1.0, 0.7), (0, 2.0, np.sqrt(2 / np.pi)), (-3, 1.0, 3.0)])
+def test_w1_of_gaussians(mean, sd, expected):
+    """|shift| for equal widths; |σ - 1| E|x| for equal means; within five standard errors, and its bias."""
+    error = np.sqrt((1 + sd**2) / MANY)
+    for part in ("w1", "w1_retain", "w1_validation"):
+        found = MEASURES[part].function(draw(mean, sd), draw(0, seed=1), every_part())
+        assert found == pytest.approx(expected, abs=5 * error)
+
+
+@pytest.mark.parametrize(("mean", "sd"), [(0.5, 1.0), (0, 2.0), (1.0, 0.5)])
+def test_klom_of_gaussians(mean, sd):
+    expected = -np.log(sd) + (sd**2 + mean**2) / 2 - 0.5
+    found = MEASURES["klom"].function(draw(mean, sd), draw(0, seed=1), every_part())
+    assert found == pytest.approx(expected, abs=5 * (abs(mean) + sd**2 + 1) / np.sqrt(MANY))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.5])
+def test_the_attack_is_as_good_as_the_known_likelihood_ratio(shift):
+    """Of two Gaussians apart by d: AUC Φ(d / √2), and at 5 % false positives Φ(d - 1.645)."""
+    models, those = draw(shift, samples=20), draw(0, samples=20, seed=1)
+    auc, tpr = (MEASURES[name].function(models, those, every_part(20)) for name in ("auc", "tpr"))
+    expected = stats.norm.cdf(shift / np.sqrt(2))
+    assert auc == pytest.approx(expected, abs=5 * 0.3 / np.sqrt(20 * MANY) + 0.002)
+    at_five = stats.norm.cdf(shift - stats.norm.ppf(0.95))
+    assert tpr == pytest.approx(at_five, abs=0.01)
+    known = evaluation.attack_auc(models.z.ravel() * shift, those.z.ravel() * shift) if shift else 0.5
+    assert auc == pytest.approx(known, abs=0.003)
+
+
+@pytest.mark.parametrize("budget", [0.5, 1.0, 2.0])
+def test_epsilon_of_randomised_response_is_its_budget(budget):
+    """True with probability e^ε / (1 + e^ε): (ε, 0) exactly, and far below the cap."""
+    honest, n = np.exp(budget) / (1 + np.exp(budget)), 3000
+    generator = np.random.default_rng(0)
+    models, those = (np.sort(generator.random((n, 3)) < share, axis=0).astype(float) for share in (honest, 1 - honest))
+    found = epsilon(models, those)
+    error = np.sqrt(2 * (1 - honest) / honest / n) + np.sqrt(2 * honest / (1 - honest) / n)
+    np.testing.assert_allclose(found, budget, atol=4 * error)
+    assert (found < np.log(n) / 2).all()
+
+
+def test_epsilon_and_delta_of_the_gaussian_mechanism():
+    """The ε of a shift of 1 at δ = .2: that of the best threshold on the exact distributions (that on draws is above)."""
+    at = np.linspace(-6, 6, 4001)
+    fpr, fnr = stats.norm.sf(at), stats.norm.cdf(at - 1)
+    exact = np.log(np.maximum(1 - 0.2 - fpr, 1e-300) / fnr).max()
+    found = epsilon(draw(1, n=1500).z, draw(0, n=1500, seed=1).z, delta=0.2)
+    assert 0.3 < exact < found.mean() < exact + 0.15
+
+
+@pytest.mark.parametrize("n", [4, 20])
+def test_epsilon_is_at_most_the_logarithm_of_the_number_of_models(n):
+    apart = epsilon(np.full((n, 2), 5.0), np.full((n, 2), -5.0))
+    np.testing.assert_allclose(apart, np.log(n))
+    np.testing.assert_allclose(epsilon(np.zeros((n, 2)), np.zeros((n, 2))), 0)
+
+
+def test_accuracies_of_gaussians():
+    models, those, parts = draw(1.0), draw(0.0, seed=1), every_part()
+    right = stats.norm.cdf(1.0)
+    expected = {"corrective": right, "corrective_validation": right, "gap": right - 0.5, "tow": (1.5 - right) ** 3}
+    for name, value in expected.items():
+        assert MEASURES[name].function(models, those, parts) == pytest.approx(value, abs=0.02)
+    assert MEASURES["relearn"].function(models, those, parts) == pytest.approx(1, abs=0.05)
+
+
+# ---- against independent implementations ----
+
+
+def groups(n=20, samples=9, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(0.5, 1.5, (n, samples)), generator.normal(0, 1, (n + 5, samples))
+
+
+def test_w1_is_that_of_scipy():
+    left, right = groups()
+    expected = [stats.wasserstein_distance(*pair) for pair in zip(left.T, right.T, strict=True)]
+    np.testing.assert_allclose(wasserstein(left, right), expected, rtol=1e-12)
+
+
+def test_klom_is_the_integral_over_the_densities():
+    left, right = groups()
+    for found, own, theirs in zip(klom(left, right), left.T, right.T, strict=True):
+        p, q = (stats.norm(each.mean(), each.std(ddof=1)) for each in (own, theirs))
+        integral, _ = integrate.quad(lambda x, p=p, q=q: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -20, 20, limit=200)
+        assert found == pytest.approx(integral, rel=1e-6)
+
+
+def test_narrow_gaussians_have_the_width_of_the_floor():
+    """A tenth of the median of the oracles' widths, of both: equal means then give 0, and no infinity comes out."""
+    right = groups()[1]
+    constant = np.tile(right.mean(axis=0), (6, 1))
+    least = 0.1 * np.median(right.std(axis=0, ddof=1))
+    expected = np.log(right.std(axis=0, ddof=1) / least) + least**2 / (2 * right.var(axis=0, ddof=1)) - 0.5
+    np.testing.assert_allclose(klom(constant, right), expected, rtol=1e-9)
+    assert np.isfinite(klom(constant, constant)).all() and np.allclose(klom(constant, constant), 0)
+
+
+def test_epsilon_is_the_best_of_all_threshold_attacks():
+    """From the definition: each threshold, either side, both forms of the bound, with one added to each count."""
+    left, right = groups(n=7)
+
+    def attack(own, theirs, threshold, above):
+        guess = (lambda values: values > threshold) if above else (lambda values: values <= threshold)
+        fnr = min((np.sum(~guess(own)) + 1) / (len(own) + 1), 1)
+        fpr = min((np.sum(guess(theirs)) + 1) / (len(theirs) + 1), 1)
+        sides = [(1 - fpr) / fnr, (1 - fnr) / fpr]
+        return max(0.0, *(np.log(side) for side in sides if side > 0))
+
+    for found, own, theirs in zip(epsilon(left, right), left.T, right.T, strict=True):
+        every = [attack(own, theirs, t, above) for t in (*own, *theirs) for above in (True, False)]
+        assert found == pytest.approx(max(every))
+
+
+def test_the_roc_curve_is_that_of_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(0)
+    positive, negative = generator.integers(0, 9, 50), generator.integers(2, 11, 80)  # with equal scores
+    labels, together = np.repeat([1, 0], [50, 80]), np.concatenate([positive, negative])
+    assert evaluation.attack_auc(positive, negative) == pytest.approx(roc_auc_score(labels, together))
+
+
+# ---- mistakes that others made ----
+
+
+def shuffled(models, order):
+    return Models(models.z[:, order], models.relearn)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_shuffling_the_samples_of_all_changes_nothing(name):
+    """Of models, oracles and masks alike: samples are compared one by one, and by nothing else."""
+    generator = np.random.default_rng(0)
+    order = generator.permutation(40)
+    parts = Parts(
+        np.arange(40) < 10, np.arange(40) < 12, (np.arange(40) >= 10) & (np.arange(40) < 25), np.arange(40) >= 25
+    )
+    places = np.linspace(-3, 3, 40)
+    models, those = (
+        Models(places + generator.normal(0, 1, (12, 40)), generator.poisson(9, 12) + 1.0) for _ in range(2)
+    )
+    found = MEASURES[name].function(models, those, parts)
+    moved = Parts(*(part[order] for part in parts))
+    again = MEASURES[name].function(shuffled(models, order), shuffled(those, order), moved)
+    assert again == pytest.approx(found, rel=1e-12)
+
+
+def test_two_passes_over_a_shuffled_loader_are_no_comparison():
+    """Where one side alone is shuffled, oracles are far from themselves: what is stored is in the order of the data."""
+    places = np.linspace(-3, 3, 40)
+    those = [Models(places + np.random.default_rng(seed).normal(0, 0.2, (20, 40)), np.ones(20)) for seed in (0, 1)]
+    order, parts = np.random.default_rng(0).permutation(40), every_part(40)
+    apart = MEASURES["w1"].function(shuffled(those[0], order), those[1], parts)
+    assert apart > 10 * MEASURES["w1"].function(*those, parts)
+
+
+def test_z_is_signed_by_the_label_that_the_logit_is_of():
+    """p and 1 - p are not mixed up: of a right logit z is positive, and the loss log(1 + exp(-z)) small."""
+    logits, labels = np.array([[3.0, -3.0, 3.0, -3.0]]), np.array([1, 0, 0, 1])
+    z = signed(logits, labels)
+    np.testing.assert_array_equal(z, [[3, 3, -3, -3]])
+    p = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(np.logaddexp(0, -z), -np.log(np.where(labels == 1, p, 1 - p)))
+    with refused("labels"):
+        signed(logits, labels[:3])
+
+
+# ---- floors and verdicts ----
+
+
+def arms(shift, *, n=20, seed=0, samples=30):
+    generator = np.random.default_rng(seed)
+    return [Models(generator.normal(mean, 1, (n, samples)), generator.poisson(20, n) + 1.0) for mean in (shift, 0, 0)]
+
+
+def test_an_oracle_in_a_methods_place_is_within_the_floor_on_every_measure(monkeypatch):
+    """In 24 draws no more excesses have an interval above 0 than chance gives; of a method that is off, all have."""
+    monkeypatch.setattr(evaluation, "SUBSAMPLES", 100)
+    parts = every_part(30)
+    above = {name: 0 for name in MEASURES}
+    for seed in range(24):
+        for name, measure in MEASURES.items():
+            above[name] += scores(measure, *arms(0, seed=seed), parts)["excess_low"] > 0
+    assert max(above.values()) <= 5, above  # 2.5 % of 24 is .6
+    for name in MEASURES.keys() - {"relearn", "corrective_validation"}:
+        found = scores(MEASURES[name], *arms(-2.0), parts)
+        assert found["excess_low"] > 0 and found["distance"] > 2 * found["unit"], name
+
+
+def test_p_of_an_oracle_is_uniform_and_that_of_a_teacher_small(monkeypatch):
+    monkeypatch.setattr(evaluation, "PERMUTATIONS", 199)
+    parts, measure = every_part(30), MEASURES["w1"]
+    p = [evaluation.permutation_p(measure, *arms(0, seed=seed), parts) for seed in range(60)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01 and np.mean(np.array(p) < 0.05) < 0.15
+    assert evaluation.permutation_p(measure, *arms(1.0), parts) == 1 / 200
+
+
+def test_half_samples_cover_the_truth_as_often_as_they_say(monkeypatch):
+    """Of a mean of 20: the interval holds 0 in about 93 % of cases (a normal one with a known width in 95 %)."""
+    monkeypatch.setattr(evaluation, "SUBSAMPLES", 200)
+    held = 0
+    for seed in range(200):
+        own = {"models": draw(0, n=20, samples=1, seed=seed)}
+        estimate = np.array([own["models"].z.mean()])
+        low, high = evaluation.half_sample_interval(lambda own: np.array([own["models"].z.mean()]), own, estimate)
+        held += low[0] <= 0 <= high[0]
+    assert 0.88 <= held / 200 <= 0.98
+
+
+def test_holms_rule():
+    """The smallest times four, the next times three, never falling, and without those that were not tested."""
+    found = evaluation.holm(np.array([0.04, 0.01, np.nan, 0.03, 0.5]))
+    np.testing.assert_allclose(found, [0.09, 0.04, np.nan, 0.09, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("p", "excess_high", "teacher_excess", "words"),
+    [
+        (0.01, 0.0, 9.0, "above"),
+        (0.2, 0.8, 9.0, "within"),
+        (0.2, 1.0, 9.0, "undecided"),
+        (0.2, 0.1, -1.0, "undecided"),
+        (1.0, -0.5, 9.0, "within"),
+    ],
+)
+def test_verdicts(p, excess_high, teacher_excess, words):
+    assert evaluation.verdict(p, excess_high, teacher_excess) == words
+
+
+# ---- the stage ----
+
+
+def small_data(*, validation_seed=None):
+    train, val = separable_split(80, 16), separable_split(60, 16, seed=1)
+    if validation_seed is not None:
+        val = Split(val.x, np.random.default_rng(validation_seed).permutation(val.y))
+    return Dataset(train, val, "small", 16, {"source": "drawn", "sha256": sha256(*train, *val)})
+
+
+SHORT = Training(60, 16, 0.03)
+SMALL = replace(
+    run_unlearn_mnist.QUICK, stages=("evaluation",), evaluated=("mlp",), evaluated_hidden="16", teachers=4, draws=2,
+    selection_runs=2, methods=("cf", "ga"), block=2, workers=2, optimization_level=0, unlearn_labels=30,
+    mlp=replace(run_unlearn_mnist.QUICK.mlp, teacher=SHORT, unlearn=Training(5, 16, 0.01)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation")
+    data = small_data()
+    folder = run_studies(replace(SMALL, out=out), data, run_unlearn_mnist.STUDIES)
+    return (
+        data,
+        out,
+        {name: storage.read_dataset(folder / f"{name}.nc") for name in ("evaluation", "selection")},
+        folder,
+    )
+
+
+def test_the_study_is_complete(studied):
+    found, chosen = studied[2]["evaluation"], studied[2]["selection"]
+    assert set(found.unlearner.values) == {"teacher", "oracle", "cf", "ga"} and found.sizes["draw"] == 2
+    assert set(found.measure.values) == set(MEASURES)
+    assert found[["value", "distance", "floor", "unit", "excess_low", "excess_high", "p"]].notnull().all()
+    assert found.null.sel(unlearner=["cf", "ga"]).notnull().all() and found.null.sel(unlearner="teacher").isnull().all()
+    assert (found.lost == 0).all() and found.accuracy.notnull().sum("run").min() == 4
+    assert chosen.accuracy.sizes["setting"] == 4 and chosen.chosen.notnull().all()
+    assert chosen.setting_words.sel(unlearner="ga").values.ravel().tolist()[3] == "rate 0.04, ce 1, forget 0.05"
+
+
+def test_the_choice_is_the_largest_smaller_of_held_out_accuracy_and_forgetting(studied):
+    chosen = studied[2]["selection"].sel(model="MLP[16]", poison="labels")
+    for name in ("cf", "ga"):
+        own = chosen.sel(unlearner=name)
+        both = np.minimum(own.accuracy.mean(("draw", "run")), own.forgetting.mean(("draw", "run")))
+        assert int(own.chosen) == int(both.argmax("setting"))
+
+
+def test_a_teacher_of_an_mlp_is_far_above_the_floor_and_an_oracle_is_not(studied):
+    found = studied[2]["evaluation"].sel(model="MLP[16]", poison="labels", measure="w1")
+    ratio = (found.distance / found.unit).mean("draw")
+    assert float(ratio.sel(unlearner="teacher")) > 3 > 2 > float(ratio.sel(unlearner="oracle"))
+
+
+def test_what_is_trained_is_what_is_scored_and_oracles_never_saw_the_forget_set(studied):
+    """The stored logits are those of the stored parameters; and the retained samples hold none of the forget set."""
+    data, out, found, _ = studied
+    store, rows = Store(out / "jobs"), list(oracles.evaluation_study(SMALL, data))
+    model = rows[0].job.case.model if hasattr(rows[0].job, "case") else rows[0].job.model
+    fits = [row.job for row in rows if isinstance(row.job, oracles.Fit)]
+    for job in fits[:: max(len(fits) // 6, 1)]:
+        arrays = store.load(job)[0]
+        params = tensors_to_params(
+            model, {name: array[0] for name, array in arrays.items() if name.startswith("params")}
+        )
+        logits = model.logits(params, np.concatenate([data.train.x, data.train.x, data.val.x]))
+        np.testing.assert_allclose(arrays["logit"][0], logits, atol=1e-4)
+    oracle = next(row.job for row in rows if row.place["unlearner"] == "oracle")
+    masks, block = oracles.block_inputs(oracle, data)
+    kept = {sample.tobytes() for sample in np.asarray(block.retain.x[0])}
+    forgotten = {sample.tobytes() for sample in np.asarray(block.forget.x[0])}
+    assert forgotten and not kept & forgotten and len(kept) + len(forgotten) == masks["mask"].shape[1]
+
+
+def test_halves_and_further_oracles_share_no_seed(studied):
+    data = studied[0]
+    case, _ = next(oracles.cases(SMALL, data, [0], 4))
+    blocks = [job.runs for group in oracles.ORACLES for job in case.oracles(group)]
+    assert len({run for runs in blocks for run in runs}) == sum(map(len, blocks))
+
+
+def test_permuted_validation_labels_change_no_choice_and_no_verdict(studied, tmp_path):
+    """Another data set by its hash: all is computed anew."""
+    other = small_data(validation_seed=5)
+    assert other.provenance != studied[0].provenance
+    folder = run_studies(replace(SMALL, out=tmp_path), other, run_unlearn_mnist.STUDIES)
+    for study, names in {"selection": ("accuracy", "forgetting", "chosen"), "evaluation": ("p",)}.items():
+        again = storage.read_dataset(folder / f"{study}.nc")
+        for name in names:
+            np.testing.assert_array_equal(again[name], studied[2][study][name])
+    again = storage.read_dataset(folder / "evaluation.nc")
+    for name in ("distance", "excess_high", "unit"):
+        np.testing.assert_array_equal(again[name].sel(measure="w1"), studied[2]["evaluation"][name].sel(measure="w1"))
+    assert not np.array_equal(again.distance, studied[2]["evaluation"].distance)
+    verdicts = [tables.over_draws(each).query("measure == 'verdict'").value.tolist()
+                for each in (again, studied[2]["evaluation"])]  # fmt: skip
+    assert verdicts[0] == verdicts[1]
+
+
+def test_epochs_are_chosen_without_the_validation_set():
+    """Held-out samples are of the training set, and stand in place of the validation set."""
+    data = small_data()
+    config = replace(SMALL, stages=("epochs",), epoch_grid=(2, 4))
+    jobs = [row.job for row in oracles.epochs(config, data)]
+    assert {job.held_out_percent for job in jobs} == {20} and {job.draw for job in jobs} == set(oracles.CHOICE_DRAWS)
+    _, block = oracles.block_inputs(jobs[0], data)
+    train, held = ({row.tobytes() for row in each} for each in (data.train.x, np.asarray(block.validation)))
+    assert held and held <= train
+    seen = {row.tobytes() for part in (block.retain, block.forget) for row in np.asarray(part.x[0])}
+    assert not held & seen and len(held) + len(seen) == len(train)
+
+
+def test_the_rule_takes_the_first_count_at_which_doubling_changes_little():
+    import xarray as xr
+
+    generator = np.random.default_rng(0)
+    means = np.array([0.5, 0.8, 0.9, 0.901, 0.9])
+    accuracy = means[:, None, None, None] + generator.normal(0, 0.01, (5, 2, 8, 3))
+    dims = ("model", "poison", "epochs", "draw", "run", "split")
+    coords = {"model": ["M"], "poison": ["labels"], "epochs": [50, 100, 200, 400, 800], "draw": [0, 1],
+              "run": range(8), "split": ["validation", "retain", "forget_clean"]}  # fmt: skip
+    results = xr.Dataset({"accuracy": (dims, accuracy[None, None])}, coords)
+    results = results.assign_coords(family=("model", ["MLP"]), size=("model", [1.0]))
+    assert tables.oracle_epochs(results).epochs.tolist() == [200]
+    rising = results.assign(accuracy=results.accuracy + results["epochs"] / 800)
+    assert np.isnan(tables.oracle_epochs(rising).epochs).all()
+
+
+def test_the_figures_and_the_table(studied, capsys):
+    folder = studied[3]
+    drawn = {path.stem for path in figures.save_all(folder)}
+    assert {"forgetting_scores", "forgetting_logits", "forgetting_attack", "forgetting_cost"} <= drawn
+    tables.print_summary(folder, ("evaluation",))
+    said = capsys.readouterr().out
+    assert "Fine-tune" in said or "cf" in said
+    for word in ("undecided", "null arm", "floor", "cost"):
+        assert word in said
+
+
+def test_a_method_that_diverges_is_counted_and_scored_by_nothing(tmp_path):
+    config = replace(SMALL, methods=("ga",), draws=1, selection_runs=0, out=tmp_path, hyper=("ga.forget=1e30",),
+                     mlp=replace(SMALL.mlp, unlearn=Training(5, 16, 1e30)))  # fmt: skip
+    folder = run_studies(config, small_data(), run_unlearn_mnist.STUDIES)
+    found = storage.read_dataset(folder / "evaluation.nc").sel(unlearner="ga")
+    assert float(found.lost.max()) > 0 and found.distance.isnull().all() and found.p.isnull().all()
+    assert len(figures.save_all(folder)) >= 4
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("teachers", 3), ("draws", 0), ("selection_runs", -1), ("epoch_grid", (50, 120)), ("epoch_grid", (0,)),
+     ("oracle_epochs", ("mlp",)), ("oracle_epochs", ("tree=5",)), ("oracle_epochs", ("mlp=0",)),
+     ("evaluated", ("forest",)), ("evaluated_hidden", "16;4")],
+)  # fmt: skip
+def test_flags_that_make_no_sense_are_one_line(flag, value):
+    with refused("allowed"):
+        replace(SMALL, **{flag: value})
+
+
+# ---- the committed results ----
+
+
+def committed(data, study):
+    path = ROOT / "results" / data / "corrected" / f"{study}.nc"
+    return storage.read_dataset(path)
+
+
+@pytest.mark.parametrize(("data", "script"), [("mnist", run_unlearn_mnist), ("xxz", run_unlearn_xxz)])
+def test_the_committed_epochs_are_those_that_the_rule_finds(data, script):
+    """One count for each family: the larger, where it has two poisons."""
+    found = tables.oracle_epochs(committed(data, "epochs")).groupby("family").epochs.max()
+    used = {name.lower(): count for name, count in script.CORRECTED.epochs_of_oracles().items()}
+    assert used == {family.lower(): count for family, count in found.items()}
+
+
+@pytest.mark.parametrize("data", ["mnist", "xxz"])
+def test_in_the_committed_results_oracles_are_within_the_floor_and_the_mlps_teacher_above(data):
+    found = committed(data, "evaluation")
+    assert found.sizes["draw"] == 3 and len(json.loads(found.attrs["jobs"])) > 100
+    oracle = found.sel(unlearner="oracle")
+    above = (oracle.excess_low > 0).where(oracle.excess.notnull())
+    assert float(above.mean()) < 0.1  # 2.5 % are above by chance
+    assert float((oracle.p < 0.05).mean()) < 0.2
+    teacher = found.sel(unlearner="teacher", poison="labels", measure="w1")
+    mlp = teacher.sel(model=[name for name in teacher.model.values if name.startswith("MLP")])
+    assert (mlp.distance > 3 * mlp.unit).all() and (mlp.p < 0.01).all()
