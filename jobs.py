@@ -93,7 +93,7 @@ class Runs(Job):
 
 def job_fields(job: Job) -> dict[str, Any]:
     """All that the job's numbers depend on, as JSON; of jobs that it needs, their own. NoSource where code has none."""
-    return keys.describe(job)
+    return keys.fields_of(job)
 
 
 def job_key(job: Job) -> str | None:

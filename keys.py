@@ -50,10 +50,19 @@ def key_of(fields: dict[str, Any]) -> str:
 
 def with_process(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields, and what of the process changes numbers."""
-    own = {"numerics": NUMERICS, "settings": settings()}
-    require(not own.keys() & fields.keys(), "job", f"fields named {', '.join(sorted(own.keys() & fields.keys()))}",
-            "other names: these stand for the process")  # fmt: skip
-    return {**fields, **own}
+    return {**fields, **_process()}
+
+
+def _process() -> dict[str, Any]:
+    return {"numerics": NUMERICS, "settings": settings()}
+
+
+def fields_of(job: Any) -> dict[str, Any]:
+    """A dataclass as JSON; BadInput where a field has a name under which what of the process changes numbers stands."""
+    fields = describe(job)
+    taken = ", ".join(sorted(_process().keys() & fields.keys()))
+    require(not taken, "job", f"a field named {taken} of {type(job).__name__}", "other names")
+    return fields
 
 
 def settings() -> dict[str, Any]:
