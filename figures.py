@@ -31,7 +31,7 @@ import storage
 import tables
 from checks import any_terminal
 from evaluation import MEASURES, PRIMARY
-from tables import count_of_runs, method_titles, one_of_each_family, ordered, places
+from tables import count_of_runs, method_titles, models_and_poisons, one_of_each_family, ordered
 
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
@@ -143,7 +143,7 @@ def _finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figu
 
 
 def _flipped(results: xr.Dataset) -> list[str]:
-    return [model for model, poison in places(results) if poison == "labels"]
+    return [model for model, poison in models_and_poisons(results) if poison == "labels"]
 
 
 # ---- figures ----
@@ -154,7 +154,7 @@ def noise_sweep(results: xr.Dataset) -> plt.Figure:
 
     Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
-    poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), places(results)
+    poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), models_and_poisons(results)
     models = [model for model in every if all((model, poison) in rows for poison in poisons)] or every
     places, xlabel = itertools.product(models, poisons), "poisoned share of the training set α (%)"
     for axis, (model, poison) in _panels(places, xlabel, "accuracy", rows=len(models)):
@@ -287,7 +287,7 @@ def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
     Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and the true ones; of
     randomised features, on poisoned and clean inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
     """
-    rows, titles, styles = places(results), method_titles(results), method_styles(results)
+    rows, titles, styles = models_and_poisons(results), method_titles(results), method_styles(results)
     if not rows:
         return None
     places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
@@ -310,7 +310,7 @@ def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
 
 def weight_maps(results: xr.Dataset) -> plt.Figure | None:
     """Final validation accuracy over each method's weights: a heat map over two of them, a line over one."""
-    rows, titles, styles = places(results), method_titles(results), method_styles(results)
+    rows, titles, styles = models_and_poisons(results), method_titles(results), method_styles(results)
     if not rows:
         return None
     means = results.accuracy.mean("run")
@@ -346,7 +346,7 @@ def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> None:
 
 def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
     """Accuracies of oracles against how long they are trained: a row for each poison, a column for each model."""
-    rows = places(results)
+    rows = models_and_poisons(results)
     if not rows:
         return None
     poisons = list(dict.fromkeys(poison for _, poison in rows))
@@ -366,15 +366,15 @@ def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
         axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
         axis.minorticks_off()
     draws, runs = results.sizes["draw"], results.sizes["run"]
-    text = (f"oracles: the teacher's training on the retained samples alone, a fifth of which is held out; mean of {runs} "
-            f"seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The rule: the first count at "
-            "which doubling it moves no accuracy by as much as its standard deviation over seeds")  # fmt: skip
+    text = ("oracles: the teacher's training on the retained samples alone, a fifth of which is held out; mean of "
+            f"{runs} seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The rule: the first "
+            "count at which doubling it moves no accuracy by as much as its standard deviation over seeds")  # fmt: skip
     return _finished(text, results, legend=True)
 
 
 def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     """Distance of every arm from the oracles by every measure, in units of the floor: a heat map for each model."""
-    rows, titles = places(results), method_titles(results)
+    rows, titles = models_and_poisons(results), method_titles(results)
     if not rows:
         return None
     measures = [name for name in MEASURES if name in results.measure.values]
@@ -406,15 +406,15 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     figure.colorbar(
         image, ax=[axis for axis, _ in panels], label="distance from the oracles over the floor", shrink=0.7
     )
-    text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean over "
-            f"random halves); mean over {results.sizes['draw']} draws of the poison, n = {count_of_runs(results)} models of "
-            "each kind. 1: not to be told from an oracle; dash: no floor, all oracles give one value")  # fmt: skip
+    text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
+            f"over random halves); {_draws_words(results)}. 1: not to be told from an oracle; dash: no floor, all "
+            "oracles give one value")  # fmt: skip
     return _finished(text, results)
 
 
 def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
     """Logits, signed by the true label, of some forget samples in every arm, on the first draw of the poison."""
-    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
     examples = results.example.values[:3]
@@ -422,7 +422,7 @@ def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
     pairs = itertools.product(rows, examples)
     for axis, ((model, poison), example) in _panels(pairs, "signed logit", rows=len(rows)):
         own = results.z.sel(model=model, poison=poison, example=example)[{"draw": 0}]
-        for place, (arm, title) in enumerate(reversed(titles.items())):
+        for place, arm in enumerate(reversed(titles)):
             values = own.sel(unlearner=arm).dropna("run").values
             colour, _ = styles[arm]
             axis.plot(
@@ -434,14 +434,14 @@ def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
         shown = list(reversed(titles.values())) if example == examples[0] else [""] * len(titles)
         axis.set_yticks(range(len(titles)), labels=shown)
         axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)},\nforget sample {example + 1}", fontsize=7.5)
-    text = (f"logits of the first {len(examples)} samples of the forget set, positive where they are for the true label; a "
-            f"dot for each of n = {count_of_runs(results)} models, bar: median; first draw of the poison")  # fmt: skip
+    text = (f"logits of the first {len(examples)} samples of the forget set, positive where they are for the true "
+            f"label; a dot for each of n = {count_of_runs(results)} models, bar: median; first draw")  # fmt: skip
     return _finished(text, results)
 
 
 def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
     """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the forget set."""
-    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
     columns = min(len(rows), 4)
@@ -459,15 +459,14 @@ def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
             axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
         axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
         axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}", xlim=(0, 1), ylim=(0, 1))
-    text = (f"likelihood-ratio attack on the forget set, mean over {results.sizes['draw']} draws of the poison, "
-            f"n = {count_of_runs(results)} models of each kind; oracle: further oracles in a method's place (the floor); "
-            "vertical line: 5 % false positives")  # fmt: skip
+    text = (f"likelihood-ratio attack on the forget set; {_draws_words(results)}; oracle: further oracles in a "
+            "method's place (the floor); vertical line: 5 % false positives")  # fmt: skip
     return _finished(text, results, legend=True)
 
 
 def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
-    """Distance from the oracles against cost: every method a point with its error; teacher, floor and oracle as marks."""
-    rows, titles, styles = places(results), method_titles(results), arm_styles(results)
+    """Distance from the oracles against cost: methods as points with errors; teacher, floor and oracle as marks."""
+    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
     columns = min(len(rows), 4)
@@ -494,10 +493,16 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
             axis.errorbar(cost, point.value, bars, fmt=marks[arm], color=colour, markersize=4, capsize=2, label=title)
         axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", yscale="log")
         axis.set_xlim(left=-0.05)
-    text = (f"W1 distance of the logits from half of the oracles, mean over {results.sizes['draw']} draws of the poison, "
-            f"n = {count_of_runs(results)} models of each kind; bars: 95 % intervals (half-sampling, conditional on the "
-            "draws); the teacher costs nothing more; floor: one half of the oracles from the other")  # fmt: skip
+    text = (f"W1 distance of the logits from half of the oracles; {_draws_words(results)}; bars: 95 % intervals "
+            "(half-sampling, conditional on the draws); the teacher costs nothing more; floor: one half of the oracles "
+            "from the other")  # fmt: skip
     return _finished(text, results, legend=True)
+
+
+def _draws_words(results: xr.Dataset) -> str:
+    draws = results.sizes["draw"]
+    over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
+    return f"{over}, n = {count_of_runs(results)} models of each kind"
 
 
 def arm_styles(results: xr.Dataset) -> dict[str, tuple]:

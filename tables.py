@@ -333,7 +333,7 @@ def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
     methods = [name for name in ordered(results, "unlearner") if name not in ("teacher", "oracle")]
     distance = results.distance.sel(measure=PRIMARY, unlearner=methods)
     rows = []
-    for model, poison in places(results):
+    for model, poison in models_and_poisons(results):
         own = (
             distance.sel(model=model, poison=poison)
             .dropna("unlearner", how="all")
@@ -348,7 +348,7 @@ def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
     )
 
 
-def places(results: xr.Dataset) -> list[tuple[str, str]]:
+def models_and_poisons(results: xr.Dataset) -> list[tuple[str, str]]:
     """The pairs of model and poison that the study holds."""
     pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
     return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
@@ -438,6 +438,11 @@ def markdown(table: Table) -> str:
 
 # ---- what a script ends with ----
 
+FORGETTING = {  # measures of the stage evaluation, by what a table calls them
+    "w1": "W1", "w1 unit": "floor", "w1 null": "null arm", "p": "p", "verdict": "verdict", "klom": "KLoM",
+    "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
+}  # fmt: skip
+
 SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
     "noise_sweep": (sweep, partial(Table, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
         spread=(), title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs; "
@@ -453,11 +458,9 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near Retrain: the share of "
         "cells within .05 of it")),
     "epochs": (epochs, partial(Table, rows=("poison", "model"), title="Oracles: accuracy on held-out retained "
-        "samples after so many epochs, mean of n = {n} runs on each of two draws; rule: the first count at which doubling "
-        "it moves no accuracy by as much as its standard deviation over seeds; used: in the stage evaluation")),
-    "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures={
-            "w1": "W1", "w1 floor": "floor", "w1 null": "null arm", "p": "p", "verdict": "verdict", "klom": "KLoM",
-            "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost"},
+        "samples after so many epochs, mean of n = {n} runs on two draws; rule: the first count at which doubling it "
+        "moves no accuracy by as much as its standard deviation over seeds; used: in the stage evaluation")),
+    "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="Distance from the oracles on the forget set, n = {n} models of each kind, mean over the "
         "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of one half "
         "of the oracles from the other; null arm: that of teachers trained on with the poison for as many steps; p: "
@@ -586,6 +589,12 @@ def _paired_gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([across, within], ignore_index=True).assign(poison="labels")
 
 
+def _forgetting(read: Studies, data: str) -> Table:
+    measures = FORGETTING | {"tow": "ToW", "tpr": "TPR", "corrective": "acc. poisoned", "seconds": "seconds"}
+    tidy = read.gather(evaluation, data, presets=["corrected"])
+    return Table(tidy, ("poison", "model", "title"), measures=measures, spread=("w1",))
+
+
 ALPHA = ("alpha_percent",)
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
@@ -607,6 +616,11 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "paired-gauge": lambda read: Table(read.gather(_paired_gauges, "xxz", presets=["paper"]), *MINUS),
     "sizes": lambda read: _at_alphas(_flipped(read, "xxz"), (0, 20, 30, 40), "data", "preset", "runs", "model"),
     "unlearning-xxz": lambda read: Table(read.gather(unlearning, "xxz"), *METHODS),
+    "epochs": lambda read: Table(read.gather(epochs, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
+    "evaluation-mnist": lambda read: _forgetting(read, "mnist"),
+    "evaluation-xxz": lambda read: _forgetting(read, "xxz"),
+    "rankings": lambda read: Table(read.gather(rankings, "mnist", "xxz", presets=["corrected"]),
+        ("data", "poison", "model")),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
         ("preset", "measure"), "{measure}, {preset}"),
     "landscape": lambda read: Table(_traces_beside_published(read), ("model", "quantity", "published"), ("preset",),

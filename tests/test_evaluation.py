@@ -81,7 +81,7 @@ def test_epsilon_of_randomised_response_is_its_budget(budget):
 
 
 def test_epsilon_and_delta_of_the_gaussian_mechanism():
-    """The ε of a shift of 1 at δ = .2: that of the best threshold on the exact distributions (that on draws is above)."""
+    """The ε of a shift of 1 at δ = .2: that of the best threshold on the exact distributions, below that on draws."""
     at = np.linspace(-6, 6, 4001)
     fpr, fnr = stats.norm.sf(at), stats.norm.cdf(at - 1)
     exact = np.log(np.maximum(1 - 0.2 - fpr, 1e-300) / fnr).max()
@@ -219,7 +219,7 @@ def test_an_oracle_in_a_methods_place_is_within_the_floor_on_every_measure(monke
     """In 24 draws no more excesses have an interval above 0 than chance gives; of a method that is off, all have."""
     monkeypatch.setattr(evaluation, "SUBSAMPLES", 100)
     parts = every_part(30)
-    above = {name: 0 for name in MEASURES}
+    above = dict.fromkeys(MEASURES, 0)
     for seed in range(24):
         for name, measure in MEASURES.items():
             above[name] += scores(measure, *arms(0, seed=seed), parts)["excess_low"] > 0
@@ -327,7 +327,7 @@ def test_a_teacher_of_an_mlp_is_far_above_the_floor_and_an_oracle_is_not(studied
 
 def test_what_is_trained_is_what_is_scored_and_oracles_never_saw_the_forget_set(studied):
     """The stored logits are those of the stored parameters; and the retained samples hold none of the forget set."""
-    data, out, found, _ = studied
+    data, out, *_ = studied
     store, rows = Store(out / "jobs"), list(oracles.evaluation_study(SMALL, data))
     model = rows[0].job.case.model if hasattr(rows[0].job, "case") else rows[0].job.model
     fits = [row.job for row in rows if isinstance(row.job, oracles.Fit)]
@@ -406,7 +406,7 @@ def test_the_figures_and_the_table(studied, capsys):
     tables.print_summary(folder, ("evaluation",))
     said = capsys.readouterr().out
     assert "Fine-tune" in said or "cf" in said
-    for word in ("undecided", "null arm", "floor", "cost"):
+    for word in ("verdict", "null arm", "floor", "cost"):
         assert word in said
 
 

@@ -15,12 +15,14 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
-from conftest import assert_trees_equal, random_split, run_python
+from conftest import assert_trees_equal, random_split, refused, run_python
 
+import evaluation
 import experiments
 import jobs
 import keys
 import models
+import oracles
 import poison_unlearn
 import run_hessian
 import run_unlearn_xxz
@@ -110,6 +112,8 @@ def changes():
     yield "size", replace(FIT, size=2)
     yield "side by side", replace(FIT, side_by_side=False)
     yield "record", replace(FIT, record="end")
+    yield "what it is trained on", replace(FIT, retains=True)
+    yield "held out", replace(FIT, held_out_percent=20)
 
 
 def test_a_key_holds_all_that_the_numbers_depend_on():
@@ -117,8 +121,20 @@ def test_a_key_holds_all_that_the_numbers_depend_on():
     assert len(found) == len(list(changes())) + 1 and None not in found
     assert {field.name for field in dataclasses.fields(Fit)} == {
         "data", "model", "poison", "method", "start", "draw", "teacher_run", "seed", "block", "size", "side_by_side",
-        "record",
+        "record", "retains", "held_out_percent",
     }  # fmt: skip
+
+
+def test_a_field_that_would_hide_what_of_the_process_changes_numbers_is_refused():
+    """A job of one's own with a field of such a name had one key for all its values."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(Job):
+        settings: int = 0
+
+    assert job_key(Mine(data="d")) is not None
+    with refused("settings of Mine"):
+        job_key(Mine(data="d", settings=1))
 
 
 def test_equal_jobs_have_equal_keys_and_types_of_numbers_are_no_matter():
@@ -216,10 +232,12 @@ def test_what_a_function_closes_over_counts():
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
-    modules = (models, poison_unlearn, experiments, jobs, run_hessian, run_unlearn_xxz)
-    kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm)
+    modules = (models, poison_unlearn, experiments, evaluation, oracles, jobs, run_hessian, run_unlearn_xxz)
+    kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
+             oracles.Case)  # fmt: skip
     classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
-    code = [*(each for each in classes if issubclass(each, kinds)), *poison_unlearn.POISONS.values()]
+    functions = (*poison_unlearn.POISONS.values(), *(measure.function for measure in evaluation.MEASURES.values()))
+    code = [*(each for each in classes if issubclass(each, kinds)), *functions]
     own = {digest for each in code for digest in keys.source_hashes(each)}
     assert own == keys.OWN_SOURCES, "\n".join(sorted(own))
 

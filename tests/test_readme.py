@@ -24,6 +24,7 @@ quick = run_unlearn_mnist.QUICK
 short = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")}
 run_unlearn_mnist.QUICK = replace(
     quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4", depth=1,
+    evaluated_hidden="4",
     map_weights=(0.0, 0.5), optimization_level=0, out=Path("mine"), mlp=replace(quick.mlp, **short),
     qnn=replace(quick.qnn, **short),
 )
@@ -61,6 +62,17 @@ def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_fig
         assert figure.stat().st_size > 10_000
     jobs = json.loads(cells.attrs["jobs"])
     assert len(jobs) == 4 and all(entry["fields"]["method"]["source"] for entry in jobs.values())
+
+
+def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_path):
+    done = run_example("def worst_sample", tmp_path, "from tables import report; report(folder, config.stages)")
+    own = results_of(tmp_path, "evaluation").sel(measure="worst")
+    assert own.measure_title == "worst sample" and "verdict" in done.stdout
+    assert (
+        own[["value", "value_low", "value_high", "floor", "unit", "excess"]].notnull().all() and (own.value > 0).all()
+    )
+    (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
+    assert figure.stat().st_size > 10_000
 
 
 def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
