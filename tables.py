@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.stats import kendalltau
 
 import metrics
 import storage
@@ -329,6 +328,8 @@ def _costs(results: xr.Dataset) -> pd.DataFrame:
 
 def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Kendall's τ between the draws' rankings of the methods by their distance from the oracles: mean over pairs."""
+    from scipy.stats import kendalltau  # half a second, in every process that imports this module
+
     results = read[data, preset, "evaluation"]
     methods = [name for name in ordered(results, "unlearner") if name not in ("teacher", "oracle")]
     distance = results.distance.sel(measure=PRIMARY, unlearner=methods)
@@ -616,7 +617,8 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "paired-gauge": lambda read: Table(read.gather(_paired_gauges, "xxz", presets=["paper"]), *MINUS),
     "sizes": lambda read: _at_alphas(_flipped(read, "xxz"), (0, 20, 30, 40), "data", "preset", "runs", "model"),
     "unlearning-xxz": lambda read: Table(read.gather(unlearning, "xxz"), *METHODS),
-    "epochs": lambda read: Table(read.gather(epochs, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
+    "epochs": lambda read: Table(
+        read.gather(epochs, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
     "evaluation-mnist": lambda read: _forgetting(read, "mnist"),
     "evaluation-xxz": lambda read: _forgetting(read, "xxz"),
     "rankings": lambda read: Table(read.gather(rankings, "mnist", "xxz", presets=["corrected"]),
