@@ -11,7 +11,7 @@ run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
 test: $(VENV)/ready-dev     ## the whole test suite
-	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-all:                   ## the suite under each of Python 3.11, 3.12, 3.13 that is found
 	tests/every_python.sh

@@ -35,6 +35,15 @@ keys = st.integers(0, 2**32 - 1).map(jax.random.key)
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
+SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest are begun first: no process is left alone with one of them at the end."""
+    place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     """The embedded images, amplitude-encoded: no network, the same everywhere."""
