@@ -102,6 +102,7 @@ QUICK = replace(
     block=2,
     stages=("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
     evaluated=("mlp", "qnn"),
+    oracle_epochs=(),  # trained as the other teachers here
     teachers=4,
     draws=1,
     selection_runs=0,  # the hyper-parameters of the other stages
