@@ -16,7 +16,8 @@ import storage
 
 ROOT = Path(__file__).parents[1]
 TINY = (  # noqa: SIM905 - as one types them
-    "--preset quick --stages data noise_sweep unlearning weight_map --runs 2 --alphas 0 30 --hidden 4 --unlearn-hidden 4 --depth 1 --map-weights 0 0.2 "
+    "--preset quick --stages data noise_sweep unlearning weight_map --runs 2 --alphas 0 30 "
+    "--hidden 4 --unlearn-hidden 4 --depth 1 --map-weights 0 0.2 "
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
