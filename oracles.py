@@ -16,6 +16,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import xarray as xr
 
 import evaluation
@@ -35,7 +36,7 @@ from experiments import (
 from jobs import Arrays, Job, Runs, random_key
 from keys import backend
 from metrics import cross_entropy
-from models import Model, Params, Training, fit, logits_of
+from models import Model, Params, Training, logits_of
 from poison_unlearn import METHODS, FineTune, Method, Poison, Retrain
 from results import Row
 
@@ -194,26 +195,33 @@ class Relearn(Runs):
         if block.columns is not None:
             params = self.case.model.narrow(params, block.columns)
         keys = jnp.stack([random_key(self.seed, "relearn", run) for run in self.runs])
-        training = replace(self.case.training, epochs=RELEARN_STEPS, batch_size=0)
-        losses = _relearn(self.case.model, training, block.forget, params, keys, self.case.side_by_side)
-        there = np.asarray(losses) <= target
-        return {"steps": np.where(there.any(axis=1), there.argmax(axis=1), RELEARN_STEPS + 1)}
+        rate = self.case.training.learning_rate
+        steps = _relearn(self.case.model, rate, block.forget, params, keys, target, self.case.side_by_side)
+        return {"steps": np.asarray(steps)}
 
 
-@partial(jax.jit, static_argnames=("model", "training", "side_by_side"))
+@partial(jax.jit, static_argnames=("model", "side_by_side"))
 def _relearn(
-    model: Model, training: Training, forget: Split, params: Params, keys: jax.Array, side_by_side: bool
+    model: Model, rate: float, forget: Split, params: Params, keys: jax.Array, target: float, side_by_side: bool
 ) -> jax.Array:
-    """(runs, steps + 1), the loss on the poisoned forget set (runs, f, ...) before and after each step on it."""
+    """(runs,), after how many of Adam's steps on the whole forget set (runs, f, ...) its loss is at most the target."""
+    optimizer = optax.adam(rate)
 
     def one_run(arguments):
         own, start, key = arguments
+        loss = jax.value_and_grad(lambda params: cross_entropy(logits_of(model, params, own.x, key), own.y))
 
-        def loss(params, key=None):
-            return cross_entropy(logits_of(model, params, own.x, key), own.y)
+        def goes_on(carry):
+            *_, value, _, count = carry
+            return (value > target) & (count <= RELEARN_STEPS)
 
-        steps = training.keywords() | {"key": key, "measure": loss}
-        return fit(lambda params, *_: loss(params, _[-1]), start, len(own.y), **steps)[1]
+        def step(carry):
+            params, state, _, gradient, count = carry
+            updates, state = optimizer.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            return params, state, *loss(params), count + 1
+
+        return jax.lax.while_loop(goes_on, step, (start, optimizer.init(start), *loss(start), 0))[-1]
 
     arguments = (forget, params, keys)
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
