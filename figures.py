@@ -493,6 +493,7 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
             axis.errorbar(cost, point.value, bars, fmt=marks[arm], color=colour, markersize=4, capsize=2, label=title)
         axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", yscale="log")
         axis.set_xlim(left=-0.05)
+    plt.gcf().set_figheight(max(plt.gcf().get_figheight(), 0.17 * len(titles) + 0.8))  # room for the legend
     text = (f"W1 distance of the logits from half of the oracles; {_draws_words(results)}; bars: 95 % intervals "
             "(half-sampling, conditional on the draws); the teacher costs nothing more; floor: one half of the oracles "
             "from the other")  # fmt: skip

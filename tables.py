@@ -34,7 +34,7 @@ from evaluation import PRIMARY, holm, verdict
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
     "poison": ("labels", "features"), "version": ("none", "labels", "features"),
-    "unlearner": ("start", "teacher", "retrain", "cf", "scrub", "ga"),
+    "unlearner": ("start", "teacher", "oracle", "retrain", "cf", "scrub", "ga"),
 }  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
 Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
