@@ -257,9 +257,9 @@ class Method:
             found.append(replace(self, training=replace(self.training, learning_rate=rate), **changes))
         return tuple(dict.fromkeys(found))
 
-    def gradients(self, n_retain: int, n_forget: int) -> int:
-        """How many gradients of single samples a run takes."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how many gradients it takes")
+    def gradients(self, n_retain: int, n_forget: int) -> float:
+        """How many gradients of single samples a run takes; NaN for a method that does not say."""
+        return math.nan
 
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
