@@ -354,14 +354,14 @@ def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
     chosen = tables.oracle_epochs(results).set_index(["model", "poison"]).epochs
     styles = {"retain": ("retained", ("0.6", "-", "s")), "validation": ("held out", (PALETTE[0], "--", "o")),
               "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^"))}  # fmt: skip
+    least = float(results.accuracy.sel(split=list(styles)).mean(("draw", "run")).min())
     for axis, (model, poison) in _panels(pairs, "epochs", "accuracy", rows=len(poisons)):
         for split, (name, style) in styles.items():
             own = results.accuracy.sel(model=model, poison=poison, split=split).stack(each=("draw", "run"))
             own = own.dropna("epochs", how="all").reset_index("each").drop_vars(["draw", "run"]).rename(each="run")
             _curve(axis, own, style, name)
-        axis.axvline(results.used.sel(model=model).item(), color="0.3", linewidth=0.9, label="used")
         axis.axvline(chosen[model, poison], color=PALETTE[3], linestyle=":", label="found by the rule")
-        axis.set(xscale="log", title=f"{model}, {POISON_NAMES.get(poison, poison)}", ylim=(None, 1.01))
+        axis.set(xscale="log", title=f"{model}, {POISON_NAMES.get(poison, poison)}", ylim=(least - 0.01, 1.005))
         ticks = results["epochs"].values
         axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
         axis.minorticks_off()
@@ -392,7 +392,15 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
         image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
         for (row, column), cell in np.ndenumerate(cells):
-            words = "–" if np.isnan(cell) else f"{cell:.2g}" if cell < 100 else f"{cell:.0f}"
+            words = (
+                "–"
+                if np.isnan(cell)
+                else f"{cell:.2g}"
+                if cell < 100
+                else f"{cell:.0f}"
+                if cell < 1e4
+                else f"{cell:.0e}".replace("e+0", "e")
+            )
             bright = np.isnan(cell) or norm(cell) > 0.6
             axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
         axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)}")

@@ -348,8 +348,7 @@ def epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
         own = replace(case, training=replace(case.training, epochs=count))
         for job in own.oracles():
             place = {"model": case.model.label, "poison": case.poison.kind, "epochs": count, "draw": case.draw}
-            words = model_words(case.model) | {"used": ("model", float(case.training.epochs))}
-            yield Row("epochs", job, place, scores_table, own.shown(job), words)
+            yield Row("epochs", job, place, scores_table, own.shown(job), model_words(case.model))
 
 
 def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:

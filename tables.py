@@ -245,16 +245,14 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
 
 
 def epochs(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of oracles after each number of epochs, what the rule finds of them, and what is used."""
+    """Accuracies of oracles after each number of epochs, and the number that the rule finds."""
     results = read[data, preset, "epochs"]
     runs = _accuracies(results, "validation", "retain", "forget_clean")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1))  # of either draw
     curves = over_runs(runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"}))
-    found = oracle_epochs(results).rename(columns={"epochs": "value"})
-    used = found.assign(value=results.used.sel(model=found.model.values).values)
-    parts = [own.assign(measure=name) for name, own in {"rule": found, "used": used}.items()]
+    found = oracle_epochs(results).rename(columns={"epochs": "value"}).assign(measure="rule")
     curves = curves.assign(measure=curves.alpha_percent.map("{} epochs".format)).drop(columns="alpha_percent")
-    return pd.concat([curves, *parts], ignore_index=True).assign(n=curves.n.max())
+    return pd.concat([curves, found], ignore_index=True).assign(n=curves.n.max())
 
 
 def evaluation(read: Studies, data: str, preset: str) -> pd.DataFrame:
@@ -413,7 +411,7 @@ def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 
 FORMATS = {
     "verdict": lambda place: VERDICTS[int(place)],
     "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
-    **dict.fromkeys(("rule", "used"), "{:.0f}".format),
+    "rule": "{:.0f}".format,
     **dict.fromkeys(
         (
             f"{name}{part}"
@@ -460,7 +458,7 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "cells within .05 of it")),
     "epochs": (epochs, partial(Table, rows=("poison", "model"), title="Oracles: accuracy on held-out retained "
         "samples after so many epochs, mean of n = {n} runs on two draws; rule: the first count at which doubling it "
-        "moves no accuracy by as much as its standard deviation over seeds; used: in the stage evaluation")),
+        "moves no accuracy by as much as its standard deviation over seeds")),
     "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="Distance from the oracles on the forget set, n = {n} models of each kind, mean over the "
         "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of one half "
