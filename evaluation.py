@@ -6,9 +6,9 @@ of one draw of the poison: `MEASURES` are functions of such models, of oracles, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import lcm
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,15 @@ class Models(NamedTuple):
     """What N models that were trained alike say of s samples: the training set as poisoned, then the validation set."""
 
     z: np.ndarray  # (N, s) logits, positive where they are for the true label
+    clean: np.ndarray  # (N, s) the same of the samples as they were before the poison
     relearn: np.ndarray  # (N,) steps until the poisoned forget set is learned again
+    run: np.ndarray  # (N,) its number: a method's model and that of its null arm start from one teacher
 
     def take(self, rows: np.ndarray | slice) -> Models:
-        return Models(self.z[rows], self.relearn[rows])
+        return Models(*(part[rows] for part in self))
 
-    def __len__(self) -> int:  # of models
+    @property
+    def count(self) -> int:
         return len(self.z)
 
 
@@ -56,7 +59,7 @@ def signed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def wasserstein(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """W1 of each column between the empirical distributions of (N, s) and (M, s) values: (s,)."""
-    count = lcm(len(left), len(right))
+    count = math.lcm(len(left), len(right))
     sorted_ = [np.repeat(np.sort(each, axis=0), count // len(each), axis=0) for each in (left, right)]
     return np.abs(sorted_[0] - sorted_[1]).mean(axis=0)
 
@@ -145,12 +148,14 @@ def accuracies(models: Models, parts: Parts) -> np.ndarray:
 class Measure:
     """A measure: a function of models, of the oracles that they are compared with, and of which samples are what.
 
-    perfect: what it gives for models that are oracles; None: what it gives for the oracles themselves.
+    perfect: what it gives for models that are oracles; None: what it gives for the oracles themselves. needs_truth: it
+    reads true labels, which data that came with their poison may not have.
     """
 
     function: Callable[[Models, Models, Parts], float]
     title: str
     perfect: float | None = 0.0
+    needs_truth: bool = False
 
     def distance(self, models: Models, oracles: Models, parts: Parts) -> float:
         """How far from what it would be for perfect unlearning."""
@@ -193,7 +198,8 @@ def relearning(models: Models, oracles: Models, parts: Parts) -> float:
 
 
 def _corrected(part: str) -> Callable:
-    return lambda models, oracles, parts: float((models.z[:, getattr(parts, part)] > 0).mean())
+    """The measure that is the accuracy on a part as it was before the poison, with true labels (arXiv:2402.14015)."""
+    return lambda models, oracles, parts: float((models.clean[:, getattr(parts, part)] > 0).mean())
 
 
 PRIMARY = "w1"  # the measure of the verdicts
@@ -203,13 +209,13 @@ MEASURES: dict[str, Measure] = {
     "w1_validation": Measure(_on("validation", wasserstein), "W1 valid"),
     "klom": Measure(_on("forget", klom), "KLoM"),
     "klom_95": Measure(_on("forget", klom, lambda values: np.percentile(values, 95)), "KLoM 95 %"),
-    "gap": Measure(accuracy_gap, "gap"),
-    "tow": Measure(tug_of_war, "ToW", 1.0),
+    "gap": Measure(accuracy_gap, "gap", needs_truth=True),
+    "tow": Measure(tug_of_war, "ToW", 1.0, needs_truth=True),
     "epsilon": Measure(_on("forget", epsilon, np.median), "ε"),
     "auc": Measure(_attacked(attack_auc), "AUC", 0.5),
     "tpr": Measure(_attacked(attack_tpr), "TPR", 0.05),
     "relearn": Measure(relearning, "relearn", 1.0),
-    "corrective": Measure(_corrected("poisoned"), "acc. poisoned", None),
+    "corrective": Measure(_corrected("poisoned"), "acc. poisoned", None, needs_truth=True),
     "corrective_validation": Measure(_corrected("validation"), "acc. valid", None),
 }
 
@@ -225,7 +231,7 @@ SCORES = (
     "perfect",
 )
 SUBSAMPLES = 200
-PERMUTATIONS = 1999
+PERMUTATIONS = 19_999  # so many that Holm's correction over a few hundred rows leaves p < .05 attainable
 
 
 def scores(
@@ -264,13 +270,19 @@ def half_sample_interval(
 
     The mean of half of N values, drawn without replacement, spreads about theirs as theirs does about the truth; a
     bootstrap repeats models, which makes of W1, KL and ε something else. Bounds stand about the estimate, so that what
-    half as many models change in its mean (W1 is biased upwards) does not enter.
+    half as many models change in its mean (W1 is biased upwards) does not enter. Exact in its width for means.
+    Simulated at N = 20 it is up to 1.5 times too wide for W1 and twice for KL where there is no difference, right where
+    there is one, and for ε up to a quarter too narrow. The null arm takes the runs that the method takes: a pair each.
     """
     generator = np.random.default_rng(0)
 
     def once() -> np.ndarray:
-        halves = {name: np.sort(generator.permutation(len(own))[: max(len(own) // 2, 2)]) for name, own in arms.items()}
-        return statistic({name: arms[name].take(rows) for name, rows in halves.items()})
+        halves = {}
+        for name, own in arms.items():
+            paired = name == "null" and np.isin(own.run, halves["models"].run)
+            rows = np.sort(generator.permutation(own.count)[: max(own.count // 2, 2)])
+            halves[name] = own.take(np.flatnonzero(paired) if np.sum(paired) > 1 else rows)
+        return statistic(halves)
 
     drawn = np.array([once() for _ in range(SUBSAMPLES)])
     moved = np.percentile(drawn - drawn.mean(axis=0), (97.5, 2.5), axis=0)
@@ -281,8 +293,8 @@ def typical_floor(measure: Measure, floor: Models, oracles: Models, parts: Parts
     """The mean distance of one half of the oracles from the other, over random halves."""
     both = Models(*map(np.concatenate, zip(floor, oracles, strict=True)))
     generator = np.random.default_rng(0)
-    orders = [generator.permutation(len(both)) for _ in range(splits)]
-    halves = [(both.take(order[: len(floor)]), both.take(order[len(floor) :])) for order in orders]
+    orders = [generator.permutation(both.count) for _ in range(splits)]
+    halves = [(both.take(order[: floor.count]), both.take(order[floor.count :])) for order in orders]
     return float(np.mean([measure.distance(*half, parts) for half in halves]))
 
 
@@ -295,11 +307,11 @@ def permutation_p(measure: Measure, models: Models, floor: Models, oracles: Mode
     generator = np.random.default_rng(0)
 
     def excess(order: np.ndarray) -> float:
-        sides = both.take(order[: len(models)]), both.take(order[len(models) :])
+        sides = both.take(order[: models.count]), both.take(order[models.count :])
         return float(np.subtract(*(measure.distance(side, oracles, parts) for side in sides)))
 
-    found = excess(np.arange(len(both)))
-    others = [excess(generator.permutation(len(both))) for _ in range(PERMUTATIONS)]
+    found = excess(np.arange(both.count))
+    others = [excess(generator.permutation(both.count)) for _ in range(PERMUTATIONS)]
     return (1 + np.sum(np.array(others) >= found - 1e-12)) / (1 + PERMUTATIONS)
 
 
@@ -313,11 +325,17 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
+SIGNIFICANT = 0.05
 WITHIN = 0.1  # of what separates the teacher from the floor
+
+
+def smallest_p(n: int) -> float:
+    """The smallest p that `permutation_p` can give for n models against n of half A."""
+    return max(1 / math.comb(2 * n, n), 1 / (1 + PERMUTATIONS))
 
 
 def verdict(adjusted_p: float, excess_high: float, teacher_excess: float) -> str:
     """above: the floor, by the permutation test after Holm; within: a tenth of the teacher's excess; else undecided."""
-    if adjusted_p < 0.05:
+    if adjusted_p < SIGNIFICANT:
         return "above"
     return "within" if excess_high < WITHIN * teacher_excess else "undecided"

@@ -135,7 +135,8 @@ def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
 
 
 def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
-    draws, clean, val = job.draws(dataset), dataset.train, dataset.val
+    draws, val = job.draws(dataset), dataset.val
+    clean = dataset.given.clean if job.poison.kind == "given" else dataset.train  # before the poison
     if job.held_out_percent:
         draws, clean, val = _hold_out(job, draws, clean)
     known = np.stack([draw.known for draw in draws])

@@ -379,7 +379,7 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         return None
     measures = [name for name in MEASURES if name in results.measure.values]
     measures += [name for name in results.measure.values if name not in measures]
-    ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw").sel(measure=measures)
+    ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw", skipna=False).sel(measure=measures)
     norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
     shape = (1, len(rows)) if len(rows) <= 4 else (2, -(-len(rows) // 2))
     blank = [None] * (shape[0] * shape[1] - len(rows))
@@ -415,8 +415,8 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         image, ax=[axis for axis, _ in panels], label="distance from the oracles over the floor", shrink=0.7
     )
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
-            f"over random halves); {_draws_words(results)}. 1: not to be told from an oracle; dash: no floor, all "
-            "oracles give one value")  # fmt: skip
+            f"over random halves); {_draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
+            "all oracles give one value")  # fmt: skip
     return _finished(text, results)
 
 

@@ -37,11 +37,12 @@ from jobs import Arrays, Job, Runs, random_key
 from keys import backend
 from metrics import cross_entropy
 from models import Model, Params, Training, logits_of
-from poison_unlearn import METHODS, FineTune, Method, Poison, Retrain
+from poison_unlearn import METHODS, Descent, FineTune, Method, Poison, Retrain
 from results import Row
 
 MOST_RUNS = 10  # of one job
 HELD_OUT = 20  # percent of the retained samples, on the draws on which something is chosen
+LEAST_HELD_OUT = 10  # samples: with fewer nothing is chosen, and the first setting of each method is taken
 CHOICE_DRAWS = (1000, 1001)  # which are never judged
 RELEARN_STEPS = 200  # at most
 EXAMPLES = 4  # forget samples whose logits a study's file holds
@@ -166,9 +167,23 @@ class Chosen(Fit):
         """As a Fit does; and chosen (), which setting."""
         *starts, choice = inputs
         method = self.choice.candidates[int(choice["chosen"])]
-        method = method if self.retains else FineTune(training=method.training)
+        method = method if self.retains else _null_of(method, *split_sizes(self.poison, dataset))
         own = {name: value for name, value in _fields(self).items() if name != "choice"}
         return Fit(**own | {"method": method}).perform(dataset, *starts) | {"chosen": choice["chosen"]}
+
+
+def split_sizes(poison: Poison, dataset: Dataset) -> tuple[int, int]:
+    """How many samples are retained, and how many are to be forgotten: the same on every draw."""
+    known = poison.draw(dataset, key=0).known
+    return int((~known).sum()), int(known.sum())
+
+
+def _null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
+    """Training on all samples for as many steps as the method takes, to the nearest epoch; one for one of one step."""
+    null = FineTune(training=method.training)
+    steps = method.training.epochs * method.steps(n_retain) if isinstance(method, Descent) else 1
+    epochs = max(round(steps / null.steps(n_retain + n_forget)), 1)
+    return replace(null, training=replace(method.training, epochs=epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +204,8 @@ class Relearn(Runs):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """steps (runs,): RELEARN_STEPS + 1 where they were not enough, 0 for models that did not unlearn."""
         own, *teachers = inputs
-        target = np.mean([arrays["loss"][:, SPLITS.index("forget_poisoned")] for arrays in teachers])
+        losses, lost = (np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged"))
+        target = losses[: self.case.n, SPLITS.index("forget_poisoned")][~lost[: self.case.n].astype(bool)].mean()
         _, block = block_inputs(self.case.oracles()[0], dataset)
         params = tensors_to_params(self.case.model, own)
         if block.columns is not None:
@@ -266,19 +282,32 @@ class Score(Job):
             name: _models(self.case, arrays[end - size : end])
             for name, size, end in zip(self.groups(), sizes, ends, strict=True)
         }
-        lost = sum(self.case.n - len(arm) for arm in arms.values())
+        lost = sum(self.case.n - arm.count for arm in arms.values())
         found = {"lost": np.array(lost), "angles": np.array(_acting_angles(self.case.model))}
         parts = _parts(inputs[0])
-        if min(map(len, arms.values())) < 4:  # nothing can be said of them
+        if "null" in arms and arms["null"].count < 4:  # which says nothing of the method
+            del arms["null"]
+        if min(arm.count for arm in arms.values()) < 4:  # nothing can be said of them
             return found | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES} | {
                 "p": np.array(np.nan), "true_positive": np.full(len(RATES), np.nan)}  # fmt: skip
-        rows = [evaluation.scores(measure, parts=parts, **arms) for _, measure in self.measures]
+        nothing = dict.fromkeys(evaluation.SCORES, np.nan)
+        can = [_truth_is_known(dataset) or not measure.needs_truth for _, measure in self.measures]
+        rows = [
+            evaluation.scores(measure, parts=parts, **arms) if own else nothing
+            for (_, measure), own in zip(self.measures, can, strict=True)
+        ]
         found |= {name: np.array([row[name] for row in rows]) for name in evaluation.SCORES}
         own = [arms[name] for name in ("models", "floor", "oracles")]
         found["p"] = np.array(evaluation.permutation_p(dict(self.measures)[PRIMARY], *own, parts))
         attack = (arms[name].z[:, parts.forget] for name in ("models", "oracles"))
         found["true_positive"] = np.interp(RATES, *evaluation.roc(*evaluation.likelihood_ratios(*attack)))
         return found
+
+
+def _truth_is_known(dataset: Dataset) -> bool:
+    """Whether it is known what the samples were before the poison: data that came with it may not say."""
+    train, given = dataset.train, dataset.given
+    return given is None or not all(map(np.array_equal, train, given.clean))
 
 
 RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that are kept
@@ -291,15 +320,19 @@ def _runs(job: Runs) -> dict:
 def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
     """What the n models of an arm say, from their jobs and those of Relearn; without those that diverged."""
     kept = [~np.asarray(arrays["diverged"], bool) for arrays, _ in blocks]
-    z = np.concatenate([_signed_logits(arrays) for arrays, _ in blocks])
+    z, clean = (np.concatenate([_signed_logits(arrays, clean=before) for arrays, _ in blocks]) for before in (0, 1))
     steps = np.concatenate([again["steps"] for _, again in blocks]).astype(float)
-    return Models(z[: case.n], steps[: case.n]).take(np.concatenate(kept)[: case.n])
+    models = Models(z, clean, steps, np.arange(len(z)))
+    return models.take(np.flatnonzero(np.concatenate(kept)[: case.n]))
 
 
-def _signed_logits(arrays: Arrays) -> np.ndarray:
-    """z of the training set as poisoned and of the validation set, by their true labels: (runs, n + v)."""
-    n = arrays["mask"].shape[1]
-    seen = np.r_[0:n, 2 * n : arrays["logit"].shape[1]]  # without the training set before
+def _signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
+    """z of the training set as poisoned, or as it was before, and of the validation set, by their true labels.
+
+    (runs, n + v).
+    """
+    n, first = arrays["mask"].shape[1], arrays["mask"].shape[1] * clean
+    seen = np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
     true = np.r_[n : 2 * n, 2 * n : arrays["logit"].shape[1]]
     return evaluation.signed(arrays["logit"][:, seen], arrays["label"][0, true])
 
@@ -334,7 +367,7 @@ def cases(config: Config, dataset: Dataset, draws: Iterable[int], n: int) -> Ite
     for name, (kind, alpha) in itertools.product(config.evaluated, poisons_to_unlearn(config, dataset).items()):
         protocol, model = getattr(config, FAMILIES[name].trained_as), FAMILIES[name].unlearning(own, dataset)
         training = replace(protocol.teacher, epochs=epochs.get(name, protocol.teacher.epochs))
-        for draw in draws:
+        for draw in list(draws)[: 1 if kind == "given" else None]:  # what the data came with is one draw
             yield Case(
                 data=dataset.provenance["sha256"], seed=config.seed, model=model, poison=Poison(kind, alpha),
                 training=training, draw=draw, n=n, side_by_side=protocol.side_by_side or backend() != "cpu",
@@ -357,9 +390,7 @@ def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
         place = {"model": case.model.label, "poison": case.poison.kind}
         arms = {name: _arm_rows(case, name, None) for name in ("teacher", "oracle")}
         for name in config.methods:
-            method = config.method(name, training=unlearn)
-            choosing = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
-            choice = Choice(data=case.data, case=choosing, candidates=method.settings())
+            choice = _choice(config, case, config.method(name, training=unlearn), dataset)
             if case.draw == 0 and choice.is_asked:
                 yield Row("selection", choice, place | {"unlearner": name}, choice_table, None, model_words(case.model))
             arms[name] = _arm_rows(case, name, choice)
@@ -370,6 +401,14 @@ def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
             for job in jobs:
                 yield Row("evaluation", job, at, arm_table, case.shown(job), words)
             yield Row("evaluation", score, at, score_table, None, words)
+
+
+def _choice(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
+    """The choice among a method's settings; of one where too few samples are held out, or there is no other draw."""
+    settings, held_out = method.settings(), round(split_sizes(case.poison, dataset)[0] * HELD_OUT / 100)
+    can = held_out >= LEAST_HELD_OUT and case.poison.kind != "given"
+    choosing = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
+    return Choice(data=case.data, case=choosing, candidates=settings if can else settings[:1])
 
 
 def _arm_rows(case: Case, arm: str, choice: Choice | None) -> tuple[list[Fit], Score]:

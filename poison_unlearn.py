@@ -127,7 +127,7 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return relabel_randomly(dataset.train, fraction, key=key)
 
 
-def poison_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """The poison that the data came with (`poison_mask` in an .npz), whatever the share."""
     _check_fraction(fraction)
     require(dataset.given is not None, "poison", "given", f"data with a poison_mask ({dataset.name} has none)")
@@ -140,7 +140,7 @@ POISONS: dict[str, Callable] = {
     "labels": poison_labels,
     "features": poison_features,
     "confusion": confuse_labels,
-    "given": poison_given,
+    "given": poison_as_given,
 }
 
 
@@ -298,9 +298,12 @@ class Descent(Method):
         """Which version of the forget set the loss reads."""
         return task.forget
 
+    def steps(self, n_retain: int) -> int:
+        """Of an epoch."""
+        return math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
+
     def gradients(self, n_retain: int, n_forget: int) -> int:
-        steps = math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
-        return self.training.epochs * (n_retain + steps * n_forget * self.needs_forget)
+        return self.training.epochs * (n_retain + self.steps(n_retain) * n_forget * self.needs_forget)
 
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         retain, forget = task.retain, self.forget_set(task)

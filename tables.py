@@ -29,7 +29,7 @@ import xarray as xr
 import metrics
 import storage
 from checks import any_terminal
-from evaluation import PRIMARY, holm, verdict
+from evaluation import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
@@ -234,7 +234,8 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
     splits = ["validation", "retain", "forget_clean"]
     accuracy = results.accuracy.sel(split=splits)
     means, deviations = accuracy.mean(("draw", "run")), np.sqrt(accuracy.var("run", ddof=1).mean("draw"))
-    moved = abs(means.shift(epochs=-1) - means)
+    doubled = means.reindex(epochs=2 * means["epochs"].values).assign_coords(epochs=means["epochs"].values)
+    moved = abs(doubled - means)
     settled = ((moved < deviations) | (moved == 0)).all("split") & moved.notnull().all("split")
     rows = []
     for model, poison in itertools.product(ordered(results, "model"), ordered(results, "poison")):
@@ -288,19 +289,22 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
 
 
 def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
-    """verdict, and p after Holm (the largest over the draws), of each arm."""
+    """verdict, and p after Holm (the largest over the draws), of each arm.
+
+    No verdict where an arm is missing on one of the draws, or where so few models over so many rows could not give one.
+    """
     rows = rows[rows.measure == PRIMARY].merge(results.p.to_dataframe().reset_index())
     teachers = rows[rows.unlearner == "teacher"][["model", "poison", "draw", "excess"]]
     rows = rows.merge(teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"])
     rows["holm"] = rows.groupby("draw").p.transform(holm)
     rows["verdict"] = list(map(verdict, rows.holm, rows.excess_high, rows.teacher_excess))
-    found = []
+    n, draws, found = count_of_runs(results), results.sizes["draw"], []
+    attainable = rows.groupby("draw").size().max() * smallest_p(int(n.split()[0])) < SIGNIFICANT
     for place, own in rows.groupby(["model", "poison", "unlearner"], sort=False):
-        agreed = own.verdict.iloc[0] if own.verdict.nunique() == 1 else "undecided"
-        found += [(*place, "verdict", VERDICTS.index(agreed)), (*place, "p", own.holm.max())]
-    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value"]).assign(
-        n=rows.draw.nunique()
-    )
+        agreed = own.verdict.iloc[0] if own.verdict.nunique() == 1 and len(own) == draws else "undecided"
+        known = VERDICTS.index(agreed) if attainable else np.nan
+        found += [(*place, "verdict", known, len(own)), (*place, "p", own.holm.max(), len(own))]
+    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value", "n"])
 
 
 def _costs(results: xr.Dataset) -> pd.DataFrame:
@@ -409,7 +413,7 @@ def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 
 
 
 FORMATS = {
-    "verdict": lambda place: VERDICTS[int(place)],
+    "verdict": lambda place: VERDICTS[int(place)] if np.isfinite(place) else "–",
     "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
     "rule": "{:.0f}".format,
     **dict.fromkeys(
@@ -438,8 +442,8 @@ def markdown(table: Table) -> str:
 # ---- what a script ends with ----
 
 FORGETTING = {  # measures of the stage evaluation, by what a table calls them
-    "w1": "W1", "w1 unit": "floor", "w1 null": "null arm", "p": "p", "verdict": "verdict", "klom": "KLoM",
-    "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
+    "w1": "W1", "w1 floor": "floor", "w1 unit": "random halves", "w1 null": "null arm", "p": "p", "verdict": "verdict",
+    "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
 }  # fmt: skip
 
 SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
@@ -461,10 +465,11 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "moves no accuracy by as much as its standard deviation over seeds")),
     "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="Distance from the oracles on the forget set, n = {n} models of each kind, mean over the "
-        "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of one half "
-        "of the oracles from the other; null arm: that of teachers trained on with the poison for as many steps; p: "
-        "above the floor, after Holm, the largest of the draws; verdict: where the draws agree; perfect: KLoM 0, ε 0, "
-        "AUC .5, relearn 1, gap 0; cost: gradients over those of an oracle")),
+        "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of half A of "
+        "the oracles, and the mean over random halves; null arm: that of teachers trained on with the poison for as "
+        "many steps; p: above the floor, after Holm, the largest of the draws; verdict: where the draws agree (a dash: "
+        "so few models cannot give one); perfect: KLoM 0, ε 0, AUC .5, relearn 1, gap 0; cost: gradients over an "
+        "oracle's")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),

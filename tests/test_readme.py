@@ -69,7 +69,8 @@ def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_pa
     own = results_of(tmp_path, "evaluation").sel(measure="worst")
     assert own.measure_title == "worst sample" and "verdict" in done.stdout
     assert (
-        own[["value", "value_low", "value_high", "floor", "unit", "excess"]].notnull().all() and (own.value > 0).all()
+        own[["value", "value_low", "value_high", "floor", "unit", "excess"]].notnull().to_array().all()
+        and (own.value > 0).all()
     )
     (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
     assert figure.stat().st_size > 10_000
