@@ -3,7 +3,7 @@
     python run_unlearn_mnist.py --preset quick         # all studies, small: about two minutes, mostly compiling
     python run_unlearn_mnist.py --preset paper         # the published study: 1,440 trainings, 9 min on 2 cores
     python run_unlearn_mnist.py --preset corrected     # its flaws mended, 20 runs: 2,900 trainings, 22 min
-    python run_unlearn_mnist.py --preset corrected --stages evaluation    # did it forget? oracles and scores: EVM min
+    python run_unlearn_mnist.py --preset corrected --stages evaluation    # did it forget? oracles and scores: 35 min
     python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep unlearning    # a control
     python run_unlearn_mnist.py --digits 4 9                                       # two other digits
     python run_unlearn_mnist.py --data mine.npz --classes cat dog                  # two classes of anyone's own arrays

@@ -3,7 +3,7 @@
     python run_unlearn_xxz.py --preset quick                   # all studies, small: two minutes, mostly compiling
     python run_unlearn_xxz.py --preset paper                   # the published study: 2,680 trainings, 6 min on 2 cores
     python run_unlearn_xxz.py --preset corrected               # its flaws mended, 20 runs: 4,500 trainings, 12 min
-    python run_unlearn_xxz.py --preset corrected --stages evaluation   # did it forget? oracles and scores: EVX min
+    python run_unlearn_xxz.py --preset corrected --stages evaluation   # did it forget? oracles and scores: 25 min
     python run_unlearn_xxz.py --preset paper --stages depths   # QNNs of 5, 6 and 7 layers, into noise_sweep.nc
     python run_unlearn_xxz.py --preset paper --stages gauge    # the gauge control, 20 runs
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import keys
+import oracles
 import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
@@ -23,9 +24,9 @@ XXZ_STUDIES = STUDIES | {
 }  # fmt: skip
 CASES = [
     (run_unlearn_mnist, "mnist", "paper", STUDIES, ()),
-    (run_unlearn_mnist, "mnist", "corrected", STUDIES, ("mlp", "qnn", "quadratic")),
+    (run_unlearn_mnist, "mnist", "corrected", STUDIES | oracles.STUDIES, ("mlp", "qnn", "quadratic")),
     (run_unlearn_xxz, "xxz", "paper", XXZ_STUDIES, ()),
-    (run_unlearn_xxz, "xxz", "corrected", STUDIES | {"data": run_unlearn_xxz.spectrum}, ()),
+    (run_unlearn_xxz, "xxz", "corrected", STUDIES | oracles.STUDIES | {"data": run_unlearn_xxz.spectrum}, ()),
     (run_hessian, "hessian", "paper", {"landscape": run_hessian.landscapes}, ()),
     (run_hessian, "hessian", "corrected", {"landscape": run_hessian.landscapes}, ()),
 ]
