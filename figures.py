@@ -403,7 +403,7 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
             )
             bright = np.isnan(cell) or norm(cell) > 0.6
             axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
-        axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)}")
+        axis.set_title(f"{model}\n{POISON_NAMES.get(poison, poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
         names = results.measure_title.sel(measure=measures).values if index % shape[1] == 0 else [""] * len(measures)
         axis.set_yticks(range(len(measures)), labels=names)
