@@ -6,6 +6,7 @@ of one draw of the poison: `MEASURES` are functions of such models, of oracles, 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -301,17 +302,22 @@ def typical_floor(measure: Measure, floor: Models, oracles: Models, parts: Parts
 def permutation_p(measure: Measure, models: Models, floor: Models, oracles: Models, parts: Parts) -> float:
     """How often models exchanged with those of half A are as far above it as these: one-sided, never 0.
 
-    Both are compared with half B, which is left as it is.
+    Both are compared with half B, which is left as it is. Over all exchanges where there are at most PERMUTATIONS of
+    them, else over so many random ones.
     """
     both = Models(*map(np.concatenate, zip(models, floor, strict=True)))
-    generator = np.random.default_rng(0)
+    every, n = np.arange(both.count), models.count
 
-    def excess(order: np.ndarray) -> float:
-        sides = both.take(order[: models.count]), both.take(order[models.count :])
+    def excess(chosen: np.ndarray) -> float:
+        sides = both.take(chosen), both.take(np.setdiff1d(every, chosen, assume_unique=True))
         return float(np.subtract(*(measure.distance(side, oracles, parts) for side in sides)))
 
-    found = excess(np.arange(both.count))
-    others = [excess(generator.permutation(both.count)) for _ in range(PERMUTATIONS)]
+    found = excess(every[:n])
+    if math.comb(both.count, n) <= PERMUTATIONS:
+        others = [excess(np.array(chosen)) for chosen in itertools.combinations(every, n)]  # these among them
+        return float(np.mean(np.array(others) >= found - 1e-12))
+    generator = np.random.default_rng(0)
+    others = [excess(np.sort(generator.permutation(every)[:n])) for _ in range(PERMUTATIONS)]
     return (1 + np.sum(np.array(others) >= found - 1e-12)) / (1 + PERMUTATIONS)
 
 

@@ -649,18 +649,32 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
 }  # fmt: skip
 
 
-def save_all(folder: str | Path) -> list[Path]:
-    """Draw every study in the folder (of a data set: `presets`) beside its data; returns the paths of the PNGs."""
-    return [path for path in _save_all(Path(folder)) if path]
+def save_all(folder: str | Path, *, only_old: bool = False) -> list[Path]:
+    """Draw every study in the folder (of a data set: `presets`) beside its data; returns the paths of the PNGs.
+
+    only_old: those alone whose data, or whose code, are newer than they are; the paths of all are returned.
+    """
+    return [path for path in _save_all(Path(folder), only_old=only_old) if path]
 
 
-def _save_all(folder: Path) -> list[Path | None]:
+def _is_new(figure: Path, files: list[Path]) -> bool:
+    """Whether a figure, as PNG and PDF, is newer than its data and than the code that draws it."""
+    both = [figure, figure.with_suffix(".pdf")]
+    code = Path(__file__).resolve().parent.glob("*.py")
+    newest = max(path.stat().st_mtime_ns for path in (*files, *code))
+    return all(path.is_file() and path.stat().st_mtime_ns > newest for path in both)
+
+
+def _save_all(folder: Path, *, only_old: bool = False) -> list[Path | None]:
     """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails all, and is raised."""
     matplotlib.use("Agg")  # files need no screen
     paths: list[Path | None] = []
     for name, (draw, *studies) in FIGURES.items():
         files = [folder / f"{study}.nc" for study in studies]
         if not all(path.is_file() for path in files):
+            continue
+        if only_old and _is_new(folder / f"{name}.png", files):
+            paths.append(folder / f"{name}.png")
             continue
         try:
             if figure := draw(*map(storage.read_dataset, files)):

@@ -490,7 +490,7 @@ def report(folder: Path, stages: tuple[str, ...]) -> None:
     print_summary(folder, stages)
     import figures  # matplotlib is not needed before there is something to draw
 
-    print(f"results and {len(figures.save_all(folder))} figures in {folder}")
+    print(f"results and {len(figures.save_all(folder, only_old=True))} figures in {folder}")
 
 
 @any_terminal()

@@ -243,6 +243,7 @@ def test_p_of_an_oracle_is_uniform_and_that_of_a_teacher_small(monkeypatch):
     assert stats.kstest(p, "uniform").pvalue > 0.01 and np.mean(np.array(p) < 0.05) < 0.15
     assert evaluation.permutation_p(measure, *arms(1.0), parts) == 1 / 200 == evaluation.smallest_p(20)
     assert evaluation.smallest_p(4) == pytest.approx(1 / 70)
+    assert evaluation.permutation_p(measure, *arms(3.0, n=4), parts) == pytest.approx(1 / 70)  # of all exchanges
 
 
 def test_half_samples_cover_the_truth_as_often_as_they_say(monkeypatch):

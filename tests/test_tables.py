@@ -393,9 +393,9 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, said, monkeypatch):
 # ---- the README's tables ----
 
 NAMES = [
-    "mnist", "controls", "paired-mnist", "features", "unlearning-mnist", "paired-unlearning", "xxz", "paired-xxz", "gauge",
-    "paired-gauge", "sizes", "unlearning-xxz", "epochs", "evaluation-mnist", "evaluation-xxz", "rankings", "maps",
-    "landscape",
+    "mnist", "controls", "paired-mnist", "features", "unlearning-mnist", "paired-unlearning", "xxz", "paired-xxz",
+    "gauge", "paired-gauge", "sizes", "unlearning-xxz", "epochs", "evaluation-mnist", "evaluation-xxz", "rankings",
+    "maps", "landscape",
 ]  # fmt: skip
 
 
