@@ -263,6 +263,14 @@ class Protocol:
     """Whether the runs of a block are one batch; a matter of speed and memory (results agree to rounding)."""
 
 
+QUICK_EVALUATION = {  # of the presets quick
+    "stages": ("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
+    "evaluated": ("mlp", "qnn"),
+    "oracle_epochs": (),  # trained as the other teachers there
+    "teachers": 4,
+    "draws": 1,
+    "selection_runs": 0,  # the hyper-parameters of the other stages
+}
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation"]
 
@@ -507,8 +515,13 @@ def training_job(
     return Fit(
         data=dataset.provenance["sha256"], model=model, poison=poison, method=Retrain(training=training),
         seed=config.seed, block=block, size=config.block,
-        side_by_side=protocol.side_by_side or backend() != "cpu",
+        side_by_side=are_side_by_side(protocol),
     )  # fmt: skip
+
+
+def are_side_by_side(protocol: Protocol) -> bool:
+    """Whether runs are one batch: as the protocol says, and on an accelerator."""
+    return protocol.side_by_side or backend() != "cpu"
 
 
 def sweep_table(row: Row, arrays: Arrays) -> xr.Dataset:

@@ -105,6 +105,20 @@ def _panels(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 
     return zip(axes.flat, items, strict=True)
 
 
+GRID = 4  # panels beside each other
+
+
+def _grid(items: list, xlabel: str = "", ylabel: str = "") -> Iterator[tuple]:
+    """As `_panels`, at most GRID in a row; what is left over of the last one stays empty."""
+    columns = min(len(items), GRID)
+    blank = [None] * (-len(items) % columns)
+    for axis, item in _panels([*items, *blank], xlabel, ylabel, rows=-(-len(items) // columns)):
+        if item is None:
+            axis.set_axis_off()
+        else:
+            yield axis, item
+
+
 def _curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True) -> None:
     """Accuracies (run, x) against their other axis: mean and a band of one standard deviation, where there are any."""
     (x,) = set(runs.dims) - {"run"}
@@ -381,43 +395,37 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     measures += [name for name in results.measure.values if name not in measures]
     ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw", skipna=False).sel(measure=measures)
     norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
-    shape = (1, len(rows)) if len(rows) <= 4 else (2, -(-len(rows) // 2))
-    blank = [None] * (shape[0] * shape[1] - len(rows))
-    panels = list(_panels([*rows, *blank], rows=shape[0]))
-    for index, (axis, place) in enumerate(panels):
-        if place is None:
-            axis.set_axis_off()
-            continue
-        model, poison = place
+    panels = list(_grid(rows))
+    columns = min(len(rows), GRID)
+    for index, (axis, (model, poison)) in enumerate(panels):
         cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
         image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
         for (row, column), cell in np.ndenumerate(cells):
-            words = (
-                "–"
-                if np.isnan(cell)
-                else f"{cell:.2g}"
-                if cell < 100
-                else f"{cell:.0f}"
-                if cell < 1e4
-                else f"{cell:.0e}".replace("e+0", "e")
-            )
+            words = _in_a_cell(cell)
             bright = np.isnan(cell) or norm(cell) > 0.6
             axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
         axis.set_title(f"{model}\n{POISON_NAMES.get(poison, poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
-        names = results.measure_title.sel(measure=measures).values if index % shape[1] == 0 else [""] * len(measures)
+        names = results.measure_title.sel(measure=measures).values if index % columns == 0 else [""] * len(measures)
         axis.set_yticks(range(len(measures)), labels=names)
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
     figure = plt.gcf()
-    figure.set_size_inches(2.1 * shape[1] + 1.4, 3.3 * shape[0] + 0.6)
-    figure.colorbar(
-        image, ax=[axis for axis, _ in panels], label="distance from the oracles over the floor", shrink=0.7
-    )
+    figure.set_size_inches(2.1 * columns + 1.4, 3.3 * -(-len(rows) // columns) + 0.6)
+    figure.colorbar(image, ax=figure.axes, label="distance from the oracles over the floor", shrink=0.7)
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
             f"over random halves); {_draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
             "all oracles give one value")  # fmt: skip
     return _finished(text, results)
+
+
+def _in_a_cell(number: float) -> str:
+    """0.86, 53, 541, 2e4; a dash for NaN."""
+    if np.isnan(number):
+        return "–"
+    if number < 100:
+        return f"{number:.2g}"
+    return f"{number:.0f}" if number < 1e4 else f"{number:.0e}".replace("e+0", "e")
 
 
 def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
@@ -452,14 +460,7 @@ def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
-    columns = min(len(rows), 4)
-    blank = [None] * (-len(rows) % columns)
-    panels = _panels([*rows, *blank], "false positive rate", "true positive rate", rows=-(-len(rows) // columns))
-    for axis, place in panels:
-        if place is None:
-            axis.set_axis_off()
-            continue
-        model, poison = place
+    for axis, (model, poison) in _grid(rows, "false positive rate", "true positive rate"):
         axis.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
         for arm, title in titles.items():
             curve = results.true_positive.sel(model=model, poison=poison, unlearner=arm).mean("draw")
@@ -477,18 +478,10 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
-    columns = min(len(rows), 4)
-    blank = [None] * (-len(rows) % columns)
     arms = itertools.cycle(MARKERS)
     marks = {arm: next(arms) for arm in titles}
     data = tables.over_draws(results)
-    panels = _panels(
-        [*rows, *blank], "gradients over an oracle's", "W1 on the forget set", rows=-(-len(rows) // columns)
-    )
-    for axis, place in panels:
-        if place is None:
-            axis.set_axis_off()
-            continue
+    for axis, place in _grid(rows, "gradients over an oracle's", "W1 on the forget set"):
         own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(["unlearner", "measure"])
         floor = own.value["oracle", f"{PRIMARY} unit"] if ("oracle", f"{PRIMARY} unit") in own.index else np.nan
         axis.axhline(floor, color="0.6", linestyle="--", linewidth=0.9, label="floor")

@@ -50,17 +50,16 @@ def key_of(fields: dict[str, Any]) -> str:
 
 def with_process(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields, and what of the process changes numbers."""
-    return {**fields, **_process()}
+    return {**fields, **dict(zip(OF_PROCESS, (NUMERICS, settings()), strict=True))}
 
 
-def _process() -> dict[str, Any]:
-    return {"numerics": NUMERICS, "settings": settings()}
+OF_PROCESS = ("numerics", "settings")  # names that no field of a job may have
 
 
 def fields_of(job: Any) -> dict[str, Any]:
     """A dataclass as JSON; BadInput where a field has a name under which what of the process changes numbers stands."""
     fields = describe(job)
-    taken = ", ".join(sorted(_process().keys() & fields.keys()))
+    taken = ", ".join(name for name in OF_PROCESS if name in fields)
     require(not taken, "job", f"a field named {taken} of {type(job).__name__}", "other names")
     return fields
 

@@ -27,6 +27,7 @@ from experiments import (
     SPLITS,
     Config,
     Fit,
+    are_side_by_side,
     block_inputs,
     model_words,
     poisons_to_unlearn,
@@ -34,7 +35,6 @@ from experiments import (
     tensors_to_params,
 )
 from jobs import Arrays, Job, Runs, random_key
-from keys import backend
 from metrics import cross_entropy
 from models import Model, Params, Training, logits_of
 from poison_unlearn import METHODS, Descent, FineTune, Method, Poison, Retrain
@@ -370,7 +370,7 @@ def cases(config: Config, dataset: Dataset, draws: Iterable[int], n: int) -> Ite
         for draw in list(draws)[: 1 if kind == "given" else None]:  # what the data came with is one draw
             yield Case(
                 data=dataset.provenance["sha256"], seed=config.seed, model=model, poison=Poison(kind, alpha),
-                training=training, draw=draw, n=n, side_by_side=protocol.side_by_side or backend() != "cpu",
+                training=training, draw=draw, n=n, side_by_side=are_side_by_side(protocol),
             ), protocol.unlearn  # fmt: skip
 
 

@@ -122,12 +122,7 @@ QUICK = replace(
     source="embedded",  # the same everywhere, and no network
     runs=2,
     block=2,
-    stages=("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
-    evaluated=("mlp", "qnn"),
-    oracle_epochs=(),  # trained as the other teachers here
-    teachers=4,
-    draws=1,
-    selection_runs=0,  # the hyper-parameters of the other stages
+    **experiments.QUICK_EVALUATION,
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),

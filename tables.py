@@ -89,9 +89,13 @@ def method_titles(results: xr.Dataset) -> dict[str, str]:
 
 def count_of_runs(results: xr.Dataset) -> str:
     """How many runs the models have, in words: 20, or 5 to 20."""
+    return " to ".join(map(str, sorted(set(_fewest_and_most_runs(results)))))
+
+
+def _fewest_and_most_runs(results: xr.Dataset) -> tuple[int, int]:
     runs = every_run(results)
     counts = runs.groupby([name for name in ("model", "unlearner") if name in runs]).run.nunique()
-    return " to ".join(map(str, sorted({counts.min(), counts.max()} if len(counts) else {results.sizes["run"]})))
+    return (counts.min(), counts.max()) if len(counts) else (results.sizes["run"],) * 2
 
 
 def poisoned_counts(results: xr.Dataset) -> str:
@@ -266,7 +270,7 @@ def evaluation(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 
 def over_draws(results: xr.Dataset) -> pd.DataFrame:
-    """The same, of a study."""
+    """`evaluation` of the study that is given."""
     labels = ["model", "poison", "unlearner", "draw"]
     names = [name for name, array in results.data_vars.items() if array.dims == (*labels, "measure")]
     rows = results[names].to_dataframe().reset_index()
@@ -298,8 +302,8 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     rows = rows.merge(teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"])
     rows["holm"] = rows.groupby("draw").p.transform(holm)
     rows["verdict"] = list(map(verdict, rows.holm, rows.excess_high, rows.teacher_excess))
-    n, draws, found = count_of_runs(results), results.sizes["draw"], []
-    attainable = rows.groupby("draw").size().max() * smallest_p(int(n.split()[0])) < SIGNIFICANT
+    n, draws, found = _fewest_and_most_runs(results)[0], results.sizes["draw"], []
+    attainable = rows.groupby("draw").size().max() * smallest_p(int(n)) < SIGNIFICANT
     for place, own in rows.groupby(["model", "poison", "unlearner"], sort=False):
         agreed = own.verdict.iloc[0] if own.verdict.nunique() == 1 and len(own) == draws else "undecided"
         known = VERDICTS.index(agreed) if attainable else np.nan
