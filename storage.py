@@ -6,6 +6,7 @@ A file is written beside its place, synced and renamed, and carries a checksum: 
 from __future__ import annotations
 
 import argparse
+import base64
 import functools
 import hashlib
 import io
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import subprocess
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -65,7 +67,12 @@ def _sync(path: Path) -> None:
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
-    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or strings."""
+    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or strings.
+
+    Long ones, the listing of jobs, are compressed, which HDF5 does to arrays alone: they are most of a file.
+    """
+    long = {name: _packed(text) for name, text in dataset.attrs.items() if isinstance(text, str) and len(text) > LONG}
+    dataset = dataset.assign_attrs(long)
     compressed = {name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000}
     buffer = io.BytesIO()
     dataset.to_netcdf(buffer, engine="h5netcdf", encoding=compressed)
@@ -83,7 +90,21 @@ def read_dataset(path: str | Path) -> xr.Dataset:
     if not file.endswith(_seal(content)):
         raise Damaged(f"results: {path} is damaged, or no result file (its checksum does not match)")
     with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
-        return dataset.load()
+        dataset.load()
+    return dataset.assign_attrs({name: _unpacked(held) for name, held in dataset.attrs.items()})
+
+
+LONG = 4000  # characters of an attribute
+PACKED = "zlib+base85:"
+
+
+def _packed(text: str) -> str:
+    return PACKED + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _unpacked(held: Any) -> Any:
+    is_packed = isinstance(held, str) and held.startswith(PACKED)
+    return zlib.decompress(base64.b85decode(held[len(PACKED) :])).decode() if is_packed else held
 
 
 def _seal(content: bytes) -> bytes:

@@ -262,3 +262,12 @@ def test_provenance_names_no_machine_and_no_path():
     assert "jax" in record["versions"] and "Python" in record["machine"]
     assert datetime.fromisoformat(record["finished"]).tzinfo is not None
     assert str(Path.home()) + "/" not in text and platform.node() not in text
+
+
+def test_a_long_attribute_is_packed_and_comes_back_as_it_was(tmp_path):
+    """The listing of jobs is most of a study's file."""
+    text = json.dumps({str(number): {"key": "ä" * 64} for number in range(2000)})
+    study = xr.Dataset({"accuracy": ("run", np.arange(3.0))}, attrs={"jobs": text, "note": "short"})
+    storage.write_dataset(tmp_path / "a.nc", study)
+    assert storage.read_dataset(tmp_path / "a.nc").identical(study)
+    assert (tmp_path / "a.nc").stat().st_size < len(text) / 5
