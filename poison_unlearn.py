@@ -203,6 +203,7 @@ class Batch(NamedTuple):
     forget_teacher: jax.Array  # (f,) logits
     epoch: jax.Array  # from 0, for a method that alternates
     key: jax.Array  # new at each step, for one that draws
+    own: Any = None  # what the method's `before` gave
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ class Method:
     is_fresh: ClassVar[bool] = False  # it starts from new parameters
     map_over: ClassVar[tuple[str, ...] | None] = None  # one or two for its weight map; None for the first two floats
     grid: ClassVar[tuple[dict[str, float], ...]] = ({}, {"rate": 4.0})  # see `settings`; at most four
+    reads_truth: ClassVar[bool] = False  # it sees what the poison replaced: an upper bound, marked as such
 
     def __init_subclass__(cls):
         jax.tree_util.register_pytree_node(cls, _flatten, partial(_unflatten, cls))
@@ -248,18 +250,28 @@ class Method:
     def settings(self) -> tuple[Method, ...]:
         """Itself under each entry of its grid, among which the stage evaluation chooses.
 
-        An entry names hyper-parameters, and `rate`, a factor on the learning rate; {} is the method as it is.
+        An entry names hyper-parameters, and `rate` and `epochs`, factors on those of its training; {}: as it is.
         """
         found = []
         for entry in self.grid:
-            changes = {name: value for name, value in entry.items() if name != "rate"}
+            changes = {name: value for name, value in entry.items() if name not in ("rate", "epochs")}
             rate = self.training.learning_rate * entry.get("rate", 1)
-            found.append(replace(self, training=replace(self.training, learning_rate=rate), **changes))
+            epochs = max(round(self.training.epochs * entry.get("epochs", 1)), 1)
+            training = replace(self.training, learning_rate=rate, epochs=epochs)
+            found.append(replace(self, training=training, **changes))
         return tuple(dict.fromkeys(found))
+
+    def why_not(self, model: Model) -> str:
+        """Why it cannot run on a model, in a few words; "" where it can."""
+        return ""
 
     def gradients(self, n_retain: int, n_forget: int) -> float:
         """How many gradients of single samples a run takes; NaN for a method that does not say."""
         return math.nan
+
+    def cost(self, model: Model, n_retain: int, n_forget: int) -> float:
+        """The same on a model, where that makes a difference."""
+        return self.gradients(n_retain, n_forget)
 
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
@@ -290,6 +302,9 @@ class Descent(Method):
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
+    def before(self, task: Task, key: jax.Array) -> Any:
+        """What the loss finds as `batch.own`: computed once, before the descent."""
+
     def start(self, task: Task) -> Params:
         """Where the descent starts."""
         return task.fresh if self.is_fresh else task.teacher
@@ -308,12 +323,12 @@ class Descent(Method):
     def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
         retain, forget = task.retain, self.forget_set(task)
         fit_key, teacher_key = jax.random.split(key)
-        n = len(retain.y)
+        n, own = len(retain.y), self.before(task, jax.random.fold_in(teacher_key, 1))
         teacher = task.logits(task.teacher, jnp.concatenate([retain.x, forget.x]), teacher_key)
 
         def loss(params, rows, weight, epoch, step_key):
             chosen = Split(retain.x[rows], retain.y[rows])
-            batch = Batch(chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key)
+            batch = Batch(chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key, own)
             return self.loss(task, params, batch)
 
         return fit(loss, self.start(task), n, **self.training.keywords(), key=fit_key, measure=measure)
@@ -384,6 +399,10 @@ class Scrub(Descent):
         super().check()
         require(self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES))
         require(self.reads in ("poisoned", "clean"), "reads", self.reads, "poisoned, clean")
+
+    @property
+    def reads_truth(self) -> bool:
+        return self.reads == "clean"
 
     def forget_set(self, task: Task) -> Split:
         return task.forget_clean if self.reads == "clean" else task.forget

@@ -21,6 +21,7 @@ import evaluation
 import experiments
 import jobs
 import keys
+import methods
 import models
 import oracles
 import poison_unlearn
@@ -232,7 +233,7 @@ def test_what_a_function_closes_over_counts():
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
-    modules = (models, poison_unlearn, experiments, evaluation, oracles, jobs, run_hessian, run_unlearn_xxz)
+    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, jobs, run_hessian, run_unlearn_xxz)
     kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
              oracles.Case)  # fmt: skip
     classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]

@@ -1,0 +1,438 @@
+"""Further ways to forget, beside the published four: importing this module puts them into METHODS.
+
+Written from the papers' formulas. All depart from them alike: two classes and one logit, no data augmentation, the
+whole forget set at every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+import landscape
+from checks import require, require_whole
+from datar import Split
+from metrics import bernoulli_kl, cross_entropy
+from models import Model, Params
+from poison_unlearn import METHODS, Batch, Descent, FineTune, Measure, OneShot, Task, both_logits, retain_loss
+
+EXACT = 600  # parameters up to which a Hessian is computed whole
+
+
+def hold(params: Params, moving: Params) -> Params:
+    """The parameters, of which those that are not moving get no gradient: Adam leaves them where they are."""
+    return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving)
+
+
+# ---- by descent ----
+
+
+@dataclass(frozen=True)
+class Ascent(Descent):
+    """- CE(D_f as poisoned) alone: gradient ascent, with nothing that keeps the rest (arXiv:2406.01257).
+
+    For few epochs: its grid takes a tenth and a 25th of those of its training. An epoch has as many steps as one over
+    the retained samples would have.
+    """
+
+    title = "Ascent alone"
+    needs_forget = True
+    grid = ({"epochs": 0.1}, {"epochs": 0.1, "rate": 0.25}, {"epochs": 0.04}, {"epochs": 0.04, "rate": 4.0})
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        return -cross_entropy(task.logits(params, batch.forget.x, batch.key), batch.forget.y)
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        return self.training.epochs * self.steps(n_retain) * n_forget
+
+
+@dataclass(frozen=True)
+class LastLayers(FineTune):
+    """CE(D_r) from the teacher in the last k layers alone (CF-k, arXiv:2201.06640); all others stay the teacher's.
+
+    Of a circuit the layers next to the measurement. With all layers it is fine-tuning.
+    """
+
+    k: int = 1
+
+    title = "CF-k"
+
+    def check(self) -> None:
+        super().check()
+        require_whole("k", self.k)
+
+    def why_not(self, model: Model) -> str:
+        if not hasattr(model, "last_layers"):
+            return "it has no layers"
+        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+        try:
+            model.last_layers(shapes, self.k + 1)
+        except ValueError:
+            return "it has no other layers"
+        return ""
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        return retain_loss(task, hold(params, task.model.last_layers(params, self.k)), batch)
+
+
+@dataclass(frozen=True)
+class FreshLastLayers(LastLayers):
+    """CE(D_r) in the last k layers alone, from fresh parameters there (EU-k, arXiv:2201.06640)."""
+
+    title = "EU-k"
+
+    def start(self, task: Task) -> Params:
+        last = task.model.last_layers(task.teacher, self.k)
+        return jax.tree.map(jnp.where, last, task.fresh, task.teacher)
+
+
+def softened_kl(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
+    """τ² KL(teacher || student) of each sample, of logits divided by τ; the factor keeps the gradient's size."""
+    return temperature**2 * bernoulli_kl(teacher / temperature, student / temperature)
+
+
+@dataclass(frozen=True)
+class ScrubAlternating(Descent):
+    """SCRUB as published (arXiv:2302.09880): epochs that max KL(T || s on D_f) and min α KL(T || s on D_r) + γ CE(D_r).
+
+    `ascents` epochs of the first kind alternate with the second, then the second alone. rewind: of all epochs the one
+    whose error on D_f is the nearest to that of the last epoch on held-out retained samples, a fifth of them, given the
+    same poison: their labels are flipped as well. That is for flipped labels; plain, for other poisons, leaves them as
+    they are; none takes the last epoch. No true label is read. Theirs runs over batches of the forget set; defaults are
+    those of its large scale.
+    """
+
+    ascents: int = 2
+    alpha: float = 0.001
+    gamma: float = 0.99
+    temperature: float = 4.0
+    rewind: Literal["flipped", "plain", "none"] = "flipped"
+
+    title = "SCRUB+R"
+    needs_forget = True
+    map_over = ("alpha", "gamma")
+    small = {"alpha": 0.5, "gamma": 1.0, "temperature": 2.0}  # noqa: RUF012 - their small scale
+    grid = ({}, {"rate": 4.0}, small, {"rate": 4.0, **small})
+
+    def check(self) -> None:
+        super().check()
+        require_whole("ascents", self.ascents, 0)
+        require(self.temperature > 0, "temperature", self.temperature, "a positive number")
+        require(self.rewind in ("flipped", "plain", "none"), "rewind", self.rewind, "flipped, plain, none")
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        def leave() -> jax.Array:
+            forget = task.logits(params, batch.forget.x, batch.key)
+            return -jnp.mean(softened_kl(batch.forget_teacher, forget, self.temperature))
+
+        def stay() -> jax.Array:
+            retain = task.logits(params, batch.retain.x, batch.key)
+            kept = softened_kl(batch.retain_teacher, retain, self.temperature)
+            learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+            return self.alpha * jnp.average(kept, weights=batch.retain_weight) + self.gamma * learn
+
+        ascends = (batch.epoch < 2 * self.ascents) & (batch.epoch % 2 == 0)
+        return jax.lax.cond(ascends, leave, stay)
+
+    def _held_out(self, n_retain: int) -> int:
+        return 0 if self.rewind == "none" else max(n_retain // 5, 1)
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        n, epochs = n_retain - self._held_out(n_retain), self.training.epochs
+        ascents = min(self.ascents, (epochs + 1) // 2)
+        return ascents * self.steps(n) * n_forget + (epochs - ascents) * n
+
+    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+        if self.rewind == "none":
+            return super().__call__(task, key, measure)
+        order = jax.random.permutation(jax.random.fold_in(key, 2), len(task.retain.y))
+        held, kept = jnp.split(order, [self._held_out(len(order))])
+        labels = task.retain.y[held]
+        poisoned = Split(task.retain.x[held], 1 - labels if self.rewind == "flipped" else labels)
+        rest = task._replace(retain=Split(task.retain.x[kept], task.retain.y[kept]))
+
+        def errors(params: Params) -> tuple:
+            def error(split: Split) -> jax.Array:
+                return jnp.mean((task.logits(params, split.x, key) > 0) != (split.y > 0))
+
+            return params, error(task.forget), error(poisoned), measure(params) if measure else None
+
+        _, (every, forget, held_out, history) = super().__call__(rest, key, errors)
+        place = 1 + jnp.argmin(jnp.abs(forget[1:] - held_out[-1]))  # not the teacher
+        params = jax.tree.map(lambda leaves: leaves[place], every)
+        if measure:  # its last entry is of the parameters that are returned
+            history = jax.tree.map(lambda values: values.at[-1].set(values[place]), history)
+        return params, history
+
+
+@dataclass(frozen=True)
+class SalUn(Descent):
+    """CE(D_r) + CE(D_f, labels drawn uniformly), in the weights on which the forget set acts most.
+
+    SalUn (arXiv:2310.12508): the `share` of the weights where |grad CE(D_f)| of the teacher is the largest, out of
+    those where there is any. Labels are drawn anew at each step, of both classes alike: theirs never draws the label
+    that a sample has, which with two classes would be the truth. With share 1 it is random labelling.
+    """
+
+    share: float = 0.5
+
+    title = "SalUn"
+    needs_forget = True
+    map_over = ("share",)
+    grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 4.0, "share": 0.1})
+
+    def check(self) -> None:
+        super().check()
+        require(0 < self.share <= 1, "share", self.share, "a share above 0, at most 1")
+
+    def before(self, task: Task, key: jax.Array) -> Params:
+        """Which weights move."""
+
+        def loss(params: Params) -> jax.Array:
+            return cross_entropy(task.logits(params, task.forget.x, key), task.forget.y)
+
+        size = jax.tree.map(jnp.abs, jax.grad(loss)(task.teacher))
+        flat, _ = ravel_pytree(size)
+        least = jnp.nanquantile(jnp.where(flat > 0, flat, jnp.nan), 1 - self.share)
+        return jax.tree.map(lambda leaf: (leaf > 0) & (leaf >= least), size)
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        retain, forget = both_logits(task, hold(params, batch.own), batch)
+        labels = jax.random.bernoulli(batch.key, 0.5, forget.shape).astype(forget.dtype)
+        learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+        return learn + cross_entropy(forget, labels)
+
+
+@dataclass(frozen=True)
+class BadTeacher(Descent):
+    """KL_τ(teacher || s) on D_r and KL_τ(fresh model || s) on D_f, the mean over both (arXiv:2205.08096)."""
+
+    temperature: float = 1.0
+
+    title = "Bad teacher"
+    map_over = ("temperature",)
+    grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
+
+    def check(self) -> None:
+        super().check()
+        require(self.temperature > 0, "temperature", self.temperature, "a positive number")
+
+    def before(self, task: Task, key: jax.Array) -> jax.Array:
+        """Logits of the incompetent teacher on the forget set."""
+        return task.logits(task.fresh, task.forget.x, key)
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        retain, forget = both_logits(task, params, batch)
+        kept = softened_kl(batch.retain_teacher, retain, self.temperature) * batch.retain_weight
+        left = softened_kl(batch.own, forget, self.temperature)
+        return (kept.sum() + left.sum()) / (batch.retain_weight.sum() + len(forget))
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        return self.training.epochs * (n_retain + self.steps(n_retain) * n_forget)
+
+
+@dataclass(frozen=True)
+class Sparse(FineTune):
+    """CE(D_r) + l1 |θ|₁ from the teacher: fine-tuning towards sparse weights (arXiv:2304.04934)."""
+
+    l1: float = 5e-4
+
+    title = "ℓ1-sparse"
+    grid = ({}, {"rate": 4.0}, {"rate": 4.0, "l1": 5e-3}, {"rate": 16.0})
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        signs = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params)  # at 0 no slope
+        size = sum(map(jnp.vdot, jax.tree.leaves(signs), jax.tree.leaves(params)))
+        return retain_loss(task, params, batch) + self.l1 * size
+
+
+@dataclass(frozen=True)
+class Repair(Descent):
+    """CE on D_r and on D_f as it was before the poison, the mean over both: an upper bound, for it reads the truth.
+
+    With two classes relabelling the forget set "to another class" is this.
+    """
+
+    title = "Repair"
+    needs_forget = True
+    reads_truth = True
+    grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
+
+    def forget_set(self, task: Task) -> Split:
+        return task.forget_clean
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        logits = task.logits(params, jnp.concatenate([batch.retain.x, batch.forget.x]), batch.key)
+        weight = jnp.concatenate([batch.retain_weight, jnp.ones(len(batch.forget.y), batch.retain_weight.dtype)])
+        return cross_entropy(logits, jnp.concatenate([batch.retain.y, batch.forget.y]), weight)
+
+
+# ---- in one step ----
+
+
+def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
+    """The diagonal of the empirical Fisher information of the teacher: mean over samples of the squared gradients."""
+
+    def add(total: Params, sample: tuple) -> tuple[Params, None]:
+        x, y = sample
+
+        def loss(params: Params) -> jax.Array:
+            return cross_entropy(task.logits(params, x[None], key), y[None])
+
+        gradient = jax.grad(loss)(task.teacher)
+        return jax.tree.map(lambda sum_, each: sum_ + each**2, total, gradient), None
+
+    zeros = jax.tree.map(jnp.zeros_like, task.teacher)
+    total, _ = jax.lax.scan(add, zeros, (split.x, split.y))
+    return jax.tree.map(lambda leaf: leaf / len(split.y), total)
+
+
+@dataclass(frozen=True)
+class SelectiveDampening(OneShot):
+    """θ_i <- min(λ F_D / F_f, 1) θ_i where F_f > α F_D, with F the diagonal Fisher information of D_f and of all of D.
+
+    SSD (arXiv:2308.07707). Squared gradients are taken for each sample. An angle outside the light cone has F = 0 and
+    stays. As D holds D_f, F_f is at most n / n_f times F_D: where a third of the samples is to be forgotten, theirs of
+    10 changes nothing, and the grid starts at 2.5.
+    """
+
+    alpha: float = 10.0
+    dampening: float = 1.0
+
+    title = "SSD"
+    needs_forget = True
+    grid = ({"alpha": 2.5}, {"alpha": 1.5}, {"alpha": 1.1}, {"alpha": 1.1, "dampening": 0.3})
+
+    def check(self) -> None:
+        require(self.alpha >= 0, "alpha", self.alpha, "a number, 0 or more; inf changes nothing")
+        require(0 <= self.dampening < math.inf, "dampening", self.dampening, "a finite number, 0 or more")
+
+    def step(self, task: Task, key: jax.Array) -> Params:
+        forget, retain = (squared_gradients(task, split, key) for split in (task.forget, task.retain))
+        share = len(task.forget.y) / (len(task.forget.y) + len(task.retain.y))
+
+        def dampened(theta: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:
+            both = share * own + (1 - share) * others
+            chosen = own > jnp.where(both > 0, self.alpha * both, 0)
+            factor = jnp.minimum(self.dampening * both / jnp.where(own > 0, own, 1), 1)
+            return jnp.where(chosen, factor * theta, theta)
+
+        return jax.tree.map(dampened, task.teacher, forget, retain)
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        return n_retain + n_forget
+
+
+@dataclass(frozen=True)
+class FisherNoise(OneShot):
+    """θ + N(0, strength / F_r), with 1 / F_r at most `most`: noise where the retained samples feel it least.
+
+    Fisher forgetting (arXiv:1911.04933, and the clamp of its code), with the labels that the samples have in place of
+    the model's own probabilities, and a variance for each weight, none averaged over rows. Where F_r = 0 nothing is
+    moved: an angle outside the light cone, a weight of a dead neuron.
+    """
+
+    strength: float = 1e-5
+    most: float = 1e3
+
+    title = "Fisher noise"
+    grid = ({}, {"strength": 1e-4}, {"strength": 1e-3}, {"strength": 1e-2})
+
+    def step(self, task: Task, key: jax.Array) -> Params:
+        noise_key, key = jax.random.split(key)
+        flat, unravel = ravel_pytree(task.teacher)
+        fisher, _ = ravel_pytree(squared_gradients(task, task.retain, key))
+        variance = self.strength * jnp.minimum(1 / jnp.where(fisher > 0, fisher, 1), self.most)
+        noise = jnp.sqrt(variance) * jax.random.normal(noise_key, flat.shape, flat.dtype)
+        return unravel(flat + jnp.where(fisher > 0, noise, 0))
+
+    def gradients(self, n_retain: int, n_forget: int) -> int:
+        return n_retain
+
+
+DAMPINGS = tuple(10.0**power for power in range(-6, 2))  # in units of the largest eigenvalue
+
+
+@dataclass(frozen=True)
+class Newton(OneShot):
+    """One damped Newton step from the teacher towards the minimum of CE(D_r): θ - (H + μ λ_max)^-1 grad CE(D_r).
+
+    Of models of up to EXACT parameters the exact Hessian, its eigenvalues by their absolute value; of larger ones
+    Gauss-Newton's, n × n in place of p × p: with J (n, p) the gradients of the logits, W = p (1 - p) and r = p - y,
+    (J'WJ/n + μ)^-1 J'r/n = J' (μ + W JJ'/n)^-1 r/n. The damping μ is that of DAMPINGS with the least CE(D_r).
+    """
+
+    title = "Newton"
+    grid = ({},)
+
+    def step(self, task: Task, key: jax.Array) -> Params:
+        flat, unravel = ravel_pytree(task.teacher)
+        retain = task.retain
+
+        def loss(flat: jax.Array) -> jax.Array:
+            return cross_entropy(logits(flat), retain.y)
+
+        def logits(flat: jax.Array) -> jax.Array:
+            return task.logits(unravel(flat), retain.x, key)
+
+        steps = newton_steps(task.model, task.teacher, retain, logits, exact=EXACT)
+        losses = jax.lax.map(lambda step: loss(flat - step), steps)
+        best = jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))
+        better = jnp.nanmin(losses) < loss(flat)
+        return unravel(jnp.where(better, flat - steps[best], flat))
+
+    def cost(self, model: Model, n_retain: int, n_forget: int) -> int:
+        """Gradients of the loss and of the logits, and a product with the exact Hessian for each parameter."""
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0))))
+        size = sum(math.prod(leaf.shape) for leaf in leaves)
+        return n_retain * (2 + (size if size <= EXACT else 0))
+
+
+def newton_steps(
+    model: Model, params: Params, split: Split, logits: Callable[[jax.Array], jax.Array], *, exact: int
+) -> jax.Array:
+    """(H + μ λ_max)^-1 grad CE for each damping: (len(DAMPINGS), p). logits: of the split, of flat parameters.
+
+    exact: up to how many parameters H is the Hessian; above, Gauss-Newton's, by the kernel.
+    """
+    flat, _ = ravel_pytree(params)
+    n = len(split.y)
+    residual = jax.nn.sigmoid(logits(flat)) - split.y
+    gradient = jax.vjp(logits, flat)[1](residual / n)[0]
+    if flat.size <= exact:
+        return damped_steps(landscape.hessian(model, params, split), gradient)
+    p = jax.nn.sigmoid(logits(flat))
+    root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
+    jacobian = jax.jacrev(logits)(flat)  # (n, p)
+    values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)
+    inner = vectors.T @ (residual / root / n)
+
+    def step(damping: float) -> jax.Array:
+        return jacobian.T @ (root * (vectors @ (inner / (jnp.maximum(values, 0) + damping * values[-1]))))
+
+    return jnp.stack([step(damping) for damping in DAMPINGS])
+
+
+def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
+    """(|H| + μ λ_max)^-1 g for each damping, λ_max the largest |eigenvalue|; 0 along what is flat to rounding.
+
+    Parameters of which the whole row is flat, angles outside the light cone, stay where they are.
+    """
+    values, vectors = jnp.linalg.eigh(hessian)
+    size, rows = jnp.abs(values), jnp.abs(hessian).max(axis=1)
+    inner = jnp.where(size > 1e-6 * size.max(), vectors.T @ gradient, 0)
+    acts = rows > 1e-6 * rows.max()
+    return jnp.stack([acts * (vectors @ (inner / (size + damping * size.max()))) for damping in DAMPINGS])
+
+
+METHODS.update(
+    ascent=Ascent(), cf_k=LastLayers(), eu_k=FreshLastLayers(), scrub_alternating=ScrubAlternating(), salun=SalUn(),
+    bad_teacher=BadTeacher(), ssd=SelectiveDampening(), fisher_noise=FisherNoise(), newton=Newton(),
+    l1_sparse=Sparse(), repair=Repair(),
+)  # fmt: skip
