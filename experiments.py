@@ -25,8 +25,9 @@ from checks import BadInput, require
 from datar import Dataset, Split
 from jobs import Arrays, Job, Runs, random_key
 from keys import backend
+from methods import METHODS
 from models import MLP, QNN, Model, Params, QuadraticForm, Training
-from poison_unlearn import METHODS, POISONS, Method, Poison, Poisoned, Retrain, Task
+from poison_unlearn import POISONS, Method, Poison, Poisoned, Retrain, Task
 from results import Row
 from runner import Percent, Settings, flag_name
 
@@ -263,6 +264,13 @@ class Protocol:
     """Whether the runs of a block are one batch; a matter of speed and memory (results agree to rounding)."""
 
 
+def method_lines() -> str:
+    """What each method does, in a line: the first sentence of its docstring."""
+    first = {name: (type(method).__doc__ or "").split("\n\n")[0] for name, method in METHODS.items()}
+    return "Unlearning methods:\n" + "\n".join(f"{name}: {' '.join(line.split())}" for name, line in first.items())
+
+
+MethodNames = Annotated[tuple[str, ...], tyro.conf.arg(help=method_lines())]
 QUICK_EVALUATION = {  # of the presets quick
     "stages": ("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
     "evaluated": ("mlp", "qnn"),
@@ -272,7 +280,9 @@ QUICK_EVALUATION = {  # of the presets quick
     "selection_runs": 0,  # the hyper-parameters of the other stages
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
-Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation"]
+Stage = Literal[
+    "data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation", "benchmark", "finalists", "influence"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +291,9 @@ class Config(Settings):
 
     stages: tuple[Stage, ...] = get_args(Stage)[:4]
     """Studies to run. data: what the poison looks like; epochs: how long oracles are to be trained; evaluation: how far
-    unlearned models are from oracles. The last two are run only where they are named."""
+    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
+    on more draws; influence: what linear response says of the oracles. The last five are run only where they are
+    named."""
     models: tuple[str, ...] = ("mlp", "qnn")
     """Families of models: mlp, qnn, logistic (regression), or quadratic (a bounded quadratic form of low rank)."""
     poisons: tuple[str, ...] = ("labels", "features")
@@ -301,8 +313,7 @@ class Config(Settings):
     """Share of flipped labels to unlearn, in percent; 0 skips it."""
     unlearn_features: Percent = 0
     """Share of randomised samples to unlearn, in percent; 0 skips it."""
-    methods: tuple[str, ...] = ("retrain", "cf", "scrub", "ga")
-    """Unlearning methods: names in poison_unlearn.METHODS."""
+    methods: MethodNames = ("retrain", "cf", "scrub", "ga")
     hyper: tuple[str, ...] = ()
     """Hyper-parameters of methods, such as scrub.forget=0.4 or scrub.divergence=full."""
     map_weights: tuple[float, ...] = tuple(i / 10 for i in range(10))
@@ -310,18 +321,29 @@ class Config(Settings):
     weight_map_runs: int = 0
     """Repetitions of each cell of the weight maps where --runs is larger; 0: as many as --runs."""
     evaluated: tuple[str, ...] = ("mlp", "qnn", "logistic", "quadratic")
-    """Families of models of the stages evaluation and epochs."""
+    """Families of models of the stages evaluation, epochs, benchmark, finalists and influence."""
     evaluated_hidden: Widths = "16,4"
-    """Hidden widths of the MLP of those stages."""
+    """Hidden widths of the MLP of the stages evaluation and epochs."""
     teachers: int = 20
     """N of the stage evaluation: teachers, and models of each method, on one draw of the poison; of oracles there are
     three times as many."""
     draws: int = 3
-    """Draws of the poison on which the stage evaluation judges; hyper-parameters are chosen on two others."""
+    """Draws of the poison on which evaluation and finalists judge; hyper-parameters are chosen on two others."""
     oracle_epochs: tuple[str, ...] = ()
     """Epochs of teachers and oracles of that stage, by family, such as mlp=200; others: those of teachers elsewhere."""
     epoch_grid: tuple[int, ...] = (50, 100, 200, 400, 800, 1600)
     """Epochs that the stage epochs tries, each twice the one before."""
+    benchmarked: tuple[str, ...] = ()
+    """Methods of the stage benchmark, names in METHODS; none: all."""
+    benchmarked_hidden: tuple[Widths, ...] = ("16,4", "64,16")
+    """Hidden widths of each MLP of the stages benchmark, finalists and influence."""
+    benchmarked_poisons: tuple[str, ...] = ("labels",)
+    """Poisons of those stages, out of those that are unlearned."""
+    finalists: tuple[str, ...] = ()
+    """Methods of the stage finalists: the best of the benchmark, on --draws draws of the poison."""
+    budget: float = 0.25
+    """How many gradients of single samples a method of the stages benchmark and finalists may take, over those of an
+    oracle. It sets the epochs, at least one; methods of one step take what they take."""
     selection_runs: int = 5
     """Runs of each setting of a method on each draw on which hyper-parameters are chosen; 0: the first is taken."""
     independent_teachers: bool = False
@@ -332,7 +354,8 @@ class Config(Settings):
     """The preset's own hyper-parameters, before those of --hyper."""
 
     AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
-            "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid")  # fmt: skip
+            "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
+            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists")  # fmt: skip
 
     def check(self):
         super().check()
@@ -340,21 +363,25 @@ class Config(Settings):
         require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
+        require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
         for name, least in (("teachers", 4), ("draws", 1), ("selection_runs", 0)):
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
-        self.check_lists("evaluated", "epoch_grid")
+        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden")
         doubled = all(after == 2 * before for before, after in itertools.pairwise(self.epoch_grid))
         require(min(self.epoch_grid) > 0 and doubled, "--epoch-grid", " ".join(map(str, self.epoch_grid)),
                 "numbers of epochs, each twice the one before, such as 50 100 200")  # fmt: skip
         self.epochs_of_oracles()
-        tables = {"methods": METHODS, "models": FAMILIES, "evaluated": FAMILIES, "poisons": POISONS}
+        tables = dict.fromkeys(("methods", "benchmarked", "finalists"), METHODS)
+        tables |= dict.fromkeys(("models", "evaluated"), FAMILIES)
+        tables |= dict.fromkeys(("poisons", "benchmarked_poisons"), POISONS)
         for flag, known in tables.items():
             for name in getattr(self, flag):
                 require(name in known, flag_name(flag), name, ", ".join(known))
         for weight in self.map_weights:
             require(0 <= weight < np.inf, "--map-weights", weight, "finite numbers, 0 or more")
-        for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden, self.evaluated_hidden):
+        widths = (*self.hidden, *self.label_hidden, self.unlearn_hidden, self.evaluated_hidden)
+        for text in (*widths, *self.benchmarked_hidden):
             parse_widths(text)
         for name in {word.partition(".")[0] for word in self.hyper}:
             require(name in METHODS, "--hyper", name, f"METHOD.FIELD=VALUE with a method of {', '.join(METHODS)}")

@@ -108,9 +108,9 @@ def _panels(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 
 GRID = 4  # panels beside each other
 
 
-def _grid(items: list, xlabel: str = "", ylabel: str = "") -> Iterator[tuple]:
-    """As `_panels`, at most GRID in a row; what is left over of the last one stays empty."""
-    columns = min(len(items), GRID)
+def _grid(items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRID) -> Iterator[tuple]:
+    """As `_panels`, at most so many in a row; what is left over of the last one stays empty."""
+    columns = min(len(items), most)
     blank = [None] * (-len(items) % columns)
     for axis, item in _panels([*items, *blank], xlabel, ylabel, rows=-(-len(items) // columns)):
         if item is None:
@@ -395,14 +395,14 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     measures += [name for name in results.measure.values if name not in measures]
     ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw", skipna=False).sel(measure=measures)
     norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
-    panels = list(_grid(rows))
-    columns = min(len(rows), GRID)
+    columns = min(len(rows), GRID if len(titles) < 10 else 2)  # wide panels
+    panels = list(_grid(rows, most=columns))
     for index, (axis, (model, poison)) in enumerate(panels):
         cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
         image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
         for (row, column), cell in np.ndenumerate(cells):
             words = _in_a_cell(cell)
-            bright = np.isnan(cell) or norm(cell) > 0.6
+            bright = not cell > 0 or norm(cell) > 0.6
             axis.text(column, row, words, ha="center", va="center", fontsize=5.5, color="black" if bright else "white")
         axis.set_title(f"{model}\n{POISON_NAMES.get(poison, poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
@@ -411,7 +411,7 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
     figure = plt.gcf()
-    figure.set_size_inches(2.1 * columns + 1.4, 3.3 * -(-len(rows) // columns) + 0.6)
+    figure.set_size_inches((0.35 * len(titles) + 0.2) * columns + 1.4, 3.3 * -(-len(rows) // columns) + 0.6)
     figure.colorbar(image, ax=figure.axes, label="distance from the oracles over the floor", shrink=0.7)
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
             f"over random halves); {_draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
@@ -504,7 +504,28 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
 def _draws_words(results: xr.Dataset) -> str:
     draws = results.sizes["draw"]
     over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
-    return f"{over}, n = {count_of_runs(results)} models of each kind"
+    truth = "; †: reads what the poison replaced" if (results.get("reads_truth", xr.DataArray(0)) > 0).any() else ""
+    return f"{over}, n = {count_of_runs(results)} models of each kind{truth}"
+
+
+def linear_response(results: xr.Dataset) -> plt.Figure | None:
+    """The change of each logit that linear response predicts against the true one, for each model and poison."""
+    pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
+    marks = {"validation": ("0.75", "."), "retain": (PALETTE[0], "o"), "forget": (PALETTE[3], "^")}
+    for axis, place in _grid(pairs, "predicted change of z", "true change of z"):
+        own, words = results.sel(model=place[0], poison=place[1]), []
+        for part, (colour, marker) in marks.items():
+            chosen = own.member.sel(of=part).values == 1
+            axis.plot(own.predicted[chosen], own.true[chosen], marker, color=colour, markersize=2, label=part)
+            value, low, high = own.correlation.sel(of=part, bound=tables.BOUNDS).values
+            words.append(f"{part} {value:.2f} [{low:.2f}, {high:.2f}]")
+        axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
+        axis.text(0.03, 0.97, "\n".join(reversed(words)), transform=axis.transAxes, va="top", fontsize=5.5)
+        axis.set_title(f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}")
+    text = ("z: logit signed by the true label, a dot for each sample; true: mean over oracles less mean over "
+            "teachers; predicted: first order in a damped Newton step towards the minimum on the retained samples "
+            "(influence functions). Numbers: Pearson's correlation, 95 % interval by halves of the models")  # fmt: skip
+    return _finished(text, results, legend=True)
 
 
 def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
@@ -631,6 +652,9 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
     "forgetting_logits": (forgetting_logits, "evaluation"),
     "forgetting_attack": (forgetting_attack, "evaluation"),
     "forgetting_cost": (forgetting_cost, "evaluation"),
+    "benchmark_scores": (forgetting_scores, "benchmark"),
+    "benchmark_cost": (forgetting_cost, "benchmark"),
+    "linear_response": (linear_response, "influence"),
     "gauge": (gauge_control, "gauge"),
     "poison_examples": (poison_examples, "data"),
     "poison_embeddings": (poison_embeddings, "data"),

@@ -20,11 +20,13 @@ import optax
 import xarray as xr
 
 import evaluation
+from checks import require
 from datar import Dataset, Split
 from evaluation import MEASURES, PRIMARY, Measure, Models, Parts
 from experiments import (
     FAMILIES,
     SPLITS,
+    Block,
     Config,
     Fit,
     are_side_by_side,
@@ -35,9 +37,10 @@ from experiments import (
     tensors_to_params,
 )
 from jobs import Arrays, Job, Runs, random_key
+from methods import METHODS, Newton
 from metrics import cross_entropy
 from models import Model, Params, Training, logits_of
-from poison_unlearn import METHODS, Descent, FineTune, Method, Poison, Retrain
+from poison_unlearn import Descent, FineTune, Method, OneShot, Poison, Retrain, Task
 from results import Row
 
 MOST_RUNS = 10  # of one job
@@ -358,6 +361,108 @@ def _acting_angles(model: Model) -> int:
     return int(np.sum(np.abs(np.asarray(gradient)) > 1e-6))
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinearResponse(Runs):
+    """What teachers' logits would do if the forget set were taken out, by linear response: influence functions.
+
+    A Newton step towards the minimum of CE(D_r), damped as in the method newton, and the change of each logit to first
+    order in it. At a minimum of the loss over all samples it is that of Koh and Liang (arXiv:1703.04730) for a group;
+    elsewhere what is left of that loss's gradient is in it as well.
+    """
+
+    start: Fit
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.start,)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step does."""
+        fit = replace(self.start, start=self.start, method=Newton())  # the retained samples, and the same draw
+        _, block = block_inputs(fit, dataset)
+        params = tensors_to_params(fit.model, inputs[0])
+        if block.columns is not None:
+            params = fit.model.narrow(params, block.columns)
+        n = inputs[0]["mask"].shape[1]
+        seen = np.r_[0:n, 2 * n : inputs[0]["logit"].shape[1]]
+        keys = jnp.stack([random_key(self.seed, "linear response", run) for run in self.runs])
+        changes = _linear_response(fit.model, block, params, keys, seen)
+        true = inputs[0]["label"][0, np.r_[n : 2 * n, 2 * n : inputs[0]["label"].shape[1]]]
+        return {name: np.asarray(each) * evaluation.signs(true) for name, each in changes.items()}
+
+
+@partial(jax.jit, static_argnames="model")
+def _linear_response(
+    model: Model, block: Block, params: Params, keys: jax.Array, seen: np.ndarray
+) -> dict[str, jax.Array]:
+    def one_run(arguments):
+        own, start, key = arguments
+        x = jnp.concatenate([own.inputs, block.validation])[block.measured[seen]]
+        task = Task(model, start, own.retain, own.forget, own.forget_clean, start)
+        after, _ = Newton()(task, key)
+        step = jax.tree.map(jnp.subtract, after, start)
+        before, predicted = jax.jvp(lambda params: logits_of(model, params, x, key), (start,), (step,))
+        return {"predicted": predicted, "stepped": logits_of(model, after, x, key) - before}
+
+    return jax.lax.map(one_run, (block._replace(validation=None, measured=None, columns=None), params, keys))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response(Job):
+    """The change of each logit by linear response beside the true one: that of oracles against teachers."""
+
+    case: Case
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        teachers = self.case.teachers()
+        linear = [LinearResponse(start=job, **_runs(job)) for job in teachers]
+        return (*teachers, *self.case.oracles("A"), *linear)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """predicted, stepped, true (n + v,): mean changes of z over models; forget, retain, validation (n + v,) masks.
+
+        correlation, agreement (3, 3): Pearson's of predicted with true, and with stepped, on each of those parts, and
+        its 95 % bounds by halves of the models. share (3, 3): the mean predicted change over the mean true one.
+        """
+        blocks = self.case.blocks
+        teachers, oracles, linear = inputs[:blocks], inputs[blocks : 2 * blocks], inputs[2 * blocks :]
+        arms = {"teachers": teachers, "oracles": oracles}
+        z = {name: np.concatenate([_signed_logits(each) for each in own])[: self.case.n] for name, own in arms.items()}
+        z |= {name: np.concatenate([each[name] for each in linear])[: self.case.n] for name in ("predicted", "stepped")}
+        lost = {name: np.concatenate([each["diverged"] for each in own])[: self.case.n] for name, own in arms.items()}
+        lost |= dict.fromkeys(("predicted", "stepped"), lost["teachers"])
+        arms = {name: _bare(own[~lost[name]]) for name, own in z.items()}
+        parts = _parts(inputs[0])
+        chosen = (parts.forget, parts.retain, parts.validation)
+
+        def numbers(own: dict[str, Models]) -> np.ndarray:
+            change = {name: models.z.mean(axis=0) for name, models in own.items()}
+            true, predicted = change["oracles"] - change["teachers"], change["predicted"]
+            alike = [[np.corrcoef(predicted[part], other[part])[0, 1] for part in chosen]
+                     for other in (true, change["stepped"])]  # fmt: skip
+            return np.array([*alike, [predicted[part].mean() / true[part].mean() for part in chosen]])
+
+        found = numbers(arms)
+        pairs = dict.fromkeys(("predicted", "stepped"), "teachers")
+        low, high = evaluation.half_sample_interval(numbers, arms, found, pairs=pairs)
+        low[:2], high[:2] = np.maximum(low[:2], -1), np.minimum(high[:2], 1)
+        bounded = np.stack([found, low, high], axis=-1)  # (numbers, parts, 3)
+        changes = {name: arms[name].z.mean(axis=0) for name in ("predicted", "stepped")}
+        changes["true"] = arms["oracles"].z.mean(axis=0) - arms["teachers"].z.mean(axis=0)
+        masks = dict(zip(PARTS, chosen, strict=True))
+        named = dict(zip(("correlation", "agreement", "share"), bounded, strict=True))
+        return changes | masks | named | {"size": inputs[0]["size"]}
+
+
+PARTS = ("forget", "retain", "validation")
+
+
+def _bare(z: np.ndarray) -> Models:
+    """Models of which only the logits matter."""
+    return Models(z, z, np.zeros(len(z)), np.arange(len(z)))
+
+
 # ---- studies ----
 
 
@@ -386,21 +491,100 @@ def epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into evaluation."""
-    for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
+    judged = list(cases(config, dataset, range(config.draws), config.teachers))
+    for case, unlearn in judged:
+        methods = {name: config.method(name, training=unlearn) for name in config.methods}
+        yield from _judged(config, case, methods, dataset, "evaluation", "selection")
+
+
+def benchmark(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """The same of all methods, in files of its own, on an equal budget of gradients and with further MLPs.
+
+    All take the teacher's batches: a whole batch at every step, as published, leaves ten or twenty steps of the budget.
+    """
+    yield from _on_a_budget(config, dataset, config.benchmarked or tuple(METHODS), [0], "benchmark")
+
+
+def finalists(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """The same of the best of them on more draws of the poison."""
+    require(config.finalists, "--finalists", "nothing", f"methods that it is to compare, out of {', '.join(METHODS)}")
+    yield from _on_a_budget(config, dataset, config.finalists, range(config.draws), "finalists")
+
+
+def _on_a_budget(
+    config: Config, dataset: Dataset, names: Iterable[str], draws: Iterable[int], study: str
+) -> Iterator[Row]:
+    for case, unlearn in _benchmarked(config, dataset, draws):
+        sizes, training = split_sizes(case.poison, dataset), replace(unlearn, batch_size=case.training.batch_size)
+        methods = {name: config.method(name, training=training) for name in names}
+        methods = {name: _within(config.budget, method, case, *sizes) for name, method in methods.items()}
+        yield from _judged(config, case, methods, dataset, study, "benchmark_selection")
+
+
+def _benchmarked(config: Config, dataset: Dataset, draws: Iterable[int]) -> Iterator[tuple[Case, Training]]:
+    """The cases of the benchmark: each of its MLPs, other models once; its poisons, or the one the data came with."""
+    for place, widths in enumerate(config.benchmarked_hidden):
+        families = config.evaluated if place == 0 else tuple({"mlp"} & set(config.evaluated))
+        own = replace(config, evaluated_hidden=widths, evaluated=families or config.evaluated)
+        for case, unlearn in cases(own, dataset, draws, config.teachers):
+            if case.poison.kind in (*config.benchmarked_poisons, "given"):
+                yield case, unlearn
+
+
+def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: int) -> Method:
+    """The method with as many epochs as an oracle's gradients times the budget allow, at least one.
+
+    A method of one step has one, for its null arm; one that does not say what it takes keeps its own.
+    """
+
+    def trained(epochs: int) -> Method:
+        return replace(method, training=replace(method.training, epochs=epochs))
+
+    if isinstance(method, OneShot):
+        return trained(1)
+    most = budget * Retrain(training=case.training).gradients(n_retain, 0)
+    if math.isnan(method.gradients(n_retain, n_forget)):
+        return method
+    epochs = itertools.takewhile(lambda epochs: trained(epochs).gradients(n_retain, n_forget) <= most, range(1, 10**5))
+    return trained(max(epochs, default=1))
+
+
+def _judged(
+    config: Config, case: Case, methods: dict[str, Method], dataset: Dataset, study: str, selection: str
+) -> Iterator[Row]:
+    """Rows of one case: of teachers and oracles, and of these methods where they can run on its model."""
+    place, reasons = {"model": case.model.label, "poison": case.poison.kind}, {}
+    for name, method in methods.items():
+        if reason := method.why_not(case.model):
+            reasons.setdefault(reason, []).append(name)
+    left_out = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    model = model_words(case.model) | {"left_out": ("model", left_out)}
+    able = {name: method for name, method in methods.items() if not method.why_not(case.model)}
+    choices = {name: _choice(config, case, method, dataset) for name, method in able.items()}
+    for name, choice in choices.items():
+        if case.draw == 0 and choice.is_asked:
+            yield Row(selection, choice, place | {"unlearner": name}, choice_table, None, model)
+    for name in ("teacher", "oracle", *choices):
+        score = Score(
+            data=case.data, case=case, choice=choices.get(name), arm="" if name in choices else name,
+            measures=tuple(MEASURES.items()),
+        )  # fmt: skip
+        at, method = place | {"unlearner": name, "draw": case.draw}, methods.get(name)
+        words = model | {
+            "title": ("unlearner", (method.title or name) if method else name),
+            "reads_truth": ("unlearner", float(method.reads_truth if method else False)),
+        }
+        for job in score.groups()["models"]:
+            yield Row(study, job, at, arm_table, case.shown(job), words)
+        yield Row(study, score, at, score_table, None, words)
+
+
+def influence(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """The change of each logit by linear response beside the true one, on the first draw of the poison."""
+    for case, _ in _benchmarked(config, dataset, [0]):
         place = {"model": case.model.label, "poison": case.poison.kind}
-        arms = {name: _arm_rows(case, name, None) for name in ("teacher", "oracle")}
-        for name in config.methods:
-            choice = _choice(config, case, config.method(name, training=unlearn), dataset)
-            if case.draw == 0 and choice.is_asked:
-                yield Row("selection", choice, place | {"unlearner": name}, choice_table, None, model_words(case.model))
-            arms[name] = _arm_rows(case, name, choice)
-        for name, (jobs, score) in arms.items():
-            at = place | {"unlearner": name, "draw": case.draw}
-            title = METHODS[name].title or name if name in METHODS else name
-            words = model_words(case.model) | {"title": ("unlearner", title)}
-            for job in jobs:
-                yield Row("evaluation", job, at, arm_table, case.shown(job), words)
-            yield Row("evaluation", score, at, score_table, None, words)
+        job = Response(data=case.data, case=case)
+        yield Row("influence", job, place, response_table, None, model_words(case.model))
 
 
 def _choice(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
@@ -411,13 +595,20 @@ def _choice(config: Config, case: Case, method: Method, dataset: Dataset) -> Cho
     return Choice(data=case.data, case=choosing, candidates=settings if can else settings[:1])
 
 
-def _arm_rows(case: Case, arm: str, choice: Choice | None) -> tuple[list[Fit], Score]:
-    """The jobs of an arm, and its score."""
-    score = Score(data=case.data, case=case, choice=choice, arm="" if choice else arm, measures=tuple(MEASURES.items()))
-    return score.groups()["models"], score
-
-
 # ---- their tables ----
+
+
+def response_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """predicted, stepped, true (…, sample), member (poison, of, sample); three numbers (…, of, bound): see Response."""
+    coords = {axis: [label] for axis, label in row.place.items()}
+    table = xr.Dataset(coords=coords | {"of": list(PARTS), "bound": ["value", "low", "high"]})
+    for name in ("predicted", "stepped", "true"):
+        table[name] = (*row.place, "sample"), arrays[name][None, None].astype(np.float32)
+    for name in ("correlation", "agreement", "share"):
+        table[name] = (*row.place, "of", "bound"), arrays[name][None, None]
+    table["member"] = ("poison", "of", "sample"), np.stack([arrays[name] for name in PARTS])[None].astype(np.int8)
+    table = table.assign_coords(sample=np.arange(table.sizes["sample"]))
+    return table.assign_coords(size=("model", [int(arrays["size"])]))
 
 
 def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -429,13 +620,15 @@ def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = xr.Dataset({name: (dims, arrays[name][None, None, None]) for name in ("accuracy", "forgetting")}, coords)
     table["diverged"] = table.accuracy.isnull().astype(float)
     table["chosen"] = tuple(row.place), np.full((1, 1, 1), float(arrays["chosen"]))
-    words = [[[[setting_words(method) for method in settings]]]]
+    differ = len({method.training.epochs for method in settings}) > 1
+    words = [[[[setting_words(method, epochs=differ) for method in settings]]]]
     return table.assign(setting_words=((*row.place, "setting"), np.array(words, object)))
 
 
-def setting_words(method: Method) -> str:
-    """rate 0.004, forget 0.2"""
-    numbers = {"rate": method.training.learning_rate, **method.hyper()}
+def setting_words(method: Method, *, epochs: bool = False) -> str:
+    """rate 0.004, forget 0.2; with its epochs before."""
+    numbers = {"epochs": method.training.epochs} if epochs else {}
+    numbers |= {"rate": method.training.learning_rate, **method.hyper()}
     return ", ".join(f"{name} {value:g}" for name, value in numbers.items())
 
 
@@ -445,7 +638,7 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = scores_table(row, arrays).drop_vars("loss")
     method = job.choice.candidates[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
     n_forget = int(known.sum()) if job.forgets else 0
-    gradients = float(method.gradients(len(known) - n_forget, n_forget))
+    gradients = float(method.cost(job.model, len(known) - n_forget, n_forget))
     table["gradients"] = tuple(row.place), np.full((1,) * len(row.place), gradients)
     z = _signed_logits(arrays)[:, np.flatnonzero(known)[:EXAMPLES]]
     dims = (*row.place, "run", "example")
@@ -465,4 +658,10 @@ def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
     return table.assign_coords(measure_title=("measure", [measure.title for _, measure in row.job.measures]))
 
 
-STUDIES = {"epochs": epochs, "evaluation": evaluation_study}
+STUDIES = {
+    "epochs": epochs,
+    "evaluation": evaluation_study,
+    "benchmark": benchmark,
+    "finalists": finalists,
+    "influence": influence,
+}

@@ -113,6 +113,7 @@ CORRECTED = replace(
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),  # by the rule of the stage epochs
+    finalists=("l1_sparse", "retrain", "cf", "ga", "scrub"),  # by tables.best_methods of the stage benchmark
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)  # a quarter of the epochs at four times the rate

@@ -31,7 +31,7 @@ from results import Row
 from runner import one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
-Stage = Literal["data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation", "depths", "gauge"]
+Stage = Literal[experiments.Stage, "depths", "gauge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,9 @@ class XxzConfig(Config):
 
     stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
     """Studies to run. data: energies and gaps; epochs: how long oracles are to be trained; evaluation: how far
-    unlearned models are from oracles; depths: deeper QNNs, joining the noise sweep; gauge: the noise sweep with
-    flipped labels under each gauge. The last four are run only where they are named."""
+    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
+    on more draws; influence: what linear response says of the oracles; depths: deeper QNNs, joining the noise sweep;
+    gauge: the noise sweep with flipped labels under each gauge. The last seven are run only where they are named."""
     gauge: Gauge = "random_phase"
     """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a random sign, or
     a random complex phase like that of the published states."""
@@ -92,6 +93,7 @@ CORRECTED = replace(
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),  # by the rule of the stage epochs
+    finalists=("cf", "ga", "scrub", "l1_sparse", "cf_k"),  # by tables.best_methods of the stage benchmark
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_MLP, QUICK_QNN = replace(PAPER.mlp.sweep, epochs=100), replace(PAPER.qnn.sweep, epochs=60)

@@ -84,6 +84,8 @@ def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
 def method_titles(results: xr.Dataset) -> dict[str, str]:
     """What each method is called, in reading order; with its name behind a title that two of them share."""
     titles = results.title.to_series().astype(str)[ordered(results, "unlearner")]
+    if "reads_truth" in results.coords:
+        titles += np.where(results.reads_truth.to_series()[titles.index] > 0, " †", "")
     return titles.where(~titles.duplicated(keep=False), titles + " (" + titles.index + ")").to_dict()
 
 
@@ -260,13 +262,47 @@ def epochs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([curves, found], ignore_index=True).assign(n=curves.n.max())
 
 
-def evaluation(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def best_methods(results: xr.Dataset, count: int = 5) -> list[str]:
+    """Those of the benchmark's methods that end nearest to the oracles: by the mean over models of the rank of W1.
+
+    Those that read the truth aside; a method has no rank on a model on which it cannot run or diverged.
+    """
+    own = results.distance.sel(measure=PRIMARY).mean("draw").where(results.reads_truth == 0)
+    own = own.drop_sel(unlearner=["teacher", "oracle"]).stack(place=("model", "poison"))
+    ranks = own.to_series().unstack("unlearner").rank(axis="columns").mean()
+    return list(ranks.sort_values(kind="stable").index[:count])
+
+
+BOUNDS = ["value", "low", "high"]
+
+
+def responses(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The logits' change by linear response beside the true one, and beside that of the whole step: correlations.
+
+    predicted / true: the mean predicted change over the mean true one.
+    """
+    results, rows = read[data, preset, "influence"], []
+    for model, poison in itertools.product(ordered(results, "model"), ordered(results, "poison")):
+        for name, words in {"correlation": "", "share": ", predicted / true", "agreement": ", the step itself"}.items():
+            for part in results.of.values:
+                value, low, high = results[name].sel(model=model, poison=poison, of=part, bound=BOUNDS).values
+                family = results.family.sel(model=model).item()
+                rows.append((family, model, poison, f"{part}{words}", value, np.nan, low, high))
+    return pd.DataFrame(rows, columns=["family", "model", "poison", "measure", "value", "sd", "low", "high"]).assign(
+        n=0
+    )
+
+
+def evaluation(read: Studies, data: str, preset: str, *, study: str = "evaluation") -> pd.DataFrame:
     """Every measure of every arm, the mean over the draws, with what decides on the primary one, and the cost.
 
     low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a place in VERDICTS, that
     of all draws where they agree, else undecided.
     """
-    return over_draws(read[data, preset, "evaluation"])
+    return over_draws(read[data, preset, study])
+
+
+benchmark, finalists = (partial(evaluation, study=name) for name in ("benchmark", "finalists"))
 
 
 def over_draws(results: xr.Dataset) -> pd.DataFrame:
@@ -287,9 +323,11 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
         for name in ("floor", "null", "perfect", "unit"):
             parts.append((*place, f"{measure} {name}", own[name].mean(), np.nan, np.nan, np.nan, len(own)))
     tidy = pd.DataFrame(parts, columns=[*labels[:-1], "measure", "value", "sd", "low", "high", "n"])
-    tidy = pd.concat([tidy, _verdicts(rows, results), _costs(results)], ignore_index=True)
-    words = results[["family", "title"]].to_dataframe().reset_index()[["model", "unlearner", "family", "title"]]
-    return tidy.merge(words.drop_duplicates(), on=["model", "unlearner"], how="left")
+    tidy = pd.concat([tidy, _verdicts(rows, results), _costs(results), _collapsed(results)], ignore_index=True)
+    missing = _without_numbers(tidy, results)
+    tidy = pd.concat([tidy, missing.assign(measure=PRIMARY)], ignore_index=True)
+    families = results.family.to_series().to_dict()
+    return tidy.assign(family=tidy.model.map(families), title=tidy.unlearner.map(method_titles(results)))
 
 
 def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
@@ -330,6 +368,24 @@ def _costs(results: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value"]).assign(
         n=results.sizes["draw"]
     )
+
+
+def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
+    """model, poison, unlearner of arms that cannot run on a model, or of which all runs diverged."""
+    arms = itertools.product(models_and_poisons(results), results.unlearner.values)
+    every = pd.DataFrame([(*pair, arm) for pair, arm in arms], columns=["model", "poison", "unlearner"])
+    found = every.merge(tidy[list(every)].drop_duplicates(), how="left", indicator="there")
+    return found[found.there == "left_only"].drop(columns="there")
+
+
+def _collapsed(results: xr.Dataset) -> pd.DataFrame:
+    """collapsed: how many runs of each arm end on validation no better than naming one class would, or worse."""
+    accuracy = results.accuracy.sel(split="validation")
+    count = (accuracy < COLLAPSED).sum(("draw", "run")).where(accuracy.notnull().any(("draw", "run")))
+    return count.rename("value").to_series().dropna().reset_index().assign(measure="collapsed")
+
+
+COLLAPSED = 0.55  # the larger class is .53 of the 2,144 images, .50 of the 84 states
 
 
 def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
@@ -432,7 +488,7 @@ FORMATS = {
     "near Retrain": lambda share: f"{100 * share:.0f} %" if np.isfinite(share) else "–",
     **dict.fromkeys(("trace", "trace over Re, Im"), _significant(3)),
     **dict.fromkeys(("ratio", "ratio over Re, Im", "mean ratio"), _significant(2)),
-    "dead": "{:.0f}".format,
+    **dict.fromkeys(("dead", "collapsed"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"),
     "off": "{:.1f}".format,
 }
 
@@ -449,6 +505,7 @@ FORGETTING = {  # measures of the stage evaluation, by what a table calls them
     "w1": "W1", "w1 floor": "floor", "w1 unit": "random halves", "w1 null": "null arm", "p": "p", "verdict": "verdict",
     "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
 }  # fmt: skip
+COLLAPSE = {"collapsed": "collapsed"}
 
 SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
     "noise_sweep": (sweep, partial(Table, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
@@ -474,6 +531,17 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "many steps; p: above the floor, after Holm, the largest of the draws; verdict: where the draws agree (a dash: "
         "so few models cannot give one); perfect: KLoM 0, ε 0, AUC .5, relearn 1, gap 0; cost: gradients over an "
         "oracle's")),
+    "benchmark": (benchmark, partial(Table, rows=("poison", "model", "unlearner"), spread=("w1",),
+        measures=FORGETTING | COLLAPSE, title="All methods on an equal budget of gradients; columns as of the stage "
+        "evaluation; collapsed: runs that end on validation no better than naming one class. n = {n} models of each "
+        "kind")),
+    "finalists": (finalists, partial(Table, rows=("poison", "model", "unlearner"), spread=("w1",),
+        measures=FORGETTING | COLLAPSE, title="The best of the methods on {draws} draws of the poison; columns as of "
+        "the stages evaluation and benchmark. n = {n} models of each kind")),
+    "influence": (responses, partial(Table, rows=("poison", "model"), title="Pearson's correlation over samples of the "
+        "change of the logits by linear response with the true one (oracles less teachers), the mean predicted change "
+        "over the mean true one, and the correlation with the change by the whole Newton step; 95 % intervals by "
+        "halves of the models")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),
@@ -507,15 +575,27 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
         if study in SUMMARIES and (data, preset, study) in read.paths:
             make, layout = SUMMARIES[study]
             table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]
+            n = "" if study == "influence" else count_of_runs(results)
+            draws = results.sizes.get("draw", 1)
             print(
-                *textwrap.wrap(table.title.format(n=count_of_runs(results), poisoned=poisoned_counts(results)), 100),
+                *textwrap.wrap(table.title.format(n=n, poisoned=poisoned_counts(results), draws=draws), 100),
                 "",
                 sep="\n",
             )
-            print(table.cells().to_string(line_width=width, sparsify=False), "", *_diverged(results), sep="\n")
+            print(table.cells().to_string(line_width=width, sparsify=False), "", *_notes(results), sep="\n")
+
+
+def _notes(results: xr.Dataset) -> list[str]:
+    """What stands below a table: methods that cannot run on a model, what reads the truth, runs that diverged."""
+    left_out = results.left_out.to_series() if "left_out" in results.coords else {}
+    notes = [f"not on {model}: {words}" for model, words in dict(left_out).items() if words]
+    notes += ["†: reads what the poison replaced"] * bool((results.get("reads_truth", xr.DataArray(0)) > 0).any())
+    return [*notes, ""] * bool(notes) + _diverged(results)
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
+    if "diverged" not in results:
+        return []
     lost = results.diverged.sum("run").to_series()
     counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in lost[lost > 0].items()]
     total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
@@ -597,9 +677,10 @@ def _paired_gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([across, within], ignore_index=True).assign(poison="labels")
 
 
-def _forgetting(read: Studies, data: str) -> Table:
+def _forgetting(read: Studies, data: str, make: Make = evaluation) -> Table:
     measures = FORGETTING | {"tow": "ToW", "tpr": "TPR", "corrective": "acc. poisoned", "seconds": "seconds"}
-    tidy = read.gather(evaluation, data, presets=["corrected"])
+    measures |= COLLAPSE if make is not evaluation else {}
+    tidy = read.gather(make, data, presets=["corrected"])
     return Table(tidy, ("poison", "model", "title"), measures=measures, spread=("w1",))
 
 
@@ -628,6 +709,12 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
         read.gather(epochs, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
     "evaluation-mnist": lambda read: _forgetting(read, "mnist"),
     "evaluation-xxz": lambda read: _forgetting(read, "xxz"),
+    "benchmark-mnist": lambda read: _forgetting(read, "mnist", benchmark),
+    "benchmark-xxz": lambda read: _forgetting(read, "xxz", benchmark),
+    "finalists-mnist": lambda read: _forgetting(read, "mnist", finalists),
+    "finalists-xxz": lambda read: _forgetting(read, "xxz", finalists),
+    "influence": lambda read: Table(read.gather(responses, "mnist", "xxz", presets=["corrected"]),
+        ("data", "poison", "model")),
     "rankings": lambda read: Table(read.gather(rankings, "mnist", "xxz", presets=["corrected"]),
         ("data", "poison", "model")),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
@@ -648,7 +735,7 @@ def write_csv(folder: str | Path, tables: dict[str, Table], out: Path) -> list[P
     frames = {name: [table.tidy] for name, table in tables.items()}
     for path in sorted(Path(folder).rglob("*.nc")):
         results = storage.read_dataset(path)
-        if "model" in results.dims:
+        if {"model", "run"} <= set(results.dims):
             runs = every_run(results).assign(data=path.parent.parent.name, preset=path.parent.name)
             frames.setdefault(f"runs-{path.stem}", []).append(runs)
     for name, parts in frames.items():

@@ -55,7 +55,7 @@ def stop(running):
         running.wait()
 
 
-def until(condition, seconds=30):
+def until(condition, seconds=120):  # processes that start on a busy machine
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"

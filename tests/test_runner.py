@@ -48,6 +48,7 @@ OTHER = {  # of each field that is no axis of a file, another value, and how the
     "teachers": (7, "teachers=7"),
     "oracle_epochs": (("mlp=3", "qnn=4"), "oracle_epochs=mlp=3,qnn=4"),
     "selection_runs": (3, "selection_runs=3"),
+    "budget": (0.5, "budget=0.5"),
     "mlp": (trained(MNIST, "unlearn", epochs=3).mlp, "mlp.unlearn.epochs=3"),
     "qnn": (replace(MNIST.qnn, side_by_side=True), "qnn.side_by_side=True"),
     "per_class": (100, "per_class=100"),

@@ -103,7 +103,7 @@ def results(tmp_path_factory):
         write(folder, "hessian", preset, "landscape", landscape())
     write(folder, "xxz", "paper", "gauge", gauge())
     for path in ROOT.glob("results/*/corrected/*.nc"):  # of the stages that are too much to be made up
-        if path.stem in ("epochs", "evaluation"):
+        if path.stem in ("epochs", "evaluation", "benchmark", "finalists", "influence"):
             shutil.copy(path, folder / path.relative_to(ROOT / "results"))
     return folder
 
@@ -394,8 +394,9 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, said, monkeypatch):
 
 NAMES = [
     "mnist", "controls", "paired-mnist", "features", "unlearning-mnist", "paired-unlearning", "xxz", "paired-xxz",
-    "gauge", "paired-gauge", "sizes", "unlearning-xxz", "epochs", "evaluation-mnist", "evaluation-xxz", "rankings",
-    "maps", "landscape",
+    "gauge", "paired-gauge", "sizes", "unlearning-xxz", "epochs", "evaluation-mnist", "evaluation-xxz",
+    "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz", "influence", "rankings", "maps",
+    "landscape",
 ]  # fmt: skip
 
 
@@ -512,9 +513,10 @@ def test_a_file_of_an_older_version_is_named(folder, script):
 
 def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 7} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 9} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
-    studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape", "epochs", "evaluation"]
+    studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape", "epochs", "evaluation", "benchmark",
+               "finalists"]  # fmt: skip
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in NAMES:
         assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(frames[name])
