@@ -14,6 +14,7 @@ from tables import README_TABLES, readme_tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+FINDINGS = (ROOT / "FINDINGS.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 TINY = """
 import run_unlearn_mnist
@@ -133,17 +134,17 @@ def tables_of_the_results():
 
 @pytest.mark.parametrize("name", README_TABLES)
 def test_every_number_in_the_tables_is_that_of_the_committed_results(name, tables_of_the_results):
-    """The README's tables are what `python tables.py results` prints."""
-    assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in README
+    """The tables of README and FINDINGS are what `python tables.py results` prints."""
+    assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in README + FINDINGS
     assert "python tables.py results" in README
 
 
 def test_the_readme_shows_no_table_that_is_not_made():
-    assert sorted(re.findall(r"^<!-- ([\w-]+) -->$", README, re.MULTILINE)) == sorted(README_TABLES)
+    assert sorted(re.findall(r"^<!-- ([\w-]+) -->$", README + FINDINGS, re.MULTILINE)) == sorted(README_TABLES)
 
 
 def test_pictures_and_files_that_the_readme_names_are_there():
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README + FINDINGS)
     assert pictures
     files = re.findall(r"`((?:run_\w+|\w+)\.(?:py|ipynb|txt|cff))`", README)
     missing = [name for name in {*pictures, *files} if not (ROOT / name).is_file()]
