@@ -26,7 +26,7 @@ from datar import Dataset, Split
 from jobs import Arrays, Job, Runs, random_key
 from keys import backend
 from methods import METHODS
-from models import MLP, QNN, Model, Params, QuadraticForm, Training
+from models import MLP, QNN, Model, Params, QuadraticForm, Training, shapes_of
 from poison_unlearn import POISONS, Method, Poison, Poisoned, Retrain, Task
 from results import Row
 from runner import Percent, Settings, flag_name
@@ -246,8 +246,7 @@ def _run_block(
 
 def tensors_to_params(model: Model, tensors: Arrays) -> Params:
     """The model's pytree from named arrays (with any leading axes): "params", followed by the place of a leaf."""
-    template = jax.eval_shape(model.init, jax.random.key(0))
-    return tree_map_with_path(lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), template)
+    return tree_map_with_path(lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), shapes_of(model))
 
 
 # ---- configuration, and the models it names ----

@@ -413,9 +413,10 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     figure = plt.gcf()
     figure.set_size_inches((0.35 * len(titles) + 0.2) * columns + 1.4, 3.3 * -(-len(rows) // columns) + 0.6)
     figure.colorbar(image, ax=figure.axes, label="distance from the oracles over the floor", shrink=0.7)
+    others = ", or a method that cannot run there" if "left_out" in results.coords and any(results.left_out) else ""
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
             f"over random halves); {_draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
-            "all oracles give one value")  # fmt: skip
+            f"all oracles give one value{others}")  # fmt: skip
     return _finished(text, results)
 
 
@@ -504,8 +505,8 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
 def _draws_words(results: xr.Dataset) -> str:
     draws = results.sizes["draw"]
     over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
-    truth = "; †: reads what the poison replaced" if (results.get("reads_truth", xr.DataArray(0)) > 0).any() else ""
-    return f"{over}, n = {count_of_runs(results)} models of each kind{truth}"
+    words = [f"{over}, n = {count_of_runs(results)} models of each kind", tables.truth_words(results)]
+    return "; ".join(filter(None, words))
 
 
 def linear_response(results: xr.Dataset) -> plt.Figure | None:

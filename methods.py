@@ -19,7 +19,7 @@ import landscape
 from checks import require, require_whole
 from datar import Split
 from metrics import bernoulli_kl, cross_entropy
-from models import Model, Params
+from models import Model, Params, shapes_of
 from poison_unlearn import METHODS, Batch, Descent, FineTune, Measure, OneShot, Task, both_logits, retain_loss
 
 EXACT = 600  # parameters up to which a Hessian is computed whole
@@ -70,9 +70,8 @@ class LastLayers(FineTune):
     def why_not(self, model: Model) -> str:
         if not hasattr(model, "last_layers"):
             return "it has no layers"
-        shapes = jax.eval_shape(lambda: model.init(jax.random.key(0)))
         try:
-            model.last_layers(shapes, self.k + 1)
+            model.last_layers(shapes_of(model), self.k + 1)
         except ValueError:
             return "it has no other layers"
         return ""
@@ -389,8 +388,7 @@ class Newton(OneShot):
 
     def cost(self, model: Model, n_retain: int, n_forget: int) -> int:
         """Gradients of the loss and of the logits, and a product with the exact Hessian for each parameter."""
-        leaves = jax.tree.leaves(jax.eval_shape(lambda: model.init(jax.random.key(0))))
-        size = sum(math.prod(leaf.shape) for leaf in leaves)
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(model)))
         return n_retain * (2 + (size if size <= EXACT else 0))
 
 
@@ -403,11 +401,11 @@ def newton_steps(
     """
     flat, _ = ravel_pytree(params)
     n = len(split.y)
-    residual = jax.nn.sigmoid(logits(flat)) - split.y
+    p = jax.nn.sigmoid(logits(flat))
+    residual = p - split.y
     gradient = jax.vjp(logits, flat)[1](residual / n)[0]
     if flat.size <= exact:
         return damped_steps(landscape.hessian(model, params, split), gradient)
-    p = jax.nn.sigmoid(logits(flat))
     root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
     jacobian = jax.jacrev(logits)(flat)  # (n, p)
     values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)

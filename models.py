@@ -331,9 +331,14 @@ def require_key(key: Any) -> None:
     require(is_key, "key", repr(key)[:60], "a key such as jax.random.key(0)")
 
 
+def shapes_of(model: Model) -> Params:
+    """The structure of the model's parameters, with shapes in place of numbers; it starts no backend."""
+    return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
 def require_params(model: Model, params: Params, argument: str = "params") -> None:
     """Refuse parameters that are not of the structure and shapes of the model's own."""
-    shapes = [jax.tree.map(jnp.shape, each) for each in (params, jax.eval_shape(model.init, jax.random.key(0)))]
+    shapes = [jax.tree.map(jnp.shape, each) for each in (params, shapes_of(model))]
     require(shapes[0] == shapes[1], argument, f"shapes {shapes[0]}", f"{shapes[1]}, as init gives them")
 
 

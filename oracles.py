@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -210,9 +211,7 @@ class Relearn(Runs):
         losses, lost = (np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged"))
         target = losses[: self.case.n, SPLITS.index("forget_poisoned")][~lost[: self.case.n].astype(bool)].mean()
         _, block = block_inputs(self.case.oracles()[0], dataset)
-        params = tensors_to_params(self.case.model, own)
-        if block.columns is not None:
-            params = self.case.model.narrow(params, block.columns)
+        params = _narrowed(self.case.model, own, block)
         keys = jnp.stack([random_key(self.seed, "relearn", run) for run in self.runs])
         rate = self.case.training.learning_rate
         steps = _relearn(self.case.model, rate, block.forget, params, keys, target, self.case.side_by_side)
@@ -334,10 +333,21 @@ def _signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
 
     (runs, n + v).
     """
+    return evaluation.signed(
+        arrays["logit"][:, _seen(arrays, clean=clean)], arrays["label"][0, _seen(arrays, clean=True)]
+    )
+
+
+def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
+    """Which of the measured samples those are: (n + v,)."""
     n, first = arrays["mask"].shape[1], arrays["mask"].shape[1] * clean
-    seen = np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
-    true = np.r_[n : 2 * n, 2 * n : arrays["logit"].shape[1]]
-    return evaluation.signed(arrays["logit"][:, seen], arrays["label"][0, true])
+    return np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
+
+
+def _narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
+    """The parameters of a job's runs, for the inputs of a block."""
+    params = tensors_to_params(model, arrays)
+    return params if block.columns is None else model.narrow(params, block.columns)
 
 
 def _parts(arrays: Arrays) -> Parts:
@@ -380,14 +390,10 @@ class LinearResponse(Runs):
         """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step does."""
         fit = replace(self.start, start=self.start, method=Newton())  # the retained samples, and the same draw
         _, block = block_inputs(fit, dataset)
-        params = tensors_to_params(fit.model, inputs[0])
-        if block.columns is not None:
-            params = fit.model.narrow(params, block.columns)
-        n = inputs[0]["mask"].shape[1]
-        seen = np.r_[0:n, 2 * n : inputs[0]["logit"].shape[1]]
+        params = _narrowed(fit.model, inputs[0], block)
         keys = jnp.stack([random_key(self.seed, "linear response", run) for run in self.runs])
-        changes = _linear_response(fit.model, block, params, keys, seen)
-        true = inputs[0]["label"][0, np.r_[n : 2 * n, 2 * n : inputs[0]["label"].shape[1]]]
+        changes = _linear_response(fit.model, block, params, keys, _seen(inputs[0]))
+        true = inputs[0]["label"][0, _seen(inputs[0], clean=True)]
         return {name: np.asarray(each) * evaluation.signs(true) for name, each in changes.items()}
 
 
@@ -436,11 +442,17 @@ class Response(Job):
         parts = _parts(inputs[0])
         chosen = (parts.forget, parts.retain, parts.validation)
 
+        def changes(own: dict[str, Models]) -> dict[str, np.ndarray]:
+            mean = {name: models.z.mean(axis=0) for name, models in own.items()}
+            return {
+                "true": mean["oracles"] - mean["teachers"],
+                "predicted": mean["predicted"],
+                "stepped": mean["stepped"],
+            }
+
         def numbers(own: dict[str, Models]) -> np.ndarray:
-            change = {name: models.z.mean(axis=0) for name, models in own.items()}
-            true, predicted = change["oracles"] - change["teachers"], change["predicted"]
-            alike = [[np.corrcoef(predicted[part], other[part])[0, 1] for part in chosen]
-                     for other in (true, change["stepped"])]  # fmt: skip
+            true, predicted, stepped = changes(own).values()
+            alike = [[np.corrcoef(predicted[part], other[part])[0, 1] for part in chosen] for other in (true, stepped)]
             return np.array([*alike, [predicted[part].mean() / true[part].mean() for part in chosen]])
 
         found = numbers(arms)
@@ -448,11 +460,9 @@ class Response(Job):
         low, high = evaluation.half_sample_interval(numbers, arms, found, pairs=pairs)
         low[:2], high[:2] = np.maximum(low[:2], -1), np.minimum(high[:2], 1)
         bounded = np.stack([found, low, high], axis=-1)  # (numbers, parts, 3)
-        changes = {name: arms[name].z.mean(axis=0) for name in ("predicted", "stepped")}
-        changes["true"] = arms["oracles"].z.mean(axis=0) - arms["teachers"].z.mean(axis=0)
         masks = dict(zip(PARTS, chosen, strict=True))
         named = dict(zip(("correlation", "agreement", "share"), bounded, strict=True))
-        return changes | masks | named | {"size": inputs[0]["size"]}
+        return changes(arms) | masks | named | {"size": inputs[0]["size"]}
 
 
 PARTS = ("forget", "retain", "validation")
@@ -491,8 +501,7 @@ def epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into evaluation."""
-    judged = list(cases(config, dataset, range(config.draws), config.teachers))
-    for case, unlearn in judged:
+    for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
         yield from _judged(config, case, methods, dataset, "evaluation", "selection")
 
@@ -523,12 +532,9 @@ def _on_a_budget(
 
 def _benchmarked(config: Config, dataset: Dataset, draws: Iterable[int]) -> Iterator[tuple[Case, Training]]:
     """The cases of the benchmark: each of its MLPs, other models once; its poisons, or the one the data came with."""
-    for place, widths in enumerate(config.benchmarked_hidden):
-        families = config.evaluated if place == 0 else tuple({"mlp"} & set(config.evaluated))
-        own = replace(config, evaluated_hidden=widths, evaluated=families or config.evaluated)
-        for case, unlearn in cases(own, dataset, draws, config.teachers):
-            if case.poison.kind in (*config.benchmarked_poisons, "given"):
-                yield case, unlearn
+    configs = [replace(config, evaluated_hidden=widths) for widths in config.benchmarked_hidden]
+    every = dict(pair for own in configs for pair in cases(own, dataset, draws, config.teachers))
+    yield from (pair for pair in every.items() if pair[0].poison.kind in (*config.benchmarked_poisons, "given"))
 
 
 def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: int) -> Method:
@@ -542,25 +548,23 @@ def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: 
 
     if isinstance(method, OneShot):
         return trained(1)
-    most = budget * Retrain(training=case.training).gradients(n_retain, 0)
     if math.isnan(method.gradients(n_retain, n_forget)):
         return method
-    epochs = itertools.takewhile(lambda epochs: trained(epochs).gradients(n_retain, n_forget) <= most, range(1, 10**5))
-    return trained(max(epochs, default=1))
+    most = budget * Retrain(training=case.training).gradients(n_retain, 0)
+    count = bisect_right(range(1, 10**5), most, key=lambda epochs: trained(epochs).gradients(n_retain, n_forget))
+    return trained(max(count, 1))
 
 
 def _judged(
     config: Config, case: Case, methods: dict[str, Method], dataset: Dataset, study: str, selection: str
 ) -> Iterator[Row]:
     """Rows of one case: of teachers and oracles, and of these methods where they can run on its model."""
-    place, reasons = {"model": case.model.label, "poison": case.poison.kind}, {}
+    place, able = {"model": case.model.label, "poison": case.poison.kind}, {"": []}  # by why they cannot
     for name, method in methods.items():
-        if reason := method.why_not(case.model):
-            reasons.setdefault(reason, []).append(name)
-    left_out = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+        able.setdefault(method.why_not(case.model), []).append(name)
+    left_out = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in able.items() if reason)
     model = model_words(case.model) | {"left_out": ("model", left_out)}
-    able = {name: method for name, method in methods.items() if not method.why_not(case.model)}
-    choices = {name: _choice(config, case, method, dataset) for name, method in able.items()}
+    choices = {name: _choice(config, case, methods[name], dataset) for name in able[""]}
     for name, choice in choices.items():
         if case.draw == 0 and choice.is_asked:
             yield Row(selection, choice, place | {"unlearner": name}, choice_table, None, model)

@@ -90,7 +90,9 @@ def method_titles(results: xr.Dataset) -> dict[str, str]:
 
 
 def count_of_runs(results: xr.Dataset) -> str:
-    """How many runs the models have, in words: 20, or 5 to 20."""
+    """How many runs the models have, in words: 20, or 5 to 20; "" for a study of means."""
+    if "run" not in results.dims:
+        return ""
     return " to ".join(map(str, sorted(set(_fewest_and_most_runs(results)))))
 
 
@@ -575,13 +577,9 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
         if study in SUMMARIES and (data, preset, study) in read.paths:
             make, layout = SUMMARIES[study]
             table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]
-            n = "" if study == "influence" else count_of_runs(results)
-            draws = results.sizes.get("draw", 1)
-            print(
-                *textwrap.wrap(table.title.format(n=n, poisoned=poisoned_counts(results), draws=draws), 100),
-                "",
-                sep="\n",
-            )
+            counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
+            title = table.title.format(**counts, draws=results.sizes.get("draw", 1))
+            print(*textwrap.wrap(title, 100), "", sep="\n")
             print(table.cells().to_string(line_width=width, sparsify=False), "", *_notes(results), sep="\n")
 
 
@@ -589,8 +587,14 @@ def _notes(results: xr.Dataset) -> list[str]:
     """What stands below a table: methods that cannot run on a model, what reads the truth, runs that diverged."""
     left_out = results.left_out.to_series() if "left_out" in results.coords else {}
     notes = [f"not on {model}: {words}" for model, words in dict(left_out).items() if words]
-    notes += ["†: reads what the poison replaced"] * bool((results.get("reads_truth", xr.DataArray(0)) > 0).any())
+    notes += filter(None, [truth_words(results)])
     return [*notes, ""] * bool(notes) + _diverged(results)
+
+
+def truth_words(results: xr.Dataset) -> str:
+    """What the mark behind a method's title means, where one has it."""
+    marked = (results.get("reads_truth", xr.DataArray(0)) > 0).any()
+    return "†: reads what the poison replaced" if marked else ""
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
