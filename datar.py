@@ -11,7 +11,7 @@ import tempfile
 import unicodedata
 import zipfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -273,6 +273,25 @@ def _dataset(
     digest = sha256(*train, *val, *((given.mask, given.known, *given.clean) if given else ()))
     provenance |= {"n_train": len(train.y), "n_val": len(val.y), "sha256": digest}
     return Dataset(train, val, name, n_features, provenance, image_shape, given)
+
+
+def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
+    """The same samples dealt anew: n_train to train, in the classes' shares of the training set, all others validate.
+
+    The samples stand in the order of the data set. seed: what NumPy's default_rng takes. Refuses poison that the data
+    came with, and numbers that leave a split without one of the classes.
+    """
+    require(dataset.given is None, "data", "a training set with a poison_mask", "one without, where it is drawn anew")
+    x, y = (np.concatenate(pair) for pair in zip(dataset.train, dataset.val, strict=True))
+    order = np.random.default_rng(seed).permutation(len(y))
+    ones = round(n_train * dataset.train.y.mean())
+    is_train = np.zeros(len(y), bool)
+    for label, count in enumerate((n_train - ones, ones)):
+        rows = order[y[order] == label]
+        require(0 < count < len(rows), "samples", n_train, f"numbers with 1 to {len(rows) - 1} of class {label}")
+        is_train[rows[:count]] = True
+    train, val = (Split(x[rows], y[rows]) for rows in (is_train, ~is_train))
+    return replace(dataset, train=train, val=val)
 
 
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:

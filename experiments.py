@@ -22,7 +22,7 @@ from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
 import metrics
 from checks import BadInput, require
-from datar import Dataset, Split
+from datar import Dataset, Split, redraw
 from jobs import Arrays, Job, Runs, random_key
 from keys import backend
 from methods import METHODS
@@ -35,24 +35,83 @@ SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds
 
 
+class Sets(NamedTuple):
+    """The data of one run."""
+
+    draw: Poisoned  # the training set
+    clean: Split  # the training set before it was poisoned
+    val: Split  # what it is validated on
+
+
 @dataclass(frozen=True, kw_only=True)
-class Fit(Runs):
+class Drawn(Runs):
+    """A block of runs, and how the data of each are drawn; the same for every model."""
+
+    poison: Poison
+    draw: int | None = None  # of the poison, the same for all runs; None: each run has its own
+    held_out_percent: int = 0  # of the samples below, as they stand, in place of the validation set
+    held_out_of: Literal["retained", "all"] = "retained"
+    redrawn: bool = False  # each run draws training and validation set anew from both together
+    samples: int = 0  # of a training set that is drawn anew; 0: as many as there are
+
+    @property
+    def numbers(self) -> list[int]:
+        """The draw of each run."""
+        return list(self.runs) if self.draw is None else [self.draw] * self.size
+
+    def draws(self, dataset: Dataset) -> list[Poisoned]:
+        """The poisoned training set of each run, before anything is held out."""
+        return [sets.draw for sets in replace(self, held_out_percent=0).sets(dataset)]
+
+    def sets(self, dataset: Dataset) -> list[Sets]:
+        """The data of each run; the same object for runs of one draw."""
+        found = {number: self._sets(dataset, number) for number in dict.fromkeys(self.numbers)}
+        return [found[number] for number in self.numbers]
+
+    def _sets(self, dataset: Dataset, number: int) -> Sets:
+        if self.redrawn:
+            purpose = "training set", *([self.samples] if self.samples else [])
+            key = random_key(self.seed, *purpose, number)
+            dataset = redraw(dataset, self.samples or len(dataset.train.y), seed=np.asarray(jax.random.key_data(key)))
+        own = self.poison.kind, self.poison.alpha_percent
+        draw = self.poison.draw(dataset, key=random_key(self.seed, "poison", *own, number))
+        clean = dataset.given.clean if self.poison.kind == "given" else dataset.train
+        sets = Sets(draw, clean, dataset.val)
+        return self._hold_out(sets, random_key(self.seed, "held out", *own, number)) if self.held_out_percent else sets
+
+    def _hold_out(self, sets: Sets, key: jax.Array) -> Sets:
+        """The same without a share of the training samples, which validates in the other's place."""
+        draw, clean, _ = sets
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        chosen = np.flatnonzero(~draw.known | (self.held_out_of == "all"))
+        count = round(len(chosen) * self.held_out_percent / 100)
+        words = f"{self.held_out_percent} % of {len(chosen)} samples"
+        require(0 < count < len(chosen), "held_out_percent", words, "some of them and not all")
+        kept = ~np.isin(np.arange(len(clean.y)), generator.choice(chosen, count, replace=False))
+        split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
+        forget = [Split(part.x[forgotten], part.y[forgotten]) for part in (draw.forget_clean, draw.forget_poisoned)]
+        held = Split(draw.split.x[~kept], draw.split.y[~kept])
+        return Sets(
+            Poisoned(split, draw.mask[kept], draw.known[kept], *forget), Split(clean.x[kept], clean.y[kept]), held
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Drawn):
     """A block of runs: models trained by a method on poisoned data, from fresh parameters or from another job's.
 
     record: what is kept; end: accuracy and loss of each of SPLITS; logits: the logit of each sample and the parameters,
-    too; curves: accuracies and losses before and after each epoch as well.
+    too; curves: accuracies and losses before and after each epoch as well, or after those that are `measured`.
     """
 
     model: Model
-    poison: Poison
     method: Method
     start: Fit | None = None  # whose parameters are the teachers; None: train on all samples, poisoned ones among them
-    draw: int | None = None  # of the poison, the same for all runs; None: each run has its own
     teacher_run: int | None = None  # the run of `start` that teaches all runs; None: the same run
     side_by_side: bool = True  # the runs are one batch
     record: Literal["end", "logits", "curves"] = "logits"
     retains: bool | None = None  # trained on the retained samples alone; None: those that start from others are
-    held_out_percent: int = 0  # of the retained samples, in place of the validation set; needs a `draw`
+    measured: tuple[int, ...] = ()  # epochs after which curves are measured, ascending; (): before and after each
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -61,8 +120,9 @@ class Fit(Runs):
     @property
     def kind(self) -> tuple:
         retained = (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent) if self.forgets else ()
-        own = (self.model.label, type(self.method), self.method.training, self.record, self.held_out_percent)
-        return (self.data, *own, *retained)
+        sizes = (self.samples, self.held_out_percent)
+        own = (self.model.label, type(self.method), self.method.training, self.record, self.measured)
+        return (self.data, *own, *sizes, *retained)
 
     @property
     def title(self) -> str:
@@ -91,22 +151,17 @@ class Fit(Runs):
         purpose = (kind, self.generation, self.model.label, self.poison.kind, self.poison.alpha_percent, *draw)
         keys = jnp.stack([random_key(self.seed, *purpose, run) for run in self.runs])
         teachers = self._teachers(*inputs) if inputs else None
-        values = _run_block(self.model, self.method, block, teachers, keys, self.side_by_side, self.record)
+        how = (self.side_by_side, self.record, self.measured)
+        values = _run_block(self.model, self.method, block, teachers, keys, *how)
         values["diverged"] = np.asarray(values["diverged"]) | _has_no_loss(np.asarray(values["loss"]))
         params = values.pop("params")
         values["size"] = sum(leaf.size for leaf in jax.tree.leaves(params)) // self.size
         tensors = {f"params{keystr(path)}": np.asarray(leaf) for path, leaf in tree_leaves_with_path(params)}
-        return values if self.record == "end" else values | tensors | masks
+        return values if self.record == "end" or self.measured else values | tensors | masks
 
     def _teachers(self, tensors: Arrays) -> Params:
         chosen = range(self.size) if self.teacher_run is None else [self.teacher_run - self.start.runs[0]] * self.size
         return jax.tree.map(lambda leaf: leaf[np.array(chosen)], tensors_to_params(self.model, tensors))
-
-    def draws(self, dataset: Dataset) -> list[Poisoned]:
-        """The poisoned training set of each run; the same for every model."""
-        purpose = ("poison", self.poison.kind, self.poison.alpha_percent)
-        numbers = self.runs if self.draw is None else [self.draw] * self.size
-        return [self.poison.draw(dataset, key=random_key(self.seed, *purpose, number)) for number in numbers]
 
 
 class Block(NamedTuple):
@@ -118,8 +173,8 @@ class Block(NamedTuple):
     retain: Split
     forget: Split
     forget_clean: Split
-    inputs: jax.Array  # the training set as poisoned and, where its inputs differ, before
-    validation: jax.Array  # (v, ...)
+    inputs: jax.Array  # the training set as poisoned, where its inputs differ, before, and a validation set of its own
+    validation: jax.Array  # (v, ...), that of all runs; or none
     measured: jax.Array  # (n + n + v,), where among inputs and validation the measured samples stand
     labels: jax.Array  # of the measured samples
     member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
@@ -128,7 +183,7 @@ class Block(NamedTuple):
 
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     """What the runs of a job are trained and measured on, and which samples are what; the last two are kept."""
-    own = (job.data, job.model, job.poison, job.seed, job.runs, job.draw, job.forgets, job.held_out_percent)
+    own = (job.model, job.forgets, *(getattr(job, each.name) for each in fields(Drawn)))
     _recent[own] = _recent.pop(own, None) or _block_inputs(job, dataset)
     if len(_recent) > 2:
         del _recent[next(iter(_recent))]
@@ -136,25 +191,25 @@ def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
 
 
 def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
-    draws, val = job.draws(dataset), dataset.val
-    clean = dataset.given.clean if job.poison.kind == "given" else dataset.train  # before the poison
-    if job.held_out_percent:
-        draws, clean, val = _hold_out(job, draws, clean)
+    sets = job.sets(dataset)
+    draws, _, vals = zip(*sets, strict=True)
     known = np.stack([draw.known for draw in draws])
     if job.forgets:
         words = f"{job.poison.kind} {job.poison.alpha_percent} %, {known[0].sum()} of {len(known[0])} samples to forget"
         require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
-    differ = any(not np.array_equal(draw.split.x, clean.x) for draw in draws)
-    joined = [np.concatenate([draw.split.x, clean.x][: 1 + differ]) for draw in draws]
-    prepared = [np.asarray(job.model.prepare(x)) for x in (*joined, val.x)]
+    differ = any(not np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
+    shared = all(val is vals[0] for val in vals)
+    own = [[draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)] for draw, clean, val in sets]
+    parts = (*map(np.concatenate, own), vals[0].x[: None if shared else 0])
+    prepared = [np.asarray(job.model.prepare(x)) for x in parts]
     columns = None
     if hasattr(job.model, "narrow"):  # weights that lead from zeros never move and never matter
         used = np.any([np.any(x != 0, axis=0) for x in prepared], axis=0)
         columns = None if used.all() else np.flatnonzero(used)  # of an XXZ state's 8192, 924 if it is real, else 1848
     *inputs, validation = prepared if columns is None else [x[:, columns] for x in prepared]
-    n, v, m = len(clean.y), len(val.y), len(inputs[0])
-    measured = np.concatenate([np.arange(n), np.arange(n) + m - n, np.arange(v) + m])
-    labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw in draws]
+    n, v = len(known[0]), len(vals[0].y)
+    measured = np.concatenate([np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n])
+    labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw, clean, val in sets]
 
     def taken(chosen: np.ndarray, first: int = 0) -> Split:
         rows = [first + np.flatnonzero(each) for each in chosen]
@@ -166,25 +221,6 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
     marks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
     return marks, jax.tree.map(jnp.asarray, block)
-
-
-def _hold_out(job: Fit, draws: list[Poisoned], clean: Split) -> tuple[list[Poisoned], Split, Split]:
-    """The draws and the training set before without a share of the retained samples, and that share, as it stands."""
-    require(job.draw is not None, "held_out_percent", job.held_out_percent, "0 where each run has its own poison")
-    key = random_key(job.seed, "held out", job.poison.kind, job.poison.alpha_percent, job.draw)
-    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    retained = np.flatnonzero(~draws[0].known)
-    count = round(len(retained) * job.held_out_percent / 100)
-    words = f"{job.held_out_percent} % of {len(retained)} retained samples"
-    require(0 < count < len(retained), "held_out_percent", words, "some of them and not all")
-    out = np.isin(np.arange(len(clean.y)), generator.choice(retained, count, replace=False))
-
-    def without(draw: Poisoned) -> Poisoned:
-        split, masks = Split(draw.split.x[~out], draw.split.y[~out]), (draw.mask[~out], draw.known[~out])
-        return Poisoned(split, *masks, draw.forget_clean, draw.forget_poisoned)
-
-    held = Split(draws[0].split.x[out], draws[0].split.y[out])
-    return [without(draw) for draw in draws], Split(clean.x[~out], clean.y[~out]), held
 
 
 def _has_no_loss(loss: np.ndarray) -> np.ndarray:
@@ -209,10 +245,20 @@ def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
 _recent: dict[tuple, tuple[Arrays, Block]] = {}  # the last two: jobs of one kind follow each other on a process
 
 
-@partial(jax.jit, static_argnames=("model", "side_by_side", "record"))
+class Measured(NamedTuple):
+    """A measure that is asked after some epochs alone; see models.fit."""
+
+    function: Callable[[Params], Any]
+    at: tuple[int, ...]
+
+    def __call__(self, params: Params) -> Any:
+        return self.function(params)
+
+
+@partial(jax.jit, static_argnames=("model", "side_by_side", "record", "measured"))
 def _run_block(
     model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
-    side_by_side: bool, record: str,
+    side_by_side: bool, record: str, measured: tuple[int, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Train all runs of a block and measure them; everything returned has a leading axis over runs."""
     columns = block.columns
@@ -233,12 +279,16 @@ def _run_block(
             sizes = own.member.sum(axis=1)
             return {name: own.member @ of(logits, own.labels) / sizes for name, of in of_sample.items()}, logits
 
-        params, curves = method(task, method_key, (lambda params: measure(params)[0]) if record == "curves" else None)
+        def point(params):
+            return measure(params)[0]
+
+        curve = Measured(point, measured) if measured else point
+        params, curves = method(task, method_key, curve if record == "curves" else None)
         scores, logits = measure(params)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, logits))]
         kept = (scores if curves is None else curves) | {"diverged": ~jnp.stack(finite).all()}
         params = params if columns is None else model.widen(params, columns, start)
-        return kept | {"params": params} | ({} if record == "end" else {"logit": logits})
+        return kept | {"params": params} | ({} if record == "end" or measured else {"logit": logits})
 
     arguments = (block._replace(validation=None, measured=None, columns=None), teachers, keys)  # with an axis over runs
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
@@ -270,17 +320,29 @@ def method_lines() -> str:
 
 
 MethodNames = Annotated[tuple[str, ...], tyro.conf.arg(help=method_lines())]
-QUICK_EVALUATION = {  # of the presets quick
+QUICK_STAGES = {  # of the presets quick
     "stages": ("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
     "evaluated": ("mlp", "qnn"),
     "oracle_epochs": (),  # trained as the other teachers there
     "teachers": 4,
     "draws": 1,
     "selection_runs": 0,  # the hyper-parameters of the other stages
+    "noises": ("labels=30",),
+    "long_epochs": 40,
+    "tuning_runs": 2,
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 Stage = Literal[
-    "data", "noise_sweep", "unlearning", "weight_map", "epochs", "evaluation", "benchmark", "finalists", "influence"
+    "data",
+    "noise_sweep",
+    "unlearning",
+    "weight_map",
+    "epochs",
+    "evaluation",
+    "benchmark",
+    "finalists",
+    "influence",
+    "dynamics",
 ]
 
 
@@ -345,6 +407,13 @@ class Config(Settings):
     oracle. It sets the epochs, at least one; methods of one step take what they take."""
     selection_runs: int = 5
     """Runs of each setting of a method on each draw on which hyper-parameters are chosen; 0: the first is taken."""
+    noises: tuple[str, ...] = ("labels=0", "labels=20", "labels=30", "labels=40", "one_class=20")
+    """Poisons of the controls, each with its share in percent."""
+    long_epochs: int = 1000
+    """Epochs of the stage dynamics."""
+    tuning_runs: int = 5
+    """Runs of each setting of which a fifth of the poisoned training set is held out, with its noisy labels, to choose
+    epochs and hyper-parameters of the controls."""
     independent_teachers: bool = False
     """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
     mlp: Protocol
@@ -354,7 +423,7 @@ class Config(Settings):
 
     AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
             "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
-            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists")  # fmt: skip
+            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises")  # fmt: skip
 
     def check(self):
         super().check()
@@ -363,10 +432,12 @@ class Config(Settings):
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
         require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
-        for name, least in (("teachers", 4), ("draws", 1), ("selection_runs", 0)):
+        counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1}
+        for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
-        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden")
+        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises")
+        self.poisons_of_controls()
         doubled = all(after == 2 * before for before, after in itertools.pairwise(self.epoch_grid))
         require(min(self.epoch_grid) > 0 and doubled, "--epoch-grid", " ".join(map(str, self.epoch_grid)),
                 "numbers of epochs, each twice the one before, such as 50 100 200")  # fmt: skip
@@ -404,6 +475,16 @@ class Config(Settings):
             whole = name in FAMILIES and re.fullmatch(r"[1-9]\d{0,5}", epochs)
             require(bool(whole), "--oracle-epochs", word, f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}")
             found[name] = int(epochs)
+        return found
+
+    def poisons_of_controls(self) -> list[Poison]:
+        """The poisons that the flag noises names."""
+        found = []
+        for word in self.noises:
+            kind, _, percent = word.partition("=")
+            good = kind in POISONS and kind != "given" and re.fullmatch(r"\d{1,2}", percent)
+            require(bool(good), "--noises", word, f"POISON=PERCENT with a poison of {', '.join(POISONS)}, 0 to 99")
+            found.append(Poison(kind, int(percent)))
         return found
 
     def unlearn_alphas(self) -> dict[str, int]:
@@ -562,7 +643,8 @@ def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
     Accuracies of runs that diverged are NaN; their losses are kept: they show when it happened.
     """
     _, *epochs, _ = arrays["accuracy"].shape
-    coords = {"run": list(row.job.runs)} | ({"epoch": np.arange(*epochs)} if epochs else {}) | {"split": list(SPLITS)}
+    at = {"epoch": getattr(row.job, "measured", ()) or np.arange(*epochs)} if epochs else {}
+    coords = {"run": list(row.job.runs)} | {axis: list(each) for axis, each in at.items()} | {"split": list(SPLITS)}
     scores = {"accuracy": np.round(arrays["accuracy"].astype(float), 6), "loss": arrays["loss"].astype(float)}
     table = xr.Dataset({name: (list(coords), values) for name, values in scores.items()}, coords)
     table["diverged"] = "run", arrays["diverged"].astype(float)

@@ -391,7 +391,8 @@ def fit(
     An epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for the last,
     filled up with rows of weight 0: 350 samples at 256 make 175 + 175. Where one batch holds all, its rows are
     slice(None). Each step has a key of its own. Returns the last parameters and what `measure(params)` gave before
-    epoch 0, 1, ... and after the last, stacked: (epochs + 1, ...), or None without `measure`.
+    epoch 0, 1, ... and after the last, stacked: (epochs + 1, ...), or None without `measure`. A measure with `at`,
+    ascending numbers of epochs, is asked after so many of them alone: (len(at), ...).
     """
     require_whole("n_samples", n_samples)
     check_training(epochs, batch_size, learning_rate)
@@ -423,5 +424,16 @@ def fit(
         return jax.lax.cond(carry[2] < epochs, one_epoch, lambda carry: carry, carry), measured
 
     carry = params, optimizer.init(params), jnp.int32(0)
+    if at := getattr(measure, "at", None):
+
+        def train_to(carry, epoch):
+            return jax.lax.while_loop(lambda carry: carry[2] < epoch, one_epoch, carry)
+
+        def train_and_measure(carry, epoch):
+            carry = train_to(carry, epoch)
+            return carry, measure(carry[0])
+
+        carry, history = jax.lax.scan(train_and_measure, carry, jnp.array(at))
+        return train_to(carry, epochs)[0], history
     (params, _, _), history = jax.lax.scan(measure_and_train, carry, length=epochs + 1)
     return params, history

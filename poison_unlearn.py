@@ -136,8 +136,19 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return Poisoned(dataset.train, mask, known, *forget)
 
 
+def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flipped labels of int(fraction n) samples of class 1 alone: a bias that no majority cures."""
+    split = require_split(dataset.train)
+    _check_fraction(fraction)
+    own, count = np.flatnonzero(split.y == 1), int(fraction * len(split.y) + 1e-9)
+    require(count <= len(own), "fraction", fraction, f"at most {len(own)} samples, those of class 1, to poison")
+    mask = np.isin(np.arange(len(split.y)), _generator(key).choice(own, count, replace=False))
+    return _poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
+
+
 POISONS: dict[str, Callable] = {
     "labels": poison_labels,
+    "one_class": poison_one_class,
     "features": poison_features,
     "confusion": confuse_labels,
     "given": poison_as_given,

@@ -16,6 +16,7 @@ import sys
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import controls
 import experiments
 import oracles
 from checks import any_terminal, require, require_whole
@@ -56,7 +57,7 @@ class MnistConfig(Config):
                 "with --data, the .npz that has them")  # fmt: skip
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES
 
 STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
     "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
@@ -123,7 +124,7 @@ QUICK = replace(
     source="embedded",  # the same everywhere, and no network
     runs=2,
     block=2,
-    **experiments.QUICK_EVALUATION,
+    **experiments.QUICK_STAGES,
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),

@@ -19,6 +19,7 @@ from typing import Literal, get_args
 
 import xarray as xr
 
+import controls
 import experiments
 import oracles
 from checks import any_terminal, require
@@ -103,7 +104,7 @@ QUICK = replace(
     preset="quick",
     runs=2,
     block=2,
-    **experiments.QUICK_EVALUATION,
+    **experiments.QUICK_STAGES,
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("64,16",),
@@ -176,7 +177,12 @@ def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | {"data": spectrum, "depths": depths, "gauge": gauge_control}
+STUDIES = (
+    experiments.STUDIES
+    | oracles.STUDIES
+    | controls.STUDIES
+    | {"data": spectrum, "depths": depths, "gauge": gauge_control}
+)
 
 
 @any_terminal()
