@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from checks import BadInput, as_array, as_numbers, first_line, listed, require, 
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
+RingSplit = Literal["interleaved", "far", "near", "one_sided"]
 _Images = tuple[np.ndarray, np.ndarray]  # pixels (n, 28, 28) and digits (n,)
 _Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.csr_array
 
@@ -234,7 +235,14 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     )  # fmt: skip
 
 
-def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge = "fixed", seed: int = 0) -> Dataset:
+def load_xxz(
+    *,
+    n_sites: int = 12,
+    path: str | Path | None = None,
+    gauge: Gauge = "fixed",
+    seed: int = 0,
+    split: RingSplit = "interleaved",
+) -> Dataset:
     """Ground states of the XXZ ring on both sides of its transition at Δ = 1: 82 to train, 84 to validate.
 
     See `xxz_hamiltonian`; n_sites is even, 4 to 16. Label 0 is the critical phase (0.12 ≤ Δ ≤ 0.94), 1 the
@@ -247,10 +255,14 @@ def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge 
         |0101…01⟩ positive, and so every amplitude real; "random_sign" then multiplies each state by +1 or -1,
         "random_phase" by e^{iφ}, φ uniform. The phases of a file are given up.
     seed: of the random gauges. A state's phase depends on the seed and its Δ only.
+    split: which of the 83 states of each phase train. "interleaved", as published: every other one, so that each
+        validation state has neighbours in Δ on both sides; "far": those farthest from the transition; "near": those
+        nearest to it; "one_sided": those of smaller Δ.
     """
     _check_even(n_sites)
     require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
     require_whole("seed", seed, 0)
+    require(split in get_args(RingSplit), "split", split, ", ".join(get_args(RingSplit)))
     states, origin = _xxz_from_file(path, n_sites) if path is not None else (_xxz_computed(n_sites), "computed")
     generator, phases = np.random.default_rng(seed), np.ones(len(COUPLINGS))  # of all couplings, in use or not
     if gauge == "random_sign":
@@ -258,13 +270,27 @@ def load_xxz(*, n_sites: int = 12, path: str | Path | None = None, gauge: Gauge 
     if gauge == "random_phase":
         phases = np.exp(2j * np.pi * generator.random(len(phases)))
 
-    def split(points: np.ndarray) -> Split:
+    def of_points(points: np.ndarray) -> Split:
         x = states[np.searchsorted(XXZ_USED, points)] * phases[points, None]  # (n, 2**n_sites)
         return Split(x.astype(np.complex64), (COUPLINGS[points] > 1).astype(np.int32))
 
     seeded = {} if gauge == "fixed" else {"gauge_seed": seed}
     provenance = {"source": origin, "n_sites": n_sites, "gauge": gauge} | seeded
-    return _dataset(split(XXZ_TRAIN), split(XXZ_VAL), "xxz", 2**n_sites, **provenance)
+    provenance |= {} if split == "interleaved" else {"split": split}
+    train, val = map(of_points, xxz_points(split))
+    return _dataset(train, val, "xxz", 2**n_sites, **provenance)
+
+
+def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
+    """(82,) and (84,) indices into COUPLINGS of the training and the validation states."""
+    if split == "interleaved":
+        return XXZ_TRAIN, XXZ_VAL
+    phases = np.split(XXZ_USED, 2)  # (83,) each, by ascending Δ
+    outwards = {"far": (slice(None), slice(None, None, -1)), "near": (slice(None, None, -1), slice(None))}
+    orders = outwards.get(split, (slice(None), slice(None)))
+    ordered = [phase[order] for phase, order in zip(phases, orders, strict=True)]
+    train, val = (np.sort(np.concatenate([own[part] for own in ordered])) for part in (slice(41), slice(41, None)))
+    return train, val
 
 
 def _dataset(
@@ -292,6 +318,14 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
         is_train[rows[:count]] = True
     train, val = (Split(x[rows], y[rows]) for rows in (is_train, ~is_train))
     return replace(dataset, train=train, val=val)
+
+
+def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
+    """A data set of its own with n_train of the training samples, dealt as in `redraw`; the validation set stays."""
+    require(n_train < len(dataset.train.y), "samples", n_train, f"fewer than the {len(dataset.train.y)} there are")
+    train = redraw(replace(dataset, val=dataset.train), n_train, seed=seed).train
+    own = {name: value for name, value in dataset.provenance.items() if name not in ("n_train", "n_val", "sha256")}
+    return _dataset(train, dataset.val, dataset.name, dataset.n_features, dataset.image_shape, **own)
 
 
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:

@@ -200,8 +200,8 @@ def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     differ = any(not np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
     shared = all(val is vals[0] for val in vals)
     own = [[draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)] for draw, clean, val in sets]
-    parts = (*map(np.concatenate, own), vals[0].x[: None if shared else 0])
-    prepared = [np.asarray(job.model.prepare(x)) for x in parts]
+    prepared = [np.asarray(job.model.prepare(np.concatenate(parts))) for parts in own]
+    prepared.append(np.asarray(job.model.prepare(vals[0].x)) if shared else prepared[0][:0])
     columns = None
     if hasattr(job.model, "narrow"):  # weights that lead from zeros never move and never matter
         used = np.any([np.any(x != 0, axis=0) for x in prepared], axis=0)
@@ -329,7 +329,12 @@ QUICK_STAGES = {  # of the presets quick
     "selection_runs": 0,  # the hyper-parameters of the other stages
     "noises": ("labels=30",),
     "long_epochs": 40,
+    "contenders": ("mlp", "qnn", "logistic_decay", "qnn_product", "class_mean", "neighbours", "threshold"),
+    "control_epochs": 20,
     "tuning_runs": 2,
+    "capacity_samples": (20, 60),
+    "capacity_runs": 2,
+    "matched_samples": 60,
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 Stage = Literal[
@@ -343,6 +348,11 @@ Stage = Literal[
     "finalists",
     "influence",
     "dynamics",
+    "controls",
+    "capacity",
+    "equal_steps",
+    "memorising",
+    "matched_fit",
 ]
 
 
@@ -411,6 +421,19 @@ class Config(Settings):
     """Poisons of the controls, each with its share in percent."""
     long_epochs: int = 1000
     """Epochs of the stage dynamics."""
+    contenders: tuple[str, ...] = ()
+    """What contends in the stage controls, names in controls.CONTENDERS and ESTIMATORS; none: all."""
+    control_epochs: int = 200
+    """Most epochs of a contender; how many it gets is chosen."""
+    capacity_samples: tuple[int, ...] = (10, 20, 50, 100, 200, 400)
+    """Numbers of samples with random labels of the stage capacity, trained for --long-epochs."""
+    matched_samples: int = 80
+    """Training samples of the stages memorising and matched_fit: so few that every model fits their noisy labels."""
+    matched_epochs: tuple[str, ...] = ()
+    """Epochs of teachers and oracles of the stage matched_fit, by family, as tables.matched_epochs finds them from the
+    stage memorising; others: --oracle-epochs."""
+    capacity_runs: int = 5
+    """Repetitions of the stage capacity."""
     tuning_runs: int = 5
     """Runs of each setting of which a fifth of the poisoned training set is held out, with its noisy labels, to choose
     epochs and hyper-parameters of the controls."""
@@ -423,7 +446,8 @@ class Config(Settings):
 
     AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
             "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
-            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises")  # fmt: skip
+            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises", "contenders",
+            "capacity_samples", "capacity_runs")  # fmt: skip
 
     def check(self):
         super().check()
@@ -432,16 +456,19 @@ class Config(Settings):
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
         require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
-        counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1}
+        counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1,
+                  "control_epochs": 1, "capacity_runs": 1,
+                  "matched_samples": 10}  # fmt: skip
         for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
-        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises")
+        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "capacity_samples")
         self.poisons_of_controls()
         doubled = all(after == 2 * before for before, after in itertools.pairwise(self.epoch_grid))
         require(min(self.epoch_grid) > 0 and doubled, "--epoch-grid", " ".join(map(str, self.epoch_grid)),
                 "numbers of epochs, each twice the one before, such as 50 100 200")  # fmt: skip
-        self.epochs_of_oracles()
+        for flag in ("oracle_epochs", "matched_epochs"):
+            self.epochs_of_families(flag)
         tables = dict.fromkeys(("methods", "benchmarked", "finalists"), METHODS)
         tables |= dict.fromkeys(("models", "evaluated"), FAMILIES)
         tables |= dict.fromkeys(("poisons", "benchmarked_poisons"), POISONS)
@@ -467,24 +494,24 @@ class Config(Settings):
                 method = _assign(method, word, *assignment.partition("=")[::2])
         return replace(method, **changes)
 
-    def epochs_of_oracles(self) -> dict[str, int]:
-        """{family: epochs} of teachers and oracles of the stage evaluation."""
+    def epochs_of_families(self, flag: str) -> dict[str, int]:
+        """{family: epochs} of a flag: of teachers and oracles of a stage."""
         found = {}
-        for word in self.oracle_epochs:
+        for word in getattr(self, flag):
             name, _, epochs = word.partition("=")
             whole = name in FAMILIES and re.fullmatch(r"[1-9]\d{0,5}", epochs)
-            require(bool(whole), "--oracle-epochs", word, f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}")
+            require(bool(whole), flag_name(flag), word, f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}")
             found[name] = int(epochs)
         return found
 
-    def poisons_of_controls(self) -> list[Poison]:
-        """The poisons that the flag noises names."""
-        found = []
+    def poisons_of_controls(self) -> dict[str, Poison]:
+        """The poisons that the flag noises names, by its words."""
+        found = {}
         for word in self.noises:
             kind, _, percent = word.partition("=")
             good = kind in POISONS and kind != "given" and re.fullmatch(r"\d{1,2}", percent)
             require(bool(good), "--noises", word, f"POISON=PERCENT with a poison of {', '.join(POISONS)}, 0 to 99")
-            found.append(Poison(kind, int(percent)))
+            found[word] = Poison(kind, int(percent))
         return found
 
     def unlearn_alphas(self) -> dict[str, int]:

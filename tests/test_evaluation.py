@@ -666,7 +666,7 @@ def test_the_committed_epochs_are_those_that_the_rule_finds(data, script):
     found = (
         tables.oracle_epochs(committed(data, "epochs")).groupby("family").epochs.agg(lambda own: own.max(skipna=False))
     )
-    used = {name.lower(): count for name, count in script.CORRECTED.epochs_of_oracles().items()}
+    used = {name.lower(): count for name, count in script.CORRECTED.epochs_of_families("oracle_epochs").items()}
     assert used == {family.lower(): count for family, count in found.items()}
 
 
