@@ -216,10 +216,11 @@ class QNN:
 
 @dataclass(frozen=True)
 class QuadraticForm:
-    """logit = 5 x'Ox with an operator of norm below 1: the QNN's function class, without a circuit.
+    """logit = 5 x'Ox with an operator of norm below 1 and low rank: a bounded quadratic form, without a circuit.
 
     O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`. A control of
-    the capacity: whatever a QNN owes to being a bounded quadratic form of the amplitudes, this has too.
+    what a QNN owes to being a bounded quadratic form of the amplitudes. Its class neither contains the QNN's, whose
+    operator has full rank, nor is contained in it; that at full dimension is `contenders.FullQuadratic`.
     """
 
     n_features: int

@@ -145,7 +145,7 @@ def every_run(results: xr.Dataset) -> pd.DataFrame:
     return results.to_dataframe().dropna(subset=[main.name]).reset_index()
 
 
-def _accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
+def accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
     return every_run(results[["accuracy"]].sel(split=list(splits))).rename(columns={"split": "measure"})
 
 
@@ -171,29 +171,29 @@ def difference(left: pd.DataFrame, right: pd.DataFrame, label: str = "minus") ->
 
 def sweep(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of the noise sweep."""
-    return over_runs(_accuracies(read[data, preset, "noise_sweep"], "validation"))
+    return over_runs(accuracies(read[data, preset, "noise_sweep"], "validation"))
 
 
 def gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy under each gauge."""
-    return over_runs(_under_gauges(read[data, preset, "gauge"]))
+    return over_runs(under_gauges(read[data, preset, "gauge"]))
 
 
-def _under_gauges(results: xr.Dataset) -> pd.DataFrame:
+def under_gauges(results: xr.Dataset) -> pd.DataFrame:
     """Every run's validation accuracy; a model that was trained under one gauge only is said to be under any."""
-    runs = _accuracies(results, "validation")
+    runs = accuracies(results, "validation")
     alone = (runs.groupby("model").gauge.transform("nunique") == 1) & (results.sizes["gauge"] > 1)
     return runs.assign(gauge=runs.gauge.str.replace("_", " ").mask(alone, "any gauge"))
 
 
 def unlearning(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracies of teachers (start) and after each method; std over runs and largest drop (median) of validation."""
-    runs = _accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned", "forget_clean", "retain")
+    runs = accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned", "forget_clean", "retain")
     validation = runs[runs.measure == "validation"].drop(columns="measure")
-    return pd.concat([over_runs(_ends(runs)), _tidy(validation, _stability)], ignore_index=True)
+    return pd.concat([over_runs(ends_of_methods(runs)), _tidy(validation, _stability)], ignore_index=True)
 
 
-def _ends(runs: pd.DataFrame) -> pd.DataFrame:
+def ends_of_methods(runs: pd.DataFrame) -> pd.DataFrame:
     """The last epoch of each method; and the first of one that starts from the teacher, as `start`."""
     last = runs[runs.epoch == runs.groupby(["model", "poison", "unlearner"]).epoch.transform("max")]
     teachers = runs[(runs.epoch == 0) & (runs.fresh == 0)]
@@ -213,7 +213,9 @@ def weight_maps(read: Studies, data: str, preset: str) -> pd.DataFrame:
     results, same = read[data, preset, "weight_map"], ["model", "poison", "run"]
     retrain = pd.DataFrame(columns=[*same, "accuracy"])
     if (data, preset, "unlearning") in read.paths:
-        retrain = _ends(_accuracies(read[data, preset, "unlearning"], "validation")).query("unlearner == 'retrain'")
+        retrain = ends_of_methods(accuracies(read[data, preset, "unlearning"], "validation")).query(
+            "unlearner == 'retrain'"
+        )
 
     def of_map(own: pd.DataFrame) -> Iterator[tuple]:
         here = own[["model", "poison", "unlearner"]].iloc[0].to_dict()
@@ -229,7 +231,7 @@ def weight_maps(read: Studies, data: str, preset: str) -> pd.DataFrame:
 def landscape(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Hessian traces and their ratios to the clean ones: medians, and the published mean. No row without clean ones."""
     results = read[data, preset, "landscape"]
-    runs, held_out = every_run(results), _accuracies(results, "held_out").assign(measure="held out")
+    runs, held_out = every_run(results), accuracies(results, "held_out").assign(measure="held out")
     clean = runs[runs.alpha_percent == results.alpha_percent.values[0]].set_index(["model", "run"])
 
     def traces(own: pd.DataFrame) -> Iterator[tuple]:
@@ -275,7 +277,7 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
 def epochs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracies of oracles after each number of epochs, and the number that the rule finds."""
     results = read[data, preset, "epochs"]
-    runs = _accuracies(results, "validation", "retain", "forget_clean")
+    runs = accuracies(results, "validation", "retain", "forget_clean")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1))  # of either draw
     curves = over_runs(runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"}))
     found = oracle_epochs(results).rename(columns={"epochs": "value"}).assign(measure="rule")
@@ -450,9 +452,9 @@ def selected_epochs(results: xr.Dataset) -> pd.Series:
     return mean.fillna(np.inf).idxmin("epoch").where(loss.notnull().any(("epoch", "trial"))).to_series().dropna()
 
 
-def _at_their_ends(results: xr.Dataset) -> pd.DataFrame:
+def at_their_ends(results: xr.Dataset) -> pd.DataFrame:
     """Every run's accuracy at each endpoint of its long training, with the epoch that this is."""
-    runs, chosen = _accuracies(results, "validation", "train"), selected_epochs(results)
+    runs, chosen = accuracies(results, "validation", "train"), selected_epochs(results)
     published = results.published_epochs.to_series()
     places = runs[["model", "poison", "alpha_percent"]].apply(tuple, axis=1)
     ends = {"published": runs.model.map(published), "selected": places.map(chosen), "last": runs.epoch.max()}
@@ -461,18 +463,19 @@ def _at_their_ends(results: xr.Dataset) -> pd.DataFrame:
 
 def endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracy on clean validation samples and on the noisy training labels at each of ENDPOINTS."""
-    return over_runs(_at_their_ends(read[data, preset, "dynamics"]))
+    return over_runs(at_their_ends(read[data, preset, "dynamics"]))
 
 
 def paired_endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus every other model at the same kind of endpoint."""
-    runs = _at_their_ends(read[data, preset, "dynamics"]).query("measure == 'validation'").drop(columns="epoch")
+    runs = at_their_ends(read[data, preset, "dynamics"]).query("measure == 'validation'").drop(columns="epoch")
     return _circuit_minus_others(runs)
 
 
 def _circuit_minus_others(runs: pd.DataFrame, circuit: str | None = None) -> pd.DataFrame:
     """The QNN, the first where none is named, minus every other model, by run."""
-    circuit = circuit or runs[runs.family == "QNN"].model.iloc[0]
+    circuits = runs[runs.family == "QNN"].model
+    circuit = circuit or (circuits.iloc[0] if len(circuits) else None)
     own = runs[runs.model == circuit].drop(columns="group", errors="ignore")
     return difference(own, runs[runs.model != circuit].drop(columns="group", errors="ignore"), "model")
 
@@ -480,7 +483,7 @@ def _circuit_minus_others(runs: pd.DataFrame, circuit: str | None = None) -> pd.
 def contests(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
     results = read[data, preset, "controls"]
-    runs = _accuracies(results, "validation")
+    runs = accuracies(results, "validation")
     means, minus = over_runs(runs), _circuit_minus_others(runs)
     groups = results.group.to_series().to_dict()
     minus = minus.assign(model=minus.minus, group=minus.minus.map(groups), measure="QNN minus it").drop(columns="minus")
@@ -499,17 +502,17 @@ def chosen_settings(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 def capacities(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracy on random labels after a long training on them."""
-    return over_runs(_accuracies(read[data, preset, "capacity"], "train"))
+    return over_runs(accuracies(read[data, preset, "capacity"], "train"))
 
 
 def digit_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus every other model, of each pair of digits: mean over its runs, paired by run."""
-    return _circuit_minus_others(_accuracies(read[data, preset, "pairs"], "validation"))
+    return _circuit_minus_others(accuracies(read[data, preset, "pairs"], "validation"))
 
 
 def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that are decided."""
-    runs = _accuracies(read[data, preset, "pairs"], "validation")
+    runs = accuracies(read[data, preset, "pairs"], "validation")
     means = runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"]).accuracy.mean().reset_index()
     of_pairs = means.rename(columns={"pair": "run"}).assign(measure="validation")
     minus = _circuit_minus_others(of_pairs)
@@ -524,7 +527,7 @@ def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 def ring_splits(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every model on each ring, and the QNN minus it."""
-    runs = _accuracies(read[data, preset, "splits"], "validation")
+    runs = accuracies(read[data, preset, "splits"], "validation")
     minus = _circuit_minus_others(runs)
     minus = minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
     return pd.concat([over_runs(runs), minus], ignore_index=True)
@@ -545,7 +548,7 @@ def fidelities(read: Studies, data: str, preset: str) -> pd.DataFrame:
 def encodings(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy within a run."""
     results = read[data, preset, "encodings"]
-    runs = _accuracies(results, "validation", "forget_poisoned")
+    runs = accuracies(results, "validation", "forget_poisoned")
     ends = [
         runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in (("before", 0), ("after", runs.epoch.max()))
     ]
@@ -567,7 +570,7 @@ MEMORISED = 0.9
 
 def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracy of teachers on the poisoned labels of few samples, and the epoch from which it is MEMORISED."""
-    runs = _accuracies(read[data, preset, "memorising"], "forget_poisoned")
+    runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
     curves = over_runs(runs)
     found = matched_epochs(read[data, preset, "memorising"])
@@ -849,23 +852,31 @@ def _traces_beside_published(read: Studies) -> pd.DataFrame:
     return tidy[~tidy.measure.str.contains("Re, Im") | (tidy.published != "–")]
 
 
-def _paired_models(read: Studies, data: str, preset: str) -> pd.DataFrame:  # the smallest QNN minus each other model
-    runs = _accuracies(read[data, preset, "noise_sweep"], "validation").query("poison == 'labels'")
+def _paired_models(read: Studies, data: str, preset: str, poison: str = "labels") -> pd.DataFrame:
+    """The smallest QNN minus each other model."""
+    runs = accuracies(read[data, preset, "noise_sweep"], "validation").query("poison == @poison")
     circuits = runs[runs.family == "QNN"].model.unique()
     if not len(circuits):
         raise ValueError(f"{read.paths[data, preset, 'noise_sweep']} has no QNN to compare with")
     return difference(runs[runs.model == circuits[0]], runs[runs.model != circuits[0]], "model")
 
 
+def _paired_features(read: Studies, *data: str) -> Table:
+    """The smallest QNN minus the largest MLP."""
+    tidy = read.gather(partial(_paired_models, poison="features"), *data)
+    tidy = tidy[tidy.minus == "MLP[64,16]"]  # the published one
+    return _at_alphas(tidy, (0, 30, 60, 80, 90), "data", "model", "minus", "preset", "runs")
+
+
 def _paired_methods(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    ends = _ends(_accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned"))
+    ends = ends_of_methods(accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned"))
     parts = [(~ends.unlearner.isin(("start", name)), ends.unlearner == name) for name in ("cf", "retrain")]
     return pd.concat([difference(ends[own], ends[other], "title") for own, other in parts], ignore_index=True)
 
 
 def _paired_gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Models that see no gauge minus those that do, in the fixed one; and fixed gauge minus random phase."""
-    runs = _under_gauges(read[data, preset, "gauge"])
+    runs = under_gauges(read[data, preset, "gauge"])
     under = {name: own.drop(columns="gauge") for name, own in runs.groupby("gauge")}
     across = difference(under["any gauge"], under["fixed"], "model").assign(minus=lambda tidy: tidy.minus + ", fixed")
     within = difference(under["fixed"], under["random phase"]).assign(minus="random phase")
@@ -894,6 +905,7 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "paired-mnist": lambda read: Table(read.gather(_paired_models, "mnist", presets=["corrected"]), *MINUS),
     "features": lambda read: _at_alphas(
         _main_models(read, "features", "mnist", "xxz"), (0, 30, 60, 80, 90), "data", "model", "preset", "runs"),
+    "paired-features": lambda read: _paired_features(read, "mnist", "xxz"),
     "unlearning-mnist": lambda read: Table(read.gather(unlearning, "mnist"), *METHODS),
     "paired-unlearning": lambda read: Table(read.gather(_paired_methods, "mnist", "xxz", presets=["corrected"]),
         ("data", "poison", "model", "title"), ("minus", "measure"), "{measure} − {minus}, n = {n}",
@@ -904,6 +916,8 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
         read.gather(gauges, "xxz", presets=["paper"]), ALPHA, ("model", "gauge"), "{model}, {gauge}, n = {n}"),
     "paired-gauge": lambda read: Table(read.gather(_paired_gauges, "xxz", presets=["paper"]), *MINUS),
     "sizes": lambda read: _at_alphas(_flipped(read, "xxz"), (0, 20, 30, 40), "data", "preset", "runs", "model"),
+    "paired-depths": lambda read: Table(
+        read.gather(_paired_models, "xxz", presets=["paper"]).query("minus.str.startswith('QNN')"), *MINUS),
     "unlearning-xxz": lambda read: Table(read.gather(unlearning, "xxz"), *METHODS),
     "epochs": lambda read: Table(
         read.gather(epochs, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
@@ -922,21 +936,9 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "paired-dynamics": lambda read: Table(read.gather(paired_endpoints, "mnist", "xxz", presets=["corrected"]),
         ("data", "poison", "alpha_percent", "minus"), ("model", "endpoint"), "{model} − it, {endpoint}, n = {n}"),
     "contests-mnist": lambda read: _contests(read, "mnist"),
-    "contests-xxz": lambda read: _contests(read, "xxz"),
-    "capacity": lambda read: Table(read.gather(capacities, "mnist", "xxz", presets=["corrected"]),
-        ("data", "model"), ("samples",), "{samples} samples"),
-    "pairs": lambda read: Table(read.gather(over_pairs, "mnist", presets=["corrected"]),
-        ("poison", "alpha_percent", "model")),
     "splits": lambda read: Table(read.gather(ring_splits, "xxz", presets=["corrected"]),
         ("sites", "ring_split", "poison", "alpha_percent", "model")),
     "fidelities": lambda read: Table(read.gather(fidelities, "xxz", presets=["corrected"]), ("sites", "ring_split")),
-    "encodings": lambda read: Table(read.gather(encodings, "mnist", presets=["corrected"]), ("encoding", "model")),
-    "equal-steps": lambda read: _forgetting(read, "mnist", equal_steps),
-    "equal-steps-xxz": lambda read: _forgetting(read, "xxz", equal_steps),
-    "memorising": lambda read: Table(
-        read.gather(memorising, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
-    "matched-fit": lambda read: _forgetting(read, "mnist", matched_fit),
-    "matched-fit-xxz": lambda read: _forgetting(read, "xxz", matched_fit),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
         ("preset", "measure"), "{measure}, {preset}"),
     "landscape": lambda read: Table(_traces_beside_published(read), ("model", "quantity", "published"), ("preset",),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import controls
 import keys
 import oracles
 import run_hessian
@@ -22,11 +23,13 @@ ROOT = Path(__file__).parents[1]
 XXZ_STUDIES = STUDIES | {
     "data": run_unlearn_xxz.spectrum, "depths": run_unlearn_xxz.depths, "gauge": run_unlearn_xxz.gauge_control,
 }  # fmt: skip
+CONTROLS = {"dynamics": controls.dynamics, "controls": controls.controls}
+XXZ_CONTROLS = {"data": run_unlearn_xxz.spectrum, "dynamics": controls.dynamics, "splits": run_unlearn_xxz.splits}
 CASES = [
     (run_unlearn_mnist, "mnist", "paper", STUDIES, ()),
-    (run_unlearn_mnist, "mnist", "corrected", STUDIES | oracles.STUDIES, ("mlp", "qnn", "quadratic")),
+    (run_unlearn_mnist, "mnist", "corrected", STUDIES | oracles.STUDIES | CONTROLS, ("mlp", "qnn", "quadratic")),
     (run_unlearn_xxz, "xxz", "paper", XXZ_STUDIES, ()),
-    (run_unlearn_xxz, "xxz", "corrected", STUDIES | oracles.STUDIES | {"data": run_unlearn_xxz.spectrum}, ()),
+    (run_unlearn_xxz, "xxz", "corrected", STUDIES | oracles.STUDIES | XXZ_CONTROLS, ()),
     (run_hessian, "hessian", "paper", {"landscape": run_hessian.landscapes}, ()),
     (run_hessian, "hessian", "corrected", {"landscape": run_hessian.landscapes}, ()),
 ]

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, random_split, refused, run_python
 
+import contenders
+import controls
 import evaluation
 import experiments
 import jobs
@@ -115,6 +117,10 @@ def changes():
     yield "record", replace(FIT, record="end")
     yield "what it is trained on", replace(FIT, retains=True)
     yield "held out", replace(FIT, held_out_percent=20)
+    yield "held out of all", replace(FIT, held_out_of="all")
+    yield "drawn anew", replace(FIT, redrawn=True)
+    yield "samples", replace(FIT, samples=20)
+    yield "measured", replace(FIT, measured=(0, 5))
 
 
 def test_a_key_holds_all_that_the_numbers_depend_on():
@@ -122,7 +128,7 @@ def test_a_key_holds_all_that_the_numbers_depend_on():
     assert len(found) == len(list(changes())) + 1 and None not in found
     assert {field.name for field in dataclasses.fields(Fit)} == {
         "data", "model", "poison", "method", "start", "draw", "teacher_run", "seed", "block", "size", "side_by_side",
-        "record", "retains", "held_out_percent",
+        "record", "retains", "held_out_percent", "held_out_of", "redrawn", "samples", "measured",
     }  # fmt: skip
 
 
@@ -233,11 +239,19 @@ def test_what_a_function_closes_over_counts():
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
-    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, jobs, run_hessian, run_unlearn_xxz)
+    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, jobs,
+               run_hessian, run_unlearn_xxz)  # fmt: skip
     kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
              oracles.Case)  # fmt: skip
+    kinds += tuple(
+        each for each in vars(contenders).values() if isinstance(each, type) and each.__module__ == "contenders"
+    )
     classes = [each for module in modules for each in vars(module).values() if isinstance(each, type)]
-    functions = (*poison_unlearn.POISONS.values(), *(measure.function for measure in evaluation.MEASURES.values()))
+    functions = (
+        *poison_unlearn.POISONS.values(),
+        controls.random_labels,
+        *(measure.function for measure in evaluation.MEASURES.values()),
+    )
     code = [*(each for each in classes if issubclass(each, kinds)), *functions]
     own = {digest for each in code for digest in keys.source_hashes(each)}
     assert own == keys.OWN_SOURCES, "\n".join(sorted(own))

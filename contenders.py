@@ -1,0 +1,519 @@
+"""The controls of "quantum models resist poison": what contends with the published MLP and QNN.
+
+Models that share one property of the QNN (a bounded logit, few parameters, a quadratic form of the amplitudes) or lack
+one (entanglers, trained layers, the fixed scale); losses that are made for noisy labels; estimators that train nothing
+by gradients. What is claimed of circuits has to hold against each of them.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import circuits
+from checks import as_numbers, require, require_whole
+from metrics import cross_entropy
+from models import MLP, QNN, Params, _as_inputs, _inverse_root
+from poison_unlearn import Batch, Retrain, Task, retain_loss
+
+
+def _positive(model: Any, name: str) -> None:
+    """Refuse what is no positive, finite number; kept as a float, so that 5 and 5.0 are one model with one name."""
+    value = getattr(model, name)
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    require(number and 0 < value < math.inf, name, value, "a positive, finite number")
+    object.__setattr__(model, name, float(value))
+
+
+# ---- models: bounded logits ----
+
+
+@dataclass(frozen=True)
+class BoundedMLP(MLP):
+    """The MLP with logit s tanh(z / s), s the bound: the QNN's ±5, without a circuit."""
+
+    bound: float = 5.0  # that of the QNN
+
+    def __post_init__(self):
+        super().__post_init__()
+        _positive(self, "bound")
+
+    @property
+    def label(self) -> str:
+        return f"{super().label},bound={self.bound:g}"
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        return self.bound * jnp.tanh(super().logits(params, x) / self.bound)
+
+    def to_keras(self, params: Params) -> Any:
+        """The same network as a keras.Model whose output is the bounded logit."""
+        from tensorflow import keras
+
+        network = super().to_keras(params)
+        return keras.Model(network.inputs[0], self.bound * keras.ops.tanh(network.outputs[0] / self.bound))
+
+
+@dataclass(frozen=True)
+class ProjectedLinear:
+    """logit = s tanh((w'Px + b) / s): a linear model on fixed random projections P of the inputs.
+
+    P, (width, n_features), has independent normal entries of variance 1 / n_features, drawn from the seed in JAX's
+    present precision; it is no parameter. It is applied to the weights, not to the inputs: the same logit, for fewer
+    products.
+    """
+
+    n_features: int  # 2 d for complex inputs of length d, (Re x, Im x)
+    width: int = 135  # the angles that act on <Z> in the QNN of depth 6 on 10 qubits
+    bound: float = 5.0  # that of the QNN
+    seed: int = 0
+
+    family = "Logistic"
+
+    def __post_init__(self):
+        require_whole("n_features", self.n_features)
+        require_whole("width", self.width)
+        require_whole("seed", self.seed, 0)
+        _positive(self, "bound")
+
+    @property
+    def label(self) -> str:
+        bound = "" if self.bound == 5 else f",bound={self.bound:g}"
+        seed = f",seed={self.seed}" if self.seed else ""
+        return f"Linear[{self.width} projections{bound}{seed}]"
+
+    @property
+    def projection(self) -> np.ndarray:
+        """P, (width, n_features)."""
+        return _projection(self.seed, self.width, self.n_features, np.dtype(jnp.result_type(float)))
+
+    def init(self, key: jax.Array) -> Params:
+        """(weights (width,), bias ()): Glorot-uniform and 0, as the MLP's last layer."""
+        return jax.nn.initializers.glorot_uniform()(key, (self.width, 1))[:, 0], jnp.zeros(())
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        x = MLP(self.n_features, ()).prepare(x)
+        require(x.shape[1] == self.n_features, "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        return x
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        weights, bias = params
+        return self.bound * jnp.tanh((self.prepare(x) @ (weights @ self.projection) + bias) / self.bound)
+
+
+@lru_cache(maxsize=8)
+def _projection(seed: int, width: int, n_features: int, dtype: np.dtype) -> np.ndarray:
+    with jax.ensure_compile_time_eval():  # a constant of programs that are being traced, drawn once
+        projection = jax.random.normal(jax.random.key(seed), (width, n_features), dtype) / math.sqrt(n_features)
+        return np.asarray(projection)
+
+
+# ---- models: circuits ----
+
+
+@dataclass(frozen=True)
+class ScaledQNN(QNN):
+    """The QNN with logit = logit_scale <Z>."""
+
+    logit_scale: float = 5.0  # published
+
+    def __post_init__(self):
+        super().__post_init__()
+        _positive(self, "logit_scale")
+
+    @property
+    def scale(self) -> float:
+        return self.logit_scale
+
+    @property
+    def label(self) -> str:
+        return f"{super().label},scale={self.logit_scale:g}"
+
+
+@dataclass(frozen=True)
+class LearnedScaleQNN(QNN):
+    """The QNN with logit = exp(log_scale) <Z>, whose scale is trained with the angles.
+
+    Its circuit is the QNN's at params["angles"]: `circuit` takes these.
+    """
+
+    @property
+    def label(self) -> str:
+        return f"{super().label},scale=learned"
+
+    def init(self, key: jax.Array) -> Params:
+        """angles: as the QNN's. log_scale: (), the published log 5."""
+        return {"angles": super().init(key), "log_scale": jnp.array(math.log(self.scale), jnp.result_type(float))}
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        return jnp.exp(params["log_scale"]) / self.scale * super().logits(params["angles"], x)
+
+    def last_layers(self, params: Params, k: int) -> Params:
+        """True for the last k layers of the circuit and for the scale, which stands behind them."""
+        return {"angles": super().last_layers(params["angles"], k), "log_scale": True}
+
+    def to_openqasm(self, params: Params) -> str:
+        return super().to_openqasm(params["angles"])
+
+
+Trained = Literal["last layer", "rotations"]
+
+
+@dataclass(frozen=True)
+class FrozenQNN(QNN):
+    """The QNN of which a part is never trained.
+
+    "last layer": the angles of all layers but the last, that next to the measurement, are uniform in [0, 2π). Of those
+    that are trained only the last qubit's rotations act, for RZZ commutes with Z: <Z> becomes n·σ of that qubit, n
+    free, behind a random circuit. "rotations": the RZZ angles are 0, there are no entanglers, and again only the last
+    qubit's rotations act. The frozen angles are parameters without a gradient; what changes parameters by other means
+    than Adam on the logits can ask `hold` for those it must leave alone.
+    """
+
+    trained: Trained = "last layer"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.trained in get_args(Trained), "trained", self.trained, ", ".join(get_args(Trained)))
+        has_bonds = self.ansatz is None and self.entangler == "rzz"
+        require(self.trained == "last layer" or has_bonds, "trained", self.trained, "last layer, without RZZ angles")
+
+    @property
+    def label(self) -> str:
+        return f"{super().label},trained={self.trained}"
+
+    def init(self, key: jax.Array) -> Params:
+        """As the QNN's, but for the frozen angles."""
+        start_key, frozen_key = jax.random.split(key)
+        angles = super().init(start_key)
+        is_random = self.trained == "last layer"
+        frozen = jax.random.uniform(frozen_key, angles.shape, maxval=2 * math.pi) if is_random else 0.0
+        return jnp.where(self.moving(angles), angles, frozen)
+
+    def moving(self, params: Params) -> np.ndarray:
+        """Of the shape of params but for axes of length 1: True for angles that are trained."""
+        if self.trained == "last layer":
+            return self.last_layers(params, 1)
+        per_qubit = circuits.parameters_per_qubit(self.rotations, self.entangler)
+        return (np.arange(per_qubit) < per_qubit - 1)[None, None]
+
+    def hold(self, params: Params) -> Params:
+        """The same angles, of which the frozen ones get no gradient."""
+        return jnp.where(self.moving(params), params, jax.lax.stop_gradient(params))
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        return super().logits(self.hold(params), x)
+
+
+# ---- models: the function class of circuits ----
+
+
+@dataclass(frozen=True)
+class _Quadratic:
+    """logit = 5 x'Ox with an operator of norm at most 1."""
+
+    n_features: int
+
+    family = "Quadratic"
+    scale = 5.0  # that of the QNN
+
+    def __post_init__(self):
+        require_whole("n_features", self.n_features)
+
+    def prepare(self, x: jax.Array) -> jax.Array:
+        x = _as_inputs(x)
+        require(x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        return x
+
+
+@dataclass(frozen=True)
+class FullQuadratic(_Quadratic):
+    """logit = 5 x'Ox with any symmetric O of spectral norm at most 1, Hermitian where `is_complex`.
+
+    O = S / max(1, ‖S‖), S = (A + A') / 2. ‖S‖ is |Sv| for the unit vector v that Lanczos' iteration finds in 32 steps
+    from a constant random one: a value from below, so the bound holds to the accuracy of the iteration, ‖O‖ < 1.02 for
+    all random and trained matrices met. (40 plain power iterations took longer, and training found its way around
+    them, to 1.03.) The gradient takes v as given, which is exact at the eigenvector. Every circuit's Z, of whatever
+    depth, is among these O: for real x its real part already, for complex x where `is_complex`.
+    """
+
+    is_complex: bool = False
+
+    label = "Quadratic[full]"
+
+    def init(self, key: jax.Array) -> Params:
+        """A: (n_features, n_features), or (2, ...) real and imaginary parts; from N(0, 0.01^2 / n_features)."""
+        shape = (2,) * self.is_complex + (self.n_features,) * 2
+        return 0.01 / math.sqrt(self.n_features) * jax.random.normal(key, shape)
+
+    def operator(self, params: Params) -> jax.Array:
+        """O, (n_features, n_features)."""
+        symmetric = self._symmetric(params)
+        return symmetric / jnp.maximum(1, _spectral_norm(symmetric))
+
+    def _symmetric(self, params: Params) -> jax.Array:
+        matrix = jax.lax.complex(*params) if self.is_complex else params
+        return (matrix + matrix.conj().T) / 2
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        x, symmetric = self.prepare(x), self._symmetric(params)
+        acting = symmetric if jnp.iscomplexobj(x) else symmetric.real
+        forms = jnp.sum(x.conj() * (x @ acting.T), axis=1).real  # (n,)
+        return self.scale * forms / jnp.maximum(1, _spectral_norm(symmetric))
+
+
+KRYLOV, SQUARINGS = 32, 10
+
+
+def _spectral_norm(symmetric: jax.Array) -> jax.Array:
+    """The largest |eigenvalue|, from below: |Sv| for the extreme Ritz vector v of a Krylov space of 32 dimensions.
+
+    By Lanczos' iteration, orthogonalised in full. v is found by squaring the projected matrix, not by LAPACK, for the
+    reason in `models._inverse_root`; |Sv| and not v'Sv, which vanishes where v mixes an eigenvalue and its negative.
+    """
+    fixed, n = jax.lax.stop_gradient(symmetric), len(symmetric)
+    start = np.random.default_rng(0).normal(size=n)
+    start = jnp.asarray(start / np.linalg.norm(start), symmetric.dtype)
+
+    def extend(k: int, basis: jax.Array) -> jax.Array:
+        image = fixed @ basis[k - 1]
+        fresh = image - basis.T @ (basis.conj() @ image)
+        fresh = fresh - basis.T @ (basis.conj() @ fresh)
+        size = jnp.linalg.norm(fresh)
+        is_new = size > 1e-4 * jnp.linalg.norm(image)  # else the space is exhausted: a row of zeros
+        return basis.at[k].set(jnp.where(is_new, fresh / jnp.where(is_new, size, 1), 0))
+
+    basis = jnp.zeros((KRYLOV, n), symmetric.dtype).at[0].set(start)
+    basis = jax.lax.fori_loop(1, KRYLOV, extend, basis)  # orthonormal rows
+    power = basis.conj() @ (fixed @ basis.T)  # (KRYLOV, KRYLOV)
+    power = jax.lax.fori_loop(0, SQUARINGS, lambda _, power: _unit(power @ power), _unit(power))
+    column = power[:, jnp.linalg.norm(power, axis=0).argmax()]
+    vector = _unit(basis.T @ column)
+    return jnp.vdot(_unit(fixed @ vector), symmetric @ vector).real
+
+
+def _unit(array: jax.Array) -> jax.Array:
+    return array / jnp.maximum(jnp.linalg.norm(array), jnp.finfo(array.dtype).tiny)
+
+
+@dataclass(frozen=True)
+class Reflection(_Quadratic):
+    """logit = 5 x'V'(Z ⊗ 1)Vx with a free unitary V: a circuit of any depth, whatever its gates.
+
+    V'(Z ⊗ 1)V = 2 Q'Q - 1 with Q the first half of V's rows, n_features / 2 orthonormal ones: those of R B, where B is
+    any complex matrix of that shape and R the inverse of the Cholesky factor of B B'. For real x only Re O matters,
+    whose norm is at most 1; it is kept complex, as a circuit's is.
+    """
+
+    label = "Quadratic[reflection]"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.n_features % 2 == 0, "n_features", self.n_features, "even numbers")
+
+    def init(self, key: jax.Array) -> Params:
+        """B: (2, n_features / 2, n_features) real and imaginary parts; V is then uniform among the unitaries."""
+        return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(self.n_features)
+
+    def operator(self, params: Params) -> jax.Array:
+        """O, (n_features, n_features)."""
+        rows, root = self._rows(params)
+        orthonormal = root @ rows
+        return 2 * orthonormal.conj().T @ orthonormal - jnp.eye(self.n_features)
+
+    def _rows(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        """B and R."""
+        rows = jax.lax.complex(*params)
+        return rows, _inverse_root_by_blocks(rows @ rows.conj().T)
+
+    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        x, (rows, root) = self.prepare(x), self._rows(params)
+        overlaps = (x @ rows.T) @ root.T  # (n, n_features / 2)
+        return self.scale * (2 * _squares(overlaps) - _squares(x))
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    """(n,) squared norms of rows."""
+    return jnp.sum((x * x.conj()).real, axis=1)
+
+
+SMALL = 32  # rows that are eliminated one by one; 16 to 64 take as long
+
+
+def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
+    """`models._inverse_root`, by halves: of 512 rows 18 ms in place of 660, nearly all in matrix products."""
+    if len(gram) <= SMALL:
+        return _inverse_root(gram)
+    half = len(gram) // 2
+    upper = _inverse_root_by_blocks(gram[:half, :half])
+    mixed = gram[half:, :half] @ upper.conj().T
+    lower = _inverse_root_by_blocks(gram[half:, half:] - mixed @ mixed.conj().T)
+    return jnp.block([[upper, jnp.zeros_like(mixed.T)], [-(lower @ mixed) @ upper, lower]])
+
+
+# ---- losses: methods that start anew ----
+
+
+@dataclass(frozen=True)
+class Decayed(Retrain):
+    """CE(D_r) + decay |W|²: an L2 penalty in the loss, so through Adam, not Loshchilov and Hutter's decoupled one.
+
+    W are the parameters with the most axes: an MLP's weights without its biases, all angles of a circuit without a
+    learned scale. Angles that a model freezes stay frozen. Of a `Reflection` the penalty restricts nothing: only the
+    span of its rows counts.
+    """
+
+    decay: float = 1e-3
+
+    title = "weight decay"
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        leaves = jax.tree.leaves(task.model.hold(params) if hasattr(task.model, "hold") else params)
+        most = max(map(jnp.ndim, leaves))
+        size = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves if jnp.ndim(leaf) == most)
+        return retain_loss(task, params, batch) + self.decay * size
+
+
+@dataclass(frozen=True)
+class Smoothed(Retrain):
+    """CE(D_r) with labels (1 - smoothing) y + smoothing / 2 (Szegedy et al., arXiv:1512.00567, for two classes)."""
+
+    smoothing: float = 0.1
+
+    title = "label smoothing"
+
+    def check(self) -> None:
+        super().check()
+        require(self.smoothing <= 1, "smoothing", self.smoothing, "0 to 1")
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        logits = task.logits(params, batch.retain.x, batch.key)
+        labels = (1 - self.smoothing) * batch.retain.y + self.smoothing / 2
+        return cross_entropy(logits, labels, batch.retain_weight)
+
+
+@dataclass(frozen=True)
+class GeneralisedCE(Retrain):
+    """The mean of (1 - p_y^q) / q, p_y the probability of the given label (Zhang and Sabuncu, arXiv:1805.07836).
+
+    q -> 0 is CE, q = 1 the mean absolute error 1 - p_y. Without the paper's truncation and pruning. A label between 0
+    and 1 weighs the terms of both classes, as in CE.
+    """
+
+    q: float = 0.7  # the paper's
+
+    title = "generalised CE"
+
+    def check(self) -> None:
+        super().check()
+        require(0 < self.q <= 1, "q", self.q, "above 0, up to 1")
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        logits, y = task.logits(params, batch.retain.x, batch.key), batch.retain.y
+        one, zero = (-jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q for signed in (logits, -logits))
+        return jnp.average(y * one + (1 - y) * zero, weights=batch.retain_weight)
+
+
+# ---- estimators: nothing is trained by gradients ----
+
+
+@dataclass(frozen=True)
+class NearestMean:
+    """The class whose mean is nearest. Complex inputs are (Re x, Im x), as an MLP reads them."""
+
+    label = "nearest class mean"
+    family = "Trivial"
+
+    def settings(self) -> tuple[NearestMean, ...]:
+        """Itself: it has no hyper-parameter."""
+        return (self,)
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """A scikit-learn estimator whose predict(x) gives labels of raw features."""
+        from sklearn.neighbors import NearestCentroid
+
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # features that never vary, which it may have
+            warnings.simplefilter("ignore", UserWarning)
+            return _fitted(_rows, NearestCentroid(), x, y)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The majority of the k nearest training samples, of all where there are fewer; a tie goes to class 0.
+
+    Complex inputs are (Re x, Im x), as an MLP reads them.
+    """
+
+    k: int = 5
+
+    label = "nearest neighbours"
+    family = "Trivial"
+
+    def __post_init__(self):
+        require_whole("k", self.k)
+
+    def settings(self) -> tuple[Neighbours, ...]:
+        """1, 5, 15 and 31 neighbours."""
+        return tuple(replace(self, k=k) for k in (1, 5, 15, 31))
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """A scikit-learn estimator whose predict(x) gives labels of raw features."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        return _fitted(_rows, KNeighborsClassifier(min(self.k, len(y))), x, y)
+
+
+@dataclass(frozen=True)
+class ThresholdOnZZ:
+    """A threshold on the mean of <Z_i Z_{i+1}> over a ring, whose place and direction are fitted: a decision stump.
+
+    In the ground states of `datar.load_xxz` the mean falls with Δ: there it is a threshold on Δ.
+    """
+
+    label = "threshold on ZZ"
+    family = "Trivial"
+
+    def settings(self) -> tuple[ThresholdOnZZ, ...]:
+        """Itself: it has no hyper-parameter."""
+        return (self,)
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
+        """A scikit-learn estimator whose predict(x) gives labels of amplitudes (n, 2**L)."""
+        from sklearn.tree import DecisionTreeClassifier
+
+        return _fitted(ring_correlation, DecisionTreeClassifier(max_depth=1, random_state=0), x, y)
+
+
+def ring_correlation(x: np.ndarray) -> np.ndarray:
+    """(n, 1): the mean over i of <Z_i Z_{i+1 mod L}> in each of n states, (n, 2**L) amplitudes of any norm but 0."""
+    x = as_numbers(x, "x")
+    size = x.shape[1] if x.ndim == 2 else 0
+    require(size >= 4 and size & (size - 1) == 0, "x", f"shape {x.shape}", "(n, 2**L) amplitudes of 2 sites or more")
+    n_sites = size.bit_length() - 1
+    bits = np.arange(size)[:, None] >> np.arange(n_sites) & 1  # (2**L, L), neighbours side by side in either order
+    correlation = np.mean(1.0 - 2 * (bits ^ np.roll(bits, 1, axis=1)), axis=1)
+    probabilities = np.square(np.abs(x.astype(np.complex128)))
+    norms = probabilities.sum(axis=1, keepdims=True)
+    require(bool((norms > 0).all()), "x", "a state of norm 0", "states")
+    return probabilities @ correlation[:, None] / norms
+
+
+def _rows(x: np.ndarray) -> np.ndarray:
+    """(n, d) real features, or (n, 2 d) of complex ones."""
+    x = as_numbers(x, "x")
+    require(x.ndim == 2, "x", f"shape {x.shape}", "(n, d); flatten images to rows")
+    return np.concatenate([x.real, x.imag], axis=1) if np.iscomplexobj(x) else x
+
+
+def _fitted(features: Callable[[np.ndarray], np.ndarray], estimator: Any, x: np.ndarray, y: np.ndarray) -> Any:
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    return make_pipeline(FunctionTransformer(features), estimator).fit(x, np.asarray(y))

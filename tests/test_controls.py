@@ -1,0 +1,379 @@
+"""Controls: data drawn anew, choices without a look at clean labels, contenders, and the stages on small studies."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import refused
+from test_evaluation import SMALL, small_data
+
+import controls
+import datar
+import experiments
+import figures
+import oracles
+import run_unlearn_mnist
+import run_unlearn_xxz
+import storage
+import tables
+from contenders import NearestMean, Neighbours
+from controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
+from datar import load_xxz, redraw, subset, xxz_points
+from experiments import SPLITS, Fit
+from models import MLP, Training
+from poison_unlearn import Poison, Retrain, poison_one_class
+from runner import run_studies
+
+SHORT = Training(8, 16, 0.05)
+BASE = replace(
+    SMALL, noises=("labels=30", "one_class=20"), long_epochs=12, control_epochs=8, tuning_runs=2, hidden=("8",),
+    evaluated=("mlp", "logistic"), runs=3, block=2, capacity_samples=(8, 20), capacity_runs=2, matched_samples=30,
+    mlp=replace(SMALL.mlp, sweep=SHORT), qnn=replace(SMALL.qnn, sweep=SHORT),
+)  # fmt: skip
+VALIDATION = SPLITS.index("validation")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return small_data()
+
+
+FLIPPED = Poison("labels", 30)
+
+
+def fit_of(data, poison=FLIPPED, *, epochs=6, rate=0.05, **own):
+    width = data.train.x.shape[1]
+    method = Retrain(training=Training(epochs, 16, rate))
+    fit = control_fit(BASE, data, BASE.mlp, MLP(width, (6,)), method, poison)
+    return replace(fit, **{"measured": (0, 2, 5, 6)} | own)
+
+
+# ---- data ----
+
+
+@pytest.mark.parametrize("count", [10, 31, 60])
+def test_a_training_set_drawn_anew_and_its_validation_set_are_all_samples_once(data, count):
+    found = redraw(data, count, seed=3)
+    before, after = (
+        sorted(zip(map(bytes, np.concatenate([own.train.x, own.val.x])), [*own.train.y, *own.val.y], strict=True))
+        for own in (data, found)
+    )
+    assert before == after and len(found.train.y) == count
+    assert abs(found.train.y.mean() - data.train.y.mean()) <= 0.5 / count
+    assert not np.array_equal(found.train.x, redraw(data, count, seed=4).train.x)
+    np.testing.assert_array_equal(found.train.x, redraw(data, count, seed=3).train.x)
+
+
+def test_what_cannot_be_drawn_anew_is_refused(data):
+    with refused("samples: got 5000"):
+        redraw(data, 5000, seed=0)
+    mask = np.arange(len(data.train.y)) < 4
+    with refused("poison_mask"):
+        redraw(replace(data, given=datar.Given(mask, mask, data.train)), 10, seed=0)
+
+
+def test_runs_have_training_sets_of_their_own_that_all_models_and_poisons_share(data):
+    """A run's clean samples do not depend on how they are poisoned, nor on the block that computes it."""
+    one, other = (fit_of(data, poison).sets(data) for poison in (Poison("labels", 30), Poison("one_class", 20)))
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine.clean.x, theirs.clean.x)
+        np.testing.assert_array_equal(mine.val.x, theirs.val.x)
+    assert not np.array_equal(one[0].clean.x, one[1].clean.x)
+    wide = replace(fit_of(data), size=4).sets(data)
+    np.testing.assert_array_equal(wide[3].draw.split.y, replace(fit_of(data), block=1).sets(data)[1].draw.split.y)
+
+
+def test_held_out_samples_keep_their_noisy_labels_and_are_not_trained_on(data):
+    fit = fit_of(data)
+    (tuning,) = tuning_fits(fit, 2)
+    assert set(tuning.runs).isdisjoint(range(1000)) and len(tuning.runs) == 2
+    for whole, cut in zip(replace(fit, block=tuning.block).sets(data), tuning.sets(data), strict=True):
+        n = len(whole.clean.y)
+        assert len(cut.val.y) == round(n / 5) and len(cut.draw.split.y) == n - round(n / 5)
+        noisy = dict(zip(map(bytes, whole.draw.split.x), whole.draw.split.y, strict=True))
+        parts = [(bytes(x), y) for split in (cut.draw.split, cut.val) for x, y in zip(*split, strict=True)]
+        assert dict(parts) == noisy and len(parts) == n
+        assert cut.draw.mask.sum() == len(cut.draw.forget_poisoned.y) == cut.draw.known.sum()
+        flipped = whole.draw.split.y != whole.clean.y
+        held = {bytes(x) for x in cut.val.x}
+        assert any(bytes(x) in held for x in whole.draw.split.x[flipped])  # some of the poison is held out, too
+
+
+@pytest.mark.parametrize("percent", [0, 10, 20, 45])
+def test_poison_of_one_class_flips_that_class_alone(data, percent):
+    found = poison_one_class(data, percent / 100, key=1)
+    assert found.mask.sum() == int(percent / 100 * len(data.train.y))
+    assert (data.train.y[found.mask] == 1).all() and (found.split.y[found.mask] == 0).all()
+    np.testing.assert_array_equal(found.split.y[~found.mask], data.train.y[~found.mask])
+
+
+def test_more_poison_of_one_class_than_it_has_is_refused(data):
+    with refused("fraction: got 0.9"):
+        poison_one_class(data, 0.9, key=1)
+
+
+@pytest.mark.parametrize("split", ["interleaved", "far", "near", "one_sided"])
+def test_every_ring_split_deals_all_states_with_as_many_of_each_phase(split):
+    train, val = xxz_points(split)
+    assert sorted([*train, *val]) == datar.XXZ_USED.tolist() and (len(train), len(val)) == (82, 84)
+    deltas = [datar.COUPLINGS[points] for points in (train, val)]
+    assert [int((own > 1).sum()) for own in deltas] == [41, 42]
+    away = [[abs(own[own > 1] - 1), abs(own[own < 1] - 1)] for own in deltas]
+    for phase in (0, 1):
+        near, far = (away[0][phase], away[1][phase]) if split == "near" else (away[1][phase], away[0][phase])
+        if split in ("far", "near"):
+            assert near.max() < far.min()
+    if split == "one_sided":
+        assert all(deltas[0][side].max() < deltas[1][other].min() for side, other in (
+            (deltas[0] < 1, deltas[1] < 1), (deltas[0] > 1, deltas[1] > 1)))  # fmt: skip
+
+
+def test_the_published_split_is_what_it_was():
+    usual = load_xxz(n_sites=4)
+    assert usual.provenance["sha256"] == load_xxz(n_sites=4, split="interleaved").provenance["sha256"]
+    assert "split" not in usual.provenance and load_xxz(n_sites=4, split="far").provenance["split"] == "far"
+    with refused("split: got close, allowed: interleaved, far, near, one_sided"):
+        load_xxz(n_sites=4, split="close")
+
+
+def test_a_subset_is_a_data_set_of_its_own_with_the_same_validation_set(data):
+    few = subset(data, 20, seed=0)
+    assert few.provenance["sha256"] != data.provenance["sha256"] and few.provenance["n_train"] == 20
+    np.testing.assert_array_equal(few.val.x, data.val.x)
+    assert {bytes(x) for x in few.train.x} < {bytes(x) for x in data.train.x}
+    with refused("samples"):
+        subset(data, 10**4, seed=0)
+
+
+# ---- measured along a training ----
+
+
+def test_curves_at_some_epochs_are_those_of_the_whole_curve(data):
+    """The same parameters at the end, and the same numbers on the way, whatever else is measured."""
+    some, whole = (fit_of(data, measured=measured).perform(data) for measured in ((0, 2, 5, 6), ()))
+    np.testing.assert_allclose(some["accuracy"], whole["accuracy"][:, [0, 2, 5, 6]], atol=1e-6)
+    np.testing.assert_allclose(some["loss"], whole["loss"][:, [0, 2, 5, 6]], rtol=1e-4, atol=1e-6)
+    early = fit_of(data, measured=(1, 3)).perform(data)
+    np.testing.assert_allclose(early["loss"], whole["loss"][:, [1, 3]], rtol=1e-4, atol=1e-6)
+    assert "logit" not in some and "logit" in whole
+
+
+@pytest.mark.parametrize(("last", "others"), [(1000, (100,)), (20, (100,)), (1, ()), (15, (7,))])
+def test_epochs_measured_ascend_from_0_to_the_last(last, others):
+    found = epochs_measured(last, *others)
+    assert list(found) == sorted(set(found)) and found[0] == 0 and found[-1] == last
+    assert all(min(each, last) in found for each in others)
+
+
+# ---- tuning ----
+
+
+def tuning_of(data, *settings):
+    """A tuning over (epochs, rate) settings."""
+    trials = [tuple(tuning_fits(fit_of(data, rate=rate), 2)) for rate in settings]
+    return Tuning(data=data.provenance["sha256"], trials=tuple(trials))
+
+
+def computed(data, tuning):
+    return [{name: np.array(array) for name, array in job.perform(data).items()} for job in tuning.needs]
+
+
+def test_the_least_mean_loss_on_held_out_samples_is_chosen(data):
+    tuning = tuning_of(data, 0.01, 0.1, 0.3)
+    inputs = computed(data, tuning)
+    for setting, point in ((0, 3), (2, 1), (1, 0)):
+        for each in inputs:
+            each["loss"][:, :, VALIDATION] = 1.0
+        inputs[setting]["loss"][:, point, VALIDATION] = 0.5
+        found = tuning.perform(data, *inputs)
+        assert (int(found["setting"]), int(found["epoch"])) == (setting, (0, 2, 5, 6)[point])
+        assert found["loss"].shape == (3, 4, 2)
+    inputs[1]["loss"][0, 0, VALIDATION] = np.nan  # of one run that diverged
+    found = tuning.perform(data, *inputs)
+    assert int(found["setting"]) != 1 or int(found["epoch"]) != 0
+
+
+def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
+    """Of contenders and of estimators: what is chosen reads noisy labels of the training set alone."""
+
+    def choices():
+        experiments._recent.clear()
+        tuning = tuning_of(data, 0.003, 0.03, 0.3)
+        chosen = tuning.perform(data, *computed(data, tuning))
+        estimate = Estimate(data=data.provenance["sha256"], poison=Poison("labels", 30), size=2, redrawn=True,
+                            candidates=Neighbours().settings(), tuning_runs=4)  # fmt: skip
+        return chosen, estimate._chosen(data), estimate.perform(data)["accuracy"][:, VALIDATION]
+
+    before, neighbours, accuracy = choices()
+    usual = datar.redraw
+
+    def permuted(*arguments, **keywords):
+        found = usual(*arguments, **keywords)
+        y = np.random.default_rng(0).permutation(found.val.y)
+        return replace(found, val=datar.Split(found.val.x, y))
+
+    monkeypatch.setattr(experiments, "redraw", permuted)
+    after, again, others = choices()
+    for name in ("loss", "setting", "epoch"):
+        np.testing.assert_array_equal(before[name], after[name])
+    assert neighbours == again
+    assert not np.array_equal(accuracy, others)  # what is judged does depend on them
+
+
+def test_what_was_tuned_is_trained_on_all_samples_with_what_was_chosen(data):
+    tuning = tuning_of(data, 0.01, 0.1)
+    fit = fit_of(data, measured=(), record="end")
+    tuned = Tuned(**{name: getattr(fit, name) for name in Fit.__dataclass_fields__}, tuning=tuning)
+    chosen = {"setting": np.array(1), "epoch": np.array(4), "loss": np.zeros((2, 4, 2))}
+    found = tuned.perform(data, chosen)
+    usual = fit_of(data, epochs=4, rate=0.1, measured=(), record="end").perform(data)
+    np.testing.assert_array_equal(found["accuracy"], usual["accuracy"])
+    assert (int(found["setting"]), int(found["epoch"])) == (1, 4) and tuned.needs == (tuning,)
+
+
+def test_an_estimator_is_scored_on_every_split(data):
+    job = Estimate(data=data.provenance["sha256"], poison=Poison("labels", 30), size=2, redrawn=True,
+                   candidates=NearestMean().settings(), tuning_runs=2)  # fmt: skip
+    found = job.perform(data)["accuracy"]
+    for row, sets in zip(found, job.sets(data), strict=True):
+        x, y = sets.draw.split
+        means = [x[y == label].mean(axis=0) for label in (0, 1)]
+
+        def right(split, means=means):
+            near = [np.linalg.norm(split.x - mean, axis=1) for mean in means]
+            return np.mean((near[1] < near[0]) == split.y)
+
+        assert row[VALIDATION] == pytest.approx(right(sets.val)) and row[SPLITS.index("train")] == pytest.approx(
+            right(sets.draw.split))  # fmt: skip
+        forgotten = row[SPLITS.index("forget_poisoned")] + row[SPLITS.index("forget_clean")]
+        assert forgotten == pytest.approx(1)  # of flipped labels the one or the other is right
+
+
+def test_every_contender_has_as_many_settings(data):
+    ring = load_xxz(n_sites=4)
+    for name, contender in CONTENDERS.items():
+        for own in (data, ring):
+            if contender.contends(replace(BASE, noises=("labels=30",)), own):
+                trials = contender.trials(BASE, own, SHORT)
+                assert len(trials) == 4 and len(set(trials)) == 4, name
+
+
+def test_random_labels_say_nothing_of_the_samples(data):
+    draw = controls.RANDOM.draw(data, key=3)
+    assert draw.split.y.sum() == data.train.y.sum() and draw.mask.all()
+    agree = [(controls.RANDOM.draw(data, key=key).split.y == data.train.y).mean() for key in range(200)]
+    assert np.mean(agree) == pytest.approx(0.5, abs=5 * np.std(agree) / np.sqrt(200))
+
+
+# ---- the stages ----
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory, data):
+    """All stages on a small study, once."""
+    config = replace(
+        BASE, stages=("dynamics", "controls", "capacity", "memorising"), out=tmp_path_factory.mktemp("controls"),
+        contenders=("mlp", "logistic_decay", "class_mean", "neighbours"), matched_samples=30,
+    )  # fmt: skip
+    few = tuple(controls.matched_data(config, data).values())
+    folder = run_studies(config, data, run_unlearn_mnist.STUDIES, others=few)
+    return config, folder
+
+
+def test_every_stage_has_its_table_and_its_figure(studied, capsys):
+    config, folder = studied
+    tables.print_summary(folder, config.stages)
+    said = capsys.readouterr().out
+    assert "held-out noisy samples" in said and "random labels" in said and "nine tenths" in said
+    drawn = {path.stem for path in figures.save_all(folder)}
+    assert {"dynamics", "contests", "capacity"} <= drawn
+
+
+def test_the_selected_epoch_is_that_of_the_least_held_out_loss(studied):
+    found = storage.read_dataset(studied[1] / "dynamics.nc")
+    loss = found.held_out_loss
+    assert loss.sizes["trial"] == 2 and found.accuracy.sizes["run"] == 3
+    assert found.accuracy.sel(poison="labels", alpha_percent=30).notnull().all()
+    chosen = tables.selected_epochs(found)
+    for (model, poison, alpha), epoch in chosen.items():
+        own = loss.sel(model=model, poison=poison, alpha_percent=alpha).mean("trial")
+        assert float(own.sel(epoch=epoch)) == float(own.min())
+    assert len(chosen) == 4
+    ends = tables.at_their_ends(found)
+    assert set(ends.endpoint) == {"published", "selected", "last"}
+    assert (ends[ends.endpoint == "last"].epoch == 12).all() and (ends[ends.endpoint == "published"].epoch == 8).all()
+
+
+def test_runs_of_contenders_are_paired_with_the_circuits(tmp_path):
+    """The difference is the mean over runs that both have, by hand."""
+    rows = [("QNN", 1.0, "Q", "labels", 30, run, 0.9 + run / 100) for run in range(4)]
+    rows += [("MLP", 2.0, "M", "labels", 30, run, 0.8) for run in range(2)]
+    import pandas as pd
+
+    runs = pd.DataFrame(rows, columns=["family", "size", "model", "poison", "alpha_percent", "run", "accuracy"])
+    (found,) = tables._circuit_minus_others(runs.assign(measure="validation")).itertuples()
+    assert found.value == pytest.approx(0.105) and found.n == 2 and found.minus == "M"
+
+
+@pytest.mark.parametrize(("flag", "value", "said"), [
+    ("noises", ("labels=100",), "--noises"), ("noises", ("smoke=20",), "--noises"), ("noises", ("labels",), "--noises"),
+    ("noises", (), "--noises"), ("tuning_runs", 0, "--tuning-runs"), ("long_epochs", 0, "--long-epochs"),
+    ("control_epochs", 0, "--control-epochs"), ("matched_epochs", ("mlp=x",), "--matched-epochs"),
+    ("capacity_runs", 0, "--capacity-runs"), ("noises", ("given=20",), "--noises"),
+])  # fmt: skip
+def test_bad_flags_are_one_line(flag, value, said):
+    with refused(said):
+        replace(BASE, **{flag: value})
+
+
+def test_unknown_contenders_and_digits_and_sizes_are_one_line(data):
+    with refused("--contenders: got mlpp"):
+        list(controls.controls(replace(BASE, contenders=("mlpp",)), data))
+    with refused("--pair-digits"):
+        replace(run_unlearn_mnist.QUICK, pair_digits=(1,))
+    with refused("--sizes: got 7"):
+        replace(run_unlearn_xxz.QUICK, sizes=(7,))
+
+
+def test_retraining_takes_as_many_steps_as_teacher_and_method_together(data):
+    """56 retained samples in batches of 16 are four steps an epoch, all 80 five."""
+    rows = list(controls.equal_steps(replace(SMALL, methods=("retrain", "cf")), data))
+    choices = {row.place["unlearner"]: row.job.choice for row in rows if isinstance(row.job, oracles.Chosen)}
+    case = choices["cf"].case
+    steps = case.training.epochs * 5 + SMALL.mlp.unlearn.epochs * -(-56 // (SMALL.mlp.unlearn.batch_size or 56))
+    retrain = choices["retrain"].candidates[0].training
+    assert retrain.epochs == round(steps / -(-56 // (case.training.batch_size or 56)))
+    assert choices["cf"].candidates[0].training.epochs == SMALL.mlp.unlearn.epochs
+
+
+def test_matched_teachers_take_the_epochs_of_the_flag(data):
+    config = replace(SMALL, matched_samples=30, matched_epochs=("mlp=7",), methods=("cf",))
+    rows = list(controls.matched_fit(config, data))
+    few = controls.matched_data(config, data)["few"]
+    assert {row.job.data for row in rows} == {few.provenance["sha256"]}
+    cases = {row.job.case for row in rows if isinstance(row.job, oracles.Score)}
+    assert {case.training.epochs for case in cases if case.model.family == "MLP"} == {7}
+    assert {row.place["poison"] for row in rows} == {"labels"}
+
+
+@pytest.mark.parametrize("split", ["interleaved", "far"])
+def test_fidelities_of_validation_states_are_those_of_dense_products(split):
+    ring = load_xxz(n_sites=4, split=split)
+    found = run_unlearn_xxz.Fidelity(data="", split=split).perform(ring)
+    by_hand = [max(abs(np.vdot(state, other)) ** 2 for other in ring.train.x) for state in ring.val.x]
+    np.testing.assert_allclose(found["fidelity"], by_hand, atol=1e-6)
+    np.testing.assert_allclose(found["delta"] > 1, ring.val.y)
+
+
+def test_pairs_and_encodings_plan_jobs_on_data_sets_of_their_own():
+    config = replace(run_unlearn_mnist.QUICK, pair_digits=(0, 1, 2), contenders=("mlp",))
+    data = run_unlearn_mnist.load(config)
+    others = run_unlearn_mnist._pairs(config, data)
+    assert list(others) == ["0 1", "0 2", "1 2"]
+    rows = list(run_unlearn_mnist.pairs(config, data))
+    assert {row.job.data for row in rows} == {each.provenance["sha256"] for each in others.values()}
+    encoded = run_unlearn_mnist._encodings(config, data)
+    rows = list(run_unlearn_mnist.encodings(config, data))
+    assert {row.job.data for row in rows} == {each.provenance["sha256"] for each in encoded.values()}
+    assert {row.place["model"] for row in rows} == {
+        "QNN[depth=6]", "QNN[depth=6],scale=50", "QNN[depth=6],scale=0.5"}  # fmt: skip
