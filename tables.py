@@ -34,6 +34,7 @@ from evaluation import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
     "poison": ("labels", "one_class", "features"), "version": ("none", "labels", "features"),
+    "endpoint": ("published", "selected", "last", "equal fit"),
     "unlearner": ("start", "teacher", "oracle", "retrain", "cf", "scrub", "ga"),
 }  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
@@ -467,9 +468,35 @@ def endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 
 def paired_endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus every other model at the same kind of endpoint."""
-    runs = at_their_ends(read[data, preset, "dynamics"]).query("measure == 'validation'").drop(columns="epoch")
+    """The QNN minus every other model at the same kind of endpoint, and where both fit the noisy labels equally."""
+    results = read[data, preset, "dynamics"]
+    ends = at_their_ends(results).query("measure == 'validation'")
+    runs = pd.concat([ends, at_equal_fit(results)], ignore_index=True).drop(columns="epoch")
     return _circuit_minus_others(runs)
+
+
+def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
+    """Validation accuracy of every run where its fit of the noisy labels first is that of the QNN after the last epoch.
+
+    Between two epochs at which both were measured by a line; no row for a run that never fits so well.
+    """
+    runs = accuracies(results, "validation", "train")
+    circuits = runs[runs.family == "QNN"].model
+    last = runs[(runs.epoch == runs.epoch.max()) & (runs.measure == "train")]
+    target = last[last.model == circuits.iloc[0]].set_index(["poison", "alpha_percent", "run"]).accuracy.to_dict()
+    keys = ["family", "size", "model", "poison", "alpha_percent", "run"]
+    curves = runs.pivot(index=[*keys, "epoch"], columns="measure", values="accuracy")
+    rows = []
+    for place, own in curves.groupby(level=keys, sort=False):
+        fit, accuracy = own.train.values, own.validation.values
+        aim = fit[-1] if place[2] == circuits.iloc[0] else target[place[3:]]
+        at = len(fit) - 1 if place[2] == circuits.iloc[0] else int(np.argmax(fit >= aim))
+        if fit[at] < aim:
+            continue
+        share = 1.0 if at == 0 or fit[at] == fit[at - 1] else (aim - fit[at - 1]) / (fit[at] - fit[at - 1])
+        rows.append((*place, accuracy[at] if at == 0 else accuracy[at - 1] + share * (accuracy[at] - accuracy[at - 1])))
+    found = pd.DataFrame(rows, columns=[*keys, "accuracy"])
+    return found.assign(measure="validation", endpoint="equal fit", epoch=np.nan)
 
 
 def _circuit_minus_others(runs: pd.DataFrame, circuit: str | None = None) -> pd.DataFrame:
