@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+import xarray as xr
 from conftest import refused
 from test_evaluation import SMALL, small_data
 
@@ -308,11 +310,22 @@ def test_runs_of_contenders_are_paired_with_the_circuits(tmp_path):
     """The difference is the mean over runs that both have, by hand."""
     rows = [("QNN", 1.0, "Q", "labels", 30, run, 0.9 + run / 100) for run in range(4)]
     rows += [("MLP", 2.0, "M", "labels", 30, run, 0.8) for run in range(2)]
-    import pandas as pd
-
     runs = pd.DataFrame(rows, columns=["family", "size", "model", "poison", "alpha_percent", "run", "accuracy"])
     (found,) = tables._circuit_minus_others(runs.assign(measure="validation")).itertuples()
     assert found.value == pytest.approx(0.105) and found.n == 2 and found.minus == "M"
+
+
+def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
+    """By hand: the circuit ends at a fit of .7; the other is there half-way between two epochs, or never."""
+    fit = {"QNN": (0.5, 0.6, 0.7), "MLP": (0.5, 0.6, 0.8), "Slow": (0.5, 0.55, 0.6), "Fast": (0.9, 0.95, 1.0)}
+    right = {"QNN": (0.5, 0.7, 0.9), "MLP": (0.5, 0.8, 0.6), "Slow": (0.5, 0.6, 0.7), "Fast": (0.3, 0.4, 0.5)}
+    values = np.array([[fit[name], right[name]] for name in fit]).transpose(0, 2, 1)  # (model, epoch, split)
+    axes = {"model": list(fit), "epoch": [0, 1, 10], "split": ["train", "validation"]}
+    results = xr.DataArray(values, axes).expand_dims(poison=["labels"], alpha_percent=[30], run=[0])
+    words = {"family": ("model", list(fit)), "size": ("model", [1] * 4)}
+    results = results.rename("accuracy").to_dataset().assign_coords(words)
+    found = tables.at_equal_fit(results).set_index("model").accuracy
+    assert found["QNN"] == 0.9 and found["MLP"] == pytest.approx(0.7) and found["Fast"] == 0.3 and "Slow" not in found
 
 
 @pytest.mark.parametrize(("flag", "value", "said"), [
