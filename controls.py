@@ -288,8 +288,8 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "qnn_product": Contender(CIRCUIT, _rates(PRODUCT), "qnn", _qnn, ", no entanglers", HARD),
     "qnn_last": Contender(CIRCUIT, _rates(LAST), "qnn", _qnn, ", last layer alone", HARD),
-    "qnn_12": Contender(CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5),
-    "qnn_20": Contender(CIRCUIT, _rates(DEEPER), "qnn", only=ONE, runs=5),
+    "qnn_12": Contender(CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"),  # on the ring: the stage depths
+    "qnn_20": Contender(CIRCUIT, _rates(DEEPER), "qnn", only=ONE, runs=5, data="mnist"),
 }
 ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it makes sense
     "class_mean": (NearestMean(), ""),

@@ -124,7 +124,6 @@ KEYS = [
     "samples",
     "pair",
     "endpoint",
-    "epoch",
     "poison",
     "gauge",
     "unlearner",
@@ -599,11 +598,10 @@ def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Accuracy of teachers on the poisoned labels of few samples, and the epoch from which it is MEMORISED."""
     runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
-    curves = over_runs(runs)
+    late = runs[runs.epoch.isin(np.unique(runs.epoch)[-6:])]
+    shown = over_runs(late.assign(measure=late.epoch.map("{:.0f} epochs".format)))
     found = matched_epochs(read[data, preset, "memorising"])
-    shown = curves[curves.epoch.isin(sorted(curves.epoch.unique())[-6:])]
-    shown = shown.assign(measure=shown.epoch.map("{:.0f} epochs".format)).drop(columns="epoch")
-    return pd.concat([shown, found.assign(measure="rule", n=curves.n.max())], ignore_index=True)
+    return pd.concat([shown, found.assign(measure="rule", n=shown.n.max())], ignore_index=True)
 
 
 def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
@@ -673,7 +671,7 @@ FORMATS = {
     **dict.fromkeys(("epoch", "QNN ahead", "QNN behind"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"),
     "verdict": lambda place: VERDICTS[int(place)] if np.isfinite(place) else "–",
     "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
-    "rule": "{:.0f}".format,
+    "rule": lambda count: f"{count:.0f}" if np.isfinite(count) else "–",
     **dict.fromkeys(
         (
             f"{name}{part}"
