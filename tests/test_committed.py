@@ -24,7 +24,10 @@ XXZ_STUDIES = STUDIES | {
     "data": run_unlearn_xxz.spectrum, "depths": run_unlearn_xxz.depths, "gauge": run_unlearn_xxz.gauge_control,
 }  # fmt: skip
 CONTROLS = {"dynamics": controls.dynamics, "controls": controls.controls}
-XXZ_CONTROLS = {"data": run_unlearn_xxz.spectrum, "dynamics": controls.dynamics, "splits": run_unlearn_xxz.splits}
+XXZ_CONTROLS = {
+    "data": run_unlearn_xxz.spectrum, "dynamics": controls.dynamics, "controls": controls.controls,
+    "splits": run_unlearn_xxz.splits,
+}  # fmt: skip
 SLOW = ("qnn_20", "reflection")  # contenders that are not committed
 CONTENDING = tuple(name for name in (*controls.CONTENDERS, *controls.ESTIMATORS) if name not in SLOW)
 CASES = [
