@@ -548,9 +548,9 @@ def dynamics(results: xr.Dataset) -> plt.Figure | None:
         axis.axvline(1 - alpha / 100, color="0.8", linewidth=0.8, zorder=0)
         for model, (colour, line, marker) in styles.items():
             own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha).mean("run")
-            own = own.dropna("epoch", how="all").sel(epoch=slice(1, None))
+            own = own.dropna("epoch", how="all")
             x, y = (own.sel(split=split) for split in ("train", "validation"))
-            axis.plot(x, y, color=colour, linestyle=line, linewidth=1, label=model)
+            axis.plot(x[1:], y[1:], color=colour, linestyle=line, linewidth=1, label=model)
             ends = {"published_epochs": int(results.published_epochs.sel(model=model))}
             ends |= {"selected": int(chosen[model, poison, alpha]), "last": int(last)}
             for fill, epoch in zip(("none", "full", "left"), ends.values(), strict=True):
