@@ -28,6 +28,7 @@ from evaluation import SIGNIFICANT, holm
 from tables import Studies, accuracies, at_equal_fit, at_their_ends, digits, ends_of_methods, under_gauges
 
 MARGIN = 0.02  # of accuracies
+PLACES = {"mnist": "MNIST", "xxz": "the ring"}
 
 
 class Evidence(NamedTuple):
@@ -103,7 +104,7 @@ def resists(read: Studies, data: str, kind: str, alpha: int) -> Claim:
     theirs = published[circuit][alpha // 10] - published[mlp][alpha // 10] if circuit in published else None
     fitted = at_equal_fit(read[data, "corrected", "dynamics"]).query("poison == @kind and alpha_percent == @alpha")
     fit = paired(f"QNN after the last epoch − {mlp} at equal fit", _of(fitted, circuit), _of(fitted, mlp))
-    name = {"mnist": "MNIST", "xxz": "the ring, fixed gauge"}[data]
+    name = PLACES[data] + ", fixed gauge" * (data == "xxz")
     what = f"{alpha} % of the labels flipped" + ", all of one class" * (kind == "one_class")
     statement = f"The QNN resists poison that the MLP learns: {name}, {what}"
     return Claim("the paper's", statement, effect, (fit, *_against_circuit(read, data, kind, alpha)), theirs)
@@ -151,8 +152,7 @@ def features(read: Studies, data: str, alpha: int) -> Claim:
         runs = runs.query("poison == 'features' and alpha_percent == @alpha")
         names = [_first(runs, family) for family in ("QNN", "MLP")]
         found.append(paired(f"QNN − {names[1]}, {preset}", *(_of(runs, name) for name in names)))
-    place = {"mnist": "MNIST", "xxz": "the ring"}[data]
-    statement = f"The QNN resists randomised features better than the MLP: {place}, {alpha} %"
+    statement = f"The QNN resists randomised features better than the MLP: {PLACES[data]}, {alpha} %"
     return Claim("the paper's", statement, found[0], (found[1],))
 
 
@@ -170,8 +170,7 @@ def forgets_by_its_term(read: Studies, data: str, method: str, measure: str) -> 
     effect, control = (paired(f"{title} − {word}", sides[method], sides[name]) for name, word in
                        (("start", "teacher"), ("cf", "Fine-tune")))  # fmt: skip
     what = "restore its accuracy" if measure == "validation" else "make it forget the poisoned labels"
-    place = {"mnist": "MNIST", "xxz": "the ring"}[data]
-    statement = f"It takes the forget term of {title} to {what}: the QNN, {place}, 30 %"
+    statement = f"It takes the forget term of {title} to {what}: the QNN, {PLACES[data]}, 30 %"
     return Claim("the paper's", statement, effect, (control,))
 
 
@@ -209,8 +208,7 @@ def stable_over_weights(read: Studies, data: str, method: str) -> Claim:
         low, high = np.percentile(drawn, (2.5, 97.5))
         words = f"share within {digits(tolerance)} of Retrain, QNN − {names[1]}"
         found.append(Evidence(words, shares(np.array(runs), tolerance), low, high, len(runs), np.nan))
-    place = {"mnist": "MNIST", "xxz": "the ring"}[data]
-    statement = f"The QNN is more stable over the weights of {method}: {place}"
+    statement = f"The QNN is more stable over the weights of {method}: {PLACES[data]}"
     return Claim("the paper's", statement, found[0], (found[1],))
 
 
@@ -330,9 +328,7 @@ def decided(read: Studies) -> pd.DataFrame:
 
 def markdown(read: Studies) -> str:
     """The table of FINDINGS.md."""
-    frame = decided(read)
-    lines = [list(frame), ["---"] * frame.shape[1], *frame.values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return tables.markdown_of(decided(read))
 
 
 @any_terminal()

@@ -49,11 +49,10 @@ from experiments import (
 )
 from jobs import Arrays, Job
 from models import MLP, QNN, Model, Training
-from oracles import CHOICE_DRAWS, cases, judged_rows, setting_words, split_sizes
+from oracles import CHOICE_DRAWS, HELD_OUT, cases, judged_rows, setting_words, split_sizes
 from poison_unlearn import METHODS, Method, Poison, Poisoned, Retrain
 from results import Row
 
-HELD_OUT = 20  # percent of the poisoned training set, where something is chosen
 TUNING = 1000  # the first of the runs on which something is chosen, which are never judged
 POINTS = 15  # of a long training, at which it is measured
 VALIDATION = SPLITS.index("validation")

@@ -28,7 +28,7 @@ from experiments import Config, Protocol
 from models import Training
 from poison_unlearn import Poison
 from results import Row
-from runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
+from runner import Settings, one_line_errors, other_data, parse_command_line, run_studies, stoppable
 from tables import report
 
 Stage = Literal[experiments.Stage, "pairs", "encodings"]
@@ -214,9 +214,7 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)
-        others = tuple(
-            each for stage in config.stages if stage in OTHERS for each in OTHERS[stage](config, dataset).values()
-        )
+        others = other_data(config, dataset, OTHERS)
         if folder := run_studies(config, dataset, STUDIES, standard=data_word(config, dataset), others=others):
             report(folder, config.stages)
     return 0

@@ -30,7 +30,7 @@ from jobs import Arrays, Job
 from models import Training
 from poison_unlearn import Poison
 from results import Row
-from runner import one_line_errors, parse_command_line, run_studies, stoppable
+from runner import one_line_errors, other_data, parse_command_line, run_studies, stoppable
 from tables import report
 
 Stage = Literal[experiments.Stage, "depths", "gauge", "splits"]
@@ -240,9 +240,7 @@ def main() -> int:
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
         standard = dataset.provenance["sha256"][:8] if config.data else ""
-        others = tuple(
-            each for stage in config.stages if stage in OTHERS for each in OTHERS[stage](config, dataset).values()
-        )
+        others = other_data(config, dataset, OTHERS)
         if folder := run_studies(config, dataset, STUDIES, standard=standard, others=others):
             report(folder, config.stages)
     return 0

@@ -200,6 +200,12 @@ def _one_line_refusals() -> Iterator[None]:
     print(said.getvalue(), end="", file=sys.stderr)
 
 
+def other_data(config: Settings, dataset: Dataset, tables: dict[str, Callable]) -> tuple[Dataset, ...]:
+    """Further data sets that the jobs of the configuration's stages read: {stage: function of both -> named ones}."""
+    makers = [tables[stage] for stage in config.stages if stage in tables]
+    return tuple(each for make in makers for each in make(config, dataset).values())
+
+
 def run_studies(
     config: Settings, dataset: Dataset, studies: dict[str, Callable[[Any, Dataset], Iterator[Row]]], *,
     under: str | None = None, standard: str = "", others: tuple[Dataset, ...] = (),

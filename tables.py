@@ -442,8 +442,6 @@ def models_and_poisons(results: xr.Dataset) -> list[tuple[str, str]]:
 
 # ---- the controls ----
 
-ENDPOINTS = {"published": "published epochs", "selected": "selected epoch", "last": "last epoch"}
-
 
 def selected_epochs(results: xr.Dataset) -> pd.Series:
     """The epoch with the least loss on held-out noisy samples, mean over trials: by model, poison, alpha_percent."""
@@ -462,7 +460,7 @@ def at_their_ends(results: xr.Dataset) -> pd.DataFrame:
 
 
 def endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy on clean validation samples and on the noisy training labels at each of ENDPOINTS."""
+    """Accuracy on clean validation samples and on the noisy training labels at each endpoint."""
     return over_runs(at_their_ends(read[data, preset, "dynamics"]))
 
 
@@ -498,32 +496,29 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
     return found.assign(measure="validation", endpoint="equal fit", epoch=np.nan)
 
 
-def _circuit_minus_others(runs: pd.DataFrame, circuit: str | None = None) -> pd.DataFrame:
-    """The QNN, the first where none is named, minus every other model, by run."""
-    circuits = runs[runs.family == "QNN"].model
-    circuit = circuit or (circuits.iloc[0] if len(circuits) else None)
-    own = runs[runs.model == circuit].drop(columns="group", errors="ignore")
-    return difference(own, runs[runs.model != circuit].drop(columns="group", errors="ignore"), "model")
+def _circuit_minus_others(runs: pd.DataFrame) -> pd.DataFrame:
+    """The first QNN minus every other model, by run; nothing where there is none."""
+    runs = runs.drop(columns="group", errors="ignore")
+    is_circuit = runs.model.isin(runs[runs.family == "QNN"].model[:1])
+    return difference(runs[is_circuit], runs[~is_circuit], "model")
+
+
+def _circuit_beside(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same as a measure of every other model, beside its own accuracy."""
+    minus = _circuit_minus_others(runs)
+    return minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
 
 
 def contests(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
     results = read[data, preset, "controls"]
     runs = accuracies(results, "validation")
-    means, minus = over_runs(runs), _circuit_minus_others(runs)
+    means, minus = over_runs(runs), _circuit_beside(runs)
     groups = results.group.to_series().to_dict()
-    minus = minus.assign(model=minus.minus, group=minus.minus.map(groups), measure="QNN minus it").drop(columns="minus")
+    minus = minus.assign(group=minus.model.map(groups))
     chosen = results.chosen_epoch.rename("value").to_series().dropna().reset_index()
     chosen = chosen.assign(measure="epoch", group=chosen.model.map(groups), n=0)
     return pd.concat([means, minus, chosen], ignore_index=True)
-
-
-def chosen_settings(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """The setting that the tuning of each contender chose, in words: model, poison, alpha_percent, words."""
-    results = read[data, preset, "controls"]
-    rows = results.chosen_setting.to_series().dropna().astype(int).rename("setting").reset_index()
-    words = results.setting_words.to_series()
-    return rows.assign(words=[words[tuple(row)] for row in rows[list(words.index.names)].itertuples(index=False)])
 
 
 def capacities(read: Studies, data: str, preset: str) -> pd.DataFrame:
@@ -541,22 +536,20 @@ def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     runs = accuracies(read[data, preset, "pairs"], "validation")
     means = runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"]).accuracy.mean().reset_index()
     of_pairs = means.rename(columns={"pair": "run"}).assign(measure="validation")
-    minus = _circuit_minus_others(of_pairs)
-    minus = minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
     each, rows = digit_pairs(read, data, preset), []
     for name, counted in {"QNN ahead": each.low > 0, "QNN behind": each.high < 0}.items():
         counts = counted.groupby([each.minus, each.poison, each.alpha_percent]).sum()
         rows += [(*place, name, float(count)) for place, count in counts.items()]
     counts = pd.DataFrame(rows, columns=["model", "poison", "alpha_percent", "measure", "value"])
-    return pd.concat([over_runs(of_pairs), minus, counts.assign(n=runs.pair.nunique())], ignore_index=True)
+    return pd.concat(
+        [over_runs(of_pairs), _circuit_beside(of_pairs), counts.assign(n=runs.pair.nunique())], ignore_index=True
+    )
 
 
 def ring_splits(read: Studies, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every model on each ring, and the QNN minus it."""
     runs = accuracies(read[data, preset, "splits"], "validation")
-    minus = _circuit_minus_others(runs)
-    minus = minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
-    return pd.concat([over_runs(runs), minus], ignore_index=True)
+    return pd.concat([over_runs(runs), _circuit_beside(runs)], ignore_index=True)
 
 
 def fidelities(read: Studies, data: str, preset: str) -> pd.DataFrame:
@@ -690,7 +683,10 @@ FORMATS = {
 
 
 def markdown(table: Table) -> str:
-    frame = table.cells().reset_index()
+    return markdown_of(table.cells().reset_index())
+
+
+def markdown_of(frame: pd.DataFrame) -> str:
     lines = [list(frame), ["---"] * frame.shape[1], *frame.astype(str).values.tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
