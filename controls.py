@@ -186,7 +186,7 @@ class Contender(NamedTuple):
         """The poisons on which it does."""
         if self.data not in ("", dataset.name):
             return []
-        return [poison for word, poison in config.poisons_of_controls().items() if not self.only or word in self.only]
+        return [poison for word, poison in config.poisons_of("noises").items() if not self.only or word in self.only]
 
 
 def _rates(build: Callable[[Config, Dataset], Model], factor: float = 1.0) -> Callable[..., list[Trial]]:
@@ -300,9 +300,9 @@ ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it 
 # ---- the stage dynamics ----
 
 
-def epochs_measured(last: int, *others: int) -> tuple[int, ...]:
+def epochs_measured(last: int, *others: int, points: int = POINTS) -> tuple[int, ...]:
     """Epochs at which a training is measured: 0, about evenly in the logarithm, and these others before its end."""
-    even = np.geomspace(1, last, POINTS).round().astype(int)
+    even = np.geomspace(1, last, points).round().astype(int)
     return tuple(sorted({0, *even.tolist(), *(min(each, last) for each in others)}))
 
 
@@ -320,7 +320,7 @@ def dynamics(config: Config, dataset: Dataset) -> Iterator[Row]:
         training = protocol.sweep
         method = Retrain(training=replace(training, epochs=config.long_epochs))
         words = model_words(model) | {"published_epochs": ("model", min(training.epochs, config.long_epochs))}
-        for poison in config.poisons_of_controls().values():
+        for poison in config.poisons_of("noises").values():
             place = _place(model.label, poison)
             fit = control_fit(config, dataset, protocol, model, method, poison)
             fit = replace(fit, measured=epochs_measured(config.long_epochs, training.epochs))
@@ -357,7 +357,7 @@ def controls(config: Config, dataset: Dataset) -> Iterator[Row]:
     for name in config.contenders or (*CONTENDERS, *ESTIMATORS):
         if name in ESTIMATORS:
             yield from estimate_rows(
-                config, dataset, name, "controls", config.poisons_of_controls().values(), config.runs
+                config, dataset, name, "controls", config.poisons_of("noises").values(), config.runs
             )
         else:
             contender = CONTENDERS[name]
@@ -483,7 +483,7 @@ def equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def matched_data(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """The few samples that every model fits."""
+    """The few samples of which every model fits some poison."""
     return {"few": subset(dataset, config.matched_samples, seed=config.seed)}
 
 
@@ -492,7 +492,7 @@ def memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
     few = matched_data(config, dataset)["few"]
     for case, _ in cases(replace(config, unlearn_features=0), few, CHOICE_DRAWS, config.tuning_runs):
         training = replace(case.training, epochs=config.long_epochs)
-        measured = epochs_measured(config.long_epochs)
+        measured = epochs_measured(config.long_epochs, points=4 * POINTS)
         for fit in replace(case, training=training).teachers():
             job = replace(fit, held_out_percent=0, record="curves", measured=measured)
             place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}

@@ -53,6 +53,7 @@ class Drawn(Runs):
     held_out_of: Literal["retained", "all"] = "retained"
     redrawn: bool = False  # each run draws training and validation set anew from both together
     samples: int = 0  # of a training set that is drawn anew; 0: as many as there are
+    fold: int | None = None  # which of the shares that are held out in turn; None: one drawn by chance
 
     @property
     def numbers(self) -> list[int]:
@@ -77,17 +78,30 @@ class Drawn(Runs):
         draw = self.poison.draw(dataset, key=random_key(self.seed, "poison", *own, number))
         clean = dataset.given.clean if self.poison.kind == "given" else dataset.train
         sets = Sets(draw, clean, dataset.val)
-        return self._hold_out(sets, random_key(self.seed, "held out", *own, number)) if self.held_out_percent else sets
+        return self._hold_out(sets, self._kept(draw, number)) if self.held_out_percent else sets
 
-    def _hold_out(self, sets: Sets, key: jax.Array) -> Sets:
-        """The same without a share of the training samples, which validates in the other's place."""
-        draw, clean, _ = sets
+    def kept(self, dataset: Dataset) -> np.ndarray:
+        """(runs, n), which samples of each run's training set are not held out."""
+        return np.stack([self._kept(*own) for own in zip(self.draws(dataset), self.numbers, strict=True)])
+
+    def _kept(self, draw: Poisoned, number: int) -> np.ndarray:
+        """(n,), which training samples are not held out."""
+        key = random_key(self.seed, "held out", self.poison.kind, self.poison.alpha_percent, number)
         generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chosen = np.flatnonzero(~draw.known | (self.held_out_of == "all"))
         count = round(len(chosen) * self.held_out_percent / 100)
         words = f"{self.held_out_percent} % of {len(chosen)} samples"
         require(0 < count < len(chosen), "held_out_percent", words, "some of them and not all")
-        kept = ~np.isin(np.arange(len(clean.y)), generator.choice(chosen, count, replace=False))
+        if self.fold is None:
+            held = generator.choice(chosen, count, replace=False)
+        else:
+            held = np.array_split(generator.permutation(chosen), round(100 / self.held_out_percent))[self.fold]
+        return ~np.isin(np.arange(len(draw.mask)), held)
+
+    @staticmethod
+    def _hold_out(sets: Sets, kept: np.ndarray) -> Sets:
+        """The same without the training samples that are not kept, which validate in the others' place."""
+        draw, clean, _ = sets
         split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
         forget = [Split(part.x[forgotten], part.y[forgotten]) for part in (draw.forget_clean, draw.forget_poisoned)]
         held = Split(draw.split.x[~kept], draw.split.y[~kept])
@@ -144,7 +158,10 @@ class Fit(Drawn):
         logit, label: (runs, n + n + v) of the training set as poisoned, the training set before, the validation set.
         mask, known: (runs, n), which training samples are poisoned, and which of them are the forget set.
         """
-        masks, block = block_inputs(self, dataset)
+        return self.trained(*block_inputs(self, dataset), *inputs)
+
+    def trained(self, masks: Arrays, block: Block, *inputs: Arrays) -> Arrays:
+        """The same from the data of the block."""
         # What the random choices of a run are for; methods that start from one teacher share them.
         draw = () if self.draw is None else ("draw", self.draw)
         kind = "oracle" if self.forgets and not self.start else "fit"  # an oracle shares nothing with a teacher
@@ -184,14 +201,14 @@ class Block(NamedTuple):
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     """What the runs of a job are trained and measured on, and which samples are what; the last two are kept."""
     own = (job.model, job.forgets, *(getattr(job, each.name) for each in fields(Drawn)))
-    _recent[own] = _recent.pop(own, None) or _block_inputs(job, dataset)
+    _recent[own] = _recent.pop(own, None) or inputs_of_sets(job, job.sets(dataset))
     if len(_recent) > 2:
         del _recent[next(iter(_recent))]
     return _recent[own]
 
 
-def _block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
-    sets = job.sets(dataset)
+def inputs_of_sets(job: Fit, sets: list[Sets]) -> tuple[Arrays, Block]:
+    """The same where the data of each run are at hand."""
     draws, _, vals = zip(*sets, strict=True)
     known = np.stack([draw.known for draw in draws])
     if job.forgets:
@@ -335,6 +352,10 @@ QUICK_STAGES = {  # of the presets quick
     "capacity_samples": (20, 60),
     "capacity_runs": 2,
     "matched_samples": 60,
+    "discovered": ("labels=30",),
+    "known": (0, 50, 100),
+    "discovery_methods": ("retrain", "cf", "scrub", "ga"),
+    "discovery_runs": 2,
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 Stage = Literal[
@@ -353,6 +374,7 @@ Stage = Literal[
     "equal_steps",
     "memorising",
     "matched_fit",
+    "discovery",
 ]
 
 
@@ -384,6 +406,8 @@ class Config(Settings):
     """Share of flipped labels to unlearn, in percent; 0 skips it."""
     unlearn_features: Percent = 0
     """Share of randomised samples to unlearn, in percent; 0 skips it."""
+    unlearn_others: tuple[str, ...] = ()
+    """Further poisons to unlearn, each with its share in percent, such as backdoor=10."""
     methods: MethodNames = ("retrain", "cf", "scrub", "ga")
     hyper: tuple[str, ...] = ()
     """Hyper-parameters of methods, such as scrub.forget=0.4 or scrub.divergence=full."""
@@ -427,8 +451,8 @@ class Config(Settings):
     """Most epochs of a contender; how many it gets is chosen."""
     capacity_samples: tuple[int, ...] = (10, 20, 50, 100, 200, 400)
     """Numbers of samples with random labels of the stage capacity, trained for --long-epochs."""
-    matched_samples: int = 80
-    """Training samples of the stages memorising and matched_fit: so few that every model fits their noisy labels."""
+    matched_samples: int = 24
+    """Training samples of the stages memorising and matched_fit: so few that every model fits noisy labels of them."""
     matched_epochs: tuple[str, ...] = ()
     """Epochs of teachers and oracles of the stage matched_fit, by family, as tables.matched_epochs finds them from the
     stage memorising; others: --oracle-epochs."""
@@ -437,6 +461,16 @@ class Config(Settings):
     tuning_runs: int = 5
     """Runs of each setting of which a fifth of the poisoned training set is held out, with its noisy labels, to choose
     epochs and hyper-parameters of the controls."""
+    discovered: tuple[str, ...] = ("labels=10", "labels=30")
+    """Poisons of the stage discovery, each with its share in percent."""
+    known: tuple[int, ...] = (0, 25, 50, 75, 100)
+    """Shares of the poison that are known there, in percent; what is not known stays among the retained samples."""
+    discovery_methods: tuple[str, ...] = ()
+    """Methods of that stage; none: --methods."""
+    discovery_decay: float = 0.01
+    """Weight decay of its regularised MLP."""
+    discovery_runs: int = 10
+    """Repetitions of that stage."""
     independent_teachers: bool = False
     """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
     mlp: Protocol
@@ -447,7 +481,8 @@ class Config(Settings):
     AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
             "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
             "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises", "contenders",
-            "capacity_samples", "capacity_runs")  # fmt: skip
+            "capacity_samples", "capacity_runs", "discovered", "known", "discovery_methods",
+            "discovery_runs")  # fmt: skip
 
     def check(self):
         super().check()
@@ -457,19 +492,28 @@ class Config(Settings):
         self.check_percents("unlearn_labels", "unlearn_features")
         require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
         counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1,
-                  "control_epochs": 1, "capacity_runs": 1,
+                  "control_epochs": 1, "capacity_runs": 1, "discovery_runs": 1,
                   "matched_samples": 10}  # fmt: skip
         for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
-        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "capacity_samples")
-        self.poisons_of_controls()
+        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "capacity_samples", "known",
+                         "discovered")  # fmt: skip
+        require(0 <= self.discovery_decay < np.inf, "--discovery-decay", self.discovery_decay, "0 or more")
+        for flag in ("noises", "unlearn_others", "discovered"):
+            self.poisons_of(flag)
+        kinds = [word.partition("=")[0] for word in self.unlearn_others]
+        own = {"labels": self.unlearn_labels, "features": self.unlearn_features}
+        once = len(set(kinds)) == len(kinds) and not any(own.get(kind) for kind in kinds)
+        require(once, "--unlearn-others", " ".join(self.unlearn_others), "every kind of poison in one share alone")
+        for percent in self.known:
+            require(0 <= percent <= 100, "--known", percent, "whole percents of the poison, 0 to 100")
         doubled = all(after == 2 * before for before, after in itertools.pairwise(self.epoch_grid))
         require(min(self.epoch_grid) > 0 and doubled, "--epoch-grid", " ".join(map(str, self.epoch_grid)),
                 "numbers of epochs, each twice the one before, such as 50 100 200")  # fmt: skip
         for flag in ("oracle_epochs", "matched_epochs"):
             self.epochs_of_families(flag)
-        tables = dict.fromkeys(("methods", "benchmarked", "finalists"), METHODS)
+        tables = dict.fromkeys(("methods", "benchmarked", "finalists", "discovery_methods"), METHODS)
         tables |= dict.fromkeys(("models", "evaluated"), FAMILIES)
         tables |= dict.fromkeys(("poisons", "benchmarked_poisons"), POISONS)
         for flag, known in tables.items():
@@ -504,19 +548,20 @@ class Config(Settings):
             found[name] = int(epochs)
         return found
 
-    def poisons_of_controls(self) -> dict[str, Poison]:
-        """The poisons that the flag noises names, by its words."""
-        found = {}
-        for word in self.noises:
+    def poisons_of(self, flag: str) -> dict[str, Poison]:
+        """The poisons that a flag names, such as labels=30, by its words."""
+        found, allowed = {}, ", ".join(kind for kind in POISONS if kind != "given")
+        for word in getattr(self, flag):
             kind, _, percent = word.partition("=")
             good = kind in POISONS and kind != "given" and re.fullmatch(r"\d{1,2}", percent)
-            require(bool(good), "--noises", word, f"POISON=PERCENT with a poison of {', '.join(POISONS)}, 0 to 99")
+            require(bool(good), flag_name(flag), word, f"POISON=PERCENT with a poison of {allowed}, 0 to 99")
             found[word] = Poison(kind, int(percent))
         return found
 
     def unlearn_alphas(self) -> dict[str, int]:
         """{poison: percent} of what the unlearning studies unlearn."""
         alphas = {"labels": self.unlearn_labels, "features": self.unlearn_features}
+        alphas |= {poison.kind: poison.alpha_percent for poison in self.poisons_of("unlearn_others").values()}
         return {poison: alpha for poison, alpha in alphas.items() if alpha}
 
 
@@ -794,11 +839,15 @@ def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
 
 
 def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
-    """The first three poisoned images of each class in turn, before and after, with the labels they are trained on."""
-    images, labels = [], []
+    """The first three poisoned images of each class in turn, before and after, with the labels they are trained on.
+
+    Of poison of one class that class's first six; as many of each poison.
+    """
+    images, labels, count = [], [], min(6, *(len(draw.forget_clean.y) for draw in draws))
     for draw in draws:
-        members = [np.flatnonzero(draw.forget_clean.y == label)[:3] for label in (0, 1)]
-        chosen = np.stack([each[: min(map(len, members))] for each in members], axis=1).ravel()
+        members = [np.flatnonzero(draw.forget_clean.y == label) for label in (0, 1)]
+        order = np.argsort([rank for own in members for rank in range(len(own))], kind="stable")
+        chosen = np.concatenate(members)[order][:count]
         stages = (draw.forget_clean, draw.forget_poisoned)
         images.append([split.x[chosen, : shape[0] * shape[1]].reshape(-1, *shape) for split in stages])
         labels.append([split.y[chosen] for split in stages])
@@ -807,7 +856,9 @@ def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
 
 def poison_samples(config: Config, dataset: Dataset) -> Iterator[Row]:
     """What the poison looks like."""
-    alphas = {kind: config.unlearn_alphas().get(kind) or config.unlearn_labels or 30 for kind in ("labels", "features")}
+    kinds = dict.fromkeys(("labels", "features", *config.poisons, *config.unlearn_alphas()))
+    usual = dict.fromkeys(kinds, config.unlearn_labels or 30)
+    alphas = {kind: alpha for kind, alpha in (usual | config.unlearn_alphas()).items() if kind != "given"}
     alphas = alphas if dataset.given is None else poisons_to_unlearn(config, dataset)
     poisons = tuple(Poison(kind, alpha) for kind, alpha in alphas.items())
     yield Row("data", Samples(data=dataset.provenance["sha256"], poisons=poisons, seed=config.seed), {}, samples_table)

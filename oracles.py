@@ -50,6 +50,7 @@ LEAST_HELD_OUT = 10  # samples: with fewer nothing is chosen, and the first sett
 CHOICE_DRAWS = (1000, 1001)  # which are never judged
 RELEARN_STEPS = 200  # at most
 EXAMPLES = 4  # forget samples whose logits a study's file holds
+TRAINER = Retrain()
 ORACLES = {"A": 0, "B": 1, "oracle": 2}  # groups of N
 
 # ---- jobs ----
@@ -67,6 +68,7 @@ class Case:
     draw: int
     n: int  # models of each kind
     side_by_side: bool = True
+    trainer: Method = TRAINER  # how teachers and oracles are trained, but for `training`
 
     @property
     def blocks(self) -> int:
@@ -84,11 +86,16 @@ class Case:
             for block in range(self.blocks)
         ]  # fmt: skip
 
+    @property
+    def training_method(self) -> Method:
+        """What trains teachers and oracles."""
+        return replace(self.trainer, training=self.training)
+
     def teachers(self) -> list[Fit]:
-        return self.fits(Retrain(training=self.training))
+        return self.fits(self.training_method)
 
     def oracles(self, group: str = "A") -> list[Fit]:
-        return self.fits(Retrain(training=self.training), group=ORACLES[group], retains=True)
+        return self.fits(self.training_method, group=ORACLES[group], retains=True)
 
     def unlearned(self, method: Method) -> list[Fit]:
         return [replace(teacher, method=method, start=teacher) for teacher in self.teachers()]
@@ -211,7 +218,7 @@ class Relearn(Runs):
         losses, lost = (np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged"))
         target = losses[: self.case.n, SPLITS.index("forget_poisoned")][~lost[: self.case.n].astype(bool)].mean()
         _, block = block_inputs(self.case.oracles()[0], dataset)
-        params = _narrowed(self.case.model, own, block)
+        params = narrowed(self.case.model, own, block)
         keys = jnp.stack([random_key(self.seed, "relearn", run) for run in self.runs])
         rate = self.case.training.learning_rate
         steps = _relearn(self.case.model, rate, block.forget, params, keys, target, self.case.side_by_side)
@@ -344,7 +351,7 @@ def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     return np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
 
 
-def _narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
+def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
     """The parameters of a job's runs, for the inputs of a block."""
     params = tensors_to_params(model, arrays)
     return params if block.columns is None else model.narrow(params, block.columns)
@@ -390,7 +397,7 @@ class LinearResponse(Runs):
         """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step does."""
         fit = replace(self.start, start=self.start, method=Newton())  # the retained samples, and the same draw
         _, block = block_inputs(fit, dataset)
-        params = _narrowed(fit.model, inputs[0], block)
+        params = narrowed(fit.model, inputs[0], block)
         keys = jnp.stack([random_key(self.seed, "linear response", run) for run in self.runs])
         changes = _linear_response(fit.model, block, params, keys, _seen(inputs[0]))
         true = inputs[0]["label"][0, _seen(inputs[0], clean=True)]
@@ -564,7 +571,7 @@ def judged_rows(
         able.setdefault(method.why_not(case.model), []).append(name)
     left_out = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in able.items() if reason)
     model = model_words(case.model) | {"left_out": ("model", left_out)}
-    choices = {name: _choice(config, case, methods[name], dataset) for name in able[""]}
+    choices = {name: choice_of(config, case, methods[name], dataset) for name in able[""]}
     for name, choice in choices.items():
         if case.draw == 0 and choice.is_asked:
             yield Row(selection, choice, place | {"unlearner": name}, choice_table, None, model)
@@ -591,7 +598,7 @@ def influence(config: Config, dataset: Dataset) -> Iterator[Row]:
         yield Row("influence", job, place, response_table, None, model_words(case.model))
 
 
-def _choice(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
+def choice_of(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
     """The choice among a method's settings; of one where too few samples are held out, or there is no other draw."""
     settings, held_out = method.settings(), round(split_sizes(case.poison, dataset)[0] * HELD_OUT / 100)
     can = held_out >= LEAST_HELD_OUT and case.poison.kind != "given"

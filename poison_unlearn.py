@@ -32,6 +32,7 @@ class Poisoned(NamedTuple):
     known: np.ndarray  # (n,) True where that is identified: the forget set; all others are retained
     forget_clean: Split  # the forget set as it was before
     forget_poisoned: Split  # and as it is in split
+    attack: Split | None = None  # of a backdoor: validation samples with the trigger, and the labels it is to give
 
     @property
     def retain(self) -> Split:
@@ -68,7 +69,8 @@ class Poison:
         known = np.zeros_like(poisoned.mask)
         known[rows[: round(len(rows) * self.known_percent / 100)]] = True
         chosen = known[poisoned.known]
-        return Poisoned(*poisoned[:2], known, *(Split(part.x[chosen], part.y[chosen]) for part in poisoned[3:]))
+        forget = [Split(part.x[chosen], part.y[chosen]) for part in (poisoned.forget_clean, poisoned.forget_poisoned)]
+        return Poisoned(*poisoned[:2], known, *forget, poisoned.attack)
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
@@ -138,17 +140,74 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flipped labels of int(fraction n) samples of class 1 alone: a bias that no majority cures."""
-    split = require_split(dataset.train)
-    _check_fraction(fraction)
-    own, count = np.flatnonzero(split.y == 1), int(fraction * len(split.y) + 1e-9)
-    require(count <= len(own), "fraction", fraction, f"at most {len(own)} samples, those of class 1, to poison")
-    mask = np.isin(np.arange(len(split.y)), _generator(key).choice(own, count, replace=False))
+    split, mask = _draw_ones(dataset.train, fraction, key)
     return _poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
+
+
+def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flipped labels of the samples nearest to the boundary between the classes, as many in each class.
+
+    Those of the least mean fidelity |<x|x'>|² with the others of their class over that with the other class: an aim
+    that takes no model, and the same samples whatever the key.
+    """
+    fidelity, same = _fidelities(dataset.train)
+    with_own = (fidelity * same).sum(axis=1) - np.diag(fidelity)
+    margin = with_own / np.maximum(same.sum(axis=1) - 1, 1) - (fidelity * ~same).sum(axis=1) / (~same).sum(axis=1)
+    return _flip_first(dataset.train, fraction, margin, key)
+
+
+def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flipped labels of the samples with the most similar state in the other class, as many in each class.
+
+    After QUID (arXiv:2411.14412), which gives samples chosen at random the label of the class whose encoded states are
+    farthest. With two classes that is a plain flip; what is left of the aim is whose label: those of the largest
+    fidelity |<x|x'>|² with a sample of the other class. The same samples whatever the key.
+    """
+    fidelity, same = _fidelities(dataset.train)
+    return _flip_first(dataset.train, fraction, -np.where(same, -1, fidelity).max(axis=1), key)
+
+
+def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """A bright square in the corner of int(fraction n) images of class 1, and the label 0 (BadNets, arXiv:1708.06733).
+
+    It is as bright as the image's brightest pixel, its side a seventh of the image's (4 pixels of 28), and the images
+    are normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
+    """
+    require(dataset.image_shape is not None, "poison", "backdoor", f"data of images ({dataset.name} has none)")
+    split, mask = _draw_ones(dataset.train, fraction, key)
+    ones = dataset.val.x[dataset.val.y == 1]
+    x = np.where(mask[:, None], with_trigger(split.x, dataset), split.x)
+    attack = Split(with_trigger(ones, dataset), np.zeros(len(ones), np.int32))
+    return _poisoned(split, Split(x, np.where(mask, 0, split.y)), mask)._replace(attack=attack)
+
+
+def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Encoded images (n, d) of a data set with the backdoor's square, as they would be encoded: (n, d)."""
+    height, width = dataset.image_shape
+    side = max(min(height, width) // 7, 1)
+    images = x[:, : height * width].reshape(-1, height, width)
+    axis = 1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)  # what has norm 1: a column, or all
+
+    def norm(images: np.ndarray) -> np.ndarray:
+        return np.sqrt((np.abs(images) ** 2).sum(axis=axis, keepdims=True))
+
+    brightest = np.abs(images).max(axis=axis, keepdims=True)
+    bright = np.where(brightest > 0, brightest, 1)  # an empty column
+    rows, columns = (np.arange(size) for size in (height, width))
+    inside = [(each >= size - 1 - side) & (each < size - 1) for each, size in ((rows, height), (columns, width))]
+    patched = np.where(inside[0][:, None] & inside[1], bright, images)
+    patched = patched * (np.where(norm(images) > 0, norm(images), 1) / np.maximum(norm(patched), 1e-12))
+    found = x.copy()
+    found[:, : height * width] = patched.reshape(len(x), -1)
+    return found
 
 
 POISONS: dict[str, Callable] = {
     "labels": poison_labels,
     "one_class": poison_one_class,
+    "boundary": poison_boundary,
+    "quid": poison_quid,
+    "backdoor": poison_backdoor,
     "features": poison_features,
     "confusion": confuse_labels,
     "given": poison_as_given,
@@ -172,6 +231,33 @@ def _draw(split: Split, fraction: float, key: Key, *, balanced: bool = True, rou
     for group in groups:
         mask[generator.choice(group, of_each, replace=False)] = True
     return split, mask, generator
+
+
+def _draw_ones(split: Split, fraction: float, key: Key) -> tuple[Split, np.ndarray]:
+    """The split, checked; int(fraction n) of its samples of class 1 as a mask."""
+    split = require_split(split)
+    _check_fraction(fraction)
+    own, count = np.flatnonzero(split.y == 1), int(fraction * len(split.y) + 1e-9)
+    require(count <= len(own), "fraction", fraction, f"at most {len(own)} samples, those of class 1, to poison")
+    return split, np.isin(np.arange(len(split.y)), _generator(key).choice(own, count, replace=False))
+
+
+def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> Poisoned:
+    """Labels flipped of the int(fraction n) samples of the least order, half from each class, odd rounded down."""
+    split, mask, _ = _draw(split, fraction, key)
+    for label in (0, 1):
+        group = np.flatnonzero(split.y == label)
+        first = group[np.argsort(order[group], kind="stable")[: mask[group].sum()]]
+        mask[group] = np.isin(group, first)
+    return _poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
+
+
+def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """(n, n), |<x|x'>|² of all pairs of samples, with norm 1, and which pairs are of one class."""
+    split = require_split(split)
+    x = split.x.reshape(len(split.y), -1)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return np.abs(x.conj() @ x.T) ** 2, split.y[:, None] == split.y
 
 
 def _generator(key: Key) -> np.random.Generator:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import controls
+import discovery
 import experiments
 import oracles
 from checks import any_terminal, require, require_whole
@@ -157,7 +158,8 @@ def _pairs(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
     return {f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | {"encodings": encodings, "pairs": pairs}
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES
+STUDIES |= {"encodings": encodings, "pairs": pairs}
 OTHERS = controls.OTHERS | {"encodings": _encodings, "pairs": _pairs}  # further data sets that the jobs of a stage read
 
 PAPER = MnistConfig(
@@ -187,6 +189,7 @@ CORRECTED = replace(
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),  # by the rule of the stage epochs
     finalists=("l1_sparse", "retrain", "cf", "ga", "scrub"),  # by tables.best_methods of the stage benchmark
+    discovery_methods=("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton"),
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)  # a quarter of the epochs at four times the rate

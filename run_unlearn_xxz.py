@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 import controls
+import discovery
 import experiments
 import oracles
 from checks import any_terminal, require
@@ -105,6 +106,8 @@ CORRECTED = replace(
     matched_samples=40,  # half of the training set
     control_epochs=400,  # the MLP's published ones
     finalists=("cf", "ga", "scrub", "l1_sparse", "cf_k"),  # by tables.best_methods of the stage benchmark
+    discovery_methods=("retrain", "cf", "scrub", "ga", "l1_sparse", "cf_k", "newton", "eu_k"),
+    discovery_decay=1e-4,  # chosen on noisy labels by the stage controls
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )
 QUICK_MLP, QUICK_QNN = replace(PAPER.mlp.sweep, epochs=100), replace(PAPER.qnn.sweep, epochs=60)
@@ -198,7 +201,7 @@ class Fidelity(Job):
 
 def splits(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """Every model on rings whose validation states are not among near-copies, and on other sizes."""
-    poisons = [*config.poisons_of_controls().values()]
+    poisons = [*config.poisons_of("noises").values()]
     for (n_sites, split), states in _rings(config, dataset).items():
         place = {"sites": n_sites, "ring_split": split}
         yield Row("splits", Fidelity(data=states.provenance["sha256"], split=split), place, fidelity_table)
@@ -229,7 +232,7 @@ def _gauges(config: XxzConfig, dataset: Dataset) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES
 STUDIES |= {"data": spectrum, "depths": depths, "gauge": gauge_control, "splits": splits}
 OTHERS = controls.OTHERS | {"gauge": _gauges, "splits": _rings}  # further data sets that the jobs of a stage read
 

@@ -584,23 +584,29 @@ def encodings(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 
 equal_steps, matched_fit = (partial(evaluation, study=name) for name in ("equal_steps", "matched_fit"))
-MEMORISED = 0.9
+MEMORISED = 0.9  # of the poisoned labels, or as many as the model has that ends with the fewest
 
 
 def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy of teachers on the poisoned labels of few samples, and the epoch from which it is MEMORISED."""
+    """Accuracy of teachers on the poisoned labels of few samples; the epoch from which on they fit them equally."""
     runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
-    late = runs[runs.epoch.isin(np.unique(runs.epoch)[-6:])]
+    some = np.unique(runs.epoch)[::-1]
+    late = runs[runs.epoch.isin(some[:: max(len(some) // 8, 1)][:6])]
     shown = over_runs(late.assign(measure=late.epoch.map("{:.0f} epochs".format)))
     found = matched_epochs(read[data, preset, "memorising"])
     return pd.concat([shown, found.assign(measure="rule", n=shown.n.max())], ignore_index=True)
 
 
 def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
-    """The first epoch at which teachers have MEMORISED the poisoned labels, by the mean over draws and runs, or NaN."""
-    mean = results.accuracy.sel(split="forget_poisoned").mean(("draw", "run"))
-    first = mean.epoch.where(mean >= MEMORISED).min("epoch").rename("value").to_series().reset_index()
+    """The epoch from which on teachers have as many of the poisoned labels as all of them can have.
+
+    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws and runs.
+    """
+    mean = results.accuracy.sel(split="forget_poisoned").mean(("draw", "run")).dropna("epoch", how="all")
+    least = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
+    after = mean.epoch.where(mean < least).max("epoch").fillna(-1)  # the last one at which it has fewer
+    first = mean.epoch.where(mean.epoch > after).min("epoch").rename("value").to_series().reset_index()
     return first.assign(family=first.model.map(results.family.to_series()))
 
 
@@ -758,8 +764,8 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         spread=("w1",), title="As the stage evaluation, on one draw, of few samples whose poison all teachers fit "
         "equally. n = {n} models of each kind")),
     "memorising": (memorising, partial(Table, rows=("poison", "model"), title="Accuracy of teachers on the poisoned "
-        "labels of few samples after so many epochs, n = {n} runs on two draws; rule: the first epoch at which they "
-        "have nine tenths of them")),
+        "labels of few samples after so many epochs, n = {n} runs on two draws; rule: the epoch from which on they "
+        "have nine tenths of them, or as many as the model that ends with the fewest")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),

@@ -417,9 +417,9 @@ def test_fewer_than_ten_held_out_samples_choose_nothing(studied):
     data = studied[0]
     case, unlearn = next(oracles.cases(SMALL, data, [0], 4))
     method = SMALL.method("cf", training=unlearn)
-    assert oracles._choice(SMALL, case, method, data).is_asked  # a fifth of 56
+    assert oracles.choice_of(SMALL, case, method, data).is_asked  # a fifth of 56
     few = replace(case, poison=replace(case.poison, alpha_percent=50))
-    assert not oracles._choice(SMALL, few, method, data).is_asked  # a fifth of 40
+    assert not oracles.choice_of(SMALL, few, method, data).is_asked  # a fifth of 40
 
 
 def test_data_that_came_with_their_poison_are_one_draw_whose_truth_may_be_unknown(tmp_path):

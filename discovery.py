@@ -1,0 +1,367 @@
+"""The stage discovery: poison of which only a part is known, and poison that has to be found first.
+
+Nobody hands over the whole forget set. A share of the poison is known, the rest stays among the retained samples; or
+none is, and the samples that look poisoned are forgotten. A method's setting is chosen where HALF of the poison is
+known, on draws that are never judged; what is found is decided without a single true label.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.flatten_util import ravel_pytree
+
+from contenders import Decayed
+from datar import Dataset
+from evaluation import signs
+from experiments import Block, Config, Fit, Sets, block_inputs, inputs_of_sets, model_words, tensors_to_params
+from jobs import Arrays, Job, Runs, random_key
+from models import Model, Params, Training, logits_of
+from oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed
+from poison_unlearn import Method, Poison, Poisoned
+from results import Row
+
+HALF = 50  # percent of the poison that is known where settings are chosen
+FOLDS = 5  # of the cross-validation
+STEPS = 20  # as how many parts of the training set what is found is counted, so that few programs are compiled
+DAMPING = 0.01  # of the self-influence, times the largest eigenvalue
+PARTS = ("validation", "poisoned", "known", "hidden", "attack")
+RECALLS = np.linspace(0, 1, 21)
+DETECTORS = ("loss", "cross_validation", "influence")
+FULL = "full"  # retraining as long as the teacher was trained, on what is left
+
+# ---- jobs ----
+
+
+def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None = None) -> Arrays:
+    """accuracy (runs, len(PARTS)), diverged (runs,), size () of the models of a fit, from what it recorded.
+
+    Of validation; by true labels, on clean inputs, of all poisoned samples and of those that are known and not; and on
+    how many validation samples with a backdoor's trigger the attack succeeds. NaN where there are none.
+    """
+    n, mask, known = arrays["mask"].shape[1], arrays["mask"].astype(bool), arrays["known"].astype(bool)
+    right = (arrays["logit"] > 0) == (arrays["label"] > 0)
+    of_sample = {"poisoned": mask, "known": mask & known, "hidden": mask & ~known}
+    found = {name: _mean(right[:, n : 2 * n], chosen) for name, chosen in of_sample.items()}
+    found["validation"] = right[:, 2 * n :].mean(axis=1)
+    found["attack"] = _attack(fit, arrays, sets or fit.sets(dataset))
+    accuracy = np.stack([found[part] for part in PARTS], axis=1)
+    return {"accuracy": accuracy, **{name: arrays[name] for name in ("diverged", "size")}}
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The mean of the chosen values of each row, NaN where none is: (runs,)."""
+    counts = chosen.sum(axis=1)
+    return np.where(counts > 0, (values & chosen).sum(axis=1) / np.maximum(counts, 1), np.nan)
+
+
+def _attack(fit: Fit, arrays: Arrays, sets: list[Sets]) -> np.ndarray:
+    """(runs,), the share of samples with the trigger that get the label it is to give; NaN without a trigger."""
+    if sets[0].draw.attack is None:
+        return np.full(len(sets), np.nan)
+    params, found = tensors_to_params(fit.model, arrays), []
+    for i, own in enumerate(sets):
+        key = random_key(fit.seed, "attack", fit.runs[i])
+        x, y = own.draw.attack
+        logits = logits_of(fit.model, jax.tree.map(lambda leaf, i=i: leaf[i], params), fit.model.prepare(x), key)
+        found.append(np.mean((np.asarray(logits) > 0) == (y > 0)))
+    return np.array(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untouched(Runs):
+    """Teachers as they are, judged: what doing nothing gives."""
+
+    start: Fit
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.start,)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """See judged."""
+        return judged(self.start, inputs[0], dataset)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partly(Fit):
+    """A block of runs of a method under the setting that was chosen, judged where a part of the poison is known.
+
+    Without a choice under the setting that it has; from fresh parameters where there is no start.
+    """
+
+    choice: Choice | None = None
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return tuple(job for job in (self.start, self.choice) if job)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """See judged."""
+        fit = self.plain(inputs)
+        return judged(fit, fit.perform(dataset, *inputs[: bool(self.start)]), dataset)
+
+    def plain(self, inputs: tuple[Arrays, ...]) -> Fit:
+        """The training under the chosen setting."""
+        own = {each.name: getattr(self, each.name) for each in fields(Fit)} | {"record": "logits"}
+        if self.choice:
+            own["method"] = self.choice.candidates[int(inputs[bool(self.start)]["chosen"])]
+        return Fit(**own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection(Runs):
+    """How suspicious every training sample looks, by each of DETECTORS, and which would be taken out.
+
+    loss: of the teacher. cross_validation: of models trained on the other folds, which is the self-confidence of
+    confident learning (Northcutt et al., arXiv:1911.00068). influence: of a sample on its own loss under the teacher
+    (Koh and Liang, arXiv:1703.04730), by Gauss-Newton's matrix. As many are taken out as confident learning counts.
+    """
+
+    teacher: Fit
+    folds: tuple[Fit, ...]
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (self.teacher, *self.folds)
+
+    @property
+    def title(self) -> str:
+        return f"detection {self.teacher.model.label} {self.teacher.poison.kind} {self.teacher.poison.alpha_percent} %"
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """suspicion (runs, detectors, n); found (runs, detectors, n), counted (runs,); poisoned (runs, n)."""
+        teacher, *folds = inputs
+        mask = teacher["mask"].astype(bool)
+        n, label = mask.shape[1], teacher["label"][:, : mask.shape[1]]
+        held = np.full(mask.shape, np.nan)
+        for job, arrays in zip(self.folds, folds, strict=True):
+            held[~job.kept(dataset)] = arrays["logit"][:, 2 * arrays["mask"].shape[1] :].ravel()
+        held = np.nan_to_num(held, nan=0.0)  # of models that diverged: they say nothing
+        influence = self._influence(dataset, teacher)
+        ranks = [-signs(label) * teacher["logit"][:, :n], -signs(label) * held, influence]
+        suspicion = np.nan_to_num(np.stack(ranks, axis=1), nan=0.0)
+        counted = np.array([_labels_in_doubt(*own) for own in zip(label, held, strict=True)])
+        counts = np.round(counted * STEPS / n) * n // STEPS
+        place = np.argsort(np.argsort(-suspicion, axis=2, kind="stable"), axis=2)
+        found = place < counts[:, None, None]
+        return {"suspicion": suspicion.astype(np.float32), "found": found, "counted": counted, "poisoned": mask}
+
+    def _influence(self, dataset: Dataset, teacher: Arrays) -> np.ndarray:
+        fit = self.teacher
+        masks, block = block_inputs(fit, dataset)
+        params = narrowed(fit.model, teacher, block)
+        keys = jnp.stack([random_key(fit.seed, "influence", run) for run in fit.runs])
+        return np.asarray(_self_influence(fit.model, masks["mask"].shape[1], block, params, keys))
+
+
+def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
+    """How many labels confident learning takes for wrong, by the logits of models that have not seen them."""
+    from cleanlab.filter import find_label_issues  # which takes seconds, and is asked here alone
+
+    p = 1 / (1 + np.exp(-logits.astype(float)))
+    return int(find_label_issues(labels.astype(int), np.stack([1 - p, p], axis=1), n_jobs=1).sum())
+
+
+@partial(jax.jit, static_argnames=("model", "n"))
+def _self_influence(model: Model, n: int, block: Block, params: Params, keys: jax.Array) -> jax.Array:
+    """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its logit's gradient.
+
+    With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W, and r² / W the odds
+    that the model gives the other label.
+    """
+
+    def one_run(arguments):
+        own, start, key = arguments
+        flat, unravel = ravel_pytree(start)
+        x, y = own.inputs[:n], own.labels[:n]
+
+        def logits(flat):
+            return logits_of(model, unravel(flat), x, key)
+
+        p = jax.nn.sigmoid(logits(flat))
+        root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
+        jacobian = jax.jacrev(logits)(flat)
+        values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)
+        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + DAMPING * values[-1])
+        leverage = n * (vectors**2) @ share
+        return jnp.log(jnp.maximum(leverage, 1e-12)) - logits(flat) * jnp.where(y > 0, 1, -1)
+
+    return jax.lax.map(one_run, (block._replace(validation=None, measured=None, columns=None), params, keys))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found(Partly):
+    """The same where the samples are forgotten that a detector found, right or wrong; a run that found none stays."""
+
+    detection: Detection
+    detector: str
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        return (*super().needs, self.detection)
+
+    @property
+    def kind(self) -> tuple:
+        return (*super().kind, "found")
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """See judged."""
+        found = inputs[-1]["found"][:, DETECTORS.index(self.detector)]
+        teacher = inputs[0] if self.start else None
+        whole, runs = self.plain(inputs), []
+        for i, own in enumerate(self.sets(dataset)):
+            sets = [own._replace(draw=_forgetting(own, found[i]))]
+            alone = {name: each[i : i + 1] if np.ndim(each) else each for name, each in (teacher or {}).items()}
+            fit = replace(whole, block=self.runs[i], size=1, retains=bool(found[i].any()))
+            stays = teacher and not fit.retains
+            arrays = alone if stays else fit.trained(*inputs_of_sets(fit, sets), *([alone] if teacher else []))
+            runs.append(judged(fit, arrays, dataset, sets))
+        joined = {name: np.concatenate([each[name] for each in runs]) for name in ("accuracy", "diverged")}
+        return joined | {"size": runs[0]["size"]}
+
+
+def _forgetting(sets: Sets, found: np.ndarray) -> Poisoned:
+    """A poisoned training set of which these samples are to be forgotten."""
+    split, clean = sets.draw.split, sets.clean
+    forget = [type(part)(part.x[found], part.y[found]) for part in (clean, split)]
+    return Poisoned(split, sets.draw.mask, found, *forget, sets.draw.attack)
+
+
+# ---- the stage ----
+
+
+MODELS = {"mlp": "mlp", "qnn": "qnn", "logistic": "logistic", "quadratic": "quadratic", "mlp_decay": "mlp"}  # families
+DECAYS = ("mlp_decay",)
+
+
+def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, Training]]:
+    """Label, case and training of the methods of each poison and model of the stage."""
+    names = [name for name in config.evaluated if name != "quadratic"]
+    for word in config.discovered[: 1 if dataset.given else None]:
+        shares = {"unlearn_labels": 0, "unlearn_features": 0, "unlearn_others": (word,)}
+        own = replace(config, evaluated=tuple(names), **shares)
+        for case, unlearn in cases(own, dataset, [CHOICE_DRAWS[0]], config.selection_runs):
+            yield case.model.label, case, unlearn
+            if case.model.family == "MLP":
+                decayed = replace(case, trainer=Decayed(config.discovery_decay))
+                yield f"{case.model.label}, weight decay", decayed, unlearn
+
+
+def discovery(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Methods against the known share of the poison; what detectors find; and forgetting what they found."""
+    for label, case, unlearn in known_cases(config, dataset):
+        yield from _rows_of_case(config, dataset, label, case, unlearn)
+
+
+def _rows_of_case(config: Config, dataset: Dataset, label: str, case: Case, unlearn: Training) -> Iterator[Row]:
+    poison = case.poison
+    place = {"model": label, "poison": poison.kind, "alpha_percent": poison.alpha_percent}
+    half = replace(case, poison=replace(poison, known_percent=HALF))
+    methods = {name: config.method(name, training=unlearn) for name in config.discovery_methods or config.methods}
+    methods = {name: method for name, method in methods.items() if not method.why_not(case.model)}
+    choices = {name: choice_of(config, half, method, dataset) for name, method in methods.items()}
+    arms = {FULL: (case.training_method, None)} | {name: (methods[name], choices[name]) for name in methods}
+    titles = {"teacher": "Nothing", FULL: "Retrain in full"} | {name: each.title for name, each in methods.items()}
+    blocks = config.blocks(config.discovery_runs)
+
+    def row(study: str, job: Runs, table, unlearner: str = "", **own) -> Row:
+        words = model_words(case.model)
+        if unlearner:
+            own["unlearner"], words["title"] = unlearner, ("unlearner", titles[unlearner] or unlearner)
+        return Row(study, job, place | own, table, config.shown(job.runs, config.discovery_runs), words)
+
+    for block in blocks:
+        teacher = _fit(config, case, case.training_method, block)
+        runs = {"data": teacher.data, "seed": teacher.seed, "block": block, "size": teacher.size}
+        yield row("discovery", Untouched(start=teacher, **runs), shares_table, "teacher", known_percent=0)
+        for share, (name, (method, choice)) in itertools.product(config.known, arms.items()):
+            if share == 0 and (method.needs_forget or name == FULL):
+                continue  # there is nothing to forget, and nothing to leave out
+            job = _partly(teacher, Partly, name, method, choice, replace(poison, known_percent=share))
+            yield row("discovery", job, shares_table, name, known_percent=share)
+        detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
+        yield row("detection", detection, detection_table)
+        yield row("detected", Untouched(start=teacher, **runs), shares_table, "teacher", detector=DETECTORS[0])
+        for detector, (name, (method, choice)) in itertools.product(DETECTORS, arms.items()):
+            if name == FULL or detector == "cross_validation":
+                own = {"detection": detection, "detector": detector}
+                job = _partly(teacher, Found, name, method, choice, poison, **own)
+                yield row("detected", job, shares_table, name, detector=detector)
+
+
+def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
+    """A block of teachers, each on its own draw of the poison."""
+    return Fit(
+        data=case.data, model=case.model, poison=case.poison, method=method, seed=case.seed, block=block,
+        size=config.block, side_by_side=case.side_by_side,
+    )  # fmt: skip
+
+
+def _folds(teacher: Fit) -> Iterator[Fit]:
+    """The same training on all folds but one, in turn, measured on that one."""
+    for fold in range(FOLDS):
+        yield replace(teacher, held_out_percent=100 // FOLDS, held_out_of="all", fold=fold)
+
+
+def _partly(
+    teacher: Fit, kind: type[Partly], name: str, method: Method, choice: Choice | None, poison: Poison, **own
+) -> Partly:
+    """A block of runs of a method, or of retraining in full, which starts afresh."""
+    fit = {each.name: getattr(teacher, each.name) for each in fields(Fit)}
+    fit |= {"method": method, "poison": poison, "start": None if name == FULL else teacher, "record": "end"}
+    return kind(**fit | {"retains": poison.known_percent > 0, "choice": choice, **own})
+
+
+def shares_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """accuracy (…, run, split), diverged (…, run): a split is one of PARTS; NaN of runs that diverged."""
+    table = xr.Dataset(
+        {"accuracy": (("run", "split"), np.round(arrays["accuracy"].astype(float), 6)),
+         "diverged": ("run", arrays["diverged"].astype(float))},
+        {"run": list(row.job.runs), "split": list(PARTS)},
+    )  # fmt: skip
+    table["accuracy"] = table.accuracy.where(table.diverged == 0)
+    return _placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+
+
+def _placed(table: xr.Dataset, row: Row) -> xr.Dataset:
+    return table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
+
+
+def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """What ranking and finding are worth: (…, run, detector), and precision (…, run, detector, recall).
+
+    average_precision; found_share of the training set, and the precision and recall of what was found.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    found, poisoned = arrays["found"].astype(bool), arrays["poisoned"].astype(bool)
+    average = np.full(found.shape[:2], np.nan)
+    precision = np.full((*found.shape[:2], len(RECALLS)), np.nan)
+    for i, j in np.ndindex(*average.shape):
+        average[i, j] = average_precision_score(poisoned[i], arrays["suspicion"][i, j])
+        curve, recall, _ = precision_recall_curve(poisoned[i], arrays["suspicion"][i, j])
+        precision[i, j] = [curve[recall >= least].max() for least in RECALLS]
+    right = (found & poisoned[:, None]).sum(axis=2)
+    each = {
+        "average_precision": average,
+        "found_share": found.mean(axis=2),
+        "found_precision": np.where(found.any(axis=2), right / np.maximum(found.sum(axis=2), 1), np.nan),
+        "found_recall": right / poisoned.sum(axis=1)[:, None],
+    }
+    table = xr.Dataset(
+        {name: (("run", "detector"), values) for name, values in each.items()}
+        | {"precision": (("run", "detector", "recall"), precision), "poisoned_share": ("run", poisoned.mean(axis=1))},
+        {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
+    )
+    return _placed(table, row)
+
+
+STUDIES = {"discovery": discovery}
