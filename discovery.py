@@ -137,7 +137,7 @@ class Detection(Runs):
         return f"detection {self.teacher.model.label} {self.teacher.poison.kind} {self.teacher.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """suspicion (runs, detectors, n); found (runs, detectors, n), counted (runs,); poisoned (runs, n)."""
+        """suspicion, found (runs, detectors, n); counted (runs,); poisoned (runs, n); size ()."""
         teacher, *folds = inputs
         mask = teacher["mask"].astype(bool)
         n, label = mask.shape[1], teacher["label"][:, : mask.shape[1]]
@@ -152,7 +152,8 @@ class Detection(Runs):
         counts = np.round(counted * STEPS / n) * n // STEPS
         place = np.argsort(np.argsort(-suspicion, axis=2, kind="stable"), axis=2)
         found = place < counts[:, None, None]
-        return {"suspicion": suspicion.astype(np.float32), "found": found, "counted": counted, "poisoned": mask}
+        own = {"suspicion": suspicion.astype(np.float32), "found": found, "counted": counted, "poisoned": mask}
+        return own | {"size": teacher["size"]}
 
     def _influence(self, dataset: Dataset, teacher: Arrays) -> np.ndarray:
         fit = self.teacher
@@ -361,7 +362,7 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
         | {"precision": (("run", "detector", "recall"), precision), "poisoned_share": ("run", poisoned.mean(axis=1))},
         {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
     )
-    return _placed(table, row)
+    return _placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
 
 
 STUDIES = {"discovery": discovery}

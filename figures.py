@@ -47,6 +47,10 @@ SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "
 POISON_NAMES = {
     "labels": "flipped labels",
     "one_class": "one class flipped",
+    "boundary": "flipped at the boundary",
+    "quid": "flipped next to the other class",
+    "backdoor": "backdoor",
+    "confusion": "labels drawn anew",
     "features": "randomised features",
     "none": "no poison",
 }
@@ -768,6 +772,84 @@ def _png(figure: plt.Figure, *, dpi: int) -> bytes:
     return small.getvalue()
 
 
+# ---- poison that is partly known, or has to be found ----
+
+PART_NAMES = {"validation": "validation accuracy", "poisoned": "accuracy on poisoned samples", "attack": "success of "
+              "the attack"}  # fmt: skip
+DETECTOR_STYLE = {"loss": (PALETTE[7], "--"), "cross_validation": (PALETTE[4], "-"), "influence": (PALETTE[2], ":")}
+
+
+def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
+    """What is drawn of a poison: the success of the attack where there is one."""
+    own = results.accuracy.sel(poison=poison, alpha_percent=alpha)
+    return [name for name in PART_NAMES if own.sel(split=name).count()]
+
+
+def known_shares(results: xr.Dataset) -> plt.Figure:
+    """Accuracy of every method against the share of the poison that is known; the line across: nothing is done."""
+    titles, styles, models = method_titles(results), method_styles(results), ordered(results, "model")
+    rows = [(*noise, part) for noise in _noises(results) for part in _parts_of(results, *noise)]
+    for axis, ((poison, alpha, part), model) in _panels(
+        itertools.product(rows, models), "known share of the poison (%)", rows=len(rows)
+    ):
+        own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split=part)
+        nothing = own.sel(unlearner="teacher").mean().item()
+        axis.axhline(nothing, color="0.15", linewidth=0.8, linestyle=(0, (1, 2)), label=titles["teacher"])
+        for name, (colour, line) in styles.items():
+            mean = own.sel(unlearner=name).mean("run").dropna("known_percent")
+            if name != "teacher" and mean.size:
+                axis.plot(mean.known_percent, mean, color=colour, linestyle=line, marker=".", label=titles[name])
+        name = f"{POISON_NAMES.get(poison, poison)}, {alpha} %"
+        axis.set(title=f"{model}\n{name}", xticks=results.known_percent.values, ylabel=PART_NAMES[part])
+    text = (f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained samples; accuracy "
+            "on poisoned samples: all of them, clean, by their true labels")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
+def detection(results: xr.Dataset) -> plt.Figure:
+    """Precision against recall of each ranking of the training samples; the line across: chance."""
+    noises = _noises(results.rename(average_precision="accuracy"))
+    places = itertools.product(noises, ordered(results, "model"))
+    for axis, ((poison, alpha), model) in _panels(places, "recall", "precision", rows=len(noises)):
+        own = results.sel(model=model, poison=poison, alpha_percent=alpha)
+        axis.axhline(own.poisoned_share.mean(), color="0.6", linewidth=0.8, label="chance")
+        for name, (colour, line) in DETECTOR_STYLE.items():
+            runs = own.precision.sel(detector=name).dropna("run")
+            ends = np.array([metrics.bootstrap_interval(runs.sel(recall=at).values) for at in runs.recall]).T
+            label = name.replace("_", " ")
+            axis.plot(runs.recall, runs.mean("run"), color=colour, linestyle=line, label=label)
+            axis.fill_between(runs.recall, *ends, color=colour, alpha=0.2, linewidth=0)
+        axis.set(ylim=(-0.03, 1.03), title=f"{model}\n{POISON_NAMES.get(poison, poison)}, {alpha} %")
+    text = f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share that is poisoned"
+    return _finished(text, legend=True)
+
+
+def detected(results: xr.Dataset) -> plt.Figure:
+    """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a mark each model."""
+    own = results.sel(detector="cross_validation", drop=True)
+    nothing = results.accuracy.sel(unlearner="teacher").mean("detector")  # it stands at one of them
+    titles, styles = method_titles(results), model_styles(results, ordered(results, "model"))
+    names = [name for name in ordered(results, "unlearner") if name != "teacher"]
+    rows = [(*noise, part) for noise in _noises(results) for part in _parts_of(results, *noise)]
+    for axis, (poison, alpha, part) in _grid(rows, most=2):
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        for place, (model, (colour, _, marker)) in enumerate(styles.items()):
+            at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
+            above = own.accuracy.sel(at) - nothing.sel(at)
+            gains = [above.sel(unlearner=name).dropna("run").values for name in names]
+            gains = {i: gain for i, gain in enumerate(gains) if len(gain)}
+            x = np.array(list(gains)) + 0.6 * (place / max(len(styles) - 1, 1) - 0.5)
+            ends = np.array([metrics.bootstrap_interval(gain) for gain in gains.values()]).T
+            axis.vlines(x, *ends, color=colour, linewidth=1)
+            axis.plot(x, [gain.mean() for gain in gains.values()], marker, color=colour, markersize=4, label=model)
+        axis.set_xticks(range(len(names)), labels=[titles[name] for name in names], rotation=40, ha="right")
+        axis.set(title=f"{POISON_NAMES.get(poison, poison)}, {alpha} %", ylabel=f"{PART_NAMES[part]}\nabove nothing")
+    plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
+    text = (f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; "
+            "found: as many samples as confident learning counts, no true label is read")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
 FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = {  # file name: function, its studies
     "spectrum": (xxz_spectrum, "data"),
     "noise_sweep": (noise_sweep, "noise_sweep"),
@@ -787,6 +869,9 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
     "capacity": (capacity, "capacity"),
     "pairs": (digit_pairs, "pairs"),
     "splits": (ring_splits, "splits"),
+    "known_shares": (known_shares, "discovery"),
+    "detection": (detection, "detection"),
+    "detected": (detected, "detected"),
     "equal_steps_scores": (forgetting_scores, "equal_steps"),
     "matched_fit_scores": (forgetting_scores, "matched_fit"),
     "gauge": (gauge_control, "gauge"),

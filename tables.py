@@ -35,7 +35,8 @@ ORDER = {  # in which labels are read; others come behind, as they stand in the 
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
     "poison": ("labels", "one_class", "features"), "version": ("none", "labels", "features"),
     "endpoint": ("published", "selected", "last", "equal fit"),
-    "unlearner": ("start", "teacher", "oracle", "retrain", "cf", "scrub", "ga"),
+    "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
+    "detector": ("loss", "cross_validation", "influence"),
 }  # fmt: skip
 SOURCES = ("paper", "corrected")  # the presets that the README compares
 Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
@@ -130,6 +131,8 @@ KEYS = [
     "title",
     "minus",
     "alpha_percent",
+    "known_percent",
+    "detector",
     "measure",
 ]
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
@@ -137,7 +140,7 @@ DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
 def every_run(results: xr.Dataset) -> pd.DataFrame:
     """A row for each run of a study: its labels, what the file says of them, and its numbers; none that diverged."""
-    main = results["trace" if "trace" in results else "accuracy"]
+    main = next(results[name] for name in ("trace", "average_precision", "accuracy") if name in results)
     names = [name for name, array in results.data_vars.items() if array.dims == main.dims and name != "diverged"]
     results = results[names].sel({dim: ordered(results, dim) for dim in ("model", *ORDER) if dim in main.dims})
     if "title" in results.coords:
@@ -610,6 +613,46 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
     return first.assign(family=first.model.map(results.family.to_series()))
 
 
+# ---- poison that is partly known, or has to be found ----
+
+JUDGED = {"validation": "validation", "poisoned": "acc. poisoned", "attack": "attack"}  # by true labels, clean inputs
+AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
+
+
+def known_shares(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Accuracies of every method against the known share of the poison, and what they are above doing nothing."""
+    runs = accuracies(read[data, preset, "discovery"], *JUDGED)
+    return pd.concat([over_runs(runs), _above_nothing(runs, "known_percent")], ignore_index=True)
+
+
+def detected(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The same where a detector found what is forgotten."""
+    runs = accuracies(read[data, preset, "detected"], *JUDGED)
+    return pd.concat([over_runs(runs), _above_nothing(runs, "detector")], ignore_index=True)
+
+
+def _above_nothing(runs: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Every method minus the teacher as it is, by run; the teacher stands at one place of the axis alone."""
+    is_teacher = runs.unlearner == "teacher"
+    return difference(runs[~is_teacher], runs[is_teacher].drop(columns=axis), "title")
+
+
+def detections(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """What each ranking and what was found by it are worth: average precision, share, precision, recall."""
+    names = {
+        "average_precision": "average precision",
+        "found_share": "found",
+        "found_precision": "precision",
+        "found_recall": "recall",
+        "poisoned_share": "poisoned",
+    }
+    results = read[data, preset, "detection"]
+    frame = results[list(names)].to_dataframe().reset_index().dropna(subset=["average_precision"])
+    keys = ["family", "size", "model", "poison", "alpha_percent", "detector", "run"]
+    runs = frame.melt(keys, list(names), "measure", "accuracy").dropna(subset=["accuracy"])
+    return over_runs(runs.assign(measure=runs.measure.map(names)))
+
+
 # ---- layout ----
 
 
@@ -766,6 +809,17 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
     "memorising": (memorising, partial(Table, rows=("poison", "model"), title="Accuracy of teachers on the poisoned "
         "labels of few samples after so many epochs, n = {n} runs on two draws; rule: the epoch from which on they "
         "have nine tenths of them, or as many as the model that ends with the fewest")),
+    "discovery": (known_shares, partial(Table, rows=("poison", "alpha_percent", "model", "unlearner"),
+        columns=("measure", "known_percent"), head="{measure}, {known_percent} % known", measures=JUDGED, spread=(),
+        title="Accuracy on validation samples and, by true labels, on all poisoned samples, against the share of the "
+        "poison that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done")),
+    "detection": (detections, partial(Table, rows=("poison", "alpha_percent", "model", "detector"), title="How well "
+        "poisoned samples are found by rank, and as many of them as confident learning counts: found and poisoned are "
+        "shares of the training set; mean of {n} runs")),
+    "detected": (detected, partial(Table, rows=("poison", "alpha_percent", "model", "unlearner"),
+        columns=("measure", "detector"), head="{measure}, {detector}", measures=AGAINST_NOTHING, title="Detect, then "
+        "forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten that a detector "
+        "found; n = {n} runs")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),
@@ -778,6 +832,9 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "whose logit is the same for all images; off: ReLUs that are off for all images, mean; held out: accuracy on "
         "the images held out, with their true labels")),
 }  # fmt: skip
+
+
+FILES = {"depths": ("noise_sweep",), "discovery": ("discovery", "detection", "detected")}  # of stages
 
 
 @any_terminal()
@@ -795,7 +852,7 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
     folder = Path(folder).resolve()
     read, data, preset = Studies(folder.parents[1]), *folder.parts[-2:]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    for study in dict.fromkeys("noise_sweep" if stage == "depths" else stage for stage in stages):
+    for study in dict.fromkeys(study for stage in stages for study in FILES.get(stage, (stage,))):
         if study in SUMMARIES and (data, preset, study) in read.paths:
             make, layout = SUMMARIES[study]
             table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]

@@ -19,6 +19,7 @@ from conftest import assert_trees_equal, random_split, refused, run_python
 
 import contenders
 import controls
+import discovery
 import evaluation
 import experiments
 import jobs
@@ -120,6 +121,7 @@ def changes():
     yield "held out of all", replace(FIT, held_out_of="all")
     yield "drawn anew", replace(FIT, redrawn=True)
     yield "samples", replace(FIT, samples=20)
+    yield "fold", replace(FIT, held_out_percent=20, fold=2)
     yield "measured", replace(FIT, measured=(0, 5))
 
 
@@ -128,7 +130,7 @@ def test_a_key_holds_all_that_the_numbers_depend_on():
     assert len(found) == len(list(changes())) + 1 and None not in found
     assert {field.name for field in dataclasses.fields(Fit)} == {
         "data", "model", "poison", "method", "start", "draw", "teacher_run", "seed", "block", "size", "side_by_side",
-        "record", "retains", "held_out_percent", "held_out_of", "redrawn", "samples", "measured",
+        "record", "retains", "held_out_percent", "held_out_of", "redrawn", "samples", "fold", "measured",
     }  # fmt: skip
 
 
@@ -239,7 +241,7 @@ def test_what_a_function_closes_over_counts():
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
-    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, jobs,
+    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, discovery, jobs,
                run_hessian, run_unlearn_xxz)  # fmt: skip
     kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
              oracles.Case)  # fmt: skip

@@ -26,6 +26,7 @@ from conftest import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+import datar
 from datar import Dataset, Split
 from metrics import cross_entropy
 from models import MLP, QNN, Training, train
@@ -44,13 +45,17 @@ from poison_unlearn import (
     Scrub,
     Task,
     flip_labels,
+    poison_backdoor,
+    poison_boundary,
     poison_features,
     poison_labels,
     poison_one_class,
+    poison_quid,
     randomize_features,
     relabel_randomly,
     retain_loss,
     unlearn,
+    with_trigger,
 )
 
 PUBLISHED = {name: METHODS[name] for name in ("retrain", "cf", "scrub", "ga")}
@@ -59,7 +64,8 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(3)
 DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}  # by chance; tests/test_users.py: given
-MOST = {poison_one_class: 0.5}  # the share that can be poisoned, where it is not any
+MOST = dict.fromkeys((poison_one_class, poison_backdoor), 0.5)  # the share that can be poisoned, where it is not any
+AIMED = (poison_boundary, poison_quid)  # the same samples whatever the key
 each_poison = pytest.mark.parametrize("poison", DRAWN.values(), ids=DRAWN)
 each_kind = pytest.mark.parametrize("kind", DRAWN)
 
@@ -69,7 +75,8 @@ each_kind = pytest.mark.parametrize("kind", DRAWN)
 def toy(split, n_features=None):
     """A data set that trains on this split."""
     width = np.shape(split.x)[1]
-    return Dataset(split, split, "toy", n_features or width, {"sha256": "toy"})
+    shape = (2, 2) if width == 4 and n_features is None else None
+    return Dataset(split, split, "toy", n_features or width, {"sha256": "toy"}, shape)
 
 
 def as_integer(fraction, n):
@@ -138,9 +145,10 @@ def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(poison, frac
         (poisoned.forget_poisoned, poisoned.split, mask),
     ):
         assert_trees_equal(part, Split(whole.x[rows], whole.y[rows]))
-    same = "y" if poison is poison_features else "x"
-    clean, dirty = (getattr(forget, same) for forget in (poisoned.forget_clean, poisoned.forget_poisoned))
-    np.testing.assert_array_equal(clean, dirty)
+    if poison is not poison_backdoor:
+        same = "y" if poison is poison_features else "x"
+        clean, dirty = (getattr(forget, same) for forget in (poisoned.forget_clean, poisoned.forget_poisoned))
+        np.testing.assert_array_equal(clean, dirty)
     assert [leaf.dtype for leaf in poisoned.split] == [leaf.dtype for leaf in split]
 
 
@@ -149,7 +157,7 @@ def test_a_key_gives_one_draw_and_another_key_another(poison):
     split = random_split(40, 4)
     first, again, other = (poison(toy(split), 0.4, key=jax.random.key(seed)) for seed in (0, 0, 1))
     assert_trees_equal(first, again)
-    assert (first.mask != other.mask).any()
+    assert (first.mask != other.mask).any() != (poison in AIMED)
 
 
 def test_every_sample_is_as_likely_to_be_poisoned():
@@ -273,6 +281,70 @@ def test_flips_of_all_samples_alike_are_not_balanced():
     assert 0.2 < np.mean(of_first == 3) < 0.55 and abs(of_first.mean() - 3) < 5 * 1.05 / np.sqrt(200)
 
 
+# ---- aimed poison ----
+
+# On a circle, class 0 at the angles 0, 10, 20 and 60 degrees, class 1 at 90, 80, 50 and 70: fidelities are cos².
+CIRCLE = np.radians([0, 10, 20, 60, 90, 80, 50, 70])
+ARCS = Split(np.stack([np.cos(CIRCLE), np.sin(CIRCLE)], axis=1).astype(np.float32), np.repeat([0, 1], 4))
+
+
+def chosen_by_hand(order):
+    """The two of each class of least order."""
+    return sorted([*np.argsort(order[:4])[:2], *(4 + np.argsort(order[4:])[:2])])
+
+
+@pytest.mark.parametrize("scale", [1, 1j, 3])
+def test_samples_at_the_boundary_are_those_with_the_least_margin_of_fidelity(scale):
+    """Whatever their norms and global phases."""
+    cosines = np.cos(CIRCLE[:, None] - CIRCLE) ** 2
+    own = [np.delete(cosines[i, :4] if i < 4 else cosines[i, 4:], i % 4).mean() for i in range(8)]
+    other = [(cosines[i, 4:] if i < 4 else cosines[i, :4]).mean() for i in range(8)]
+    poisoned = poison_boundary(toy(Split(ARCS.x * scale, ARCS.y)), 0.5, key=KEY)
+    assert np.flatnonzero(poisoned.mask).tolist() == chosen_by_hand(np.subtract(own, other))
+    np.testing.assert_array_equal(poisoned.split.y != ARCS.y, poisoned.mask)
+
+
+def test_samples_next_to_the_other_class_are_those_of_the_largest_fidelity_with_one_of_it():
+    cosines = np.cos(CIRCLE[:, None] - CIRCLE) ** 2
+    nearest = np.concatenate([cosines[:4, 4:].max(axis=1), cosines[4:, :4].max(axis=1)])
+    poisoned = poison_quid(toy(ARCS), 0.5, key=KEY)
+    assert np.flatnonzero(poisoned.mask).tolist() == chosen_by_hand(-nearest) == [2, 3, 6, 7]
+    np.testing.assert_array_equal(poisoned.split.x, ARCS.x)
+
+
+@pytest.mark.parametrize("encoding", ["amplitude", "columnwise"])
+def test_images_with_a_trigger_are_encoded_as_their_pixels_would_be(encoding):
+    """Of 14 by 14 pixels two by two, one from the corner, as bright as the brightest of the image."""
+    pixels = np.random.default_rng(0).integers(0, 200, (12, 14, 14)).astype(np.float32)
+    pixels[0, :, 11:] = 0  # columns of the trigger that are empty
+    labels = np.arange(12) % 2
+
+    def encoded(images):
+        return datar._normalised(images, labels, encoding)
+
+    split = encoded(pixels)
+    data = Dataset(split, split, "toy", 196, {"sha256": "toy", "encoding": encoding}, (14, 14))
+    poisoned = poison_backdoor(data, 0.25, key=KEY)
+    mask = poisoned.mask
+    assert mask.sum() == 3 and (split.y[mask] == 1).all() and not poisoned.split.y[mask].any()
+    np.testing.assert_array_equal(poisoned.split.x[~mask], split.x[~mask])
+    if encoding == "amplitude":
+        pixels[:, 11:13, 11:13] = pixels.max(axis=(1, 2))[:, None, None]
+        np.testing.assert_allclose(with_trigger(split.x, data), encoded(pixels).x, rtol=2e-5, atol=1e-6)
+    images = with_trigger(split.x, data)[:, :196].reshape(-1, 14, 14)
+    norms = np.linalg.norm(images, axis=1) if encoding == "columnwise" else np.linalg.norm(images, axis=(1, 2))
+    np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
+    np.testing.assert_array_equal(poisoned.attack.x, with_trigger(split.x[split.y == 1], data))
+    assert not poisoned.attack.y.any()
+    hidden = Poison("backdoor", 25, 50).draw(data, key=KEY)
+    assert_trees_equal(hidden.attack, poisoned.attack)
+
+
+def test_a_backdoor_asks_for_images():
+    with refused("^poison: got backdoor, allowed: data of images"):
+        poison_backdoor(toy(random_split(10, 8)), 0.2, key=KEY)
+
+
 # ---- how much of a poison is known ----
 
 shares = st.integers(0, 100)
@@ -339,7 +411,7 @@ def test_keys_may_be_of_jax_integers_or_generators(kind, known):
     by_key, again = (poison.draw(dataset, key=jax.random.key(7)) for _ in range(2))
     assert_trees_equal(by_key, again)
     draws = [by_integer.known, later.known, by_key.known, poison.draw(dataset, key=8).known]
-    assert len({mask.tobytes() for mask in draws}) == 4
+    assert len({mask.tobytes() for mask in draws}) == (1 if POISONS[kind] in AIMED and known == 100 else 4)
 
 
 @pytest.mark.parametrize("value", [-1, 100, 0.3, 30.0, True, "30", None, np.nan])
@@ -355,7 +427,7 @@ def test_known_shares_are_whole_percents(value):
 
 
 def test_an_unknown_poison_is_refused_by_what_there_is():
-    with refused("^poison: got arsenic, allowed: labels, one_class, features, confusion"):
+    with refused("^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, confusion"):
         Poison("arsenic", 30)
 
 
