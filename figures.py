@@ -39,6 +39,7 @@ FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figure
     "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
 }  # fmt: skip
 METHOD_STYLE = {  # colour and line of each method
+    "full": ("0.55", "-"),
     "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
 }  # fmt: skip
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
@@ -843,7 +844,10 @@ def detected(results: xr.Dataset) -> plt.Figure:
             axis.vlines(x, *ends, color=colour, linewidth=1)
             axis.plot(x, [gain.mean() for gain in gains.values()], marker, color=colour, markersize=4, label=model)
         axis.set_xticks(range(len(names)), labels=[titles[name] for name in names], rotation=40, ha="right")
-        axis.set(title=f"{POISON_NAMES.get(poison, poison)}, {alpha} %", ylabel=f"{PART_NAMES[part]}\nabove nothing")
+        axis.set(
+            title=f"{POISON_NAMES.get(poison, poison)}, {alpha} %",
+            ylabel=f"{PART_NAMES[part]}\nabove nothing".replace("accuracy on", "accuracy on\n"),
+        )
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
     text = (f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; "
             "found: as many samples as confident learning counts, no true label is read")  # fmt: skip

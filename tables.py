@@ -979,6 +979,19 @@ def _contests(read: Studies, data: str) -> Table:
     return Table(read.gather(contests, data, presets=["corrected"]), ("poison", "alpha_percent", "group", "model"))
 
 
+def _partly_known(read: Studies, data: str) -> Table:
+    """Above doing nothing, where half of the poison is known, and all of it."""
+    tidy = read.gather(known_shares, data, presets=["corrected"]).query("known_percent in (50, 100)")
+    return Table(tidy, ("poison", "alpha_percent", "model", "title"), ("known_percent", "measure"),
+                 "{measure}, {known_percent} % known", AGAINST_NOTHING)  # fmt: skip
+
+
+def _detected(read: Studies, data: str) -> Table:
+    """Above doing nothing, where what cross-validation found is forgotten."""
+    tidy = read.gather(detected, data, presets=["corrected"]).query("detector == 'cross_validation'")
+    return Table(tidy, ("poison", "alpha_percent", "model", "title"), measures=AGAINST_NOTHING)
+
+
 ALPHA = ("alpha_percent",)
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
@@ -1023,6 +1036,22 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "contests-xxz": lambda read: _contests(read, "xxz"),
     "splits": lambda read: Table(read.gather(ring_splits, "xxz", presets=["corrected"]),
         ("sites", "ring_split", "poison", "alpha_percent", "model")),
+    "capacity": lambda read: Table(read.gather(capacities, "mnist", "xxz", presets=["corrected"]), ("data", "model"),
+        ("samples",), "{samples} samples"),
+    "pairs": lambda read: Table(
+        read.gather(over_pairs, "mnist", presets=["corrected"]), ("poison", "alpha_percent", "model")),
+    "equal-steps-mnist": lambda read: _forgetting(read, "mnist", equal_steps),
+    "equal-steps-xxz": lambda read: _forgetting(read, "xxz", equal_steps),
+    "memorising": lambda read: Table(
+        read.gather(memorising, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
+    "matched-fit-mnist": lambda read: _forgetting(read, "mnist", matched_fit),
+    "matched-fit-xxz": lambda read: _forgetting(read, "xxz", matched_fit),
+    "discovery-mnist": lambda read: _partly_known(read, "mnist"),
+    "discovery-xxz": lambda read: _partly_known(read, "xxz"),
+    "detection": lambda read: Table(read.gather(detections, "mnist", "xxz", presets=["corrected"]),
+        ("data", "poison", "alpha_percent", "model", "detector")),
+    "detected-mnist": lambda read: _detected(read, "mnist"),
+    "detected-xxz": lambda read: _detected(read, "xxz"),
     "encodings": lambda read: Table(read.gather(encodings, "mnist", presets=["corrected"]), ("encoding", "model")),
     "fidelities": lambda read: Table(read.gather(fidelities, "xxz", presets=["corrected"]), ("sites", "ring_split")),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
