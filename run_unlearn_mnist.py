@@ -189,6 +189,7 @@ CORRECTED = replace(
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),  # by the rule of the stage epochs
     finalists=("l1_sparse", "retrain", "cf", "ga", "scrub"),  # by tables.best_methods of the stage benchmark
+    matched_epochs=("mlp=15", "qnn=1000", "logistic=48", "quadratic=24"),  # by the rule of the stage memorising
     discovery_methods=("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton"),
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )

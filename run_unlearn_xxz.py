@@ -103,6 +103,7 @@ CORRECTED = replace(
     runs=20,  # five are too few for an interval of a spread
     weight_map_runs=5,  # of 110 cells each: the maps are most of the work
     oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),  # by the rule of the stage epochs
+    capacity_samples=(10, 20, 40, 80, 160),  # of 166 states
     matched_samples=40,  # half of the training set
     control_epochs=400,  # the MLP's published ones
     finalists=("cf", "ga", "scrub", "l1_sparse", "cf_k"),  # by tables.best_methods of the stage benchmark

@@ -604,12 +604,16 @@ def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
 def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
     """The epoch from which on teachers have as many of the poisoned labels as all of them can have.
 
-    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws and runs.
+    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws and runs. No epoch
+    where that is less than half: a model that guesses has as many.
     """
     mean = results.accuracy.sel(split="forget_poisoned").mean(("draw", "run")).dropna("epoch", how="all")
     least = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
+    mean = mean.where(least >= 0.5)
     after = mean.epoch.where(mean < least).max("epoch").fillna(-1)  # the last one at which it has fewer
-    first = mean.epoch.where(mean.epoch > after).min("epoch").rename("value").to_series().reset_index()
+    first = (
+        mean.epoch.where((mean.epoch > after) & mean.notnull()).min("epoch").rename("value").to_series().reset_index()
+    )
     return first.assign(family=first.model.map(results.family.to_series()))
 
 
