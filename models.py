@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import circuits
+import hardware
 from checks import Checked, require, require_whole
 from datar import Split, as_split, require_split
 from metrics import cross_entropy
@@ -115,7 +116,11 @@ class MLP:
 
 @dataclass(frozen=True)
 class QNN:
-    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit (arXiv:2508.02422)."""
+    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit (arXiv:2508.02422).
+
+    With shots the expectations are drawn anew at each call, for which `logits` takes `key=`, and so are their
+    gradients; with noise they are what a noisy device gives in the mean. Both ask for states of norm 1.
+    """
 
     n_qubits: int = 10
     depth: int = 6
@@ -123,6 +128,9 @@ class QNN:
     entangler: circuits.Entangler = "rzz"
     ansatz: Callable | None = None  # of your own, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
     shape: tuple[int, ...] | None = None  # of its params, layers first
+    shots: int = 0  # from which an expectation is taken; 0: exact
+    noise: hardware.Noise | None = None  # of gates and readout
+    gradient: hardware.Gradient = "parameter_shift"  # of what is drawn; spsa asks for two circuits in place of 2 angles
 
     family = "QNN"
     scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
@@ -133,13 +141,25 @@ class QNN:
         require(self.rotations in ("xyx", "xy"), "rotations", self.rotations, "xyx, xy")
         require(self.entangler in ("rzz", "cnot"), "entangler", self.entangler, "rzz, cnot")
         require((self.ansatz is None) == (self.shape is None), "shape", self.shape, "given with ansatz, and only then")
+        require_whole("shots", self.shots, 0)
+        require(self.gradient in get_args(hardware.Gradient), "gradient", self.gradient, "parameter_shift, spsa")
+        require(self.noise is None or self.ansatz is None, "noise", self.noise, "None, with an ansatz of one's own")
+        drawn = self.shots and self.ansatz is not None and self.gradient != "spsa"
+        require(not drawn, "gradient", self.gradient, "spsa, with shots of an ansatz of one's own")
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the logits are drawn."""
+        return self.shots > 0
 
     @property
     def label(self) -> str:
+        drawn = f",shots={self.shots}{',spsa' * (self.gradient == 'spsa')}" if self.shots else ""
+        device = drawn + (f",{self.noise.words}" if self.noise and self.noise.words else "")
         if self.ansatz is not None:
-            return f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}]"
+            return f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}{device}]"
         variant = "" if (self.rotations, self.entangler) == ("xyx", "rzz") else f",{self.rotations},{self.entangler}"
-        return f"QNN[depth={self.depth}{variant}]"
+        return f"QNN[depth={self.depth}{variant}{device}]"
 
     def init(self, key: jax.Array) -> Params:
         """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2) (models.py, `QNN`)."""
@@ -177,15 +197,38 @@ class QNN:
             fits = x.shape[1:] == (self._reduced,) * 2 and circuits.are_packed(x)
         require(fits, "x", f"shape {x.shape}", f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
                 "datar.pad fills up with zeros)")  # fmt: skip
+        if (self.shots or self.noise) and not isinstance(x, jax.core.Tracer):
+            hardware.require_normalised(x)
         return x
 
-    def logits(self, params: Params, x: jax.Array) -> jax.Array:
+    def logits(self, params: Params, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """(n,). key: of JAX, where there are shots; else it is not read."""
         x = self._checked(x)
         self._require_params(params)
+        if not self.shots:
+            return self.scale * self._expectation(params, x)
+        require(key is not None, "key", key, "a key of JAX, from which the shots are drawn")
+        read = hardware.sampled(
+            self._expectation, params, x, key, shots=self.shots, places=self.acting_angles, gradient=self.gradient
+        )
+        return self.scale * read
+
+    def _expectation(self, params: Params, x: jax.Array) -> jax.Array:
+        """<Z> of the last qubit, or what a noisy device reads of it in the mean: (n,)."""
         if self.ansatz is not None:
             last = [self.n_qubits - 1]
-            return self.scale * jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(x)
-        return self.scale * circuits.expectation(params, x, rotations=self.rotations, entangler=self.entangler)
+            return jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(x)
+        how = {"rotations": self.rotations, "entangler": self.entangler}
+        if self.noise:
+            return hardware.noisy_expectation(params, x, self.noise, **how)
+        return circuits.expectation(params, x, **how)
+
+    @property
+    def acting_angles(self) -> np.ndarray:
+        """(angles, axes), the places in params of those that move the logits; of an ansatz of one's own all."""
+        if self.ansatz is not None:
+            return np.argwhere(np.ones(self.shape, bool))
+        return hardware.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the last k layers of the circuit, those next to the measurement: (depth, 1, ...)."""

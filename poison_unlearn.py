@@ -173,8 +173,8 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     It is as bright as the image's brightest pixel, its side a seventh of the image's (4 pixels of 28), and the images
     are normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
     """
-    require(dataset.image_shape is not None, "poison", "backdoor", f"data of images ({dataset.name} has none)")
     split, mask = _draw_ones(dataset.train, fraction, key)
+    require(dataset.image_shape is not None, "poison", "backdoor", f"data of images ({dataset.name} has none)")
     ones = dataset.val.x[dataset.val.y == 1]
     x = np.where(mask[:, None], with_trigger(split.x, dataset), split.x)
     attack = Split(with_trigger(ones, dataset), np.zeros(len(ones), np.int32))

@@ -54,6 +54,8 @@ OTHER = {  # of each field that is no axis of a file, another value, and how the
     "tuning_runs": (3, "tuning_runs=3"),
     "matched_samples": (20, "matched_samples=20"),
     "matched_epochs": (("mlp=3", "qnn=4"), "matched_epochs=mlp=3,qnn=4"),
+    "unlearn_others": (("quid=20",), "unlearn_others=quid=20"),
+    "discovery_decay": (0.5, "discovery_decay=0.5"),
     "mlp": (trained(MNIST, "unlearn", epochs=3).mlp, "mlp.unlearn.epochs=3"),
     "qnn": (replace(MNIST.qnn, side_by_side=True), "qnn.side_by_side=True"),
     "per_class": (100, "per_class=100"),
