@@ -236,7 +236,7 @@ def _linear(config: Config, dataset: Dataset) -> ProjectedLinear:
 
 
 def _qnn(config: Config, dataset: Dataset, depth: int = 0) -> QNN:
-    return build_qnn(dataset, depth or config.depth)
+    return build_qnn(dataset, depth or config.depth, **config.device())
 
 
 def _variant(config: Config, dataset: Dataset, kind: type[QNN], **own: Any) -> QNN:

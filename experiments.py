@@ -20,9 +20,11 @@ import tyro
 import xarray as xr
 from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
+import hardware
 import metrics
 from checks import BadInput, require
 from datar import Dataset, Split, redraw
+from hardware import Noise
 from jobs import Arrays, Job, Runs, random_key
 from keys import backend
 from methods import METHODS
@@ -402,6 +404,17 @@ class Config(Settings):
     """Hidden widths of the MLP that unlearns."""
     depth: int = 6
     """Layers of the QNN."""
+    shots: int = 0
+    """Shots from which the QNN's expectations are drawn, and their gradients; 0: exact. With shots or noise the states
+    must have norm 1."""
+    gradient: hardware.Gradient = "parameter_shift"
+    """How gradients are taken from shots: parameter_shift runs two circuits for each angle, spsa two in all."""
+    p1: float = 0.0
+    """Depolarising noise of the QNN: the probability that a Pauli acts after a rotation, exactly computed."""
+    p2: float = 0.0
+    """The same after an entangling gate, on its two qubits."""
+    readout: float = 0.0
+    """The probability that the measured bit is read as the other one."""
     unlearn_labels: Percent = 30
     """Share of flipped labels to unlearn, in percent; 0 skips it."""
     unlearn_features: Percent = 0
@@ -487,6 +500,10 @@ class Config(Settings):
     def check(self):
         super().check()
         require(self.depth >= 1, "--depth", self.depth, "1 or more")
+        require(self.shots >= 0, "--shots", self.shots, "a number of shots, or 0 for exact expectations")
+        for name in ("p1", "p2", "readout"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, flag_name(name), value, "a probability, 0 to 1")
         require(self.weight_map_runs >= 0, "--weight-map-runs", self.weight_map_runs, "1 or more, or 0 for --runs")
         self.check_lists("methods", "poisons", "hidden", "map_weights")
         self.check_percents("unlearn_labels", "unlearn_features")
@@ -537,6 +554,12 @@ class Config(Settings):
             if owner == name:
                 method = _assign(method, word, *assignment.partition("=")[::2])
         return replace(method, **changes)
+
+    def device(self) -> dict[str, Any]:
+        """What the QNN has of a device, for `build_qnn`; nothing where it is exact."""
+        found = {"shots": self.shots, "gradient": self.gradient} if self.shots else {}
+        noise = Noise(self.p1, self.p2, self.readout)
+        return found | ({"noise": noise} if noise.words else {})
 
     def epochs_of_families(self, flag: str) -> dict[str, int]:
         """{family: epochs} of a flag: of teachers and oracles of a stage."""
@@ -592,11 +615,14 @@ def build_mlp(dataset: Dataset, widths: str) -> MLP:
     return MLP(x.shape[1] * (2 if np.iscomplexobj(x) else 1), parse_widths(widths))
 
 
-def build_qnn(dataset: Dataset, depth: int) -> QNN:
+def build_qnn(dataset: Dataset, depth: int, **device: Any) -> QNN:
+    """The QNN for these samples; device: its shots, noise and kind of gradient."""
     width = dataset.train.x.shape[1]
+    if device:
+        hardware.require_normalised(dataset.train.x)
     require(width & (width - 1) == 0 and width > 1, "train.x", f"{width} features",
             "a power of two, the amplitudes of qubits (datar.pad fills up with zeros)")  # fmt: skip
-    return QNN(int(np.log2(width)), depth)
+    return QNN(int(np.log2(width)), depth, **device)
 
 
 def build_quadratic(dataset: Dataset) -> QuadraticForm:
@@ -621,8 +647,8 @@ FAMILIES: dict[str, Family] = {
         lambda config, dataset: [build_mlp(dataset, widths) for widths in config.label_hidden],
     ),
     "qnn": Family(
-        lambda config, dataset: [build_qnn(dataset, config.depth)],
-        lambda config, dataset: build_qnn(dataset, config.depth),
+        lambda config, dataset: [build_qnn(dataset, config.depth, **config.device())],
+        lambda config, dataset: build_qnn(dataset, config.depth, **config.device()),
     ),
     "logistic": Family(
         lambda _, dataset: [build_mlp(dataset, "none")], lambda _, dataset: build_mlp(dataset, "none"), "mlp"

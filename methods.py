@@ -370,6 +370,9 @@ class Newton(OneShot):
     title = "Newton"
     grid = ({},)
 
+    def why_not(self, model: Model) -> str:
+        return "its logits are drawn" if getattr(model, "is_random", False) else ""
+
     def step(self, task: Task, key: jax.Array) -> Params:
         flat, unravel = ravel_pytree(task.teacher)
         retain = task.retain

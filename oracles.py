@@ -370,7 +370,7 @@ def _acting_angles(model: Model) -> int:
     """How many angles of a circuit move its logits; 0 for other models."""
     if getattr(model, "family", "") != "QNN":
         return 0
-    key = jax.random.key(0)
+    model, key = replace(model, shots=0), jax.random.key(0)
     params = jax.random.normal(key, jnp.shape(model.init(key)))
     state = jax.random.normal(key, (1, 2**model.n_qubits))
     state = state / jnp.linalg.norm(state)
@@ -593,6 +593,8 @@ def judged_rows(
 def influence(config: Config, dataset: Dataset) -> Iterator[Row]:
     """The change of each logit by linear response beside the true one, on the first draw of the poison."""
     for case, _ in _benchmarked(config, dataset, [0]):
+        if getattr(case.model, "is_random", False):
+            continue  # what is drawn has no derivative to go by
         place = {"model": case.model.label, "poison": case.poison.kind}
         job = Response(data=case.data, case=case)
         yield Row("influence", job, place, response_table, None, model_words(case.model))

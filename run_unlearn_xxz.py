@@ -166,7 +166,7 @@ def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
 def depths(config: XxzConfig, dataset: Dataset) -> Iterator[Row]:
     """Deeper QNNs against flipped labels: further models of the noise sweep."""
     for depth in config.depths:
-        model = experiments.build_qnn(dataset, depth)
+        model = experiments.build_qnn(dataset, depth, **config.device())
         yield from experiments.sweep_rows(config, dataset, config.qnn, model, "labels")
 
 
