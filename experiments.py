@@ -358,6 +358,11 @@ QUICK_STAGES = {  # of the presets quick
     "known": (0, 50, 100),
     "discovery_methods": ("retrain", "cf", "scrub", "ga"),
     "discovery_runs": 2,
+    "device_noise": ("none", "p1=1e-4,p2=1e-2,readout=0.03"),
+    "device_shots": (128,),
+    "device_trained_shots": 0,
+    "device_alphas": (0, 30),
+    "device_runs": 2,
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
 Stage = Literal[
@@ -377,6 +382,7 @@ Stage = Literal[
     "memorising",
     "matched_fit",
     "discovery",
+    "hardware",
 ]
 
 
@@ -484,6 +490,17 @@ class Config(Settings):
     """Weight decay of its regularised MLP."""
     discovery_runs: int = 10
     """Repetitions of that stage."""
+    device_noise: tuple[str, ...] = ("none", "p1=1e-4,p2=1e-3", "p1=1e-4,p2=1e-2", "p1=1e-4,p2=1e-3,readout=0.01",
+                                     "p1=1e-4,p2=1e-2,readout=0.03")  # fmt: skip
+    """Noise of the stage hardware: none, or p1=…,p2=…,readout=…, each word a circuit of its own."""
+    device_shots: tuple[int, ...] = (128, 1024, 8192)
+    """Shots with which its circuits are read."""
+    device_trained_shots: int = 1024
+    """Shots from which one of its circuits is trained, at --unlearn-labels; 0: none."""
+    device_alphas: tuple[Percent, ...] = (0, 30, 40)
+    """Its shares of flipped labels, in percent."""
+    device_runs: int = 5
+    """Repetitions of that stage."""
     independent_teachers: bool = False
     """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
     mlp: Protocol
@@ -495,7 +512,8 @@ class Config(Settings):
             "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
             "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises", "contenders",
             "capacity_samples", "capacity_runs", "discovered", "known", "discovery_methods",
-            "discovery_runs")  # fmt: skip
+            "discovery_runs", "device_noise", "device_shots", "device_trained_shots", "device_alphas",
+            "device_runs")  # fmt: skip
 
     def check(self):
         super().check()
@@ -509,13 +527,16 @@ class Config(Settings):
         self.check_percents("unlearn_labels", "unlearn_features")
         require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
         counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1,
-                  "control_epochs": 1, "capacity_runs": 1, "discovery_runs": 1,
+                  "control_epochs": 1, "capacity_runs": 1, "discovery_runs": 1, "device_runs": 1,
+                  "device_trained_shots": 0,
                   "matched_samples": 10}  # fmt: skip
         for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
         self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "capacity_samples", "known",
-                         "discovered")  # fmt: skip
+                         "discovered", "device_noise", "device_shots", "device_alphas")  # fmt: skip
+        require(min(self.device_shots) > 0, "--device-shots", " ".join(map(str, self.device_shots)),
+                "numbers of shots, 1 or more")  # fmt: skip
         require(0 <= self.discovery_decay < np.inf, "--discovery-decay", self.discovery_decay, "0 or more")
         for flag in ("noises", "unlearn_others", "discovered"):
             self.poisons_of(flag)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import controls
+import devices
 import discovery
 import experiments
 import oracles
@@ -158,7 +159,7 @@ def _pairs(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
     return {f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES | devices.STUDIES
 STUDIES |= {"encodings": encodings, "pairs": pairs}
 OTHERS = controls.OTHERS | {"encodings": _encodings, "pairs": _pairs}  # further data sets that the jobs of a stage read
 

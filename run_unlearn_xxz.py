@@ -21,6 +21,7 @@ import numpy as np
 import xarray as xr
 
 import controls
+import devices
 import discovery
 import experiments
 import oracles
@@ -233,7 +234,7 @@ def _gauges(config: XxzConfig, dataset: Dataset) -> dict[Gauge, Dataset]:
     return {gauge: load(config, gauge) for gauge in get_args(Gauge)}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES
+STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES | devices.STUDIES
 STUDIES |= {"data": spectrum, "depths": depths, "gauge": gauge_control, "splits": splits}
 OTHERS = controls.OTHERS | {"gauge": _gauges, "splits": _rings}  # further data sets that the jobs of a stage read
 
