@@ -1049,7 +1049,6 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "memorising": lambda read: Table(
         read.gather(memorising, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
     "matched-fit-mnist": lambda read: _forgetting(read, "mnist", matched_fit),
-    "matched-fit-xxz": lambda read: _forgetting(read, "xxz", matched_fit),
     "discovery-mnist": lambda read: _partly_known(read, "mnist"),
     "discovery-xxz": lambda read: _partly_known(read, "xxz"),
     "detection": lambda read: Table(read.gather(detections, "mnist", "xxz", presets=["corrected"]),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import controls
+import discovery
 import keys
 import oracles
 import run_hessian
@@ -23,11 +24,9 @@ ROOT = Path(__file__).parents[1]
 XXZ_STUDIES = STUDIES | {
     "data": run_unlearn_xxz.spectrum, "depths": run_unlearn_xxz.depths, "gauge": run_unlearn_xxz.gauge_control,
 }  # fmt: skip
-CONTROLS = {"dynamics": controls.dynamics, "controls": controls.controls}
-XXZ_CONTROLS = {
-    "data": run_unlearn_xxz.spectrum, "dynamics": controls.dynamics, "controls": controls.controls,
-    "splits": run_unlearn_xxz.splits,
-}  # fmt: skip
+CONTROLS = {name: controls.STUDIES[name] for name in ("dynamics", "controls", "capacity", "equal_steps")}
+CONTROLS |= discovery.STUDIES  # those that read other data sets than the script's are left to the README's tables
+XXZ_CONTROLS = CONTROLS | {"data": run_unlearn_xxz.spectrum, "splits": run_unlearn_xxz.splits}
 SLOW = ("qnn_20", "reflection")  # contenders that are not committed
 CONTENDING = tuple(name for name in (*controls.CONTENDERS, *controls.ESTIMATORS) if name not in SLOW)
 CASES = [

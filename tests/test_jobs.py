@@ -242,8 +242,8 @@ def test_what_a_function_closes_over_counts():
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
-    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, devices, discovery,
-               jobs, run_hessian, run_unlearn_xxz)  # fmt: skip
+    modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, devices,
+               discovery, jobs, run_hessian, run_unlearn_xxz)  # fmt: skip
     kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
              oracles.Case)  # fmt: skip
     kinds += tuple(
