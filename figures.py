@@ -854,6 +854,36 @@ def detected(results: xr.Dataset) -> plt.Figure:
     return _finished(text, results, legend=True)
 
 
+# ---- a device ----
+
+
+def devices(results: xr.Dataset) -> plt.Figure:
+    """Validation accuracy of circuits against their noise, a mark for each number of shots."""
+    noises, trained = (results[name].to_series() for name in ("noise", "trained"))
+    models = sorted(results.model.values, key=lambda name: (trained[name] != "exact", list(noises.index).index(name)))
+    names = [noises[name].replace(",", "\n") + ("\n" + trained[name]) * (trained[name] != "exact") for name in models]
+    counts = results.shots.values
+    for axis, alpha in _panels(results.alpha_percent.values, "", "validation accuracy"):
+        for place, shots in enumerate(counts):
+            own = results.accuracy.sel(alpha_percent=alpha, shots=shots)
+            runs = {i: own.sel(model=name).dropna("run").values for i, name in enumerate(models)}
+            runs = {i: each for i, each in runs.items() if len(each)}
+            x = np.array(list(runs)) + 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
+            ends = np.array([metrics.bootstrap_interval(each) for each in runs.values()]).reshape(-1, 2).T
+            colour, label = _mixed(PALETTE[1], "black", place / len(counts)), f"{shots} shots" if shots else "exact"
+            axis.vlines(x, *ends, color=colour, linewidth=1)
+            axis.plot(
+                x, [each.mean() for each in runs.values()], MARKERS[place], color=colour, markersize=4, label=label
+            )
+        axis.set_xticks(range(len(models)), labels=names, fontsize=6)
+        axis.set_title(f"{alpha} % of the labels flipped")
+    plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.3)
+    text = (f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with exactly computed "
+            "noise, or from shots where that is said, and read with shots; the preparation of the states is taken to be "
+            "without noise, and would take far more gates than the circuit")  # fmt: skip
+    return _finished(text, results, legend=True)
+
+
 FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = {  # file name: function, its studies
     "spectrum": (xxz_spectrum, "data"),
     "noise_sweep": (noise_sweep, "noise_sweep"),
@@ -873,6 +903,7 @@ FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = 
     "capacity": (capacity, "capacity"),
     "pairs": (digit_pairs, "pairs"),
     "splits": (ring_splits, "splits"),
+    "devices": (devices, "hardware"),
     "known_shares": (known_shares, "discovery"),
     "detection": (detection, "detection"),
     "detected": (detected, "detected"),

@@ -133,6 +133,9 @@ KEYS = [
     "alpha_percent",
     "known_percent",
     "detector",
+    "noise",
+    "trained",
+    "shots",
     "measure",
 ]
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
@@ -657,6 +660,31 @@ def detections(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return over_runs(runs.assign(measure=runs.measure.map(names)))
 
 
+# ---- a device ----
+
+ON_A_DEVICE = (
+    "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − 2 CNOTs and 2ⁿ − 1 "
+    "rotations for n qubits with real amplitudes (quant-ph/0407010), 1,022 and 1,023 for an image, beside 60 RZZ and 180 "
+    "rotations of the circuit"
+)
+
+
+def hardware(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """Validation accuracy under noise, read with shots, and above that of the circuit without noise."""
+    runs = every_run(read[data, preset, "hardware"][["accuracy"]]).assign(measure="validation")
+    is_bare = (runs.noise == "none") & (runs.trained == "exact")
+    above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
+    return pd.concat([over_runs(runs), above], ignore_index=True)
+
+
+def hardware_unlearning(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The same of circuits that unlearned."""
+    runs = every_run(read[data, preset, "hardware_unlearning"][["accuracy"]]).assign(measure="validation")
+    is_bare = runs.noise == "none"
+    above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
+    return pd.concat([over_runs(runs), above], ignore_index=True)
+
+
 # ---- layout ----
 
 
@@ -751,6 +779,7 @@ FORGETTING = {  # measures of the stage evaluation, by what a table calls them
     "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
 }  # fmt: skip
 COLLAPSE = {"collapsed": "collapsed"}
+DEVICES = {"validation": "validation", "difference in validation": "above"}
 
 SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
     "noise_sweep": (sweep, partial(Table, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
@@ -824,6 +853,12 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         columns=("measure", "detector"), head="{measure}, {detector}", measures=AGAINST_NOTHING, title="Detect, then "
         "forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten that a detector "
         "found; n = {n} runs")),
+    "hardware": (hardware, partial(Table, rows=("alpha_percent", "noise", "trained"), columns=("measure", "shots"),
+        head="{measure}, {shots} shots", measures=DEVICES, title="Validation accuracy of circuits with noise on gates and "
+        "readout, n = {n} runs; above: less that of the circuit without noise, paired by run. 0 shots, " + ON_A_DEVICE)),
+    "hardware_unlearning": (hardware_unlearning, partial(Table, rows=("noise", "unlearner"),
+        columns=("measure", "shots"), head="{measure}, {shots} shots", measures=DEVICES, title="The same after "
+        "unlearning, n = {n} runs")),
     "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
         "interval; any gauge: sees none, and is trained once")),
@@ -838,7 +873,11 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
 }  # fmt: skip
 
 
-FILES = {"depths": ("noise_sweep",), "discovery": ("discovery", "detection", "detected")}  # of stages
+FILES = {
+    "depths": ("noise_sweep",),
+    "discovery": ("discovery", "detection", "detected"),
+    "hardware": ("hardware", "hardware_unlearning"),
+}  # of stages
 
 
 @any_terminal()
