@@ -872,15 +872,14 @@ def devices(results: xr.Dataset) -> plt.Figure:
             ends = np.array([metrics.bootstrap_interval(each) for each in runs.values()]).reshape(-1, 2).T
             colour, label = _mixed(PALETTE[1], "black", place / len(counts)), f"{shots} shots" if shots else "exact"
             axis.vlines(x, *ends, color=colour, linewidth=1)
-            axis.plot(
-                x, [each.mean() for each in runs.values()], MARKERS[place], color=colour, markersize=4, label=label
-            )
+            means = [each.mean() for each in runs.values()]
+            axis.plot(x, means, MARKERS[place], color=colour, markersize=4, label=label)
         axis.set_xticks(range(len(models)), labels=names, fontsize=6)
         axis.set_title(f"{alpha} % of the labels flipped")
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.3)
     text = (f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with exactly computed "
-            "noise, or from shots where that is said, and read with shots; the preparation of the states is taken to be "
-            "without noise, and would take far more gates than the circuit")  # fmt: skip
+            "noise, or from shots where that is said, and read with shots; preparing the states is taken to be without "
+            "noise, and would take far more gates than the circuit")  # fmt: skip
     return _finished(text, results, legend=True)
 
 

@@ -664,8 +664,8 @@ def detections(read: Studies, data: str, preset: str) -> pd.DataFrame:
 
 ON_A_DEVICE = (
     "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − 2 CNOTs and 2ⁿ − 1 "
-    "rotations for n qubits with real amplitudes (quant-ph/0407010), 1,022 and 1,023 for an image, beside 60 RZZ and 180 "
-    "rotations of the circuit"
+    "rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and 1,023 for an image, beside 60 RZZ and "
+    "180 rotations of the circuit"
 )
 
 
@@ -854,8 +854,9 @@ SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of eac
         "forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten that a detector "
         "found; n = {n} runs")),
     "hardware": (hardware, partial(Table, rows=("alpha_percent", "noise", "trained"), columns=("measure", "shots"),
-        head="{measure}, {shots} shots", measures=DEVICES, title="Validation accuracy of circuits with noise on gates and "
-        "readout, n = {n} runs; above: less that of the circuit without noise, paired by run. 0 shots, " + ON_A_DEVICE)),
+        head="{measure}, {shots} shots", measures=DEVICES, title="Validation accuracy of circuits with noise on gates "
+        "and readout, n = {n} runs; above: less that of the circuit without noise, paired by run. 0 shots, "
+        + ON_A_DEVICE)),
     "hardware_unlearning": (hardware_unlearning, partial(Table, rows=("noise", "unlearner"),
         columns=("measure", "shots"), head="{measure}, {shots} shots", measures=DEVICES, title="The same after "
         "unlearning, n = {n} runs")),
