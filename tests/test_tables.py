@@ -87,7 +87,10 @@ def landscape(models=("MLP[8,2]", "QNN[depth=5,xy,cnot]", "Logistic"), *, runs=3
     return results.assign(accuracy=held_out, dead=xr.zeros_like(results.dead))
 
 
-REAL = ("epochs", "evaluation", "benchmark", "finalists", "influence", "dynamics", "controls", "splits", "encodings")
+REAL = (
+    "epochs", "evaluation", "benchmark", "finalists", "influence", "dynamics", "controls", "splits", "encodings",
+    "capacity", "pairs", "equal_steps", "memorising", "matched_fit", "discovery", "detection", "detected",
+)  # fmt: skip
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
 
@@ -397,7 +400,9 @@ NAMES = [
     "mnist", "controls", "paired-mnist", "features", "paired-features", "unlearning-mnist", "paired-unlearning",
     "xxz", "paired-xxz", "gauge", "paired-gauge", "sizes", "paired-depths", "unlearning-xxz", "epochs",
     "evaluation-mnist", "evaluation-xxz", "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz",
-    "influence", "rankings", "dynamics", "paired-dynamics", "contests-mnist", "contests-xxz", "splits", "encodings",
+    "influence", "rankings", "dynamics", "paired-dynamics", "contests-mnist", "contests-xxz", "splits",
+    "capacity", "pairs", "equal-steps-mnist", "equal-steps-xxz", "memorising", "matched-fit-mnist", "discovery-mnist",
+    "discovery-xxz", "detection", "detected-mnist", "detected-xxz", "encodings",
     "fidelities", "maps", "landscape",
 ]  # fmt: skip
 
@@ -515,10 +520,11 @@ def test_a_file_of_an_older_version_is_named(folder, script):
 
 def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 13} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 21} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape", "epochs", "evaluation", "benchmark",
-               "finalists", "dynamics", "controls", "splits", "encodings"]  # fmt: skip
+               "finalists", "dynamics", "controls", "splits", "encodings", "capacity", "pairs", "equal_steps",
+               "memorising", "matched_fit", "discovery", "detection", "detected"]  # fmt: skip
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in set(NAMES) - {"fidelities"}:  # which are of states alone
         assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(frames[name])
