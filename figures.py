@@ -159,7 +159,8 @@ def _finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figu
         figure.legend(found.values(), found.keys(), frameon=False, loc="outside right upper")
         figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * max(map(len, found), default=0))
     diverged = sum(int(study.diverged.sum()) for study in studies if "diverged" in study)
-    text += f"; {diverged} trainings that diverged are left out" if diverged else ""
+    left_out = "1 training that diverged is" if diverged == 1 else f"{diverged} trainings that diverged are"
+    text += f"; {left_out} left out" if diverged else ""
     lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
     figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")

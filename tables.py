@@ -1024,8 +1024,8 @@ def _contests(read: Studies, data: str) -> Table:
 
 
 def _partly_known(read: Studies, data: str) -> Table:
-    """Above doing nothing, where half of the poison is known, and all of it."""
-    tidy = read.gather(known_shares, data, presets=["corrected"]).query("known_percent in (50, 100)")
+    """Above doing nothing, where none of the poison is known, half, and all of it."""
+    tidy = read.gather(known_shares, data, presets=["corrected"]).query("known_percent in (0, 50, 100)")
     return Table(tidy, ("poison", "alpha_percent", "model", "title"), ("known_percent", "measure"),
                  "{measure}, {known_percent} % known", AGAINST_NOTHING)  # fmt: skip
 
