@@ -51,8 +51,9 @@ def by_density_matrix(params, state, noise, rotations, entangler):
     return (1 - 2 * noise.readout) * circuit.expectation_ps(z=[n - 1]).real
 
 
-@pytest.mark.parametrize(("rotations", "entangler"), ANSATZE)
-@pytest.mark.parametrize(("n_qubits", "depth"), [(2, 2), (3, 2), (4, 3), (5, 2)])
+@pytest.mark.parametrize(("n_qubits", "depth", "rotations", "entangler"), [
+    (2, 2, "xyx", "rzz"), (3, 2, "xyx", "rzz"), (5, 2, "xy", "rzz"), (2, 2, "xyx", "cnot"), (4, 1, "xy", "cnot"),
+])  # fmt: skip
 def test_a_noisy_expectation_is_that_of_density_matrices(n_qubits, depth, rotations, entangler):
     """Cones that are the ring and cones that are not; values and gradients."""
     params = angles(n_qubits, depth, rotations, entangler)
@@ -65,13 +66,13 @@ def test_a_noisy_expectation_is_that_of_density_matrices(n_qubits, depth, rotati
         return by_density_matrix(params, state, NOISE, rotations, entangler)
 
     assert ours(params) == pytest.approx(float(theirs(params)), abs=1e-10)
-    if n_qubits < 5:
+    if n_qubits == 2:
         np.testing.assert_allclose(jax.grad(ours)(params), jax.grad(theirs)(params), atol=1e-10)
 
 
 def test_six_qubits_in_a_cone_of_three():
     params = angles(6, 2)
-    states = random_states(2, 6, seed=2)
+    states = random_states(1, 6, seed=2)
     expected = [by_density_matrix(params, state, NOISE, "xyx", "rzz") for state in states]
     np.testing.assert_allclose(noisy_expectation(params, jnp.asarray(states), NOISE), expected, atol=1e-10)
     reduced = circuits.reduce_states(jnp.asarray(states), 2)
@@ -79,7 +80,7 @@ def test_six_qubits_in_a_cone_of_three():
 
 
 @pytest.mark.parametrize(("rotations", "entangler"), ANSATZE)
-@pytest.mark.parametrize(("n_qubits", "depth", "real"), [(2, 3, True), (5, 2, False), (6, 4, True), (7, 3, False)])
+@pytest.mark.parametrize(("n_qubits", "depth", "real"), [(2, 3, True), (5, 2, False), (6, 4, True)])
 def test_without_noise_it_is_the_circuit(rotations, entangler, n_qubits, depth, real):
     params = angles(n_qubits, depth, rotations, entangler, seed=depth)
     states = random_states(3, n_qubits, seed=n_qubits)
@@ -106,7 +107,7 @@ def test_readout_alone_is_a_factor():
 
 
 @pytest.mark.parametrize(("rotations", "entangler"), ANSATZE)
-@pytest.mark.parametrize(("n_qubits", "depth"), [(2, 2), (4, 2), (5, 3), (6, 2), (6, 5)])
+@pytest.mark.parametrize(("n_qubits", "depth"), [(2, 2), (5, 3), (6, 2)])
 def test_the_angles_that_act_are_those_with_a_gradient(n_qubits, depth, rotations, entangler):
     params = angles(n_qubits, depth, rotations, entangler)
     states = jnp.asarray(random_states(2, n_qubits, seed=4))
