@@ -18,7 +18,7 @@ from conftest import users_environment
 import circuits
 import storage
 from datar import load_xxz, xxz_spectrum
-from experiments import Fit, block_inputs, tensors_to_params
+from experiments import Fit, inputs_of_sets, tensors_to_params
 from metrics import cross_entropy
 from models import MLP, QNN, Training, train
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Task, unlearn
@@ -222,7 +222,8 @@ def unlearned(dataset, model, poison, alpha, **fields):
 def test_both_models_see_the_same_states(gauge, poison):
     """The QNN's 6 qubits hold what the MLP reads as (Re, Im), poisoned samples included."""
     dataset = load_xxz(n_sites=6, gauge=gauge)
-    (_, mlp), (_, qnn) = (block_inputs(unlearned(dataset, m, poison, 30), dataset) for m in (MLP(128, (4,)), QNN(6, 2)))
+    jobs = [unlearned(dataset, model, poison, 30) for model in (MLP(128, (4,)), QNN(6, 2))]
+    (_, mlp), (_, qnn) = (inputs_of_sets(job, job.sets(dataset)) for job in jobs)
     seen = [(mlp.retain.x, qnn.retain.x), (mlp.forget.x, qnn.forget.x), (mlp.forget_clean.x, qnn.forget_clean.x),
             (mlp.inputs, qnn.inputs), (mlp.validation[None], qnn.validation[None])]  # fmt: skip
     for narrow, circuit in seen:
@@ -253,7 +254,7 @@ def test_which_features_each_method_forgets(config, scrub_reads):
     dataset = load_xxz(n_sites=4, gauge=config.gauge)
     model = MLP(32, (4,))
     job = unlearned(dataset, model, "features", 80)
-    draw, (_, block) = job.draws(dataset)[0], block_inputs(job, dataset)
+    draw, (_, block) = job.draws(dataset)[0], inputs_of_sets(job, job.sets(dataset))
     assert draw.mask.sum() == 66 and not np.allclose(draw.forget_clean.x, draw.forget_poisoned.x)
     task = Task(model, None, block.retain, block.forget, block.forget_clean, None)
     columns = slice(None) if block.columns is None else np.asarray(block.columns)
