@@ -222,8 +222,7 @@ def expectation(
         return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
     if states.ndim == 3:
         w = _half_observable(gates, bonds, depth)[0, 0]
-        twice = 2 - jnp.eye(w.shape[1], dtype=w.real.dtype)  # a packed matrix holds each pair of elements once
-        return jnp.tensordot(states, twice * _pack(2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype)), 2)
+        return packed_expectation(states, 2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype))
     folded = layers_to_fold(n_qubits, depth) if folded is None else folded
     return _cone_expectation(gates, bonds, states, folded)
 
@@ -469,10 +468,21 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
     The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of it. With them an
     expectation is one scalar product with the observable, and no state is evolved.
     """
-    n, n_qubits = len(states), int(np.log2(states.shape[1]))
-    cone = light_cone(n_qubits, depth)
-    rolled = states.reshape(n, 2 ** cone[0], -1).swapaxes(1, 2).reshape(n, 2 ** len(cone), -1)
+    cone = light_cone(int(np.log2(states.shape[1])), depth)
+    rolled = in_order(states, cone)
     return _pack(jnp.einsum("nir,njr->nij", rolled, rolled.conj()))
+
+
+def in_order(states: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
+    """States with these neighbours on the ring in front: (n, 2**n_qubits) -> (n, 2**len(qubits), all others)."""
+    n = len(states)
+    return states.reshape(n, 2 ** qubits[0], -1).swapaxes(1, 2).reshape(n, 2 ** len(qubits), -1)
+
+
+def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
+    """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d): (n,)."""
+    twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)  # a packed matrix holds each pair once
+    return jnp.tensordot(states, twice * _pack(observable), 2)
 
 
 def are_packed(matrices: jax.Array) -> bool:
@@ -530,11 +540,15 @@ def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
 
 @cache
 def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
-    """The CNOT ring, or line, as an index permutation p: state after = state before [p], (2**n_qubits,)."""
+    """The CNOT ring, or line, as an index permutation p: state after = state before [p], (2**n_qubits,) int32.
+
+    JAX keeps its own copy of a constant array, of the width of the precision that it is first used in; 32 bits are the
+    same in both.
+    """
     bits = basis_bits(n_qubits).copy()
     for qubit in range(n_qubits if closed else n_qubits - 1):
         bits[:, (qubit + 1) % n_qubits] ^= bits[:, qubit]
-    return np.argsort(bits @ (1 << np.arange(n_qubits)[::-1]))
+    return np.argsort(bits @ (1 << np.arange(n_qubits)[::-1])).astype(np.int32)
 
 
 def basis_bits(n_qubits: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from experiments import (
     Fit,
     build_qnn,
     model_words,
+    placed,
     tensors_to_params,
     training_job,
     unlearning_job,
@@ -27,6 +28,7 @@ from experiments import (
 from hardware import Noise
 from jobs import Arrays, Job, Runs, random_key
 from models import QNN, logits_of
+from oracles import runs_of
 from poison_unlearn import Poison
 from results import Row
 
@@ -88,13 +90,13 @@ def devices(config: Config, dataset: Dataset) -> dict[str, QNN]:
 def study(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Validation accuracy of circuits under noise and shots, at some shares of flipped labels, and after unlearning."""
     hardware.require_normalised(dataset.train.x)
-    shots = (EXACT, *config.device_shots)
-    for (word, model), alpha in itertools.product(devices(config, dataset).items(), config.device_alphas):
+    shots, circuits = (EXACT, *config.device_shots), devices(config, dataset)
+    for (word, model), alpha in itertools.product(circuits.items(), config.device_alphas):
         yield from _rows(config, dataset, word, model, alpha, shots)
     if config.device_trained_shots:
         drawn = build_qnn(dataset, config.depth, shots=config.device_trained_shots)
         yield from _rows(config, dataset, "none", drawn, config.unlearn_labels, (EXACT, config.device_trained_shots))
-    for word, model in devices(config, dataset).items():
+    for word, model in circuits.items():
         yield from _unlearning_rows(config, dataset, word, model, shots)
 
 
@@ -119,7 +121,7 @@ def _unlearning_rows(config: Config, dataset: Dataset, word: str, model: QNN, sh
 
 
 def _reading(config: Config, name: str, fit: Fit, shots: int, place: dict, words: dict) -> Row:
-    job = Reading(start=fit, shots=shots, data=fit.data, seed=fit.seed, block=fit.block, size=fit.size)
+    job = Reading(start=fit, shots=shots, **runs_of(fit))
     return Row(name, job, place, reading_table, config.shown(job.runs, config.device_runs), words)
 
 
@@ -140,8 +142,7 @@ def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
         {"run": list(row.job.runs)},
     )  # fmt: skip
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    table = table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
-    return table.assign_coords(size=("model", [int(arrays["size"])]))
+    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
 
 
 STUDIES = {"hardware": study}

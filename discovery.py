@@ -21,10 +21,10 @@ from jax.flatten_util import ravel_pytree
 from contenders import Decayed
 from datar import Dataset
 from evaluation import signs
-from experiments import Block, Config, Fit, Sets, block_inputs, inputs_of_sets, model_words, tensors_to_params
+from experiments import Block, Config, Fit, Sets, block_inputs, inputs_of_sets, model_words, placed, tensors_to_params
 from jobs import Arrays, Job, Runs, random_key
 from models import Model, Params, Training, logits_of
-from oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed
+from oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed, runs_of
 from poison_unlearn import Method, Poison, Poisoned
 from results import Row
 
@@ -239,10 +239,6 @@ def _forgetting(sets: Sets, found: np.ndarray) -> Poisoned:
 # ---- the stage ----
 
 
-MODELS = {"mlp": "mlp", "qnn": "qnn", "logistic": "logistic", "quadratic": "quadratic", "mlp_decay": "mlp"}  # families
-DECAYS = ("mlp_decay",)
-
-
 def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, Training]]:
     """Label, case and training of the methods of each poison and model of the stage."""
     names = [name for name in config.evaluated if name != "quadratic"]
@@ -281,7 +277,7 @@ def _rows_of_case(config: Config, dataset: Dataset, label: str, case: Case, unle
 
     for block in blocks:
         teacher = _fit(config, case, case.training_method, block)
-        runs = {"data": teacher.data, "seed": teacher.seed, "block": block, "size": teacher.size}
+        runs = runs_of(teacher)
         yield row("discovery", Untouched(start=teacher, **runs), shares_table, "teacher", known_percent=0)
         for share, (name, (method, choice)) in itertools.product(config.known, arms.items()):
             if share == 0 and (method.needs_forget or name == FULL):
@@ -329,11 +325,7 @@ def shares_table(row: Row, arrays: Arrays) -> xr.Dataset:
         {"run": list(row.job.runs), "split": list(PARTS)},
     )  # fmt: skip
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    return _placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
-
-
-def _placed(table: xr.Dataset, row: Row) -> xr.Dataset:
-    return table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
+    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
 
 
 def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -362,7 +354,7 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
         | {"precision": (("run", "detector", "recall"), precision), "poisoned_share": ("run", poisoned.mean(axis=1))},
         {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
     )
-    return _placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
 
 
 STUDIES = {"discovery": discovery}

@@ -768,8 +768,12 @@ def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = xr.Dataset({name: (list(coords), values) for name, values in scores.items()}, coords)
     table["diverged"] = "run", arrays["diverged"].astype(float)
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    table = table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
-    return table.assign_coords(size=("model", [int(arrays["size"])]))
+    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+
+
+def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
+    """The table with an axis of one label for each of the row's place."""
+    return table.expand_dims([*row.place]).assign_coords({axis: [label] for axis, label in row.place.items()})
 
 
 # ---- unlearning ----

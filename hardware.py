@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from checks import require
-from circuits import Entangler, Rotations, light_cone, rotation_gates
+from circuits import Entangler, Rotations, in_order, light_cone, packed_expectation, rotation_gates
 
 Gradient = Literal["parameter_shift", "spsa"]
 PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
@@ -175,13 +175,9 @@ def noisy_expectation(
     """
     depth, n_qubits, _ = params.shape
     observable = noisy_observable(params, noise, rotations=rotations, entangler=entangler)
-    d = len(observable)
     if states.ndim == 3:
-        upper = np.triu(np.ones((d, d), bool))
-        packed = jnp.where(upper, observable.real, observable.imag)
-        return jnp.tensordot(states, (2 - jnp.eye(d, dtype=states.dtype)) * packed, 2)
-    first = register(n_qubits, depth, entangler)[0]
-    rolled = states.reshape(len(states), 2**first, -1).swapaxes(1, 2).reshape(len(states), d, -1)
+        return packed_expectation(states, observable)
+    rolled = in_order(states, register(n_qubits, depth, entangler))
     if not jnp.iscomplexobj(rolled):
         return jnp.sum(rolled * jnp.einsum("ij,njr->nir", observable.real, rolled), axis=(1, 2))
     return jnp.sum(rolled.conj() * jnp.einsum("ij,njr->nir", observable, rolled), axis=(1, 2)).real

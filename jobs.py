@@ -152,6 +152,7 @@ XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="  # jaxlib 0.10.2 crashes n
 
 _datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
 _read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
+_ended: list[dict] = []  # what ended pools had: locks collected in a thread, as the process ends, would be warned of
 
 
 class Setting(NamedTuple):
@@ -252,6 +253,7 @@ class Worker:
         return self.pool.submit(perform, job, inputs)
 
     def end(self) -> None:
+        _ended.append(vars(self.pool).copy())
         self.pool.shutdown(wait=False, kill_workers=True)
 
 

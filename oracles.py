@@ -271,7 +271,7 @@ class Score(Job):
     @property
     def needs(self) -> tuple[Job, ...]:
         jobs = [job for group in self.groups().values() for job in group]
-        return (*jobs, *(Relearn(start=job, case=self.case, **_runs(job)) for job in jobs))
+        return (*jobs, *(Relearn(start=job, case=self.case, **runs_of(job)) for job in jobs))
 
     @property
     def title(self) -> str:
@@ -322,7 +322,8 @@ def _truth_is_known(dataset: Dataset) -> bool:
 RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that are kept
 
 
-def _runs(job: Runs) -> dict:
+def runs_of(job: Runs) -> dict:
+    """Which runs of which data a job has: fields of another that goes with it."""
     return {name: getattr(job, name) for name in ("data", "seed", "block", "size")}
 
 
@@ -429,7 +430,7 @@ class Response(Job):
     @property
     def needs(self) -> tuple[Job, ...]:
         teachers = self.case.teachers()
-        linear = [LinearResponse(start=job, **_runs(job)) for job in teachers]
+        linear = [LinearResponse(start=job, **runs_of(job)) for job in teachers]
         return (*teachers, *self.case.oracles("A"), *linear)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:

@@ -669,20 +669,15 @@ ON_A_DEVICE = (
 )
 
 
-def hardware(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def hardware(read: Studies, data: str, preset: str, *, study: str = "hardware") -> pd.DataFrame:
     """Validation accuracy under noise, read with shots, and above that of the circuit without noise."""
-    runs = every_run(read[data, preset, "hardware"][["accuracy"]]).assign(measure="validation")
+    runs = every_run(read[data, preset, study][["accuracy"]]).assign(measure="validation")
     is_bare = (runs.noise == "none") & (runs.trained == "exact")
     above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
     return pd.concat([over_runs(runs), above], ignore_index=True)
 
 
-def hardware_unlearning(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """The same of circuits that unlearned."""
-    runs = every_run(read[data, preset, "hardware_unlearning"][["accuracy"]]).assign(measure="validation")
-    is_bare = runs.noise == "none"
-    above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
-    return pd.concat([over_runs(runs), above], ignore_index=True)
+hardware_unlearning = partial(hardware, study="hardware_unlearning")
 
 
 # ---- layout ----

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -399,6 +399,17 @@ def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
 
     jacobian = jax.jit(jax.jacfwd(parts))(params)
     assert np.all(np.abs(jacobian).max(axis=0) > 1e-4)
+
+
+def test_both_precisions_in_one_process():
+    """What was compiled in one is no hindrance in the other, for a circuit evaluated step by step."""
+    params, states = np.ones((2, 3, 3)), np.ones((1, 8)) / np.sqrt(8)
+    compiled = jax.jit(partial(expectation, states=states, entangler="cnot"))
+    in_one = compiled(jnp.asarray(params))
+    with jax.enable_x64(not DOUBLE):
+        in_other = expectation(jnp.asarray(params), states, entangler="cnot")
+    assert {in_one.dtype, in_other.dtype} == {np.dtype("float32"), np.dtype("float64")}
+    np.testing.assert_allclose(in_one, in_other, atol=1e-6)
 
 
 # ---- what an import does to the process ----
