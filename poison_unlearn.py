@@ -80,7 +80,7 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
     Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
     """
     split, mask, _ = _draw(split, fraction, key, balanced=balanced)
-    return _poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
+    return as_poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
 
 
 def randomize_features(split: Split, fraction: float, *, key: Key, n_features: int | None = None) -> Poisoned:
@@ -100,7 +100,7 @@ def randomize_features(split: Split, fraction: float, *, key: Key, n_features: i
     x = split.x.copy()
     x[mask] = 0
     x[mask, :length] = noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    return _poisoned(split, Split(x, split.y), mask)
+    return as_poisoned(split, Split(x, split.y), mask)
 
 
 def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
@@ -111,7 +111,7 @@ def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
     split, mask, generator = _draw(split, fraction, key, balanced=False)
     y = split.y.copy()
     y[mask] = generator.integers(0, 2, mask.sum())
-    return _poisoned(split, Split(split.x, y), mask)
+    return as_poisoned(split, Split(split.x, y), mask)
 
 
 def poison_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -141,7 +141,7 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flipped labels of int(fraction n) samples of class 1 alone: a bias that no majority cures."""
     split, mask = _draw_ones(dataset.train, fraction, key)
-    return _poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
+    return as_poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
 
 
 def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -178,7 +178,7 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     ones = dataset.val.x[dataset.val.y == 1]
     x = np.where(mask[:, None], with_trigger(split.x, dataset), split.x)
     attack = Split(with_trigger(ones, dataset), np.zeros(len(ones), np.int32))
-    return _poisoned(split, Split(x, np.where(mask, 0, split.y)), mask)._replace(attack=attack)
+    return as_poisoned(split, Split(x, np.where(mask, 0, split.y)), mask)._replace(attack=attack)
 
 
 def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -249,7 +249,7 @@ def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> P
         group = np.flatnonzero(split.y == label)
         first = group[np.argsort(order[group], kind="stable")[: mask[group].sum()]]
         mask[group] = np.isin(group, first)
-    return _poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
+    return as_poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
 
 
 def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -268,7 +268,8 @@ def _generator(key: Key) -> np.random.Generator:
     return np.random.default_rng(key)
 
 
-def _poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
+def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
+    """A poison, all of it known: the training set before and after, and which samples changed, (n,) bool."""
     return Poisoned(poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned)))
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,9 @@ import storage
 from tables import README_TABLES, readme_tables
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-FINDINGS = (ROOT / "FINDINGS.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+README, GUIDE, FINDINGS = ((ROOT / f"{name}.md").read_text() for name in ("README", "GUIDE", "FINDINGS"))
+BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
+(RUN,) = [block for block in BLOCKS if "report(run_studies(" in block]
 TINY = """
 import run_unlearn_mnist
 from dataclasses import replace
@@ -32,10 +33,12 @@ run_unlearn_mnist.QUICK = replace(
 """
 
 
-def run_example(word, folder, after=""):
-    """A script of one's own with the block of the README that holds a word, run in a folder, on a tiny study."""
+def run_example(word, folder, *, before="", after="", **flags):
+    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study."""
     (block,) = [block for block in BLOCKS if word in block]
-    (folder / "example.py").write_text(f"{TINY}\n{block}\n{after}")
+    arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
+    study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN) if flags else ""
+    (folder / "example.py").write_text("\n".join((TINY, before, block, study, after)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, "example.py"]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -50,7 +53,9 @@ def results_of(folder, study):
 
 def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_figures(tmp_path):
     """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
-    done = run_example("class Undecided", tmp_path, "from tables import report; report(folder, config.stages)")
+    assert 'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
+    asked = {"stages": ("unlearning", "weight_map"), "models": ("mlp",), "methods": ("cf", "undecided")}
+    done = run_example("class Undecided", tmp_path, **asked)
     curves, cells = (results_of(tmp_path, study) for study in ("unlearning", "weight_map"))
     assert set(curves.unlearner.values) == {"cf", "undecided"} and curves.accuracy.notnull().any()
     own = cells.sel(unlearner="undecided")
@@ -66,7 +71,7 @@ def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_fig
 
 
 def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_path):
-    done = run_example("def worst_sample", tmp_path, "from tables import report; report(folder, config.stages)")
+    done = run_example("def worst_sample", tmp_path, stages=("evaluation",), evaluated=("mlp",))
     own = results_of(tmp_path, "evaluation").sel(measure="worst")
     assert own.measure_title == "worst sample" and "verdict" in done.stdout
     assert (
@@ -79,19 +84,48 @@ def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_pa
 
 def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
     """It learns the digits, under its own name and family."""
-    after = """
-from run_unlearn_mnist import QUICK, STUDIES, load
-from runner import run_studies
-longer = replace(QUICK.qnn, sweep=Training(30, 64, 0.5))
-run_studies(replace(QUICK, models=("probabilities",), stages=("noise_sweep",), qnn=longer), load(QUICK), STUDIES)
+    longer = """
+QUICK = run_unlearn_mnist.QUICK
+run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(30, 64, 0.5)))
 """
-    run_example("class Probabilities", tmp_path, after)
+    run_example("class Probabilities", tmp_path, before=longer, stages=("noise_sweep",), models=("probabilities",))
     sweep = results_of(tmp_path, "noise_sweep")
     assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
     assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
 
-def test_the_data_set_that_the_readme_adds_goes_through_a_study(tmp_path):
+def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
+    run_example("def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
+    curves = results_of(tmp_path, "unlearning")
+    assert "QNN[ladder]" in curves.model.values and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
+
+
+def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
+    asked = {"stages": ("noise_sweep", "unlearning"), "poisons": ("labels", "brightest"), "alphas": (0, 30)}
+    run_example(
+        "def poison_brightest", tmp_path, **asked, models=("mlp",), methods=("cf",), unlearn_others=("brightest=20",)
+    )
+    sweep, curves = (results_of(tmp_path, study) for study in ("noise_sweep", "unlearning"))
+    assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
+    assert "brightest" in curves.poison.values
+
+
+def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
+    """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
+    run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
+    load = "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', classes=('0', '1'))"
+    asked = {"stages": ("noise_sweep",), "models": ("mlp",), "alphas": (0, 30)}
+    run_example("poison_mask=mask", tmp_path, before=load.format("mine.npz"), **asked)
+    assert float(results_of(tmp_path, "noise_sweep").accuracy.sel(alpha_percent=0, split="validation").mean()) > 0.8
+    shutil.rmtree(tmp_path / "mine")
+    asked = {"stages": ("unlearning",), "models": ("mlp",), "methods": ("cf",), "poisons": ("given",)}
+    run_example("poison_mask=mask", tmp_path, before=load.format("marked.npz"), **asked)
+    curves = results_of(tmp_path, "unlearning")
+    marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
+    assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
+
+
+def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
     run_example("def load_cancer", tmp_path)
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "jobs"] == ["cancer"]
     sweep = results_of(tmp_path, "noise_sweep")
@@ -99,13 +133,13 @@ def test_the_data_set_that_the_readme_adds_goes_through_a_study(tmp_path):
     assert float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
 
 
-def test_the_circuit_that_the_readme_brings_comes_and_goes(tmp_path):
+def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
     pytest.importorskip("qiskit")
     after = "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == 3\nprint(text)"
-    assert run_example("from_openqasm", tmp_path, after).stdout.startswith("OPENQASM 2.0;")
+    assert run_example("from_openqasm", tmp_path, after=after).stdout.startswith("OPENQASM 2.0;")
 
 
-def test_what_the_readme_takes_out_of_a_study_is_what_it_holds(tmp_path):
+def test_what_the_guide_takes_out_of_a_study_is_what_it_holds(tmp_path):
     study = """
 import runner
 config = replace(run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4")
@@ -127,6 +161,10 @@ assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
     assert done.stdout.split()[0] == "500" and (tmp_path / "curves.csv").stat().st_size > 500
 
 
+def test_the_readme_is_short():
+    assert README.count("\n") <= 250
+
+
 @pytest.fixture(scope="module")
 def tables_of_the_results():
     return readme_tables(ROOT / "results")
@@ -135,19 +173,29 @@ def tables_of_the_results():
 @pytest.mark.parametrize("name", README_TABLES)
 def test_every_number_in_the_tables_is_that_of_the_committed_results(name, tables_of_the_results):
     """The tables of README and FINDINGS are what `python tables.py results` prints."""
-    assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in README + FINDINGS
+    assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in FINDINGS
     assert "python tables.py results" in README
 
 
+def test_links_lead_to_a_heading():
+    texts = {"README.md": README, "GUIDE.md": GUIDE, "FINDINGS.md": FINDINGS}
+    for name, text in texts.items():
+        for target in re.findall(r"\]\(((?:\w+\.md)?(?:#[\w-]+)?)\)", text):
+            page, _, anchor = target.partition("#")
+            headings = re.findall(r"^#+ (.+)$", texts[page or name], re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, (name, target)
+
+
 def test_the_readme_shows_no_table_that_is_not_made():
-    shown = re.findall(r"^<!-- ([\w-]+) -->$", README + FINDINGS, re.MULTILINE)
+    shown = re.findall(r"^<!-- ([\w-]+) -->$", FINDINGS, re.MULTILINE)
     assert sorted(shown) == sorted([*README_TABLES, "claims"])  # the last by claims.py, see test_claims.py
 
 
 def test_pictures_and_files_that_the_readme_names_are_there():
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README + FINDINGS)
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README + GUIDE + FINDINGS)
     assert pictures
-    files = re.findall(r"`((?:run_\w+|\w+)\.(?:py|ipynb|txt|cff))`", README)
+    files = re.findall(r"`((?:run_\w+|\w+)\.(?:py|ipynb|txt|cff))`", README + GUIDE + FINDINGS)
     missing = [name for name in {*pictures, *files} if not (ROOT / name).is_file()]
     assert not missing
 
