@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import storage
@@ -185,6 +186,42 @@ def test_links_lead_to_a_heading():
             headings = re.findall(r"^#+ (.+)$", texts[page or name], re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in anchors, (name, target)
+
+
+NUMBER = r"(?<![\w.:/-])[-−+]?\d*\.\d+(?![\w]|\.\d)"
+INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
+
+
+def numbers(words):
+    """Their sizes, and the halves of their last digits: signs are words in a sentence (ahead, behind)."""
+    plain = [word.replace("−", "-") for word in words]
+    return [abs(float(word)) for word in plain], [0.51 * 10.0 ** -len(word.split(".")[1]) for word in plain]
+
+
+def prose_and_rows(text):
+    lines = re.sub(r"```.*?```", "", text, flags=re.DOTALL).splitlines()
+    return (" ".join(line for line in lines if line.startswith("|") == rows) for rows in (False, True))
+
+
+@pytest.mark.parametrize("name", ["README", "FINDINGS"])
+def test_every_interval_in_a_sentence_is_one_of_a_table(name):
+    _, rows = prose_and_rows(FINDINGS)
+    shown = np.array([sorted(numbers(found)[0]) for found in INTERVAL.findall(rows)])
+    prose, _ = prose_and_rows(globals()[name])
+    said = list(INTERVAL.finditer(prose))
+    assert said
+    for found in said:
+        sizes, halves = numbers(found.groups())
+        assert (np.abs(shown - sorted(sizes)) < max(halves)).all(axis=1).any(), found[0]
+
+
+def test_every_number_in_a_sentence_of_findings_is_in_a_table_of_its_section():
+    for section in re.split(r"^## ", FINDINGS, flags=re.MULTILINE)[1:]:
+        prose, rows = prose_and_rows(section)
+        shown = np.array(numbers(re.findall(NUMBER, rows))[0])
+        for word in re.findall(NUMBER, prose):
+            (size,), (half,) = numbers([word])
+            assert (np.abs(shown - size) < half).any(), (section.split("\n")[0], word)
 
 
 def test_the_readme_shows_no_table_that_is_not_made():
