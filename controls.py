@@ -61,7 +61,7 @@ VALIDATION = SPLITS.index("validation")
 
 
 def control_fit(config: Config, data: Dataset, protocol: Protocol, model: Model, method: Method, poison: Poison) -> Fit:
-    """Its first block: models trained on all samples of training sets drawn anew."""
+    """The first block of a contender: models trained on all samples of training sets drawn anew."""
     return Fit(
         data=data.provenance["sha256"], model=model, poison=poison, method=method, seed=config.seed,
         size=config.block, side_by_side=are_side_by_side(protocol), redrawn=True, record="curves",
@@ -69,7 +69,7 @@ def control_fit(config: Config, data: Dataset, protocol: Protocol, model: Model,
 
 
 def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
-    """The same on runs of their own, with a fifth of the poisoned samples held out, as they stand."""
+    """The runs on which is chosen: further ones, with a fifth of the poisoned samples held out, as they stand."""
     blocks = range(TUNING // fit.size, TUNING // fit.size + -(-runs // fit.size))
     return [replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks]
 
@@ -307,7 +307,7 @@ def epochs_measured(last: int, *others: int, points: int = POINTS) -> tuple[int,
 
 
 def models_of_controls(config: Config, dataset: Dataset) -> Iterator[tuple[Protocol, Model]]:
-    """How its family is trained, and model: each MLP of the noise sweep, and the other families' models once."""
+    """Each model of the controls, the MLPs of the noise sweep and of all other families one, with its protocol."""
     for name in config.evaluated:
         for model in FAMILIES[name].sweep(config, dataset):
             if (model.family == "Logistic") == (name == "logistic"):  # which an MLP of no hidden layers is

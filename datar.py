@@ -1,4 +1,4 @@
-"""Load, encode and split the data: MNIST 1 vs 9, and ground states of the XXZ ring."""
+"""Load, encode and split the data: MNIST digits, ground states of the XXZ ring, two classes of anyone's own arrays."""
 
 from __future__ import annotations
 

@@ -200,7 +200,7 @@ def _self_influence(model: Model, n: int, block: Block, params: Params, keys: ja
 
 @dataclass(frozen=True, kw_only=True)
 class Found(Partly):
-    """The same where the samples are forgotten that a detector found, right or wrong; a run that found none stays."""
+    """Partly, where the samples that a detector found are forgotten, right or wrong; a run that found none stays."""
 
     detection: Detection
     detector: str

@@ -162,7 +162,7 @@ class QNN:
         return f"QNN[depth={self.depth}{variant}{device}]"
 
     def init(self, key: jax.Array) -> Params:
-        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2) (models.py, `QNN`)."""
+        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2), as published."""
         return 0.01 * jax.random.normal(key, self._params_shape)
 
     @property

@@ -1,6 +1,6 @@
 """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN.
 
-    python run_unlearn_mnist.py --preset quick         # all studies, small: about two minutes, mostly compiling
+    python run_unlearn_mnist.py --preset quick         # the main studies, small: about two minutes, mostly compiling
     python run_unlearn_mnist.py --preset paper         # the published study: 1,440 trainings, 9 min on 2 cores
     python run_unlearn_mnist.py --preset corrected     # its flaws mended, 20 runs: 2,900 trainings, 22 min
     python run_unlearn_mnist.py --preset corrected --stages evaluation    # did it forget? oracles and scores: 35 min
@@ -41,12 +41,15 @@ class MnistConfig(Config):
     """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN."""
 
     stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
-    """Studies to run. data: what the poison looks like; epochs: how long oracles are to be trained; evaluation: how far
-    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
-    on more draws; influence: what linear response says of the oracles; dynamics: along one long training; controls:
-    what contends with the published models, tuned on noisy labels; capacity: random labels; equal_steps: methods after
-    equal total steps; memorising, matched_fit: models that fit the poison equally; pairs: all pairs of digits;
-    encodings: gradient ascent under either encoding. All but the first four are run only where they are named."""
+    """Studies to run. data: what the poison looks like; noise_sweep: accuracy against poisoned share; unlearning:
+    curves of the methods; weight_map: their ends over two hyper-parameters; epochs: how long oracles are to be trained;
+    evaluation: how far unlearned models are from oracles; benchmark: the same of all methods on an equal budget;
+    finalists: of its best on more draws; influence: what linear response says of the oracles; dynamics: along one long
+    training; controls: what contends with the published models, tuned on noisy labels; capacity: random labels;
+    equal_steps: methods after equal total steps; memorising, matched_fit: models that fit the poison equally;
+    discovery: poison that is partly known or has to be found; hardware: circuits under noise, read with shots; pairs:
+    all pairs of digits; encodings: gradient ascent under either encoding. Without it the first four, in quick
+    evaluation as well."""
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
     """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published code."""
     source: Literal["auto", "keras", "embedded"] = "auto"

@@ -43,13 +43,15 @@ class XxzConfig(Config):
     """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN."""
 
     stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
-    """Studies to run. data: energies and gaps; epochs: how long oracles are to be trained; evaluation: how far
-    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
-    on more draws; influence: what linear response says of the oracles; dynamics: along one long training; controls:
-    what contends with the published models, tuned on noisy labels; capacity: random labels; equal_steps: methods after
-    equal total steps; memorising, matched_fit: models that fit the poison equally; depths: deeper QNNs, joining the
-    noise sweep; gauge: the noise sweep with flipped labels under each gauge; splits: validation states far from the
-    training ones, and other sizes. All but the first four are run only where they are named."""
+    """Studies to run. data: energies and gaps; noise_sweep: accuracy against poisoned share; unlearning: curves of the
+    methods; weight_map: their ends over two hyper-parameters; epochs: how long oracles are to be trained; evaluation:
+    how far unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its
+    best on more draws; influence: what linear response says of the oracles; dynamics: along one long training;
+    controls: what contends with the published models, tuned on noisy labels; capacity: random labels; equal_steps:
+    methods after equal total steps; memorising, matched_fit: models that fit the poison equally; discovery: poison that
+    is partly known or has to be found; hardware: circuits under noise, read with shots; depths: deeper QNNs, joining
+    the noise sweep; gauge: the noise sweep with flipped labels under each gauge; splits: validation states far from the
+    training ones, and other sizes. Without it the first four, in quick evaluation as well."""
     gauge: Gauge = "random_phase"
     """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a random sign, or
     a random complex phase like that of the published states."""

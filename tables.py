@@ -1,6 +1,6 @@
-"""Tables from result files alone: what a script ends with, and those of the README.
+"""Tables from result files alone: what a script ends with, and those of FINDINGS.md.
 
-    python tables.py results                 # the README's tables, in Markdown
+    python tables.py results                 # the tables of FINDINGS.md, in Markdown
     python tables.py results --csv FOLDER    # their numbers, and those of every run, as CSV files
 
 A table is a tidy frame and its layout. A row of the frame is one number: what it is of (data, preset, model, poison,
@@ -38,7 +38,7 @@ ORDER = {  # in which labels are read; others come behind, as they stand in the 
     "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
     "detector": ("loss", "cross_validation", "influence"),
 }  # fmt: skip
-SOURCES = ("paper", "corrected")  # the presets that the README compares
+SOURCES = ("paper", "corrected")  # the presets that FINDINGS.md compares
 Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
 
 
@@ -924,7 +924,7 @@ def _diverged(results: xr.Dataset) -> list[str]:
     return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""] if counts else []
 
 
-# ---- the README's tables ----
+# ---- the tables of FINDINGS.md ----
 
 PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labels, at alpha = 0, 10, ... 90 %, n = 5
     "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
@@ -984,6 +984,11 @@ def _paired_models(read: Studies, data: str, preset: str, poison: str = "labels"
     return difference(runs[runs.model == circuits[0]], runs[runs.model != circuits[0]], "model")
 
 
+def _paired_fits(read: Studies, data: str, preset: str) -> pd.DataFrame:
+    """The QNN minus each other model where all fit the poison equally, their oracles as well."""
+    return _circuit_minus_others(accuracies(read[data, preset, "matched_fit"], "validation"))
+
+
 def _paired_features(read: Studies, *data: str) -> Table:
     """The smallest QNN minus the largest MLP."""
     tidy = read.gather(partial(_paired_models, poison="features"), *data)
@@ -1035,7 +1040,7 @@ ALPHA = ("alpha_percent",)
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
            {"validation": "validation", "forget_poisoned": "forgetting"})  # fmt: skip
-README_TABLES: dict[str, Callable[[Studies], Table]] = {
+FINDINGS_TABLES: dict[str, Callable[[Studies], Table]] = {
     "mnist": lambda read: Table(_beside_published(read), ALPHA, ("model", "preset"), "{model} {preset}, n = {n}"),
     "controls": lambda read: Table(_flipped(read, "mnist", ["corrected"]), ALPHA, ("model",), "{model}, n = {n}"),
     "paired-mnist": lambda read: Table(read.gather(_paired_models, "mnist", presets=["corrected"]), *MINUS),
@@ -1084,6 +1089,8 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
     "memorising": lambda read: Table(
         read.gather(memorising, "mnist", "xxz", presets=["corrected"]), ("data", "poison", "model")),
     "matched-fit-mnist": lambda read: _forgetting(read, "mnist", matched_fit),
+    "paired-fit": lambda read: Table(read.gather(_paired_fits, "mnist", presets=["corrected"]), ("title",), ("minus",),
+        "QNN − {minus}, n = {n}"),
     "discovery-mnist": lambda read: _partly_known(read, "mnist"),
     "discovery-xxz": lambda read: _partly_known(read, "xxz"),
     "detection": lambda read: Table(read.gather(detections, "mnist", "xxz", presets=["corrected"]),
@@ -1099,10 +1106,10 @@ README_TABLES: dict[str, Callable[[Studies], Table]] = {
 }  # fmt: skip
 
 
-def readme_tables(folder: str | Path) -> dict[str, str]:
-    """The tables of the README in Markdown, by name, from the result files of the paper and corrected presets."""
+def findings_tables(folder: str | Path) -> dict[str, str]:
+    """The tables of FINDINGS.md in Markdown, by name, from the result files of the paper and corrected presets."""
     read = Studies(folder)
-    return {name: markdown(make(read)) for name, make in README_TABLES.items()}
+    return {name: markdown(make(read)) for name, make in FINDINGS_TABLES.items()}
 
 
 def write_csv(folder: str | Path, tables: dict[str, Table], out: Path) -> list[Path]:
@@ -1128,7 +1135,7 @@ def main() -> int:
     if not arguments.folder.is_dir():
         parser.exit(2, f"error: FOLDER: got {arguments.folder}, allowed: a folder with results\n")
     read, tables = Studies(arguments.folder), {}
-    for name, make in README_TABLES.items():
+    for name, make in FINDINGS_TABLES.items():
         try:
             tables[name] = make(read)
         except (ValueError, OSError, KeyError, AttributeError) as error:
@@ -1144,7 +1151,7 @@ def main() -> int:
     except (ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if len(tables) == len(README_TABLES) else 2
+    return 0 if len(tables) == len(FINDINGS_TABLES) else 2
 
 
 if __name__ == "__main__":

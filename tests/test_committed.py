@@ -27,8 +27,7 @@ XXZ_STUDIES = STUDIES | {
 CONTROLS = {name: controls.STUDIES[name] for name in ("dynamics", "controls", "capacity", "equal_steps")}
 CONTROLS |= discovery.STUDIES  # those that read other data sets than the script's are left to the README's tables
 XXZ_CONTROLS = CONTROLS | {"data": run_unlearn_xxz.spectrum, "splits": run_unlearn_xxz.splits}
-SLOW = ("qnn_20", "reflection")  # contenders that are not committed
-CONTENDING = tuple(name for name in (*controls.CONTENDERS, *controls.ESTIMATORS) if name not in SLOW)
+CONTENDING = (*controls.CONTENDERS, *controls.ESTIMATORS)
 CASES = [
     (run_unlearn_mnist, "mnist", "paper", STUDIES, ()),
     (run_unlearn_mnist, "mnist", "corrected", STUDIES | oracles.STUDIES | CONTROLS, ("mlp", "qnn", "quadratic")),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import storage
-from tables import README_TABLES, readme_tables
+from tables import FINDINGS_TABLES, findings_tables
 
 ROOT = Path(__file__).parents[1]
 README, GUIDE, FINDINGS = ((ROOT / f"{name}.md").read_text() for name in ("README", "GUIDE", "FINDINGS"))
@@ -168,10 +168,10 @@ def test_the_readme_is_short():
 
 @pytest.fixture(scope="module")
 def tables_of_the_results():
-    return readme_tables(ROOT / "results")
+    return findings_tables(ROOT / "results")
 
 
-@pytest.mark.parametrize("name", README_TABLES)
+@pytest.mark.parametrize("name", FINDINGS_TABLES)
 def test_every_number_in_the_tables_is_that_of_the_committed_results(name, tables_of_the_results):
     """The tables of README and FINDINGS are what `python tables.py results` prints."""
     assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in FINDINGS
@@ -231,7 +231,7 @@ def test_every_number_in_a_sentence_of_findings_is_in_a_table_of_its_section():
 
 def test_the_readme_shows_no_table_that_is_not_made():
     shown = re.findall(r"^<!-- ([\w-]+) -->$", FINDINGS, re.MULTILINE)
-    assert sorted(shown) == sorted([*README_TABLES, "claims"])  # the last by claims.py, see test_claims.py
+    assert sorted(shown) == sorted([*FINDINGS_TABLES, "claims"])  # the last by claims.py, see test_claims.py
 
 
 def test_pictures_and_files_that_the_readme_names_are_there():

@@ -96,7 +96,7 @@ ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Results from which all of the README's tables can be made."""
+    """Results from which all tables of FINDINGS.md can be made."""
     folder = tmp_path_factory.mktemp("results")
     for preset in ("paper", "corrected"):
         for data in ("mnist", "xxz"):
@@ -120,7 +120,7 @@ def folder(results, tmp_path):
 
 @pytest.fixture(scope="module")
 def readme(results):
-    return tables.readme_tables(results)
+    return tables.findings_tables(results)
 
 
 def write(folder, data, preset, name, results):
@@ -394,20 +394,20 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, said, monkeypatch):
     assert stream.buffer.getvalue().decode(encoding) == said + "\n"
 
 
-# ---- the README's tables ----
+# ---- the tables of FINDINGS.md ----
 
 NAMES = [
     "mnist", "controls", "paired-mnist", "features", "paired-features", "unlearning-mnist", "paired-unlearning",
     "xxz", "paired-xxz", "gauge", "paired-gauge", "sizes", "paired-depths", "unlearning-xxz", "epochs",
     "evaluation-mnist", "evaluation-xxz", "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz",
     "influence", "rankings", "dynamics", "paired-dynamics", "contests-mnist", "contests-xxz", "splits",
-    "capacity", "pairs", "equal-steps-mnist", "equal-steps-xxz", "memorising", "matched-fit-mnist", "discovery-mnist",
-    "discovery-xxz", "detection", "detected-mnist", "detected-xxz", "encodings",
+    "capacity", "pairs", "equal-steps-mnist", "equal-steps-xxz", "memorising", "matched-fit-mnist", "paired-fit",
+    "discovery-mnist", "discovery-xxz", "detection", "detected-mnist", "detected-xxz", "encodings",
     "fidelities", "maps", "landscape",
 ]  # fmt: skip
 
 
-def test_the_readme_has_these_tables(readme):
+def test_findings_have_these_tables(readme):
     assert list(readme) == NAMES
     for markdown in readme.values():
         lines = markdown.splitlines()
@@ -435,7 +435,7 @@ def test_models_and_methods_that_a_user_adds_reach_the_tables(folder):
         write(folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"]))
         own = weight_map(["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")})
         write(folder, data, "corrected", "weight_map", own)
-    made = tables.readme_tables(folder)
+    made = tables.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
     assert row(made["features"], data="xxz", model="Mine")["preset"] == "corrected"
@@ -505,7 +505,7 @@ def script(monkeypatch, capsys):
 def test_tables_name_the_file_that_is_missing(folder, script):
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     with refused("has no xxz/paper/gauge.nc"):
-        tables.readme_tables(folder)
+        tables.findings_tables(folder)
     code, stdout, stderr = script(folder)
     assert code == 2 and "paired-xxz" in stdout and "\ngauge\n" not in stdout
     assert [line.split(":")[0] for line in stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
