@@ -340,18 +340,21 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
     names = [name for name, array in results.data_vars.items() if array.dims == (*labels, "measure")]
     rows = results[names].to_dataframe().reset_index()
     rows = rows.dropna(subset=["value"])
-    parts = []
-    for (*place, measure), own in rows.groupby([*labels[:-1], "measure"], sort=False):
-        for name, (low, high) in {"value": ("value_low", "value_high"), "gain": ("gain_low", "gain_high")}.items():
-            bounds = [np.sqrt(((own[end] - own[name]) ** 2).sum()) / len(own) for end in (low, high)]
-            label = measure if name == "value" else f"{measure} gain"
-            mean = own[name].mean()
-            low, high = mean - bounds[0], mean + bounds[1]
-            low = max(low, 0) if name == "value" and own[name].min() >= 0 else low  # no distance is below 0
-            parts.append((*place, label, mean, own[name].std(), low, high, len(own)))
-        for name in ("floor", "null", "perfect", "unit"):
-            parts.append((*place, f"{measure} {name}", own[name].mean(), np.nan, np.nan, np.nan, len(own)))
-    tidy = pd.DataFrame(parts, columns=[*labels[:-1], "measure", "value", "sd", "low", "high", "n"])
+    for name in ("value", "gain"):
+        rows[[f"{name}_below", f"{name}_above"]] = rows[[f"{name}_low", f"{name}_high"]].sub(rows[name], axis=0) ** 2
+    groups = rows.groupby([*labels[:-1], "measure"], sort=False)
+    means, squares, n, parts = groups.mean(numeric_only=True), groups.sum(numeric_only=True), groups.size(), {}
+    for name, words in {"value": "", "gain": " gain"}.items():
+        below, above = (np.sqrt(squares[f"{name}_{side}"]) / n for side in ("below", "above"))
+        own = {"value": means[name], "sd": groups[name].std(), "low": means[name] - below, "high": means[name] + above}
+        parts[words] = pd.DataFrame(own)
+    is_distance = groups.value.min() >= 0  # the bound of which is no less than 0
+    parts[""]["low"] = parts[""].low.mask(is_distance, parts[""].low.clip(lower=0))
+    parts |= {f" {name}": means[[name]].set_axis(["value"], axis=1) for name in ("floor", "null", "perfect", "unit")}
+    tidy = pd.concat([
+        part.assign(n=n).reset_index().assign(measure=lambda frame, words=words: frame.measure + words)
+        for words, part in parts.items()
+    ])  # fmt: skip
     tidy = pd.concat([tidy, _verdicts(rows, results), _costs(results), _collapsed(results)], ignore_index=True)
     missing = _without_numbers(tidy, results)
     tidy = pd.concat([tidy, missing.assign(measure=PRIMARY)], ignore_index=True)
