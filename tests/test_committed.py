@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import controls
+import devices
 import discovery
 import keys
 import oracles
@@ -30,7 +31,13 @@ XXZ_CONTROLS = CONTROLS | {"data": run_unlearn_xxz.spectrum, "splits": run_unlea
 CONTENDING = (*controls.CONTENDERS, *controls.ESTIMATORS)
 CASES = [
     (run_unlearn_mnist, "mnist", "paper", STUDIES, ()),
-    (run_unlearn_mnist, "mnist", "corrected", STUDIES | oracles.STUDIES | CONTROLS, ("mlp", "qnn", "quadratic")),
+    (
+        run_unlearn_mnist,
+        "mnist",
+        "corrected",
+        STUDIES | oracles.STUDIES | CONTROLS | devices.STUDIES,
+        ("mlp", "qnn", "quadratic"),
+    ),
     (run_unlearn_xxz, "xxz", "paper", XXZ_STUDIES, ()),
     (run_unlearn_xxz, "xxz", "corrected", STUDIES | oracles.STUDIES | XXZ_CONTROLS, ()),
     (run_hessian, "hessian", "paper", {"landscape": run_hessian.landscapes}, ()),
@@ -54,7 +61,7 @@ def stand_in(folder, study):
     if "n_sites" in data:
         x, n_features, name = np.zeros((data["n_train"], 2 ** data["n_sites"]), np.complex64), 4096, "xxz"
     else:
-        x, n_features, name = np.zeros((data["n_train"], 1024), np.float32), 784, "mnist"
+        x, n_features, name = np.eye(1, 1024, dtype=np.float32).repeat(data["n_train"], axis=0), 784, "mnist"
     train = Split(x, np.arange(data["n_train"], dtype=np.int32) % 2)
     return Dataset(train, Split(x[:4], train.y[:4]), name, n_features, data)
 

@@ -90,6 +90,7 @@ def landscape(models=("MLP[8,2]", "QNN[depth=5,xy,cnot]", "Logistic"), *, runs=3
 REAL = (
     "epochs", "evaluation", "benchmark", "finalists", "influence", "dynamics", "controls", "splits", "encodings",
     "capacity", "pairs", "equal_steps", "memorising", "matched_fit", "discovery", "detection", "detected",
+    "hardware", "hardware_unlearning",
 )  # fmt: skip
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
@@ -402,7 +403,8 @@ NAMES = [
     "evaluation-mnist", "evaluation-xxz", "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz",
     "influence", "rankings", "dynamics", "paired-dynamics", "contests-mnist", "contests-xxz", "splits",
     "capacity", "pairs", "equal-steps-mnist", "equal-steps-xxz", "memorising", "matched-fit-mnist", "paired-fit",
-    "discovery-mnist", "discovery-xxz", "detection", "detected-mnist", "detected-xxz", "encodings",
+    "discovery-mnist", "discovery-xxz", "detection", "detected-mnist", "detected-xxz",
+    "hardware", "hardware-unlearning", "encodings",
     "fidelities", "maps", "landscape",
 ]  # fmt: skip
 
@@ -428,13 +430,15 @@ def test_published_means_stand_beside_ours(results, readme):
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
-def test_models_and_methods_that_a_user_adds_reach_the_tables(folder):
+def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, monkeypatch):
     """From their files alone: an unknown family, an unknown method with two weights of its own."""
     for data in ("mnist", "xxz"):
         write(folder, data, "corrected", "noise_sweep", sweep([*ALL, "Mine"], ("labels", "features")))
         write(folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"]))
         own = weight_map(["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")})
         write(folder, data, "corrected", "weight_map", own)
+    few = ("controls", "sizes", "xxz", "features", "paired-mnist", "paired-xxz", "unlearning-mnist", "unlearning-xxz")
+    only(monkeypatch, *few, "paired-unlearning", "maps")
     made = tables.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
@@ -502,7 +506,13 @@ def script(monkeypatch, capsys):
     return call
 
 
-def test_tables_name_the_file_that_is_missing(folder, script):
+def only(monkeypatch, *names):
+    """Some of the tables, where what is tested is no other."""
+    monkeypatch.setattr(tables, "FINDINGS_TABLES", {name: tables.FINDINGS_TABLES[name] for name in names})
+
+
+def test_tables_name_the_file_that_is_missing(folder, script, monkeypatch):
+    only(monkeypatch, "xxz", "gauge", "paired-xxz", "paired-gauge")
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     with refused("has no xxz/paper/gauge.nc"):
         tables.findings_tables(folder)
@@ -511,7 +521,8 @@ def test_tables_name_the_file_that_is_missing(folder, script):
     assert [line.split(":")[0] for line in stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
 
 
-def test_a_file_of_an_older_version_is_named(folder, script):
+def test_a_file_of_an_older_version_is_named(folder, script, monkeypatch):
+    only(monkeypatch, "mnist", "unlearning-mnist", "paired-unlearning", "unlearning-xxz", "maps")
     write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
     code, _, stderr = script(folder)
     named = [line.split(":")[0] for line in stderr.splitlines() if "fresh" in line]
@@ -520,11 +531,12 @@ def test_a_file_of_an_older_version_is_named(folder, script):
 
 def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 21} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape", "epochs", "evaluation", "benchmark",
                "finalists", "dynamics", "controls", "splits", "encodings", "capacity", "pairs", "equal_steps",
-               "memorising", "matched_fit", "discovery", "detection", "detected"]  # fmt: skip
+               "memorising", "matched_fit", "discovery", "detection", "detected",
+               "hardware", "hardware_unlearning"]  # fmt: skip
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in set(NAMES) - {"fidelities"}:  # which are of states alone
         assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(frames[name])
