@@ -861,7 +861,8 @@ def detected(results: xr.Dataset) -> plt.Figure:
 def devices(results: xr.Dataset) -> plt.Figure:
     """Validation accuracy of circuits against their noise, a mark for each number of shots."""
     noises, trained = (results[name].to_series() for name in ("noise", "trained"))
-    models = sorted(results.model.values, key=lambda name: (trained[name] != "exact", list(noises.index).index(name)))
+    order = {name: (trained[name] != "exact", noises[name] != "none", noises[name]) for name in noises.index}
+    models = sorted(order, key=order.get)
     names = [noises[name].replace(",", "\n") + ("\n" + trained[name]) * (trained[name] != "exact") for name in models]
     counts = results.shots.values
     for axis, alpha in _panels(results.alpha_percent.values, "", "validation accuracy"):

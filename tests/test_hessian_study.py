@@ -231,4 +231,4 @@ def test_one_that_diverged_is_left_out_of_the_figures(finished, tmp_path):
     hurt["diverged"] = study.diverged.where(~one, 1.0)
     for draw_figure in (figures.hessian_traces, figures.hessian_spectra, figures.loss_slices):
         text = draw_figure(hurt).get_supxlabel()
-        assert "1 trainings that diverged are left out" in " ".join(text.split())
+        assert "1 training that diverged is left out" in " ".join(text.split())
