@@ -72,7 +72,6 @@ def test_every_job_that_a_preset_plans_is_listed_in_the_committed_files(script, 
     config = script.PRESETS[preset]
     config = replace(config, models=models) if models else config
     config = replace(config, contenders=CONTENDING) if "controls" in studies else config
-    config = replace(config, discovered=("labels=30",)) if data == "mnist" else config  # 10 % is not committed
     dataset = stand_in(folder, "landscape" if data == "hessian" else "noise_sweep")
     rows = [row for study in studies.values() for row in study(config, dataset)]
     listings = {study: listed(folder, study) for study in {row.study for row in rows}}

@@ -23,6 +23,7 @@ import devices
 import discovery
 import evaluation
 import experiments
+import hardware
 import jobs
 import keys
 import methods
@@ -243,9 +244,9 @@ def test_what_a_function_closes_over_counts():
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Where code was edited without another effect, put the new hashes there; where numbers moved, raise NUMERICS."""
     modules = (models, poison_unlearn, methods, experiments, evaluation, oracles, contenders, controls, devices,
-               discovery, jobs, run_hessian, run_unlearn_xxz)  # fmt: skip
+               discovery, hardware, jobs, run_hessian, run_unlearn_xxz)  # fmt: skip
     kinds = (Job, poison_unlearn.Method, Poison, Training, MLP, QNN, models.QuadraticForm, evaluation.Measure,
-             oracles.Case)  # fmt: skip
+             oracles.Case, hardware.Noise)  # fmt: skip
     kinds += tuple(
         each for each in vars(contenders).values() if isinstance(each, type) and each.__module__ == "contenders"
     )
