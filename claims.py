@@ -216,8 +216,7 @@ def stable_over_weights(read: Studies, data: str, method: str) -> Claim:
         low, high = np.percentile(drawn, (2.5, 97.5))
         words = f"share within {digits(tolerance)} of Retrain, QNN − {names[1]}"
         found.append(Evidence(words, shares(np.array(runs), tolerance), low, high, len(runs), np.nan))
-    title = maps.title.to_series()[method]
-    statement = f"The QNN is more stable over the weights of {title}: {PLACES[data]}"
+    statement = f"The QNN is more stable over the weights of {tables.method_titles(maps)[method]}: {PLACES[data]}"
     return Claim("the paper's", statement, found[0], (found[1],))
 
 

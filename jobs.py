@@ -152,7 +152,8 @@ XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="  # jaxlib 0.10.2 crashes n
 
 _datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
 _read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
-_ended: list[dict] = []  # what ended pools had: locks collected in a thread, as the process ends, would be warned of
+# What the last pools had that ended: locks that a thread collects, as the process ends, would be warned of.
+_ended: deque[dict] = deque(maxlen=64)
 
 
 class Setting(NamedTuple):

@@ -340,14 +340,15 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
     names = [name for name, array in results.data_vars.items() if array.dims == (*labels, "measure")]
     rows = results[names].to_dataframe().reset_index()
     rows = rows.dropna(subset=["value"])
-    for name in ("value", "gain"):
-        rows[[f"{name}_below", f"{name}_above"]] = rows[[f"{name}_low", f"{name}_high"]].sub(rows[name], axis=0) ** 2
-    groups = rows.groupby([*labels[:-1], "measure"], sort=False)
-    means, squares, n, parts = groups.mean(numeric_only=True), groups.sum(numeric_only=True), groups.size(), {}
+    keys = [*labels[:-1], "measure"]
+    groups = rows.groupby(keys, sort=False)
+    means, n, parts = groups.mean(numeric_only=True), groups.size(), {}
     for name, words in {"value": "", "gain": " gain"}.items():
-        below, above = (np.sqrt(squares[f"{name}_{side}"]) / n for side in ("below", "above"))
-        own = {"value": means[name], "sd": groups[name].std(), "low": means[name] - below, "high": means[name] + above}
-        parts[words] = pd.DataFrame(own)
+        low, high = f"{name}_low", f"{name}_high"
+        squares = rows[[low, high]].sub(rows[name], axis=0) ** 2
+        bounds = np.sqrt(squares.groupby([rows[key] for key in keys], sort=False).sum()).div(n, axis=0)
+        ends = {"low": means[name] - bounds[low], "high": means[name] + bounds[high]}
+        parts[words] = pd.DataFrame({"value": means[name], "sd": groups[name].std(), **ends})
     is_distance = groups.value.min() >= 0  # the bound of which is no less than 0
     parts[""]["low"] = parts[""].low.mask(is_distance, parts[""].low.clip(lower=0))
     parts |= {f" {name}": means[[name]].set_axis(["value"], axis=1) for name in ("floor", "null", "perfect", "unit")}

@@ -15,7 +15,8 @@ import storage
 from tables import FINDINGS_TABLES, findings_tables
 
 ROOT = Path(__file__).parents[1]
-README, GUIDE, FINDINGS = ((ROOT / f"{name}.md").read_text() for name in ("README", "GUIDE", "FINDINGS"))
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "GUIDE.md", "FINDINGS.md")}
+README, GUIDE, FINDINGS = PAGES.values()
 BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
 (RUN,) = [block for block in BLOCKS if "report(run_studies(" in block]
 TINY = """
@@ -179,11 +180,10 @@ def test_every_number_in_the_tables_is_that_of_the_committed_results(name, table
 
 
 def test_links_lead_to_a_heading():
-    texts = {"README.md": README, "GUIDE.md": GUIDE, "FINDINGS.md": FINDINGS}
-    for name, text in texts.items():
+    for name, text in PAGES.items():
         for target in re.findall(r"\]\(((?:\w+\.md)?(?:#[\w-]+)?)\)", text):
             page, _, anchor = target.partition("#")
-            headings = re.findall(r"^#+ (.+)$", texts[page or name], re.MULTILINE)
+            headings = re.findall(r"^#+ (.+)$", PAGES[page or name], re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert not anchor or anchor in anchors, (name, target)
 
@@ -207,11 +207,11 @@ def prose_and_rows(text):
     return MADE.sub("", text), "".join(MADE.findall(text))
 
 
-@pytest.mark.parametrize("name", ["README", "FINDINGS"])
+@pytest.mark.parametrize("name", ["README.md", "FINDINGS.md"])
 def test_every_interval_in_a_sentence_is_one_of_a_table(name):
     _, rows = prose_and_rows(FINDINGS)
     shown = np.array([sorted(numbers(found)[0]) for found in INTERVAL.findall(rows)])
-    prose, _ = prose_and_rows(globals()[name])
+    prose, _ = prose_and_rows(PAGES[name])
     said = list(INTERVAL.finditer(prose))
     assert said
     for found in said:

@@ -430,15 +430,13 @@ def test_published_means_stand_beside_ours(results, readme):
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
-def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, monkeypatch):
+def test_models_and_methods_that_a_user_adds_reach_the_tables(folder):
     """From their files alone: an unknown family, an unknown method with two weights of its own."""
     for data in ("mnist", "xxz"):
         write(folder, data, "corrected", "noise_sweep", sweep([*ALL, "Mine"], ("labels", "features")))
         write(folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"]))
         own = weight_map(["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")})
         write(folder, data, "corrected", "weight_map", own)
-    few = ("controls", "sizes", "xxz", "features", "paired-mnist", "paired-xxz", "unlearning-mnist", "unlearning-xxz")
-    only(monkeypatch, *few, "paired-unlearning", "maps")
     made = tables.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
@@ -506,13 +504,7 @@ def script(monkeypatch, capsys):
     return call
 
 
-def only(monkeypatch, *names):
-    """Some of the tables, where what is tested is no other."""
-    monkeypatch.setattr(tables, "FINDINGS_TABLES", {name: tables.FINDINGS_TABLES[name] for name in names})
-
-
-def test_tables_name_the_file_that_is_missing(folder, script, monkeypatch):
-    only(monkeypatch, "xxz", "gauge", "paired-xxz", "paired-gauge")
+def test_tables_name_the_file_that_is_missing(folder, script):
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     with refused("has no xxz/paper/gauge.nc"):
         tables.findings_tables(folder)
@@ -521,8 +513,7 @@ def test_tables_name_the_file_that_is_missing(folder, script, monkeypatch):
     assert [line.split(":")[0] for line in stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
 
 
-def test_a_file_of_an_older_version_is_named(folder, script, monkeypatch):
-    only(monkeypatch, "mnist", "unlearning-mnist", "paired-unlearning", "unlearning-xxz", "maps")
+def test_a_file_of_an_older_version_is_named(folder, script):
     write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
     code, _, stderr = script(folder)
     named = [line.split(":")[0] for line in stderr.splitlines() if "fresh" in line]
