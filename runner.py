@@ -252,6 +252,8 @@ def _numerics(level: int) -> Iterator[None]:
     """
     flags, precise = os.environ.get("XLA_FLAGS"), jax.config.jax_default_matmul_precision is not None
     own = {"--xla_backend_optimization_level": level} if level != 3 else {}
+    if level == 0:
+        own["--xla_cpu_use_fusion_emitters"] = "false"  # what is compiled for a moment's work is so in half the time
     if keys.backend() != "cpu":
         own["--xla_gpu_deterministic_ops"] = "true"
         if not precise:

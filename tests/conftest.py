@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import atexit
+import importlib
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 # One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time
-# goes into compiling, which takes half as long at level 0. Set before JAX computes anything.
+# goes into compiling: with these flags it takes a quarter of it, and what one process has compiled no other of the
+# run compiles again. Set before JAX computes anything.
 os.environ["PJRT_NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0", "--xla_cpu_experimental_ynn_fusion_type="]
-).strip()
+QUICK_COMPILATION = (  # options of XLA
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+if QUICK_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # else a process that such a one has started
+    given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{given} {QUICK_COMPILATION} --xla_cpu_experimental_ynn_fusion_type=".strip()
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import numpy as np
 import pytest
+from here import InThisProcess
 from hypothesis import settings
 from hypothesis import strategies as st
 
+import jobs
 from datar import Dataset, Split, load_mnist
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +108,27 @@ def assert_trees_equal(actual, expected, *, rtol: float = 0.0, atol: float = 0.0
 def trees_differ(left, right) -> bool:
     """Whether any leaf of two pytrees of one structure differs."""
     return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), left, right)))
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> Iterator[None]:
+    """Jobs are computed in the process of the tests: a fifth of the time, for what is not about processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "ProcessPoolExecutor", InThisProcess)
+        yield
+
+
+def call_script(name: str, *words) -> subprocess.CompletedProcess:
+    """Call the main function of a script in this process, as the command line would."""
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(stdout), redirect_stderr(stderr):
+        patch.setattr(sys, "argv", [name, *map(str, words)])
+        patch.setenv("COLUMNS", "120")
+        try:
+            code = importlib.import_module(Path(name).stem).main()
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(sys.argv, code, stdout.getvalue(), stderr.getvalue())
 
 
 def run_python(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:

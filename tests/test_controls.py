@@ -26,6 +26,8 @@ from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
 from runner import run_studies
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 SHORT = Training(8, 16, 0.05)
 BASE = replace(
     SMALL, noises=("labels=30", "one_class=20"), long_epochs=12, control_epochs=8, tuning_runs=2, hidden=("8",),

@@ -19,6 +19,8 @@ from models import Training
 from poison_unlearn import Poison
 from runner import run_studies
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 SHORT = Training(4, 32, 0.1)
 DEVICE = replace(
     run_unlearn_xxz.QUICK, stages=("hardware",), depth=1, methods=("cf",), device_noise=("none", "p1=0.01,readout=0.1"),

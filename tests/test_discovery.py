@@ -23,6 +23,8 @@ from oracles import Choice
 from poison_unlearn import METHODS, Poison, Retrain
 from runner import run_studies
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 KNOWN = replace(
     SMALL, stages=("discovery",), discovered=("labels=30",), known=(0, 50, 100), discovery_runs=3, selection_runs=1,
     discovery_methods=("retrain", "cf", "ga"),

@@ -26,6 +26,8 @@ from models import Training
 from poison_unlearn import Task
 from runner import run_studies
 
+pytestmark = pytest.mark.usefixtures("in_this_process", "few_subsamples")
+
 MANY = 4000
 
 
@@ -298,6 +300,14 @@ SMALL = replace(
     selection_runs=2, methods=("cf", "ga"), block=2, workers=2, optimization_level=0, unlearn_labels=30,
     mlp=replace(run_unlearn_mnist.QUICK.mlp, teacher=SHORT, unlearn=Training(5, 16, 0.01)),
 )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few_subsamples():
+    """Bounds from 40 halves of the models: those of the studies take half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "SUBSAMPLES", 40)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Noise and shots: held to TensorCircuit's density matrices, to the noiseless circuit, and to binomial statistics."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,8 @@ from hardware import PAIRS, PAULIS, Noise, noisy_expectation
 from models import QNN, train
 
 NOISE = Noise(0.03, 0.07, 0.02)
+# Compiled whole: operation by operation, each is a program of its own.
+noisy = jax.jit(noisy_expectation, static_argnames=("noise", "rotations", "entangler"))
 ANSATZE = [("xyx", "rzz"), ("xy", "rzz"), ("xyx", "cnot"), ("xy", "cnot")]
 
 
@@ -33,6 +37,7 @@ def angles(n_qubits, depth, rotations="xyx", entangler="rzz", seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
+@partial(jax.jit, static_argnums=(2, 3, 4))
 def by_density_matrix(params, state, noise, rotations, entangler):
     """Gate by gate and channel by channel, by TensorCircuit."""
     depth, n, _ = params.shape
@@ -60,23 +65,23 @@ def test_a_noisy_expectation_is_that_of_density_matrices(n_qubits, depth, rotati
     (state,) = random_states(1, n_qubits, seed=1)
 
     def ours(params):
-        return noisy_expectation(params, jnp.asarray(state)[None], NOISE, rotations=rotations, entangler=entangler)[0]
+        return noisy(params, jnp.asarray(state)[None], NOISE, rotations=rotations, entangler=entangler)[0]
 
     def theirs(params):
         return by_density_matrix(params, state, NOISE, rotations, entangler)
 
     assert ours(params) == pytest.approx(float(theirs(params)), abs=1e-10)
     if n_qubits == 2:
-        np.testing.assert_allclose(jax.grad(ours)(params), jax.grad(theirs)(params), atol=1e-10)
+        np.testing.assert_allclose(jax.jit(jax.grad(ours))(params), jax.jit(jax.grad(theirs))(params), atol=1e-10)
 
 
 def test_six_qubits_in_a_cone_of_three():
     params = angles(6, 2)
     states = random_states(1, 6, seed=2)
     expected = [by_density_matrix(params, state, NOISE, "xyx", "rzz") for state in states]
-    np.testing.assert_allclose(noisy_expectation(params, jnp.asarray(states), NOISE), expected, atol=1e-10)
+    np.testing.assert_allclose(noisy(params, jnp.asarray(states), NOISE), expected, atol=1e-10)
     reduced = circuits.reduce_states(jnp.asarray(states), 2)
-    np.testing.assert_allclose(noisy_expectation(params, reduced, NOISE), expected, atol=1e-10)
+    np.testing.assert_allclose(noisy(params, reduced, NOISE), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize(("rotations", "entangler"), ANSATZE)
@@ -86,21 +91,21 @@ def test_without_noise_it_is_the_circuit(rotations, entangler, n_qubits, depth, 
     states = random_states(3, n_qubits, seed=n_qubits)
     states = states.real / np.linalg.norm(states.real, axis=1, keepdims=True) if real else states
     how = {"rotations": rotations, "entangler": entangler}
-    expected = circuits.expectation(params, jnp.asarray(states), **how)
-    np.testing.assert_allclose(noisy_expectation(params, jnp.asarray(states), Noise(), **how), expected, atol=1e-10)
+    expected = jax.jit(partial(circuits.expectation, **how))(params, jnp.asarray(states))
+    np.testing.assert_allclose(noisy(params, jnp.asarray(states), Noise(), **how), expected, atol=1e-10)
 
 
 @pytest.mark.parametrize("noise", [Noise(p1=0.75), Noise(p2=15 / 16), Noise(readout=0.5)], ids=lambda own: own.words)
 def test_noise_that_leaves_nothing_leaves_nothing(noise):
     """A Pauli or none, each as likely, after every gate; a bit that is read by a coin."""
     states = jnp.asarray(random_states(4, 4, seed=3))
-    np.testing.assert_allclose(noisy_expectation(angles(4, 2), states, noise), 0, atol=1e-12)
+    np.testing.assert_allclose(noisy(angles(4, 2), states, noise), 0, atol=1e-12)
 
 
 def test_readout_alone_is_a_factor():
     states = jnp.asarray(random_states(4, 4, seed=3))
     expected = 0.9 * circuits.expectation(angles(4, 2), states)
-    np.testing.assert_allclose(noisy_expectation(angles(4, 2), states, Noise(readout=0.05)), expected, atol=1e-12)
+    np.testing.assert_allclose(noisy(angles(4, 2), states, Noise(readout=0.05)), expected, atol=1e-12)
 
 
 # ---- which angles act ----
@@ -112,7 +117,7 @@ def test_the_angles_that_act_are_those_with_a_gradient(n_qubits, depth, rotation
     params = angles(n_qubits, depth, rotations, entangler)
     states = jnp.asarray(random_states(2, n_qubits, seed=4))
     how = {"rotations": rotations, "entangler": entangler}
-    gradient = jax.grad(lambda params: circuits.expectation(params, states, **how).sum())(params)
+    gradient = jax.jit(jax.grad(lambda params: circuits.expectation(params, states, **how).sum()))(params)
     found = {tuple(place) for place in hardware.acting_angles(n_qubits, depth, rotations, entangler).tolist()}
     moving = {tuple(place) for place in np.argwhere(np.abs(gradient) > 1e-12).tolist()}
     assert moving <= found and (moving == found or entangler == "cnot")
@@ -131,7 +136,7 @@ def test_shots_are_binomial():
     params = angles(3, 2)
     exact = float(QNN(3, 2).logits(params, states)[0]) / 5
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = np.asarray(jax.vmap(lambda key: model.logits(params, states, key=key)[0])(keys)) / 5
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: model.logits(params, states, key=key)[0]))(keys)) / 5
     variance = (1 - exact**2) / 100
     assert abs(drawn.mean() - exact) < 5 * np.sqrt(variance / 4000)
     assert drawn.var() == pytest.approx(variance, rel=0.1)
@@ -148,14 +153,15 @@ def test_gradients_by_parameter_shift_have_the_mean_and_the_variance_that_they_s
     def weighted(model, params, **key):
         return weights @ model.logits(params, states, **key) / 5
 
-    exact = np.asarray(jax.grad(lambda params: weighted(bare, params))(params))
+    exact = np.asarray(jax.jit(jax.grad(lambda params: weighted(bare, params)))(params))
+    expectation = jax.jit(lambda params: bare.logits(params, states) / 5)
     keys = jax.random.split(jax.random.key(1), 1500)
     drawn = np.asarray(jax.jit(jax.vmap(jax.grad(lambda params, key: weighted(model, params, key=key)), (None, 0)))(
         params, keys))  # fmt: skip
     variance = np.zeros_like(exact)
     for place in map(tuple, model.acting_angles):
         for sign in (1, -1):
-            shifted = np.asarray(bare.logits(params.at[place].add(sign * np.pi / 2), states)) / 5
+            shifted = np.asarray(expectation(params.at[place].add(sign * np.pi / 2)))
             variance[place] += (np.asarray(weights) ** 2 * (1 - shifted**2)).sum() / shots / 4
     assert (np.abs(drawn.mean(axis=0) - exact) < 5 * np.sqrt(variance / 1500) + 1e-12).all()
     acting = variance > 0
@@ -169,7 +175,7 @@ def test_spsa_points_along_the_gradient_in_the_mean():
     keys = jax.random.split(jax.random.key(2), 3000)
     loss = lambda params, key: model.logits(params, states, key=key).sum() / 5  # noqa: E731
     drawn = np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, keys))
-    exact = np.asarray(jax.grad(lambda params: QNN(3, 1).logits(params, states).sum() / 5)(params))
+    exact = np.asarray(jax.jit(jax.grad(lambda params: QNN(3, 1).logits(params, states).sum() / 5))(params))
     spread = drawn.std(axis=0) / np.sqrt(3000)
     assert (np.abs(drawn.mean(axis=0) - exact) < 5 * spread + 0.01 * np.abs(exact).max()).all()
     assert hardware.executions(10, 135, 100, "spsa") == 3000

@@ -16,6 +16,8 @@ from metrics import accuracy
 from models import MLP, QNN
 from run_hessian import CORRECTED, PAPER, QUICK, _train_runs, draw, landscapes, main
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --runs 2 --hidden 3 --depth 1 --held-out 20 --loss-samples 10 --training.epochs 2 --extremes 2 "
     "--lanczos-steps 20 --slice-points 3 --models mlp qnn logistic"
@@ -24,7 +26,7 @@ TINY = (  # noqa: SIM905 - as one types them
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """The script in this process, its jobs in others."""
+    """The script, in this process."""
     cache = tmp_path_factory.mktemp("cache")
 
     def run(*words):

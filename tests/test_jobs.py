@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
@@ -166,21 +167,26 @@ def test_a_key_is_the_same_in_another_process():
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
-@pytest.mark.parametrize(
-    ("variables", "flags"),
-    [
-        ({"JAX_ENABLE_X64": "1"}, {}),
-        ({"JAX_DEFAULT_PRNG_IMPL": "rbg"}, {}),
-        ({"JAX_THREEFRY_PARTITIONABLE": "0"}, {}),
-        ({"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, {}),
-        ({"XLA_FLAGS": "--xla_backend_optimization_level=1"}, {}),
-        ({"JAX_PLATFORMS": "cuda"}, {}),
-    ],
-)
-def test_settings_that_change_bits_are_part_of_the_key(variables, flags):
+@pytest.mark.parametrize("setting", [
+    lambda: jax.enable_x64(True),
+    lambda: jax.default_prng_impl("rbg"),
+    lambda: jax.threefry_partitionable(False),
+    lambda: jax.default_matmul_precision("highest"),
+    lambda: mock.patch.dict(os.environ, {"XLA_FLAGS": "--xla_backend_optimization_level=1"}),
+    lambda: mock.patch.object(keys, "backend", lambda: "cuda"),
+])  # fmt: skip
+def test_settings_that_change_bits_are_part_of_the_key(setting):
+    before = job_key(FIT)
+    with setting():
+        within = job_key(FIT)
+    assert len(within) == 64 and within != before == job_key(FIT)
+
+
+def test_variables_of_the_environment_that_change_bits_are_part_of_the_key():
     code = "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; print(job_key(FIT))"
-    done = run_python("-c", code, **variables)
-    assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
+    done = run_python("-c", code, JAX_ENABLE_X64="1", JAX_PLATFORMS="cuda")
+    with jax.enable_x64(True), mock.patch.object(keys, "backend", lambda: "cuda"):
+        assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
 def write_method(folder, name, body, comment=""):
@@ -191,22 +197,23 @@ def write_method(folder, name, body, comment=""):
     )
 
 
-def key_with_method(folder, name):
+def keys_with_methods(folder, *names):
     code = (
-        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; import {name}; from test_jobs import FIT, Training; "
-        "from dataclasses import replace; from jobs import job_key; "
-        f"print(job_key(replace(FIT, method={name}.Mine(training=Training(2, 0, 0.1)))))"
+        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, Training; "
+        "from dataclasses import replace; from importlib import import_module; from jobs import job_key\n"
+        f"for name in {names}:\n"
+        "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, 0.1)))))"
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return done.stdout.split()
 
 
 def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path):
     write_method(tmp_path, "first", "self.strength * 2.0", '"""A docstring."""')
     write_method(tmp_path, "second", "(self.strength  *\n                2.0)  # reformatted", "# a comment")
     write_method(tmp_path, "third", "self.strength * 3.0", '"""A docstring."""')
-    first, second, third = (key_with_method(tmp_path, name) for name in ("first", "second", "third"))
+    first, second, third = keys_with_methods(tmp_path, "first", "second", "third")
     assert first == second != third and len(third) == 64
 
 

@@ -72,7 +72,7 @@ def gradient_of(method, task, params, *, epoch=0, own=None):
     teacher = task.logits(task.teacher, jnp.concatenate([task.retain.x, task.forget.x]))
     forget = method.forget_set(task)
     batch = Batch(task.retain, jnp.ones(n), teacher[:n], forget, teacher[n:], jnp.int32(epoch), KEY, own)
-    gradient = jax.grad(lambda params: method.loss(task, params, batch))(params)
+    gradient = jax.jit(jax.grad(lambda params: method.loss(task, params, batch)))(params)
     ((weights, bias),) = gradient
     return np.concatenate([weights.ravel(), bias])
 
@@ -334,7 +334,7 @@ def test_angles_outside_the_light_cone_stay(method):
     task = drawn(model, width=32)
     task = task._replace(teacher=0.5 * jax.random.normal(KEY, task.teacher.shape))
     logit = jax.grad(lambda params, x: model.logits(params, x[None])[0])
-    gradient = jax.vmap(logit, (None, 0))(task.teacher, task.retain.x)
+    gradient = jax.jit(jax.vmap(logit, (None, 0)))(task.teacher, task.retain.x)
     acts = np.abs(gradient).max(axis=0) > 1e-6
     moved = np.abs(np.asarray(method(task, KEY)[0]) - np.asarray(task.teacher))
     assert (~acts).any() and moved[~acts].max() < 1e-6 and moved[acts].max() > 1e-4

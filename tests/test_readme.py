@@ -29,14 +29,26 @@ short = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")
 run_unlearn_mnist.QUICK = replace(
     quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4", depth=1,
     evaluated_hidden="4",
-    map_weights=(0.0, 0.5), optimization_level=0, out=Path("mine"), mlp=replace(quick.mlp, **short),
+    map_weights=(0.0, 0.5), optimization_level=0, workers=1, out=Path("mine"), mlp=replace(quick.mlp, **short),
     qnn=replace(quick.qnn, **short),
 )
 """
 
 
-def run_example(word, folder, *, before="", after="", **flags):
-    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study."""
+HERE = f"""
+import sys
+sys.path.append({str(ROOT / "tests")!r})
+import evaluation, here, jobs
+jobs.ProcessPoolExecutor = here.InThisProcess
+evaluation.SUBSAMPLES = 40
+"""
+
+
+def run_example(word, folder, *, before=HERE, after="", **flags):
+    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study.
+
+    Its jobs are computed in its own process, as long as nothing else is to go before.
+    """
     (block,) = [block for block in BLOCKS if word in block]
     arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
     study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN) if flags else ""
@@ -57,7 +69,7 @@ def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_fig
     """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
     assert 'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
     asked = {"stages": ("unlearning", "weight_map"), "models": ("mlp",), "methods": ("cf", "undecided")}
-    done = run_example("class Undecided", tmp_path, **asked)
+    done = run_example("class Undecided", tmp_path, before="", **asked)
     curves, cells = (results_of(tmp_path, study) for study in ("unlearning", "weight_map"))
     assert set(curves.unlearner.values) == {"cf", "undecided"} and curves.accuracy.notnull().any()
     own = cells.sel(unlearner="undecided")
@@ -90,14 +102,16 @@ def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
 QUICK = run_unlearn_mnist.QUICK
 run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(30, 64, 0.5)))
 """
-    run_example("class Probabilities", tmp_path, before=longer, stages=("noise_sweep",), models=("probabilities",))
+    run_example(
+        "class Probabilities", tmp_path, before=HERE + longer, stages=("noise_sweep",), models=("probabilities",)
+    )
     sweep = results_of(tmp_path, "noise_sweep")
     assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
     assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
 
 def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
-    run_example("def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
+    run_example("def ladder", tmp_path, before="", stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
     curves = results_of(tmp_path, "unlearning")
     assert "QNN[ladder]" in curves.model.values and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
 
@@ -117,11 +131,11 @@ def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
     run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
     load = "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', classes=('0', '1'))"
     asked = {"stages": ("noise_sweep",), "models": ("mlp",), "alphas": (0, 30)}
-    run_example("poison_mask=mask", tmp_path, before=load.format("mine.npz"), **asked)
+    run_example("poison_mask=mask", tmp_path, before=HERE + load.format("mine.npz"), **asked)
     assert float(results_of(tmp_path, "noise_sweep").accuracy.sel(alpha_percent=0, split="validation").mean()) > 0.8
     shutil.rmtree(tmp_path / "mine")
     asked = {"stages": ("unlearning",), "models": ("mlp",), "methods": ("cf",), "poisons": ("given",)}
-    run_example("poison_mask=mask", tmp_path, before=load.format("marked.npz"), **asked)
+    run_example("poison_mask=mask", tmp_path, before=HERE + load.format("marked.npz"), **asked)
     curves = results_of(tmp_path, "unlearning")
     marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
     assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
@@ -148,7 +162,7 @@ config = replace(run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",
 runner.run_studies(config, run_unlearn_mnist.load(config), run_unlearn_mnist.STUDIES)
 """
     (block,) = [block for block in BLOCKS if "job_arrays" in block]
-    (tmp_path / "study.py").write_text(TINY + study)
+    (tmp_path / "study.py").write_text(TINY + HERE + study)
     after = """
 print(confusion_matrix(labels, predicted).sum(), [layer.shape for pair in params for layer in pair][0])
 stored = storage.read_dataset(path).accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import users_environment
+from conftest import call_script, users_environment
 from nbclient import NotebookClient
 
 import storage
@@ -21,21 +21,23 @@ TINY = (  # noqa: SIM905 - as one types them
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
+MNIST = "run_unlearn_mnist.py"
 SWEEP = (*TINY, "--workers", "1", "--models", "mlp", "--stages", "noise_sweep", "--poisons", "labels")
 UNLEARNING = (*TINY, "--workers", "1", "--models", "mlp", "--stages", "unlearning")
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """An empty home and cache folder, shared so that programs are compiled once, as fast as they can be."""
+    """An empty home and cache folder."""
     home = tmp_path_factory.mktemp("home")
-    own = {"HOME": str(home), "COLUMNS": "120", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    return users_environment("XDG_CACHE_HOME", "PYTHONPATH") | own
+    return users_environment("XDG_CACHE_HOME", "PYTHONPATH") | {"HOME": str(home), "COLUMNS": "120"}
 
 
 @pytest.fixture(scope="session")
 def run_script(environment):
-    def run(*words, script="run_unlearn_mnist.py", **options):
+    """Scripts in processes of their own, their jobs in others."""
+
+    def run(*words, script=MNIST, **options):
         command = [sys.executable, ROOT / script, *map(str, words)]
         options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT, "env": environment} | options
         return subprocess.run(command, **options)
@@ -198,18 +200,18 @@ def test_a_plan_says_what_is_missing_and_how_it_differs_and_computes_nothing(run
     assert "4 jobs to compute, about" in done.stdout and "core-minutes" in done.stdout
 
 
-def test_a_plan_of_an_empty_folder_makes_no_folder(run_script, tmp_path):
-    done = run_script(*SWEEP, "--out", tmp_path / "new", "--plan")
+def test_a_plan_of_an_empty_folder_makes_no_folder(tmp_path):
+    done = call_script(MNIST, *SWEEP, "--out", tmp_path / "new", "--plan")
     assert done.returncode == 0 and not list(tmp_path.iterdir())
     assert "2 jobs to compute" in done.stdout and "nothing like it is there" in done.stdout
 
 
-def test_more_runs_compute_the_missing_block_alone(run_script, tmp_path):
-    assert run_script(*SWEEP, "--out", tmp_path).returncode == 0
+def test_more_runs_compute_the_missing_block_alone(in_this_process, tmp_path):
+    assert call_script(MNIST, *SWEEP, "--out", tmp_path).returncode == 0
     first, jobs = read(folder_of(tmp_path) / "noise_sweep.nc"), job_files(tmp_path)
     assert len(jobs) == 2
     for runs, n_jobs in ((4, 4), (3, 4), (1, 4)):
-        done = run_script(*SWEEP, "--out", tmp_path, "--runs", runs)
+        done = call_script(MNIST, *SWEEP, "--out", tmp_path, "--runs", runs)
         assert done.returncode == 0, done.stderr
         now, more = read(folder_of(tmp_path) / "noise_sweep.nc"), job_files(tmp_path)
         assert len(more) == n_jobs and more.items() >= jobs.items()
@@ -219,16 +221,16 @@ def test_more_runs_compute_the_missing_block_alone(run_script, tmp_path):
     assert (now.loss.isel(run=0) != now.loss.isel(run=2)).sel(alpha_percent=30).all()
 
 
-def test_results_without_job_files_are_done_and_a_share_adds_a_column(run_script, tmp_path, finished):
+def test_results_without_job_files_are_done_and_a_share_adds_a_column(in_this_process, tmp_path, finished):
     """As in a clone: study files, and nothing in OUT/jobs."""
     folder = tmp_path / "mnist" / finished[0].name
     folder.mkdir(parents=True)
     for path in finished[0].glob("*.nc"):
         shutil.copy(path, folder)
     before = {path.name: path.read_bytes() for path in folder.glob("*.nc")}
-    done = run_script(*TINY, "--out", tmp_path)
+    done = call_script(MNIST, *TINY, "--out", tmp_path)
     assert done.returncode == 0 and "training" not in done.stderr and not job_files(tmp_path)
-    done = run_script(*SWEEP, "--out", tmp_path, "--alphas", 30, 60)
+    done = call_script(MNIST, *SWEEP, "--out", tmp_path, "--alphas", 30, 60)
     assert done.returncode == 0 and len(job_files(tmp_path)) == 1, done.stderr
     old, new = read(finished[0] / "noise_sweep.nc"), read(folder / "noise_sweep.nc")
     assert new.alpha_percent.values.tolist() == [0, 30, 60]
@@ -240,11 +242,11 @@ def test_results_without_job_files_are_done_and_a_share_adds_a_column(run_script
     assert changed == {"noise_sweep.nc"}
 
 
-def test_a_teacher_without_its_file_is_computed_again_for_a_new_method(run_script, tmp_path):
-    assert run_script(*UNLEARNING, "--methods", "cf", "--out", tmp_path).returncode == 0
+def test_a_teacher_without_its_file_is_computed_again_for_a_new_method(in_this_process, tmp_path):
+    assert call_script(MNIST, *UNLEARNING, "--methods", "cf", "--out", tmp_path).returncode == 0
     first, jobs = read(folder_of(tmp_path) / "unlearning.nc"), job_files(tmp_path)
     shutil.rmtree(tmp_path / "jobs")
-    done = run_script(*UNLEARNING, "--methods", "cf", "ga", "--out", tmp_path)
+    done = call_script(MNIST, *UNLEARNING, "--methods", "cf", "ga", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     both, again = read(folder_of(tmp_path) / "unlearning.nc"), job_files(tmp_path)
     assert len(jobs) == len(again) == 2 and len(jobs.keys() & again.keys()) == 1  # the teacher
@@ -252,21 +254,21 @@ def test_a_teacher_without_its_file_is_computed_again_for_a_new_method(run_scrip
     assert (both.loss.sel(unlearner="ga").isel(epoch=0) == both.loss.sel(unlearner="cf").isel(epoch=0)).all()
 
 
-def test_flags_that_are_no_axis_have_a_folder_of_their_own(run_script, finished):
+def test_flags_that_are_no_axis_have_a_folder_of_their_own(in_this_process, finished):
     out = finished[0].parents[1]
     before = everything(finished[0])
     flags = ("--seed", "1", "--encoding", "columnwise", "--alphas", "0", "--hyper", "scrub.forget=0.4")
-    done = run_script(*SWEEP, "--out", out, *flags)
+    done = call_script(MNIST, *SWEEP, "--out", out, *flags)
     assert done.returncode == 0 and everything(finished[0]) == before, done.stderr
     (other,) = {path.name for path in (out / "mnist").iterdir()} - {finished[0].name}
     assert other.startswith("quick+")
     shutil.rmtree(out / "mnist" / other)
 
 
-def test_a_stage_of_another_family_joins_the_same_file(run_script, tmp_path):
+def test_a_stage_of_another_family_joins_the_same_file(in_this_process, tmp_path):
     flags = [*TINY, "--out", tmp_path, "--stages", "noise_sweep", "--alphas", "30", "--poisons", "labels"]
     for family in ("mlp", "qnn"):
-        assert run_script(*flags, "--workers", 1, "--models", family).returncode == 0
+        assert call_script(MNIST, *flags, "--models", family).returncode == 0
     sweep = read(folder_of(tmp_path) / "noise_sweep.nc")
     assert set(sweep.model.values) == {"MLP[4]", "QNN[depth=1]"} and sweep.accuracy.notnull().all()
 
@@ -284,7 +286,8 @@ def test_a_flag_that_is_wrong_ends_the_script_with_exit_code_2(run_script):
 def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_script, tmp_path):
     """A learning rate of 1e38 makes NaN of the network; the circuit's angles stay finite."""
     flags = ("--stages", "noise_sweep", "unlearning", "--mlp.sweep.learning-rate", "1e38",
-             "--mlp.unlearn.learning-rate", "1e38", "--poisons", "labels", "--out", tmp_path)  # fmt: skip
+             "--mlp.unlearn.learning-rate", "1e38", "--poisons", "labels", "--workers", 1,
+             "--out", tmp_path)  # fmt: skip
     done = run_script(*TINY, *flags)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     sweep, curves = (read(folder_of(tmp_path) / f"{study}.nc") for study in ("noise_sweep", "unlearning"))
@@ -299,13 +302,13 @@ def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_scri
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None])
-def test_a_malformed_data_file_gets_one_line(run_script, tmp_path, content):
+def test_a_malformed_data_file_gets_one_line(tmp_path, content):
     path = tmp_path / "mnist.npz"
     if content is None:
         np.savez(path, x_train=np.zeros((4, 28, 28)), y_train=np.zeros(3), x_test=np.zeros(1), y_test=np.zeros(1))
     else:
         path.write_bytes(content)
-    done = run_script("--data", path)
+    done = call_script(MNIST, "--data", path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "data" in done.stderr
 
 
@@ -314,8 +317,8 @@ def test_help_states_units_and_defaults(run_script):
     assert done.returncode == 0 and "percent" in done.stdout and "(default: 5)" in done.stdout
 
 
-def test_the_example_passes(run_script):
-    done = run_script(script="run_example.py")
+def test_the_example_passes(in_this_process):
+    done = call_script("run_example.py")
     assert done.returncode == 0, done.stderr
     words = ("start", "retrain", "cf", "scrub", "ga", "all steps passed")
     assert all(word in done.stdout for word in words), done.stdout

@@ -113,6 +113,32 @@ def results(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Files of one name, size and time are read once; those that these tests write anew are not such."""
+    read = storage.read_dataset
+    kept = {}
+
+    def read_dataset(path):
+        own = path.stat()
+        key = (path.parts[-3:], own.st_size, own.st_mtime_ns)
+        kept[key] = kept[key] if key in kept else read(path)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_dataset", read_dataset)
+        yield
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """Where which tables there are is looked at, and not their bounds."""
+    monkeypatch.setattr(metrics, "RESAMPLES", 99)
+    metrics._draws.cache_clear()
+    yield
+    metrics._draws.cache_clear()
+
+
 @pytest.fixture
 def folder(results, tmp_path):
     """A copy of them, to be changed."""
@@ -430,7 +456,7 @@ def test_published_means_stand_beside_ours(results, readme):
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
-def test_models_and_methods_that_a_user_adds_reach_the_tables(folder):
+def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamples):
     """From their files alone: an unknown family, an unknown method with two weights of its own."""
     for data in ("mnist", "xxz"):
         write(folder, data, "corrected", "noise_sweep", sweep([*ALL, "Mine"], ("labels", "features")))
@@ -504,23 +530,27 @@ def script(monkeypatch, capsys):
     return call
 
 
-def test_tables_name_the_file_that_is_missing(folder, script):
+def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script, few_resamples):
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
-    with refused("has no xxz/paper/gauge.nc"):
-        tables.findings_tables(folder)
+    write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
     code, stdout, stderr = script(folder)
     assert code == 2 and "paired-xxz" in stdout and "\ngauge\n" not in stdout
-    assert [line.split(":")[0] for line in stderr.splitlines()] == ["no table gauge", "no table paired-gauge"]
+    named = {
+        word: [line.split(":")[0] for line in stderr.splitlines() if word in line]
+        for word in ("has no xxz/paper/gauge.nc", "fresh", "")
+    }
+    missing, old, every = ([line.removeprefix("no table ") for line in lines] for lines in named.values())
+    assert missing == ["gauge", "paired-gauge"] and old == ["unlearning-mnist", "paired-unlearning", "maps"]
+    assert set(every) == {*missing, *old}
 
 
-def test_a_file_of_an_older_version_is_named(folder, script):
-    write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
-    code, _, stderr = script(folder)
-    named = [line.split(":")[0] for line in stderr.splitlines() if "fresh" in line]
-    assert code == 2 and named == [f"no table {name}" for name in ("unlearning-mnist", "paired-unlearning", "maps")]
+def test_the_tables_of_findings_name_the_file_that_is_missing(folder, few_resamples):
+    (folder / "mnist" / "paper" / "noise_sweep.nc").unlink()
+    with refused("has no mnist/paper/noise_sweep.nc"):
+        tables.findings_tables(folder)
 
 
-def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
+def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_resamples):
     out = tmp_path / "csv"
     assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}

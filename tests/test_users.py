@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from conftest import ROOT, random_split
+from conftest import ONE_THREAD, ROOT, random_split
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -698,14 +698,14 @@ def test_without_qiskit_it_says_what_to_install(monkeypatch):
 def run(*arguments, cwd, **environment):
     """A script of the project in a process of its own; a variable of None is not set."""
     own = {name: value for name, value in (os.environ | environment).items() if value is not None}
-    own = {
-        name: value for name, value in own.items() if name not in ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
-    }
+    own = {name: value for name, value in own.items() if name not in ONE_THREAD}
     command = [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])]
     return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, errors="replace", timeout=300)
 
 
-SMALL = ("--preset", "quick", "--models", "mlp", "--stages", "noise_sweep", "--hidden", "2", "--runs", "2")
+SMALL = (  # noqa: SIM905 - as one types them
+    "--preset quick --models mlp --stages noise_sweep --hidden 2 --runs 2 --workers 1"
+).split()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import users_environment
+from conftest import call_script, users_environment
 
 import circuits
 import storage
@@ -32,6 +32,7 @@ TINY = (  # noqa: SIM905 - as one types them
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
+XXZ = "run_unlearn_xxz.py"
 EVERY_STAGE = ("data", "noise_sweep", "unlearning", "weight_map", "depths", "gauge")
 
 
@@ -44,22 +45,12 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def xxz(cache):
-    """The script in a process of its own; compiling is most of the time, and faster unoptimised."""
-
-    def run(*words):
-        command = [sys.executable, ROOT / "run_unlearn_xxz.py", *map(str, words)]
-        environment = users_environment() | {"COLUMNS": "120"}
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(xxz, tmp_path_factory):
-    """A tiny run of every stage, and its folder."""
+def finished(cache, tmp_path_factory):
+    """A tiny run of every stage in a process of its own, and its folder."""
     out = tmp_path_factory.mktemp("out")
-    done = xxz(*TINY, "--out", out, "--stages", *EVERY_STAGE)
+    command = [sys.executable, ROOT / XXZ, *TINY, "--workers", "1", "--out", out, "--stages", *EVERY_STAGE]
+    environment = users_environment() | {"COLUMNS": "120"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder_of(out), done
 
@@ -108,18 +99,18 @@ def test_the_spectrum_is_kept_for_its_figure(finished):
     assert kept.is_train.sum() == 82 and kept.is_val.sum() == 84
 
 
-def test_a_second_start_computes_nothing(xxz, finished):
+def test_a_second_start_computes_nothing(finished):
     folder, _ = finished
     before = {path: path.read_bytes() for path in (*folder.glob("*.nc"), *folder.parents[1].glob("jobs/*"))}
-    again = xxz(*TINY, "--out", folder.parents[1], "--stages", *EVERY_STAGE)
+    again = call_script(XXZ, *TINY, "--out", folder.parents[1], "--stages", *EVERY_STAGE)
     assert again.returncode == 0 and "training" not in again.stderr, again.stderr
     assert {path: path.read_bytes() for path in before} == before and len(before) > 10
 
 
-def test_stages_one_by_one_give_the_same_bits(xxz, finished, tmp_path):
+def test_stages_one_by_one_give_the_same_bits(in_this_process, finished, tmp_path):
     """The depths first and alone, then the rest of the noise sweep joins their file."""
     for stages in (["depths"], ["noise_sweep", "data"]):
-        done = xxz(*TINY, "--out", tmp_path, "--models", "qnn", "--workers", "1", "--stages", *stages)
+        done = call_script(XXZ, *TINY, "--out", tmp_path, "--models", "qnn", "--stages", *stages)
         assert done.returncode == 0, done.stderr
     for study in ("noise_sweep", "data"):
         alone, together = read(folder_of(tmp_path), study), read(finished[0], study)
