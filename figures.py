@@ -34,6 +34,7 @@ from evaluation import MEASURES, PRIMARY
 from tables import count_of_runs, method_titles, models_and_poisons, one_of_each_family, ordered
 
 PALETTE = sns.color_palette("colorblind")
+DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
     "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
     "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
@@ -43,7 +44,7 @@ METHOD_STYLE = {  # colour and line of each method
     "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
 }  # fmt: skip
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], PALETTE[5], PALETTE[9], PALETTE[0])  # of methods, in turn
+SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])  # of methods, in turn: of no family
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
 POISON_NAMES = {
     "labels": "flipped labels",
@@ -486,31 +487,39 @@ def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
 
 
 def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
-    """Distance from the oracles against cost: methods as points with errors; teacher, floor and oracle as marks."""
+    """Distance from the oracles of every arm, by its cost, which stands beside its name; the line is the floor."""
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
-    arms = itertools.cycle(MARKERS)
-    marks = {arm: next(arms) for arm in titles}
     data = tables.over_draws(results)
-    for axis, place in _grid(rows, "gradients over an oracle's", "W1 on the forget set"):
+    for axis, place in _grid(rows, "W1 on the forget set", most=2):
         own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(["unlearner", "measure"])
         floor = own.value["oracle", f"{PRIMARY} unit"] if ("oracle", f"{PRIMARY} unit") in own.index else np.nan
-        axis.axhline(floor, color="0.6", linestyle="--", linewidth=0.9, label="floor")
-        for arm, title in titles.items():
-            if (arm, PRIMARY) not in own.index or (arm, "cost") not in own.index:
-                continue
+        axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
+        costs = {arm: own.value[arm, "cost"] for arm in titles if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)}
+        costs = dict(
+            sorted((costs | ({"teacher": 0.0} if "teacher" in costs else {})).items(), key=lambda each: -each[1])
+        )
+        for row, arm in enumerate(costs):
             point, colour = own.loc[(arm, PRIMARY)], styles[arm][0]
-            bars = np.maximum([[point.value - point.low], [point.high - point.value]], 0)
-            cost = 0 if arm == "teacher" else own.value[arm, "cost"]
-            axis.errorbar(cost, point.value, bars, fmt=marks[arm], color=colour, markersize=4, capsize=2, label=title)
-        axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", yscale="log")
-        axis.set_xlim(left=-0.05)
-    plt.gcf().set_figheight(max(plt.gcf().get_figheight(), 0.17 * len(titles) + 0.8))  # room for the legend
+            axis.hlines(row, point.low, point.high, color=colour, linewidth=1)
+            axis.plot(point.value, row, "o", color=colour, markersize=4)
+        axis.set_yticks(
+            range(len(costs)), labels=[f"{titles[arm]}  {cost:.2f}" for arm, cost in costs.items()], fontsize=7
+        )
+        axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", xscale="log")
+        low, high = axis.get_xlim()
+        ticks = (1,) if high > 100 * low else (1, 2, 5)
+        axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=ticks, numticks=5))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    figure, down = plt.gcf(), -(-len(rows) // 2)
+    figure.set_size_inches(figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.7, 1.5) * down + 0.4)
     text = (f"W1 distance of the logits from half of the oracles; {_draws_words(results)}; bars: 95 % intervals "
-            "(half-sampling, conditional on the draws); the teacher costs nothing more; floor: one half of the oracles "
-            "from the other")  # fmt: skip
-    return _finished(text, results, legend=True)
+            "(half-sampling, conditional on the draws). Behind each name: its gradients over those of an oracle's "
+            "training, of which the teacher takes no more. Dashed: the floor, one half of the oracles from the "
+            "other")  # fmt: skip
+    return _finished(text, results)
 
 
 def _draws_words(results: xr.Dataset) -> str:
@@ -523,7 +532,7 @@ def _draws_words(results: xr.Dataset) -> str:
 def linear_response(results: xr.Dataset) -> plt.Figure | None:
     """The change of each logit that linear response predicts against the true one, for each model and poison."""
     pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
-    marks = {"validation": ("0.75", "."), "retain": (PALETTE[0], "o"), "forget": (PALETTE[3], "^")}
+    marks = {"validation": ("0.75", "."), "retain": ("0.35", "o"), "forget": (PALETTE[3], "^")}
     for axis, place in _grid(pairs, "predicted change of z", "true change of z"):
         own, words = results.sel(model=place[0], poison=place[1]), []
         for part, (colour, marker) in marks.items():
@@ -532,7 +541,7 @@ def linear_response(results: xr.Dataset) -> plt.Figure | None:
             value, low, high = own.correlation.sel(of=part, bound=tables.BOUNDS).values
             words.append(f"{part} {value:.2f} [{low:.2f}, {high:.2f}]")
         axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        axis.text(0.03, 0.97, "\n".join(reversed(words)), transform=axis.transAxes, va="top", fontsize=5.5)
+        axis.text(0.03, 0.97, "\n".join(reversed(words)), transform=axis.transAxes, va="top", fontsize=6.5)
         axis.set_title(f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}")
     text = ("z: logit signed by the true label, a dot for each sample; true: mean over oracles less mean over "
             "teachers; predicted: first order in a damped Newton step towards the minimum on the retained samples "
@@ -542,7 +551,7 @@ def linear_response(results: xr.Dataset) -> plt.Figure | None:
 
 def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
     """Colour and line of each arm of the stage evaluation."""
-    return method_styles(results) | {"teacher": (PALETTE[0], "-"), "oracle": (PALETTE[7], "--")}
+    return method_styles(results) | {"teacher": (DARK[8], "-"), "oracle": (PALETTE[7], "--")}
 
 
 def dynamics(results: xr.Dataset) -> plt.Figure | None:
@@ -579,8 +588,9 @@ def _noises(results: xr.Dataset) -> list[tuple[str, int]]:
 def contests(results: xr.Dataset) -> plt.Figure | None:
     """Validation accuracy of every contender as it was tuned, a dot each with its interval, the best above."""
     groups = dict(zip(dict.fromkeys(results.group.values.tolist()), itertools.cycle(MARKERS), strict=False))
-    styles = model_styles(results, ordered(results, "model"))
-    for axis, (poison, alpha) in _grid(_noises(results), "validation accuracy", most=3):
+    counts = results.accuracy.sel(split="validation").count("run")
+    counts = [int((counts.sel(poison=poison, alpha_percent=alpha) > 0).sum()) for poison, alpha in _noises(results)]
+    for axis, (poison, alpha) in _grid(_noises(results), "validation accuracy", most=2):
         own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna("model", how="all")
         names = own.mean("run").to_series().sort_values().index
         for row, name in enumerate(names):
@@ -590,13 +600,19 @@ def contests(results: xr.Dataset) -> plt.Figure | None:
                 FAMILY_STYLE.get(results.family.sel(model=name).item(), SPARE_STYLE)[0],
             )
             low, high = metrics.bootstrap_interval(runs)
-            axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4, label=group)
+            axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4)
             axis.hlines(row, low, high, color=colour, linewidth=1)
-        axis.set_yticks(range(len(names)), labels=names, fontsize=5.5)
+        axis.set_yticks(range(len(names)), labels=names, fontsize=7)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
-    figure = plt.gcf()
-    rows = -(-len(_noises(results)) // 3)
-    figure.set_size_inches(figure.get_figwidth() * 1.35, max(0.12 * len(styles) + 1, PANEL[1]) * rows + 0.4)
+    figure, axis = plt.gcf(), plt.gcf().axes[0]
+    for group, marker in groups.items():
+        axis.plot([], [], marker, color="0.3", markersize=4, label=group)
+    for family in dict.fromkeys(results.family.sel(model=ordered(results, "model")).values.tolist()):
+        axis.plot([], [], "-", color=FAMILY_STYLE.get(family, SPARE_STYLE)[0], linewidth=3, label=family)
+    rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
+    figure.axes[0].get_gridspec().set_height_ratios(rows)
+    figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
     text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
             "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
             "group")  # fmt: skip

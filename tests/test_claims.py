@@ -55,9 +55,14 @@ def test_p_is_that_of_all_sign_flips():
     assert of_values("it", mixed).p == pytest.approx(stats.ttest_1samp(mixed, 0).pvalue, abs=0.02)
 
 
-def test_every_claim_has_a_row_and_a_verdict_on_the_committed_results(capsys):
+@pytest.fixture(scope="module")
+def committed():
+    return Studies(ROOT / "results")
+
+
+def test_every_claim_has_a_row_and_a_verdict_on_the_committed_results(committed, capsys):
     """Each is paired over runs; a claim is left out for want of a study alone, which is named."""
-    frame = claims.decided(Studies(ROOT / "results"))
+    frame = claims.decided(committed)
     left_out = capsys.readouterr().err
     assert len(frame) == len(claims.CLAIMS) or "which the tables need" in left_out
     assert (
@@ -73,5 +78,5 @@ def test_claims_of_studies_that_are_not_there_are_left_out_and_named(tmp_path):
     assert done.returncode == 0 and "| verdict |" in done.stdout and "claims are left out" in done.stderr
 
 
-def test_the_table_of_the_findings_is_that_of_the_committed_results():
-    assert f"<!-- claims -->\n\n{claims.markdown(Studies(ROOT / 'results'))}\n" in (ROOT / "FINDINGS.md").read_text()
+def test_the_table_of_the_findings_is_that_of_the_committed_results(committed):
+    assert f"<!-- claims -->\n\n{claims.markdown(committed)}\n" in (ROOT / "FINDINGS.md").read_text()
