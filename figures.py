@@ -496,30 +496,29 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
         own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(["unlearner", "measure"])
         floor = own.value["oracle", f"{PRIMARY} unit"] if ("oracle", f"{PRIMARY} unit") in own.index else np.nan
         axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
-        costs = {arm: own.value[arm, "cost"] for arm in titles if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)}
-        costs = dict(
-            sorted((costs | ({"teacher": 0.0} if "teacher" in costs else {})).items(), key=lambda each: -each[1])
-        )
-        for row, arm in enumerate(costs):
+        costs = {arm: 0.0 if arm == "teacher" else own.value[arm, "cost"]
+                 for arm in titles if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)}  # fmt: skip
+        arms = sorted(costs, key=costs.get, reverse=True)
+        for row, arm in enumerate(arms):
             point, colour = own.loc[(arm, PRIMARY)], styles[arm][0]
             axis.hlines(row, point.low, point.high, color=colour, linewidth=1)
             axis.plot(point.value, row, "o", color=colour, markersize=4)
-        axis.set_yticks(
-            range(len(costs)), labels=[f"{titles[arm]}  {cost:.2f}" for arm, cost in costs.items()], fontsize=7
-        )
-        axis.set(title=f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}", xscale="log")
-        low, high = axis.get_xlim()
-        ticks = (1,) if high > 100 * low else (1, 2, 5)
-        axis.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=ticks, numticks=5))
+        axis.set_yticks(range(len(arms)), labels=[f"{titles[arm]}  {costs[arm]:.2f}" for arm in arms], fontsize=7)
+        axis.set(title=f"{place[0]}\n{POISON_NAMES.get(place[1], place[1])}", xscale="log")
+        axis.xaxis.set_major_locator(_log_ticks(*axis.get_xlim(), numticks=5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     figure, down = plt.gcf(), -(-len(rows) // 2)
-    figure.set_size_inches(figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.7, 1.5) * down + 0.4)
+    figure.set_size_inches(figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4)
     text = (f"W1 distance of the logits from half of the oracles; {_draws_words(results)}; bars: 95 % intervals "
             "(half-sampling, conditional on the draws). Behind each name: its gradients over those of an oracle's "
-            "training, of which the teacher takes no more. Dashed: the floor, one half of the oracles from the "
-            "other")  # fmt: skip
+            "training (the teacher: none). Dashed: the floor, one half of the oracles from the other")  # fmt: skip
     return _finished(text, results)
+
+
+def _log_ticks(low: float, high: float, **options) -> matplotlib.ticker.LogLocator:
+    """Ticks from low to high at the powers of ten, and at 2 and 5 times them where these are few."""
+    return matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5), **options)
 
 
 def _draws_words(results: xr.Dataset) -> str:
@@ -541,7 +540,8 @@ def linear_response(results: xr.Dataset) -> plt.Figure | None:
             value, low, high = own.correlation.sel(of=part, bound=tables.BOUNDS).values
             words.append(f"{part} {value:.2f} [{low:.2f}, {high:.2f}]")
         axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        axis.text(0.03, 0.97, "\n".join(reversed(words)), transform=axis.transAxes, va="top", fontsize=6.5)
+        behind = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
+        axis.text(0.03, 0.97, "\n".join(reversed(words)), transform=axis.transAxes, va="top", fontsize=6.5, bbox=behind)
         axis.set_title(f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}")
     text = ("z: logit signed by the true label, a dot for each sample; true: mean over oracles less mean over "
             "teachers; predicted: first order in a damped Newton step towards the minimum on the retained samples "
@@ -588,30 +588,30 @@ def _noises(results: xr.Dataset) -> list[tuple[str, int]]:
 def contests(results: xr.Dataset) -> plt.Figure | None:
     """Validation accuracy of every contender as it was tuned, a dot each with its interval, the best above."""
     groups = dict(zip(dict.fromkeys(results.group.values.tolist()), itertools.cycle(MARKERS), strict=False))
-    counts = results.accuracy.sel(split="validation").count("run")
-    counts = [int((counts.sel(poison=poison, alpha_percent=alpha) > 0).sum()) for poison, alpha in _noises(results)]
+    family = results.family.to_series()
+    colours = {name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in family[ordered(results, "model")]}
+    counts = []  # of contenders, by panel
     for axis, (poison, alpha) in _grid(_noises(results), "validation accuracy", most=2):
         own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna("model", how="all")
         names = own.mean("run").to_series().sort_values().index
+        counts.append(len(names))
         for row, name in enumerate(names):
             runs = own.sel(model=name).dropna("run").values
-            group, colour = (
-                results.group.sel(model=name).item(),
-                FAMILY_STYLE.get(results.family.sel(model=name).item(), SPARE_STYLE)[0],
-            )
+            group, colour = results.group.sel(model=name).item(), colours[family[name]]
             low, high = metrics.bootstrap_interval(runs)
             axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4)
             axis.hlines(row, low, high, color=colour, linewidth=1)
         axis.set_yticks(range(len(names)), labels=names, fontsize=7)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
-    figure, axis = plt.gcf(), plt.gcf().axes[0]
+    figure = plt.gcf()
+    axis = figure.axes[0]
     for group, marker in groups.items():
         axis.plot([], [], marker, color="0.3", markersize=4, label=group)
-    for family in dict.fromkeys(results.family.sel(model=ordered(results, "model")).values.tolist()):
-        axis.plot([], [], "-", color=FAMILY_STYLE.get(family, SPARE_STYLE)[0], linewidth=3, label=family)
+    for name, colour in colours.items():
+        axis.plot([], [], "-", color=colour, linewidth=3, label=name)
     rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
-    figure.axes[0].get_gridspec().set_height_ratios(rows)
+    axis.get_gridspec().set_height_ratios(rows)
     figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
     text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
             "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
@@ -757,7 +757,7 @@ def loss_slices(results: xr.Dataset) -> plt.Figure | None:
             axis.set(aspect="equal")
             axis.set_title(f"{names[direction]}\nα = {alpha} %" * (model == models[0]), fontsize=8)
         axes[0].set_ylabel(model * (direction == "random"))
-        ticks = matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5))
+        ticks = _log_ticks(low, high)
         plt.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8).minorticks_off()
     text = ("one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are "
             "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors "

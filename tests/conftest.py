@@ -66,14 +66,6 @@ def mnist() -> Dataset:
     return load_mnist(source="embedded")
 
 
-@pytest.fixture
-def quick_compilation() -> Iterator[None]:
-    """Most of XLA's optimisations left out: small trainings run for milliseconds and compile for seconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def random_split(n: int, d: int, *, seed: int = 0, complex_states: bool = False) -> Split:
     """n normalised Gaussian samples of length d, both classes as equally large as they can be."""
     generator = np.random.default_rng(seed)

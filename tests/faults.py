@@ -169,7 +169,7 @@ def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
     bench.clear()
     kills = ends = amid_work = 0
     while kills < n:
-        process = bench.start()
+        process = bench.start("--workers", "2")
         before = len(bench.jobs())
         if bench.wait_for_jobs(process, before + rng.randrange(3)):  # from the first import to well into the work
             time.sleep(rng.uniform(0, 0.3))
@@ -280,7 +280,7 @@ def stop(bench: Bench) -> dict[str, int]:
     bench.clear()
     before = 0
     for number, send in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)):
-        process = bench.start()
+        process = bench.start("--workers", "2")
         assert bench.wait_for_jobs(process, before + 3), process.communicate()[1]
         workers = workers_of(process)
         send(process.pid, number)

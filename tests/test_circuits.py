@@ -185,13 +185,11 @@ def test_the_plain_circuit_starts_from_zero_without_inputs():
 
 # ---- properties ----
 
-quickly = pytest.mark.usefixtures("quick_compilation")
 
 evolve_compiled = jax.jit(evolve, static_argnames=("rotations", "entangler"))
 expectation_compiled = jax.jit(expectation, static_argnames=("rotations", "entangler"))
 
 
-@quickly
 @given(
     angles=hnp.arrays(np.float32, (2, 3, 4), elements=st.floats(-10, 10, width=32)),
     amplitudes=hnp.arrays(np.float32, (2, 2, 8), elements=st.floats(-10, 10, width=32)),
@@ -208,7 +206,6 @@ def test_any_circuit_keeps_norms_and_bounds_the_expectation(angles, amplitudes, 
     assert np.all(np.abs(values) <= norms * (1 + 1e-5))
 
 
-@quickly
 @given(modulus=st.floats(0.125, 8), phase=st.floats(-4, 4), variant=st.sampled_from(TWO_VARIANTS))
 def test_a_factor_counts_squared_and_a_phase_does_not(modulus, phase, variant):
     rotations, entangler = variant
@@ -219,7 +216,6 @@ def test_a_factor_counts_squared_and_a_phase_does_not(modulus, phase, variant):
     np.testing.assert_allclose(actual, modulus**2 * values, rtol=0, atol=1e-5 * squared_norms(scaled).max())
 
 
-@quickly
 @pytest.mark.parametrize(("n_qubits", "rotations"), [(2, "xyx"), (5, "xy")])
 def test_the_last_rzz_layer_has_no_effect(n_qubits, rotations):
     params, states = draw(n_qubits, 2, rotations)
@@ -230,7 +226,6 @@ def test_the_last_rzz_layer_has_no_effect(n_qubits, rotations):
     assert np.abs(gradient[-1, -1, 0]) > 1e-3 * scale
 
 
-@quickly
 @pytest.mark.parametrize("n_qubits", [2, 5])
 def test_without_angles_only_the_ring_is_left(n_qubits):
     """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit holds the
@@ -246,7 +241,6 @@ def test_without_angles_only_the_ring_is_left(n_qubits):
         np.testing.assert_allclose(values, probabilities @ (1 - 2 * measured), rtol=0, atol=1e-5 * scale)
 
 
-@quickly
 @pytest.mark.parametrize(("n_qubits", "entangler", "folded"), [(3, "rzz", 1), (2, "cnot", None)])
 def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
     """d2<Z> / da db is a quarter of the signed sum of four values at shifts of +-pi/2: no autodiff in it."""
@@ -266,7 +260,6 @@ def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
     assert np.abs(expected).max() > 0.05
 
 
-@quickly
 @pytest.mark.parametrize(("rotations", "entangler"), TWO_VARIANTS)
 def test_samples_and_runs_do_not_mix(rotations, entangler):
     """A batch equals its samples one by one, and vmap over parameters equals a loop over them."""
@@ -282,7 +275,6 @@ def test_samples_and_runs_do_not_mix(rotations, entangler):
     np.testing.assert_allclose(batched, expected, rtol=0, atol=1e-6 * squared_norms(states).max())
 
 
-@quickly
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
 def test_dtypes_of_states(dtype):
     """NumPy arrays of any real or complex type will do, and the answer is real in single precision."""
@@ -307,7 +299,6 @@ def test_the_light_cone_grows_by_the_neighbours(n_qubits):
         reached |= {(qubit + step) % n_qubits for qubit in reached for step in (1, -1)}
 
 
-@quickly
 @pytest.mark.parametrize(("n_qubits", "depth"), [(2, 1), (5, 2)])
 def test_reduced_states_are_partial_traces_and_give_the_same_expectation(n_qubits, depth):
     """Re rho in the upper triangle and Im rho in the lower, against tracing the other qubits out."""
@@ -384,7 +375,6 @@ def test_cnot_permutation_is_the_ring_of_cnots(n_qubits):
         assert permutation[after] == before
 
 
-@quickly
 @pytest.mark.parametrize(
     ("rotations", "entangler", "count"), [("xyx", "rzz", 4), ("xyx", "cnot", 3), ("xy", "rzz", 3), ("xy", "cnot", 2)]
 )

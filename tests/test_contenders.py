@@ -38,8 +38,6 @@ from models import MLP, QNN, QuadraticForm, Training, train
 from poison_unlearn import Batch, Retrain, Task, unlearn
 
 KEY = jax.random.key(5)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MODELS = [
     BoundedMLP(4, (6,)),
     ProjectedLinear(4, 10),

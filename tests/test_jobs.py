@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from unittest import mock
 
 import jax
 import numpy as np
@@ -167,26 +166,21 @@ def test_a_key_is_the_same_in_another_process():
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
-@pytest.mark.parametrize("setting", [
-    lambda: jax.enable_x64(True),
-    lambda: jax.default_prng_impl("rbg"),
-    lambda: jax.threefry_partitionable(False),
-    lambda: jax.default_matmul_precision("highest"),
-    lambda: mock.patch.dict(os.environ, {"XLA_FLAGS": "--xla_backend_optimization_level=1"}),
-    lambda: mock.patch.object(keys, "backend", lambda: "cuda"),
-])  # fmt: skip
-def test_settings_that_change_bits_are_part_of_the_key(setting):
-    before = job_key(FIT)
-    with setting():
-        within = job_key(FIT)
-    assert len(within) == 64 and within != before == job_key(FIT)
-
-
-def test_variables_of_the_environment_that_change_bits_are_part_of_the_key():
+@pytest.mark.parametrize(
+    ("variables", "flags"),
+    [
+        ({"JAX_ENABLE_X64": "1"}, {}),
+        ({"JAX_DEFAULT_PRNG_IMPL": "rbg"}, {}),
+        ({"JAX_THREEFRY_PARTITIONABLE": "0"}, {}),
+        ({"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, {}),
+        ({"XLA_FLAGS": "--xla_backend_optimization_level=1"}, {}),
+        ({"JAX_PLATFORMS": "cuda"}, {}),
+    ],
+)
+def test_settings_that_change_bits_are_part_of_the_key(variables, flags):
     code = "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; print(job_key(FIT))"
-    done = run_python("-c", code, JAX_ENABLE_X64="1", JAX_PLATFORMS="cuda")
-    with jax.enable_x64(True), mock.patch.object(keys, "backend", lambda: "cuda"):
-        assert done.stdout.strip() == job_key(FIT), done.stderr
+    done = run_python("-c", code, **variables)
+    assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
 
 
 def write_method(folder, name, body, comment=""):

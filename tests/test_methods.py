@@ -32,7 +32,6 @@ from poison_unlearn import METHODS, Batch, FineTune, Retrain, Task, unlearn
 KEY = jax.random.key(0)
 D, N, F = 5, 12, 7
 ONE_STEP = Training(1, 0, 0.01)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def drawn(model, *, n=N, f=F, width=D, seed=0):

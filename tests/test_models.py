@@ -20,8 +20,6 @@ from models import MLP, QNN, QuadraticForm, Training, fit, train
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
 TOLERANCE = 1e-10 if DOUBLE else 1e-5
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(7)
 MODELS = [MLP(8, ()), MLP(8, (5, 3)), QNN(3, 2), QNN(3, 2, "xy", "cnot")]
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.label)

@@ -60,8 +60,6 @@ from poison_unlearn import (
 
 PUBLISHED = {name: METHODS[name] for name in ("retrain", "cf", "scrub", "ga")}
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KEY = jax.random.key(3)
 DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}  # by chance; tests/test_users.py: given
 MOST = dict.fromkeys((poison_one_class, poison_backdoor), 0.5)  # the share that can be poisoned, where it is not any

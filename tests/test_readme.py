@@ -35,20 +35,17 @@ run_unlearn_mnist.QUICK = replace(
 """
 
 
+# Jobs in the process of the script: where nothing of one's own has to reach others.
 HERE = f"""
 import sys
 sys.path.append({str(ROOT / "tests")!r})
-import evaluation, here, jobs
+import here, jobs
 jobs.ProcessPoolExecutor = here.InThisProcess
-evaluation.SUBSAMPLES = 40
 """
 
 
-def run_example(word, folder, *, before=HERE, after="", **flags):
-    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study.
-
-    Its jobs are computed in its own process, as long as nothing else is to go before.
-    """
+def run_example(word, folder, *, before="", after="", **flags):
+    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study."""
     (block,) = [block for block in BLOCKS if word in block]
     arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
     study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN) if flags else ""
@@ -69,7 +66,7 @@ def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_fig
     """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
     assert 'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
     asked = {"stages": ("unlearning", "weight_map"), "models": ("mlp",), "methods": ("cf", "undecided")}
-    done = run_example("class Undecided", tmp_path, before="", **asked)
+    done = run_example("class Undecided", tmp_path, **asked)
     curves, cells = (results_of(tmp_path, study) for study in ("unlearning", "weight_map"))
     assert set(curves.unlearner.values) == {"cf", "undecided"} and curves.accuracy.notnull().any()
     own = cells.sel(unlearner="undecided")
@@ -102,16 +99,14 @@ def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
 QUICK = run_unlearn_mnist.QUICK
 run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(30, 64, 0.5)))
 """
-    run_example(
-        "class Probabilities", tmp_path, before=HERE + longer, stages=("noise_sweep",), models=("probabilities",)
-    )
+    run_example("class Probabilities", tmp_path, before=longer, stages=("noise_sweep",), models=("probabilities",))
     sweep = results_of(tmp_path, "noise_sweep")
     assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
     assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
 
 def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
-    run_example("def ladder", tmp_path, before="", stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
+    run_example("def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
     curves = results_of(tmp_path, "unlearning")
     assert "QNN[ladder]" in curves.model.values and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
 

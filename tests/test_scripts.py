@@ -35,10 +35,10 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_script(environment):
-    """Scripts in processes of their own, their jobs in others."""
+    """The script in a process of its own, its jobs in others."""
 
-    def run(*words, script=MNIST, **options):
-        command = [sys.executable, ROOT / script, *map(str, words)]
+    def run(*words, **options):
+        command = [sys.executable, ROOT / MNIST, *map(str, words)]
         options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT, "env": environment} | options
         return subprocess.run(command, **options)
 
