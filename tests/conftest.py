@@ -33,6 +33,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 import jax
 import numpy as np
 import pytest
+import warm
 from here import InThisProcess
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -52,6 +53,12 @@ fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
 SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "models")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run: not in the process that hands them to others."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        warm.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -209,7 +209,8 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            if parent == process.pid and b"popen_loky" in status.with_name("cmdline").read_bytes():
+            names = [status.with_name(name).read_bytes() for name in ("cmdline", "comm")]  # a fork has but the second
+            if parent == process.pid and b"popen_loky" in b"".join(names):
                 children.append(int(status.parent.name))
         except OSError:  # it has ended since
             continue

@@ -73,8 +73,9 @@ def scheduler(folder):
         yield SimpleNamespace(file=str(file), process=running)
 
 
-def worker(of, folder, *flags, threads=1, **environment):
-    """A Dask worker, started outside the project."""
+def worker(of, folder, *flags, threads=1, nanny=False, **environment):
+    """A Dask worker, started outside the project; with a nanny, another one takes its place when it dies."""
+    flags = (*flags, "--nanny" if nanny else "--no-nanny")
     flags = ("--scheduler-file", of.file, "--nthreads", threads, "--no-dashboard", "--memory-limit", 0, *flags)
     return process("-m", "distributed.cli.dask_worker", *flags, cwd=folder, env=ENVIRONMENT | environment)
 
@@ -82,7 +83,7 @@ def worker(of, folder, *flags, threads=1, **environment):
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
-    with scheduler(folder) as of, worker(of, folder), worker(of, folder):
+    with scheduler(folder) as of, worker(of, folder, nanny=True), worker(of, folder, nanny=True):
         yield of
 
 
