@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
-    "pytest hypothesis jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array scipy.stats scipy.optimize "
-    "distributed sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
+    "pytest hypothesis jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array distributed "
+    "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
 ).split()
 MODULES = ("loky.backend.popen_loky_posix", "joblib.externals.loky.backend.popen_loky_posix")  # with -m
 MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler")
@@ -143,7 +143,7 @@ def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
             descriptors = start.descriptors()
             request = [
                 start.words(),
-                os.path.abspath(start.folder or os.curdir),
+                str(Path(start.folder or ".").absolute()),
                 variables,
                 start.new_session,
                 list(descriptors),
@@ -242,7 +242,7 @@ def _tell_jax() -> None:
 
 def _run(words: list[str]) -> None:
     """What Python does with its command line."""
-    first = {"-c": "", "-m": os.getcwd()}.get(words[0], str(Path(words[0]).resolve().parent))
+    first = {"-c": "", "-m": str(Path.cwd())}.get(words[0], str(Path(words[0]).resolve().parent))
     sys.path[:0] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = ["-c", *words[2:]] if words[0] == "-c" else words[words[0] == "-m" :]
     if words[0] == "-m":
