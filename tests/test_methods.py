@@ -43,6 +43,12 @@ def drawn(model, *, n=N, f=F, width=D, seed=0):
     return Task(model, teacher, *as_jax, fresh)
 
 
+def whole(method, task, measure=None):
+    """Its parameters and history, compiled whole, as jobs have it: one program in place of one for each operation."""
+    compiled = jax.jit(lambda arrays: method(arrays._replace(model=task.model), KEY, measure))
+    return compiled(task._replace(model=None))
+
+
 LOGISTIC = MLP(D, ())
 
 
@@ -122,7 +128,7 @@ def test_the_gradient_of_the_loss_is_that_of_numpy(name):
 def test_a_step_is_adams_along_it(name):
     """θ - rate g / (|g| + 1e-8), from the teacher, over all samples."""
     method, epoch, _ = LOSSES[name]
-    params, _ = replace(method, training=ONE_STEP)(TASK, KEY)
+    params, _ = whole(replace(method, training=ONE_STEP), TASK)
     gradient = gradient_of(method, TASK, TASK.teacher, epoch=epoch)
     before, after = (np.concatenate([np.asarray(leaf).ravel() for leaf in each[0]]) for each in (TASK.teacher, params))
     np.testing.assert_allclose(after, before - 0.01 * gradient / (np.abs(gradient) + 1e-8), atol=1e-6)
@@ -135,8 +141,8 @@ CIRCUIT = QNN(4, 3)
 SHORT = Training(4, 5, 0.02)
 
 
-def run(method, task, key=KEY):
-    return replace(method, training=SHORT)(task, key)[0]
+def run(method, task):
+    return whole(replace(method, training=SHORT), task)[0]
 
 
 @pytest.mark.parametrize(("model", "k", "width"), [(NETWORK, 3, D), (CIRCUIT, 3, 16)])
@@ -171,7 +177,7 @@ def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_t
     """Whose labels are flipped as well; no true label is read."""
     task = drawn(NETWORK, n=40, f=20)
     method = replace(ScrubAlternating(), training=Training(8, 0, 0.1))
-    params, curve = method(task, KEY, lambda params: ravel_pytree(params)[0])
+    params, curve = whole(method, task, lambda params: ravel_pytree(params)[0])
     held = np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 2), 40))[:8]
     theta, unravel = ravel_pytree(params)
     np.testing.assert_array_equal(curve[-1], theta)
@@ -181,13 +187,13 @@ def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_t
 
     order = np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 2), 40))[8:]
     rest = task._replace(retain=Split(task.retain.x[order], task.retain.y[order]))
-    last, every = replace(method, rewind="none")(rest, KEY, lambda params: ravel_pytree(params)[0])
+    last, every = whole(replace(method, rewind="none"), rest, lambda params: ravel_pytree(params)[0])
     np.testing.assert_array_equal(every[1:-1], curve[1:-1])
     reference = error(ravel_pytree(last)[0], task.retain.x[held], 1 - task.retain.y[held])
     distances = [abs(error(own, task.forget.x, task.forget.y) - reference) for own in every[1:]]
     np.testing.assert_array_equal(theta, every[1 + int(np.argmin(distances))])
     lied = task._replace(forget_clean=Split(task.forget.x, task.forget.y))
-    assert_trees_equal(method(lied, KEY)[0], params)
+    assert_trees_equal(whole(method, lied)[0], params)
 
 
 def test_a_bad_teacher_without_a_forget_set_is_distillation():
@@ -209,7 +215,7 @@ def test_salun_moves_the_share_of_the_weights_where_the_forget_set_acts_most():
 
 def test_dampening_with_alpha_infinite_changes_nothing():
     task = drawn(NETWORK)
-    assert_trees_equal(SelectiveDampening(alpha=np.inf)(task, KEY)[0], task.teacher)
+    assert_trees_equal(whole(SelectiveDampening(alpha=np.inf), task)[0], task.teacher)
 
 
 # ---- one step ----
@@ -266,7 +272,7 @@ def test_a_newton_step_is_that_of_the_dense_matrix(exact, monkeypatch):
     monkeypatch.setattr(methods, "EXACT", exact)
     p = sigmoid(TR)
     hessian = (XR * (p * (1 - p))[:, None]).T @ XR / N
-    found = flat(Newton()(TASK, KEY)[0])
+    found = flat(whole(Newton(), TASK)[0])
     np.testing.assert_allclose(found, best_step(hessian, ce(XR, YR, TR), flat_teacher()), rtol=0.02, atol=0.02)
 
 
@@ -320,7 +326,7 @@ def test_where_the_loss_has_a_minimum_the_step_predicts_what_retraining_does():
 
 def test_a_step_that_makes_it_worse_is_not_taken(monkeypatch):
     monkeypatch.setattr(methods, "newton_steps", lambda *_, **__: -100 * jnp.ones((2, 6)))
-    assert_trees_equal(Newton()(TASK, KEY)[0], TASK.teacher)
+    assert_trees_equal(whole(Newton(), TASK)[0], TASK.teacher)
 
 
 # ---- circuits ----
@@ -335,7 +341,7 @@ def test_angles_outside_the_light_cone_stay(method):
     logit = jax.grad(lambda params, x: model.logits(params, x[None])[0])
     gradient = jax.jit(jax.vmap(logit, (None, 0)))(task.teacher, task.retain.x)
     acts = np.abs(gradient).max(axis=0) > 1e-6
-    moved = np.abs(np.asarray(method(task, KEY)[0]) - np.asarray(task.teacher))
+    moved = np.abs(np.asarray(whole(method, task)[0]) - np.asarray(task.teacher))
     assert (~acts).any() and moved[~acts].max() < 1e-6 and moved[acts].max() > 1e-4
 
 
@@ -351,7 +357,7 @@ def test_newton_of_a_circuit_takes_its_exact_hessian():
     loss = landscape.loss_function(model, task.retain)
     losses = [float(loss(jnp.asarray((theta - step).reshape(task.teacher.shape), jnp.float32))) for step in every]
     best = theta - every[int(np.argmin(losses))]
-    np.testing.assert_allclose(np.asarray(Newton()(task, KEY)[0]).ravel(), best, atol=0.05)
+    np.testing.assert_allclose(np.asarray(whole(Newton(), task)[0]).ravel(), best, atol=0.05)
 
 
 # ---- all of them ----
@@ -368,8 +374,8 @@ def test_every_method_ends_finite_on_every_model_that_it_is_for(name, model, wid
         return
     retain, forget = random_split(20, width), random_split(8, width, seed=1)
     teacher = model.init(KEY)
-    measure = {"key": KEY, "measure": lambda params: ravel_pytree(params)[0]}
-    after, history = unlearn(method, model, teacher, retain, forget, **measure)
+    options = {"key": KEY, "measure": lambda params: ravel_pytree(params)[0]}
+    after, history = jax.jit(lambda start: unlearn(method, model, start, retain, forget, **options))(teacher)
     assert np.isfinite(ravel_pytree(after)[0]).all()
     np.testing.assert_allclose(history[-1], ravel_pytree(after)[0], rtol=1e-6, atol=1e-7)
     assert len(method.settings()) <= 4 and method.cost(model, 20, 8) > 0
