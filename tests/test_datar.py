@@ -13,6 +13,7 @@ import pytest
 from conftest import refused, run_python
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from warm import COLD
 
 import datar
 from checks import BadInput
@@ -372,5 +373,5 @@ HEAVY = ("jax", "scipy", "tensorflow", "tensorcircuit", "mlxtend", "matplotlib",
     ],
 )
 def test_an_import_does_not_bring(modules, unwanted):
-    process = run_python("-c", f"import sys, {modules}; print(sorted(set({unwanted}) & set(sys.modules)))")
+    process = run_python("-c", f"import sys, {modules}; print(sorted(set({unwanted}) & set(sys.modules)))", **COLD)
     assert (process.returncode, process.stdout.strip()) == (0, "[]"), process.stderr

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import assert_trees_equal, random_split, refused, run_python
+from warm import COLD
 
 import contenders
 import controls
@@ -334,7 +335,7 @@ def test_importing_the_project_changes_no_environment_and_starts_no_backend():
         "import runner, run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
         "print(dict(os.environ) == before, bool(bridge._backends))"
     )
-    assert run_python("-c", code).stdout.split() == ["True", "False"]
+    assert run_python("-c", code, **COLD).stdout.split() == ["True", "False"]
 
 
 def test_a_process_that_is_killed_is_replaced_and_its_job_computed_again(store, tmp_path):

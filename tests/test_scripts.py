@@ -9,8 +9,9 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from conftest import call_script, users_environment
+from conftest import call_script, run_python, users_environment
 from nbclient import NotebookClient
+from warm import COLD
 
 import storage
 
@@ -46,10 +47,10 @@ def run_script(environment):
 
 
 @pytest.fixture(scope="session")
-def finished(run_script, tmp_path_factory):
-    """A tiny run of every stage, undisturbed."""
+def finished(run_script, environment, tmp_path_factory):
+    """A tiny run of every stage, undisturbed, started as a user starts it."""
     out = tmp_path_factory.mktemp("finished")
-    done = run_script(*TINY, "--out", out)
+    done = run_script(*TINY, "--out", out, env=environment | COLD)
     assert done.returncode == 0, done.stderr
     return folder_of(out), done
 
@@ -326,7 +327,7 @@ def test_the_example_passes(in_this_process):
 
 def test_imports_stay_light():
     code = "import sys, datar, models, poison_unlearn; print('tensorflow' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = run_python("-c", code, **COLD)
     assert done.stdout.strip() == "False", done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import scipy.sparse.linalg
 from scipy.optimize import root
 from scipy.sparse.linalg import eigsh
+from warm import COLD
 
 import datar
 from datar import load_xxz, xxz_hamiltonian, xxz_spectrum
@@ -286,7 +288,9 @@ def test_bad_arguments(argument, value, allowed):
 def test_import_costs_neither_scipy_nor_a_framework():
     folder = Path(datar.__file__).parent
     code = "import sys, datar; print({'scipy', 'tensorflow', 'jax', 'tqdm', 'mlxtend'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    out = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **COLD}, capture_output=True, text=True, check=True, cwd=folder
+    )
     assert out.stdout.strip() == "set()"
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import call_script, users_environment
+from warm import COLD
 
 import circuits
 import storage
@@ -49,7 +50,7 @@ def finished(cache, tmp_path_factory):
     """A tiny run of every stage in a process of its own, and its folder."""
     out = tmp_path_factory.mktemp("out")
     command = [sys.executable, ROOT / XXZ, *TINY, "--workers", "1", "--out", out, "--stages", *EVERY_STAGE]
-    environment = users_environment() | {"COLUMNS": "120"}
+    environment = users_environment() | {"COLUMNS": "120"} | COLD
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder_of(out), done

@@ -33,11 +33,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
-    "pytest hypothesis jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array distributed "
+    "jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array distributed "
     "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
 ).split()
 MODULES = ("loky.backend.popen_loky_posix", "joblib.externals.loky.backend.popen_loky_posix")  # with -m
 MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler")
+COLD = {"PYTHONCOLD": "1"}  # in the environment of a process that is to be started as ever: another one of Python's
 READ_ON_IMPORT = ("PYTHON", "LC_", "LANG", "MPL", "DASK_", "LD_")
 SET_NAME, SET_CHILD_SUBREAPER = 15, 36  # of Linux's prctl; of a subreaper, orphans that descend from it are children
 HIGH = 1000  # above all file descriptors that a process of the tests has
@@ -110,8 +111,8 @@ def _is_plain_command(words: list[str]) -> bool:
 def install() -> None:
     """Have this process ask for forks from here on, where the system knows them."""
     here = sys.platform.startswith("linux") and sys.version_info < (3, 14)
-    if not here or isinstance(cold_start, types.FunctionType):  # a fork asks already
-        return
+    if not here or isinstance(cold_start, types.FunctionType) or system.prctl(SET_CHILD_SUBREAPER, 1):
+        return  # a fork asks already; 0: it can be done
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     bare = {name: text for name, text in os.environ.items() if not name.startswith(("JAX_", "XLA_", "PYTHONPATH"))}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
