@@ -158,6 +158,7 @@ def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
         return pid
 
     _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
+    subprocess._USE_POSIX_SPAWN = False  # else Python 3.13 starts most processes in another way
     return started
 
 
