@@ -75,8 +75,8 @@ def scheduler(folder):
 
 def worker(of, folder, *flags, threads=1, nanny=False, **environment):
     """A Dask worker, started outside the project; with a nanny, another one takes its place when it dies."""
-    flags = (*flags, "--nanny" if nanny else "--no-nanny")
-    flags = ("--scheduler-file", of.file, "--nthreads", threads, "--no-dashboard", "--memory-limit", 0, *flags)
+    own = ("--nthreads", threads, "--no-dashboard", "--memory-limit", 0, "--nanny" if nanny else "--no-nanny")
+    flags = ("--scheduler-file", of.file, *own, *flags)
     return process("-m", "distributed.cli.dask_worker", *flags, cwd=folder, env=ENVIRONMENT | environment)
 
 

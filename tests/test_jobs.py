@@ -168,19 +168,19 @@ def test_a_key_is_the_same_in_another_process():
 
 
 @pytest.mark.parametrize(
-    ("variables", "flags"),
+    "variables",
     [
-        ({"JAX_ENABLE_X64": "1"}, {}),
-        ({"JAX_DEFAULT_PRNG_IMPL": "rbg"}, {}),
-        ({"JAX_THREEFRY_PARTITIONABLE": "0"}, {}),
-        ({"JAX_DEFAULT_MATMUL_PRECISION": "highest"}, {}),
-        ({"XLA_FLAGS": "--xla_backend_optimization_level=1"}, {}),
-        ({"JAX_PLATFORMS": "cuda"}, {}),
+        {"JAX_ENABLE_X64": "1"},
+        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
+        {"JAX_THREEFRY_PARTITIONABLE": "0"},
+        {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
+        {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
+        {"JAX_PLATFORMS": "cuda"},
     ],
 )
-def test_settings_that_change_bits_are_part_of_the_key(variables, flags):
+def test_settings_that_change_bits_are_part_of_the_key(variables):
     code = "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; print(job_key(FIT))"
-    done = run_python("-c", code, **variables)
+    done = run_python("-c", code, **variables, **COLD)
     assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
 
 

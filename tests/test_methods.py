@@ -177,7 +177,7 @@ def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_t
     """Whose labels are flipped as well; no true label is read."""
     task = drawn(NETWORK, n=40, f=20)
     method = replace(ScrubAlternating(), training=Training(8, 0, 0.1))
-    params, curve = whole(method, task, lambda params: ravel_pytree(params)[0])
+    params, curve = method(task, KEY, lambda params: ravel_pytree(params)[0])
     held = np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 2), 40))[:8]
     theta, unravel = ravel_pytree(params)
     np.testing.assert_array_equal(curve[-1], theta)
@@ -187,13 +187,13 @@ def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_t
 
     order = np.asarray(jax.random.permutation(jax.random.fold_in(KEY, 2), 40))[8:]
     rest = task._replace(retain=Split(task.retain.x[order], task.retain.y[order]))
-    last, every = whole(replace(method, rewind="none"), rest, lambda params: ravel_pytree(params)[0])
+    last, every = replace(method, rewind="none")(rest, KEY, lambda params: ravel_pytree(params)[0])
     np.testing.assert_array_equal(every[1:-1], curve[1:-1])
     reference = error(ravel_pytree(last)[0], task.retain.x[held], 1 - task.retain.y[held])
     distances = [abs(error(own, task.forget.x, task.forget.y) - reference) for own in every[1:]]
     np.testing.assert_array_equal(theta, every[1 + int(np.argmin(distances))])
     lied = task._replace(forget_clean=Split(task.forget.x, task.forget.y))
-    assert_trees_equal(whole(method, lied)[0], params)
+    assert_trees_equal(method(lied, KEY)[0], params)
 
 
 def test_a_bad_teacher_without_a_forget_set_is_distillation():

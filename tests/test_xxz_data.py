@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.sparse.linalg
 from scipy.optimize import root
 from scipy.sparse.linalg import eigsh
-from warm import COLD
 
 import datar
 from datar import load_xxz, xxz_hamiltonian, xxz_spectrum
@@ -283,15 +278,6 @@ def test_recomputed_states_are_the_same_bits_and_leave_the_global_generator_alon
 def test_bad_arguments(argument, value, allowed):
     with pytest.raises(ValueError, match=f"^{argument}: got {value}, allowed: {allowed}$"):
         load_xxz(n_sites=4, **{argument: value})
-
-
-def test_import_costs_neither_scipy_nor_a_framework():
-    folder = Path(datar.__file__).parent
-    code = "import sys, datar; print({'scipy', 'tensorflow', 'jax', 'tqdm', 'mlxtend'} & set(sys.modules))"
-    out = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **COLD}, capture_output=True, text=True, check=True, cwd=folder
-    )
-    assert out.stdout.strip() == "set()"
 
 
 # ---- the cache ----

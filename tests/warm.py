@@ -95,14 +95,14 @@ class Start(NamedTuple):
         """Whether a fork can stand for it."""
         usual = (self.group, self.gid, self.groups, self.uid, self.umask, self.before)
         words = self.words()
-        command = words[0] == sys.executable and len(words) > 1
-        return self.close_fds and usual == (-1, None, None, None, -1, None) and command and _is_plain_command(words)
+        plain = self.close_fds and usual == (-1, None, None, None, -1, None)
+        return plain and words[0] == sys.executable and len(words) > 1 and _is_plain_command(*words[1:])
 
 
-def _is_plain_command(words: list[str]) -> bool:
-    if words[1] == "-c":
-        return "resource_tracker" not in words[2]  # it imports nothing
-    return words[2] in MODULES if words[1] == "-m" else words[1].endswith(".py")
+def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
+    if first == "-c":
+        return "resource_tracker" not in second  # it imports nothing
+    return second in MODULES if first == "-m" else first.endswith(".py")
 
 
 # ---- the one that asks ----
@@ -133,7 +133,6 @@ def _on_import(environment: dict[str, str]) -> dict[str, str]:
 
 def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
     """Ask the process at the other end for forks; the set of those that this one starts from here on."""
-    system.prctl(SET_CHILD_SUBREAPER, 1)
     started, asked = set(), threading.Lock()
 
     def fork_exec(*arguments) -> int:
@@ -227,6 +226,7 @@ def _become(request: list, descriptors: list[int], on_import: dict[str, str]) ->
     os.environ.clear()
     os.environ.update(variables)
     _tell_jax()
+    system.prctl(SET_CHILD_SUBREAPER, 1)
     _ask(socket.socket(fileno=high[0]), on_import)
     return words[1:]
 
