@@ -55,10 +55,9 @@ fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "models")
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Where tests run: not in the process that hands them to others."""
-    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        warm.install()
+def pytest_configure() -> None:
+    """Also in the process that hands tests to others: those are forks as well."""
+    warm.install()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,6 +3,7 @@
 The tests start some three hundred processes, each of which would import JAX, pandas and matplotlib for two to four
 seconds. After `install`, this process asks a warm one, of a single thread, for a fork of it in place of a start; each
 fork has a warm one of its own, for what it starts itself. Nothing of the project is in them: a fork imports that anew.
+The processes that run tests side by side are such forks themselves.
 
 What a library reads while it is imported is seen to: JAX's variables are given to it again, and where the environment
 differs in those of another library, or of Python, a process is started as ever. So it is with another program
@@ -75,10 +76,12 @@ class Start(NamedTuple):
     vfork: bool
 
     def words(self) -> list[str]:
-        """The command, without those options of Python that this process has as well."""
+        """The command, without those options of Python that this process has as well, and without -u: xdist flushes."""
         words = [os.fsdecode(word) for word in self.arguments]
-        options = subprocess._args_from_interpreter_flags()
-        return words[:1] + words[1 + len(options) :] if options and words[1 : 1 + len(options)] == options else words
+        for options in (subprocess._args_from_interpreter_flags(), ["-u"]):
+            if options and words[1 : 1 + len(options)] == options:
+                del words[1 : 1 + len(options)]
+        return words
 
     def variables(self) -> dict[str, str]:
         if self.environment is None:
@@ -109,19 +112,24 @@ def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
 
 
 def install() -> None:
-    """Have this process ask for forks from here on, where the system knows them."""
-    here = sys.platform.startswith("linux") and sys.version_info < (3, 14)
-    if not here or isinstance(cold_start, types.FunctionType) or system.prctl(SET_CHILD_SUBREAPER, 1):
-        return  # a fork asks already; 0: it can be done
+    """Have this process ask for forks from here on, where the system knows them; and bury what its processes leave."""
+    if not isinstance(cold_start, types.FunctionType):  # else this process is a fork, and asks already
+        here = sys.platform.startswith("linux") and sys.version_info < (3, 14)
+        if not here or system.prctl(SET_CHILD_SUBREAPER, 1):  # 0: it can be done
+            return
+        _warm_one()
+    threading.Thread(target=_bury_orphans, args=(_posixsubprocess.fork_exec.started,), daemon=True).start()
+
+
+def _warm_one() -> None:
+    """Start the process that forks, and ask it from here on."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     bare = {name: text for name, text in os.environ.items() if not name.startswith(("JAX_", "XLA_", "PYTHONPATH"))}
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
     command = [sys.executable, __file__, str(theirs.fileno())]
     warm = subprocess.Popen(command, env=bare | {"OPENBLAS_NUM_THREADS": "1"}, **pipes)
     theirs.close()
-    started = _ask(ours, _on_import(bare))
-    started.add(warm.pid)
-    threading.Thread(target=_bury_orphans, args=(started,), daemon=True).start()
+    _ask(ours, _on_import(bare)).add(warm.pid)
 
 
 def _on_import(environment: dict[str, str]) -> dict[str, str]:
@@ -156,6 +164,7 @@ def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
         started.add(pid)
         return pid
 
+    fork_exec.started = started
     _posixsubprocess.fork_exec = subprocess._fork_exec = fork_exec
     subprocess._USE_POSIX_SPAWN = False  # else Python 3.13 starts most processes in another way
     return started
