@@ -163,7 +163,7 @@ def test_what_is_at_its_default_is_not_part_of_the_key():
 
 def test_a_key_is_the_same_in_another_process():
     code = "from test_jobs import FIT; from jobs import job_key; print(job_key(FIT))"
-    done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7")
+    done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7", **COLD)
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 

@@ -7,12 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("*.ipynb"))
+
+
+def read(name):
+    import nbformat  # three seconds, which every process of the suite would pay as it collects tests
+
+    return nbformat.read(ROOT / name, as_version=4)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty home folder: matplotlib looks for the fonts of the machine once."""
+    return tmp_path_factory.mktemp("home")
 
 
 def images(cell):
@@ -24,7 +34,7 @@ def test_the_notebooks_are_there():
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_runs_without_network_and_home(name, tmp_path, monkeypatch):
+def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypatch):
     """In a copy of modules and results, with an empty home folder: every figure cell gives an image, as stored."""
     for path in (*ROOT.glob("*.py"), ROOT / name):
         shutil.copy(path, tmp_path)
@@ -32,11 +42,13 @@ def test_a_notebook_runs_without_network_and_home(name, tmp_path, monkeypatch):
         ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.pdf", "chunks", "parameters")
     )
     for variable in ("HOME", "XDG_CACHE_HOME", "IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_CONFIG_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "home"))
+        monkeypatch.setenv(variable, str(home))
     for variable in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")  # nothing listens there
     monkeypatch.setitem(os.environ, "PYTHONPATH", "")
-    notebook = nbformat.read(ROOT / name, as_version=4)
+    from nbclient import NotebookClient
+
+    notebook = read(name)
     stored = [len(images(cell)) for cell in notebook.cells]
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
     for cell, before in zip(notebook.cells, stored, strict=True):
@@ -51,7 +63,7 @@ def test_a_notebook_runs_without_network_and_home(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", ["jupyter", "vscode", "subfolder", "parent"])
 def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp_path):
     """By what Jupyter and VS Code say of its path, or from a folder near the project that the kernel started in."""
-    first = next(cell.source for cell in nbformat.read(ROOT / name, as_version=4).cells if cell.cell_type == "code")
+    first = next(cell.source for cell in read(name).cells if cell.cell_type == "code")
     project = tmp_path / "für mich" / "das Projekt"
     project.mkdir(parents=True)
     for path in (*ROOT.glob("*.py"), ROOT / name):

@@ -38,9 +38,10 @@ LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
     "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
 ).split()
 MODULES = ("loky.backend.popen_loky_posix", "joblib.externals.loky.backend.popen_loky_posix")  # with -m
-MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler")
+MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "pytest")
 COLD = {"PYTHONCOLD": "1"}  # in the environment of a process that is to be started as ever: another one of Python's
 READ_ON_IMPORT = ("PYTHON", "LC_", "LANG", "MPL", "DASK_", "LD_")
+GIVEN_LATER = ("PYTHONPATH", "PYTHONHASHSEED")  # all forks have one seed, which is what Dask asks for with it
 SET_NAME, SET_CHILD_SUBREAPER = 15, 36  # of Linux's prctl; of a subreaper, orphans that descend from it are children
 HIGH = 1000  # above all file descriptors that a process of the tests has
 
@@ -133,9 +134,9 @@ def _warm_one() -> None:
 
 
 def _on_import(environment: dict[str, str]) -> dict[str, str]:
-    """What libraries read while they are imported; PYTHONPATH can be given later."""
+    """What libraries and Python read as they start."""
     return {
-        name: text for name, text in environment.items() if name.startswith(READ_ON_IMPORT) and name != "PYTHONPATH"
+        name: text for name, text in environment.items() if name.startswith(READ_ON_IMPORT) and name not in GIVEN_LATER
     }
 
 
