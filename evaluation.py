@@ -158,11 +158,13 @@ class Measure:
     perfect: float | None = 0.0
     needs_truth: bool = False
 
+    def of_perfect(self, oracles: Models, parts: Parts) -> float:
+        """What it would be for perfect unlearning."""
+        return self.function(oracles, oracles, parts) if self.perfect is None else self.perfect
+
     def distance(self, models: Models, oracles: Models, parts: Parts) -> float:
-        """How far from what it would be for perfect unlearning."""
-        own = oracles if self.perfect is None else models
-        perfect = self.function(own, oracles, parts) if self.perfect is None else self.perfect
-        return abs(self.function(models, oracles, parts) - perfect)
+        """How far from that."""
+        return abs(self.function(models, oracles, parts) - self.of_perfect(oracles, parts))
 
 
 def _on(part: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray], reduce: Callable = np.mean) -> Callable:
@@ -248,9 +250,12 @@ def scores(
     arms = {"models": models, "floor": floor, "oracles": oracles} | ({} if null is None else {"null": null})
 
     def measured(models: Models, floor: Models, oracles: Models, null: Models | None = None) -> np.ndarray:
-        own, least = (measure.distance(each, oracles, parts) for each in (models, floor))
-        theirs = np.nan if null is None else measure.distance(null, oracles, parts)
-        return np.array([measure.function(models, oracles, parts), own, own - least, theirs - own])
+        perfect = measure.of_perfect(oracles, parts)
+        value, least, theirs = (
+            np.nan if each is None else measure.function(each, oracles, parts) for each in (models, floor, null)
+        )
+        own = abs(value - perfect)
+        return np.array([value, own, own - abs(least - perfect), abs(theirs - perfect) - own])
 
     estimates = measured(**arms)
     low, high = half_sample_interval(lambda own: measured(**own), arms, estimates)
@@ -258,7 +263,7 @@ def scores(
     for end, bounds in {"low": low, "high": high}.items():
         found |= {f"{name}_{end}": bound for name, bound in zip(BOUNDED, bounds, strict=True)}
     found["floor"] = measure.function(floor, oracles, parts)
-    found["perfect"] = measure.function(oracles, oracles, parts) if measure.perfect is None else measure.perfect
+    found["perfect"] = measure.of_perfect(oracles, parts)
     found["null"] = np.nan if null is None else measure.function(null, oracles, parts)
     found["unit"] = typical_floor(measure, floor, oracles, parts)
     return found

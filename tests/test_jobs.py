@@ -330,8 +330,10 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
 
 
 def test_importing_the_project_changes_no_environment_and_starts_no_backend():
+    """Beyond what JAX and scikit-learn set themselves."""
     code = (
-        "import os; before = dict(os.environ)\nimport datar, circuits, models, poison_unlearn, jobs, experiments\n"
+        "import os, jax, sklearn\nbefore = dict(os.environ)\n"
+        "import datar, circuits, models, poison_unlearn, jobs, experiments\n"
         "import runner, run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
         "print(dict(os.environ) == before, bool(bridge._backends))"
     )
