@@ -17,6 +17,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
@@ -779,7 +780,18 @@ def image(figure: plt.Figure):
     from IPython.display import Image
 
     plt.close(figure)
-    return Image(_png(figure, dpi=110))
+    with _laid_out(figure, dpi=110):
+        return Image(_png(figure, dpi=110))
+
+
+@contextmanager
+def _laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
+    """The figure's parts stay where one layout puts them: with an engine at work matplotlib draws each file twice."""
+    figure.set_dpi(dpi)
+    figure.get_layout_engine().execute(figure)
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        figure.set_layout_engine(None)
+        yield
 
 
 def _png(figure: plt.Figure, *, dpi: int) -> bytes:
@@ -966,11 +978,11 @@ def _save_all(folder: Path, *, only_old: bool = False) -> list[Path | None]:
             continue
         try:
             if figure := draw(*map(storage.read_dataset, files)):
-                with storage.replacing(folder / f"{name}.png") as temporary:
-                    temporary.write_bytes(_png(figure, dpi=200))
-                figure.set_layout_engine("none")  # laid out once is enough
-                with storage.replacing(folder / f"{name}.pdf") as temporary:
-                    figure.savefig(temporary, format="pdf")
+                with _laid_out(figure, dpi=200):
+                    with storage.replacing(folder / f"{name}.png") as temporary:
+                        temporary.write_bytes(_png(figure, dpi=200))
+                    with storage.replacing(folder / f"{name}.pdf") as temporary:
+                        figure.savefig(temporary, format="pdf")
                 paths.append(folder / f"{name}.png")
         except OSError:
             raise
