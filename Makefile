@@ -3,15 +3,19 @@ PYTHON ?= python3
 OUT ?= results
 VENV := .venv
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-all example paper figures lint bench constraints
+.PHONY: run test test-long test-all example paper figures lint bench constraints
 .DEFAULT_GOAL := run
 
 run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
-test: $(VENV)/ready-dev     ## the whole test suite
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: $(VENV)/ready-dev     ## the test suite, without what runs whole studies: under ten minutes on 2 cores
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/ready-dev ## the rest of it: kills, clusters, scripts, notebooks, examples, bits on other cores
+	$(PYTEST) -m long
 
 test-all:                   ## the suite under each of Python 3.11, 3.12, 3.13 that is found
 	tests/every_python.sh

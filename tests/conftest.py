@@ -53,6 +53,7 @@ fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
 SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "models")
+LONG = ("finished", "environment", "computed", "studied", "benchmarked", "smoke")  # fixtures of what is marked so
 
 
 def pytest_configure() -> None:
@@ -60,10 +61,14 @@ def pytest_configure() -> None:
     warm.install()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """The files that take longest are begun first: no process is left alone with one of them at the end."""
     place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        if not {*LONG}.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")

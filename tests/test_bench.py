@@ -74,6 +74,7 @@ def test_the_figure_and_the_tables_are_there(smoke):
     assert {path.name for path in out.iterdir()} == {"results.json", "scaling.png"}
 
 
+@pytest.mark.long
 def test_scaling_is_measured_and_what_is_there_is_kept(tmp_path):
     command = [sys.executable, ROOT / "bench" / "scale.py", "--smoke", "--out", tmp_path, "--parts", "steps", "ring"]
     first = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -159,6 +159,7 @@ def test_ten_qubits_agree_with_the_plain_circuit():
     )
 
 
+@pytest.mark.long
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
 def test_double_precision():
     """The same comparisons to 1e-10 in complex128, in a process of its own."""

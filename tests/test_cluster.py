@@ -35,6 +35,8 @@ from distributed import LocalCluster
 import cluster
 from cluster import Cluster, Code, Place
 
+pytestmark = pytest.mark.long
+
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
 
 

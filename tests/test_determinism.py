@@ -15,9 +15,12 @@ ANEW = (
     "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
 )
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"), reason="cores are chosen by taskset"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"), reason="cores are chosen by taskset"
+    ),
+]
 
 
 @pytest.fixture(scope="module")

@@ -381,6 +381,7 @@ def test_a_dead_network_is_recognised():
     assert not dead(model, half_dead, split)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
 def test_double_precision():
     """The comparisons to 1e-10, and finite differences, in a process of its own."""

@@ -716,6 +716,7 @@ def test_weights_of_samples_follow_the_parameters_in_double_precision(dtype):
     assert seen == {params.dtype} == {np.dtype(dtype)}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
 def test_double_precision():
     process = run_python(

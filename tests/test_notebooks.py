@@ -33,6 +33,7 @@ def test_the_notebooks_are_there():
     assert NOTEBOOKS == ["heissian.ipynb", "test_mnist.ipynb", "test_xxz.ipynb"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypatch):
     """In a copy of modules and results, with an empty home folder: every figure cell gives an image, as stored."""

@@ -62,6 +62,7 @@ def results_of(folder, study):
     return storage.read_dataset(path)
 
 
+@pytest.mark.long
 def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_figures(tmp_path):
     """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
     assert 'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
@@ -81,6 +82,7 @@ def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_fig
     assert len(jobs) == 4 and all(entry["fields"]["method"]["source"] for entry in jobs.values())
 
 
+@pytest.mark.long
 def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_path):
     done = run_example("def worst_sample", tmp_path, stages=("evaluation",), evaluated=("mlp",))
     own = results_of(tmp_path, "evaluation").sel(measure="worst")
@@ -93,6 +95,7 @@ def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_pa
     assert figure.stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
     """It learns the digits, under its own name and family."""
     longer = """
@@ -105,12 +108,14 @@ run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(3
     assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
 
+@pytest.mark.long
 def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
     run_example("def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
     curves = results_of(tmp_path, "unlearning")
     assert "QNN[ladder]" in curves.model.values and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
 
 
+@pytest.mark.long
 def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
     asked = {"stages": ("noise_sweep", "unlearning"), "poisons": ("labels", "brightest"), "alphas": (0, 30)}
     run_example(
@@ -121,6 +126,7 @@ def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
     assert "brightest" in curves.poison.values
 
 
+@pytest.mark.long
 def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
     """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
     run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
@@ -136,6 +142,7 @@ def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
     assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
 
 
+@pytest.mark.long
 def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
     run_example("def load_cancer", tmp_path)
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "jobs"] == ["cancer"]
@@ -144,12 +151,14 @@ def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
     assert float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
 
 
+@pytest.mark.long
 def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
     pytest.importorskip("qiskit")
     after = "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == 3\nprint(text)"
     assert run_example("from_openqasm", tmp_path, after=after).stdout.startswith("OPENQASM 2.0;")
 
 
+@pytest.mark.long
 def test_what_the_guide_takes_out_of_a_study_is_what_it_holds(tmp_path):
     study = """
 import runner

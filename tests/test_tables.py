@@ -395,6 +395,7 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
         assert line in said and len(re.findall(r" \.\d{3}", said)) == (count == 1)
 
 
+@pytest.mark.long
 def test_no_table_dies_of_an_encoding(results):
     call = (
         f"import tables; tables.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "

@@ -780,6 +780,7 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch):
     assert cache_folder().name == f"quantum-unlearning-{os.getuid()}"
 
 
+@pytest.mark.long
 def test_a_compiled_program_that_was_cut_off_is_compiled_again_and_kept(tmp_path):
     """Every entry of the cache is truncated, as by a kill: the same numbers, and whole entries afterwards."""
     cache, flags = tmp_path / "cache of mine", (*SMALL, "--alphas", 0)
