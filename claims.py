@@ -183,7 +183,7 @@ def unlearns_better(read: Studies, method: str) -> Claim:
     found = []
     parts = {
         "evaluation": ("teachers as they are", ["MLP"]),
-        "matched_fit": ("teachers of equal fit", ["MLP", "Quadratic"]),
+        "matched_fit": ("teachers stopped at as much poison", ["MLP", "Quadratic"]),
     }
     for study, (words, families) in parts.items():
         runs = accuracies(read["mnist", "corrected", study], "validation").query("poison == 'labels' and draw == 0")
