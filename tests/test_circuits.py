@@ -126,6 +126,7 @@ def pennylane_value_and_gradient(params, states, rotations, entangler):
 # ---- the definition, from two sides ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n_qubits", "depth", "folded", "rotations", "entangler"), CASES)
 def test_agrees_with_pennylane(n_qubits, depth, folded, rotations, entangler):
     """Whatever the number of layers that are folded into the observable."""

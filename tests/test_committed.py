@@ -66,6 +66,7 @@ def stand_in(folder, study):
     return Dataset(train, Split(x[:4], train.y[:4]), name, n_features, data)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("script", "data", "preset", "studies", "models"), CASES, ids=lambda case: str(case)[:9])
 def test_every_job_that_a_preset_plans_is_listed_in_the_committed_files(script, data, preset, studies, models):
     folder = ROOT / "results" / data / preset

@@ -167,6 +167,7 @@ def test_a_key_is_the_same_in_another_process():
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "variables",
     [

@@ -129,6 +129,7 @@ def test_mlp_hessian_agrees_with_reverse_over_reverse(case):
     assert error == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", QNNS)
 def test_qnn_hessian_agrees_with_the_parameter_shift_rule(case):
     """All entries of the small ones; of the large ones some on the diagonal and some anywhere."""
@@ -159,6 +160,7 @@ def test_qnn_trace_is_the_sum_of_its_eigenvalues():
     np.testing.assert_allclose(trace, eigenvalues.sum(), rtol=0, atol=TOLERANCE * np.abs(eigenvalues).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", QNNS[:4])
 def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
     """The published Hessian as published: over (Re, Im) of angles given to TensorCircuit as complex numbers."""
