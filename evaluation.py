@@ -163,7 +163,7 @@ class Measure:
         return self.function(oracles, oracles, parts) if self.perfect is None else self.perfect
 
     def distance(self, models: Models, oracles: Models, parts: Parts) -> float:
-        """How far from that."""
+        """How far from what it would be for perfect unlearning."""
         return abs(self.function(models, oracles, parts) - self.of_perfect(oracles, parts))
 
 

@@ -781,7 +781,7 @@ def image(figure: plt.Figure):
 
     plt.close(figure)
     with _laid_out(figure, dpi=110):
-        return Image(_png(figure, dpi=110))
+        return Image(_png(figure))
 
 
 @contextmanager
@@ -794,10 +794,10 @@ def _laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
         yield
 
 
-def _png(figure: plt.Figure, *, dpi: int) -> bytes:
+def _png(figure: plt.Figure) -> bytes:
     """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
     full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=dpi)
+    figure.savefig(full, format="png", dpi=figure.dpi)
     PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
     return small.getvalue()
 
@@ -980,7 +980,7 @@ def _save_all(folder: Path, *, only_old: bool = False) -> list[Path | None]:
             if figure := draw(*map(storage.read_dataset, files)):
                 with _laid_out(figure, dpi=200):
                     with storage.replacing(folder / f"{name}.png") as temporary:
-                        temporary.write_bytes(_png(figure, dpi=200))
+                        temporary.write_bytes(_png(figure))
                     with storage.replacing(folder / f"{name}.pdf") as temporary:
                         figure.savefig(temporary, format="pdf")
                 paths.append(folder / f"{name}.png")

@@ -52,18 +52,8 @@ keys = st.integers(0, 2**32 - 1).map(jax.random.key)
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
-SLOWEST = [
-    "scripts",
-    "faults",
-    "cluster",
-    "xxz_study",
-    "evaluation",
-    "landscape",
-    "determinism",
-    "readme",
-    "notebooks",
-    "models",
-]
+SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "notebooks",
+           "models")  # fmt: skip
 LONG = ("finished", "environment", "computed", "studied", "benchmarked", "smoke")  # fixtures of what is marked so
 
 

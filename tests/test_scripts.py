@@ -6,11 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 from conftest import call_script, users_environment
-from nbclient import NotebookClient
 from warm import COLD
 
 import storage
@@ -400,6 +398,9 @@ def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(environm
     study = STUDY.format(out=str(tmp_path / "out")).replace(', "weight_map"', ",")
     cells = [code for factor in ("1.0", "-1.0", "1.0") for code in (METHOD.replace("{factor}", factor), study)]
     count = f"print(len(list(Path({str(tmp_path / 'out')!r}).glob('jobs/*'))))"
+    import nbformat  # only here: three seconds, which every process of the suite would pay as it collects tests
+    from nbclient import NotebookClient
+
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*cells, count]])
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
