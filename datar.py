@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 import socket
 import sys
-import tempfile
 import unicodedata
-import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,25 +14,16 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from checks import BadInput, as_array, as_numbers, first_line, listed, require, require_whole
+from foundation.base.checks import BadInput, as_array, as_numbers, first_line, listed, require, require_whole
+from foundation.base.npz import read_npz, sha256, splits_of
+from foundation.quantum.ring import COUPLINGS, XXZ_USED, RingSplit, check_even, ground_states, neel, xxz_points
 
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
-RingSplit = Literal["interleaved", "far", "near", "one_sided"]
 _Images = tuple[np.ndarray, np.ndarray]  # pixels (n, 28, 28) and digits (n,)
-_Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.csr_array
 
 DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer before Keras' download is given up
-MAX_NPZ_BYTES = 2**29  # declared size above which an .npz is refused unread
-
-COUPLINGS = (np.arange(294) - 94) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
-XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
-XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,), 42 on either side
-XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])  # (166,) the states that are computed; union1d would load numpy.ma
-XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
-MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
-MIN_GAP = 1e-6  # energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
 
 
 class Split(NamedTuple):
@@ -44,16 +31,6 @@ class Split(NamedTuple):
 
     x: np.ndarray  # (n, d) float32, or complex64 for quantum states, zero-padded to d = 2**n_qubits
     y: np.ndarray  # (n,) int32 of 0 and 1
-
-
-class Spectrum(NamedTuple):
-    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta."""
-
-    delta: np.ndarray
-    energy: np.ndarray  # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
-    gap: np.ndarray  # to the next level of the whole space
-    is_train: np.ndarray  # which split the state is in
-    is_val: np.ndarray
 
 
 class Given(NamedTuple):
@@ -133,17 +110,6 @@ def _require_given(given: Given, train: Split) -> Given:
     return Given(mask, known, clean)
 
 
-def cache_folder() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME, or ~/.cache), not necessarily there yet.
-
-    Of a user without a home, such as one that a container runs under a number: a folder among the temporary files.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
-    except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"quantum-unlearning-{os.getuid()}"
-
-
 def load_mnist(
     *,
     digits: tuple[int, int] = (1, 9),
@@ -209,7 +175,7 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     """
     path = Path(path)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
-    part = "test" if "test" in _splits_of(path) and "val" not in _splits_of(path) else "val"
+    part = "test" if "test" in splits_of(path) and "val" not in splits_of(path) else "val"
     names, optional = ("x_train", "y_train", f"x_{part}", f"y_{part}"), ("x_clean", "y_clean", "known_mask")
     arrays = read_npz(path, names, optional=("poison_mask", *optional))
     alone = [name for name in optional if name in arrays and "poison_mask" not in arrays]
@@ -259,11 +225,11 @@ def load_xxz(
         validation state has neighbours in Δ on both sides; "far": those farthest from the transition; "near": those
         nearest to it; "one_sided": those of smaller Δ.
     """
-    _check_even(n_sites)
+    check_even(n_sites)
     require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
     require_whole("seed", seed, 0)
     require(split in get_args(RingSplit), "split", split, ", ".join(get_args(RingSplit)))
-    states, origin = _xxz_from_file(path, n_sites) if path is not None else (_xxz_computed(n_sites), "computed")
+    states, origin = _xxz_from_file(path, n_sites) if path is not None else (ground_states(n_sites), "computed")
     generator, phases = np.random.default_rng(seed), np.ones(len(COUPLINGS))  # of all couplings, in use or not
     if gauge == "random_sign":
         phases = generator.choice([-1.0, 1.0], size=len(phases))
@@ -279,18 +245,6 @@ def load_xxz(
     provenance |= {} if split == "interleaved" else {"split": split}
     train, val = map(of_points, xxz_points(split))
     return _dataset(train, val, "xxz", 2**n_sites, **provenance)
-
-
-def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
-    """(82,) and (84,) indices into COUPLINGS of the training and the validation states."""
-    if split == "interleaved":
-        return XXZ_TRAIN, XXZ_VAL
-    phases = np.split(XXZ_USED, 2)  # (83,) each, by ascending Δ
-    outwards = {"far": (slice(None), slice(None, None, -1)), "near": (slice(None, None, -1), slice(None))}
-    orders = outwards.get(split, (slice(None), slice(None)))
-    ordered = [phase[order] for phase, order in zip(phases, orders, strict=True)]
-    train, val = (np.sort(np.concatenate([own[part] for own in ordered])) for part in (slice(41), slice(41, None)))
-    return train, val
 
 
 def _dataset(
@@ -328,28 +282,6 @@ def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     return _dataset(train, dataset.val, dataset.name, dataset.n_features, dataset.image_shape, **own)
 
 
-def xxz_spectrum(n_sites: int = 12) -> Spectrum:
-    """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the states."""
-    _check_even(n_sites)
-    levels, is_train = _ground_states(n_sites), np.isin(XXZ_USED, XXZ_TRAIN)
-    return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], is_train, ~is_train)
-
-
-def xxz_hamiltonian(n_sites: int, delta: float) -> Any:
-    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, a sparse matrix of SciPy."""
-    require(n_sites in range(3, MAX_SITES + 1), "n_sites", n_sites, f"3 to {MAX_SITES}")
-    exchange, alignment = _ring_terms(n_sites, np.arange(2**n_sites))
-    return exchange + delta * alignment
-
-
-def sha256(*arrays: np.ndarray) -> str:
-    """Hex digest over type, shape and bytes of the arrays in order."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
-
-
 def pad(x: np.ndarray) -> np.ndarray:
     """Zero-pad (n, d) to the next power of two: (n, 2**n_qubits)."""
     require(np.ndim(x) == 2 and np.shape(x)[1] >= 1, "x", f"shape {np.shape(x)}", "(n, d) with d of 1 or more")
@@ -357,56 +289,12 @@ def pad(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, 2**n_qubits - x.shape[1])))
 
 
-def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the file.
-
-    optional: those that are read where they are there.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"data: no file at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(member.file_size for member in archive.infolist())
-        require(declared <= MAX_NPZ_BYTES, "data", f"{declared} bytes declared in {path}", f"at most {MAX_NPZ_BYTES}")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: _plain_array(file, key) for key in (*keys, *optional) if key in file}
-            close = [(key, other) for key in file for other in optional if key.lower() == other != key]
-        require(not close, "data", *(close[0] if close else ("", "")))
-        missing = [key for key in keys if not isinstance(arrays.get(key), np.ndarray)]
-        require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with arrays {', '.join(keys)}")
-    except BadInput:
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
-        raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
-    return arrays
-
-
-def _plain_array(file: Any, key: str) -> np.ndarray:
-    try:
-        return file[key]
-    except ValueError as error:
-        if "Object arrays" not in str(error):
-            raise
-    require(False, f"data: {key}", "Python objects", "numbers or text: save it with .to_numpy(float) or .to_numpy(str)")
-
-
 # ---- anyone's own ----
-
-
-def _splits_of(path: Path) -> set[str]:
-    """The words behind x_ in an .npz: train, val, test."""
-    if not path.is_file():
-        raise FileNotFoundError(f"data: no file at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {name[2:-4] for name in archive.namelist() if name.startswith("x_") and name.endswith(".npy")}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
 
 
 def is_own(path: str | Path | None) -> bool:
     """Whether this is a file for `load_npz`, by its x_val; one with x_test has the layout of Keras' MNIST."""
-    return path is not None and "val" in _splits_of(Path(path))
+    return path is not None and "val" in splits_of(Path(path))
 
 
 def _file_word(path: Path) -> str:
@@ -545,16 +433,6 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
 # ---- XXZ ----
 
 
-def _check_even(n_sites: int) -> None:
-    allowed = f"even numbers from 4 to {MAX_SITES} (the ground states of odd rings are degenerate)"
-    require(n_sites in range(4, MAX_SITES + 1, 2), "n_sites", n_sites, allowed)
-
-
-def _neel(n_sites: int) -> int:
-    """Basis index of |0101…01⟩."""
-    return int("01" * (n_sites // 2), 2)
-
-
 def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
     """(166, 2**n_sites) states of an .npz in the fixed gauge, and the word on their source."""
     xs, ys = read_npz(path, ("xs", "ys")).values()
@@ -572,7 +450,7 @@ def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
 
 def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarray:
     """States with the amplitude of |0101…01⟩ made positive; those that are real then lose their rounding errors."""
-    amplitude = states[:, _neel(n_sites)]
+    amplitude = states[:, neel(n_sites)]
     held = np.abs(amplitude).min()
     require(held > 1e-6, "data: xs", f"|amplitude| {held:.1g} of |0101…01⟩ in {path}", "above 1e-6: it fixes the phase")
     states = states * (amplitude.conj() / np.abs(amplitude))[:, None]
@@ -582,109 +460,3 @@ def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarr
         message = f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a phase; they stay complex"
         print(message, file=sys.stderr)
     return states
-
-
-def _xxz_computed(n_sites: int) -> np.ndarray:
-    """(166, 2**n_sites) ground states in the fixed gauge."""
-    states = np.zeros((len(XXZ_USED), 2**n_sites))
-    states[:, _sector(n_sites, n_sites // 2)] = _ground_states(n_sites)["amplitudes"]
-    return states
-
-
-def _ground_states(n_sites: int) -> dict[str, np.ndarray]:
-    """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where it is not."""
-    key = hashlib.sha256(f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()).hexdigest()[:16]
-    path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
-    try:
-        return _read_cache(path)
-    except (ValueError, OSError) as error:
-        if not isinstance(error, FileNotFoundError):
-            print(f"XXZ: computing the states anew, the cached ones are of no use ({error})", file=sys.stderr)
-    arrays = _diagonalise(n_sites)
-    try:
-        _write_cache(path, arrays)
-    except OSError as error:
-        print(f"XXZ: the states cannot be kept for the next time ({error})", file=sys.stderr)
-    return arrays
-
-
-def _read_cache(path: Path) -> dict[str, np.ndarray]:
-    arrays = read_npz(path, ("amplitudes", "energy", "gap", "sha256"))
-    if str(arrays.pop("sha256")) != sha256(*arrays.values()):
-        raise BadInput(f"data: {path} does not match its checksum")
-    return arrays
-
-
-def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    from storage import replacing  # not at the top: it loads xarray, and MNIST does without
-
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
-
-
-def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
-    """Energy, gap (166,), amplitudes (166, d): in the fixed gauge, on the d ascending states of zero magnetisation."""
-    from tqdm import tqdm
-
-    sectors = _sectors(n_sites)
-    progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2,
-                    mininterval=0.1 if sys.stderr.isatty() else 30)  # fmt: skip
-    states = [_ground_state(sectors, delta) for delta in progress]
-    energy, gap, amplitudes = map(np.array, zip(*states, strict=True))
-    # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they differ in sign.
-    neel = np.searchsorted(_sector(n_sites, n_sites // 2), _neel(n_sites))
-    amplitudes *= np.sign(amplitudes[:, neel])[:, None]
-    return {"amplitudes": amplitudes, "energy": energy, "gap": gap}
-
-
-def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np.ndarray]:
-    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no certain sign.
-
-    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the signs of X and Y turned
-    on every other site no matrix element between two basis states is positive, and they connect them all
-    (Perron-Frobenius). The next level of the whole space is the second of this sector (Δ > 1: the other superposition
-    of the two Néel states) or the lowest of a neighbouring one (Δ < 1), since the lowest energies of the sectors rise
-    with |magnetisation|: proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the
-    other Δ in use. At Δ ≤ -1 the gap found is zero or negative. Raises ValueError where it is below MIN_GAP.
-    """
-    levels, vectors = _lowest(sectors[0], delta, 2)
-    neighbour, _ = _lowest(sectors[1], delta, 1)
-    gap = min(levels[1], neighbour[0]) - levels[0]
-    require(gap >= MIN_GAP, "delta", f"{delta:g}, gap {gap:.2g}", f"gaps of {MIN_GAP:g} or more (degenerate otherwise)")
-    return levels[0], gap, vectors[:, 0]
-
-
-def _lowest(terms: _Terms, delta: float, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k lowest levels, ascending, and their eigenvectors (d, k), to rounding."""
-    from scipy.sparse.linalg import eigsh
-
-    exchange, alignment = terms
-    # A start without any symmetry: from a symmetric one, Lanczos steps would never reach the other levels.
-    start = np.random.default_rng(0).normal(size=exchange.shape[0])
-    levels, vectors = eigsh(exchange + delta * alignment, k=k, which="SA", v0=start)
-    order = np.argsort(levels)
-    return levels[order], vectors[:, order]
-
-
-def _sectors(n_sites: int) -> list[_Terms]:
-    """The ring's terms within the sectors of magnetisation zero and one spin flipped from it."""
-    return [_ring_terms(n_sites, _sector(n_sites, ones)) for ones in (n_sites // 2, n_sites // 2 - 1)]
-
-
-def _sector(n_sites: int, ones: int) -> np.ndarray:
-    """Ascending indices of the basis states with this many ones."""
-    return np.flatnonzero(np.bitwise_count(np.arange(2**n_sites)) == ones)
-
-
-def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
-    """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out of."""
-    from scipy import sparse  # costs a fifth of a second, and loading MNIST does without it
-
-    places = 1 << np.arange(n_sites)[::-1]  # of qubit 0, 1, …
-    bits = (basis[:, None] & places) != 0  # (d, n_sites)
-    unequal = bits != np.roll(bits, -1, axis=1)  # (d, n_sites): bond i joins sites i and i + 1
-    row, bond = np.nonzero(unequal)
-    # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates equal ones.
-    column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
-    exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis)))
-    return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")

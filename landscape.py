@@ -16,10 +16,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from matfree import decomp, stochtrace
 
-import circuits
-from checks import require, require_whole
 from datar import Split
-from metrics import cross_entropy
+from foundation.base.checks import require, require_whole
+from foundation.measures.metrics import cross_entropy
+from foundation.quantum import circuits
 from models import MLP, QNN, Model, Params, prepared
 
 COLUMNS = 16  # Hessian columns, or points of a slice, that are computed at once

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import circuits
-import hardware
-from checks import Checked, require, require_whole
 from datar import Split, as_split, require_split
-from metrics import cross_entropy
+from foundation.base.checks import Checked, require, require_whole
+from foundation.measures.metrics import cross_entropy
+from foundation.quantum import circuits
+from foundation.quantum import device as hardware
 
 Params = Any  # a pytree of real arrays
 

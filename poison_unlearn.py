@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checks import require, require_whole
 from datar import Dataset, Split, require_split
-from metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
+from foundation.base.checks import require, require_whole
+from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
 Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes

@@ -17,12 +17,12 @@ import xarray as xr
 
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
-from checks import any_terminal
 from datar import load_mnist, load_xxz
-from experiments import SPLITS, STUDIES, Config
-from runner import run_studies
-from tables import print_summary
+from foundation.base import storage
+from foundation.base.checks import any_terminal
+from foundation.engine.runner import run_studies
+from studies.experiments import SPLITS, STUDIES, Config
+from studies.tables import print_summary
 
 SMALL = {"stages": ("unlearning",), "runs": 1, "block": 1, "optimization_level": 0}  # compiling takes nearly all time
 QUICK = run_unlearn_mnist.QUICK

@@ -23,17 +23,17 @@ import xarray as xr
 from sklearn.model_selection import train_test_split
 
 import landscape
-import metrics
-from checks import any_terminal, require
 from datar import Dataset, Split, load_mnist
-from experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
-from jobs import Arrays, Runs, random_key
+from foundation.base.checks import any_terminal, require
+from foundation.engine.jobs import Arrays, Runs, random_key
+from foundation.engine.runner import Percent, Settings, one_line_errors, parse_command_line, run_studies, stoppable
+from foundation.engine.study_files import Row
+from foundation.measures import metrics
 from models import MLP, QNN, Model, Params, Training, train
 from poison_unlearn import flip_labels
-from results import Row
 from run_unlearn_mnist import data_word
-from runner import Percent, Settings, one_line_errors, parse_command_line, run_studies, stoppable
-from tables import report
+from studies.experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
+from studies.tables import report
 
 Name = Literal["mlp", "qnn", "unlearning_qnn", "logistic"]
 

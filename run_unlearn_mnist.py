@@ -18,20 +18,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import controls
-import devices
-import discovery
-import experiments
-import oracles
-from checks import any_terminal, require, require_whole
-from contenders import ScaledQNN
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
-from experiments import Config, Protocol
+from foundation.base.checks import any_terminal, require, require_whole
+from foundation.engine.runner import Settings, one_line_errors, other_data, parse_command_line, run_studies, stoppable
+from foundation.engine.study_files import Row
 from models import Training
 from poison_unlearn import Poison
-from results import Row
-from runner import Settings, one_line_errors, other_data, parse_command_line, run_studies, stoppable
-from tables import report
+from studies import controls, discovery, experiments, oracles
+from studies import device as devices
+from studies.contenders import ScaledQNN
+from studies.experiments import Config, Protocol
+from studies.tables import report
 
 Stage = Literal[experiments.Stage, "pairs", "encodings"]
 

@@ -20,20 +20,18 @@ from typing import Literal, get_args
 import numpy as np
 import xarray as xr
 
-import controls
-import devices
-import discovery
-import experiments
-import oracles
-from checks import any_terminal, require
-from datar import COUPLINGS, MAX_SITES, Dataset, Gauge, RingSplit, load_xxz, xxz_points, xxz_spectrum
-from experiments import FAMILIES, Config, Protocol
-from jobs import Arrays, Job
+from datar import Dataset, Gauge, load_xxz
+from foundation.base.checks import any_terminal, require
+from foundation.engine.jobs import Arrays, Job
+from foundation.engine.runner import one_line_errors, other_data, parse_command_line, run_studies, stoppable
+from foundation.engine.study_files import Row
+from foundation.quantum.ring import COUPLINGS, MAX_SITES, RingSplit, xxz_points, xxz_spectrum
 from models import Training
 from poison_unlearn import Poison
-from results import Row
-from runner import one_line_errors, other_data, parse_command_line, run_studies, stoppable
-from tables import report
+from studies import controls, discovery, experiments, oracles
+from studies import device as devices
+from studies.experiments import FAMILIES, Config, Protocol
+from studies.tables import report
 
 Stage = Literal[experiments.Stage, "depths", "gauge", "splits"]
 

@@ -40,13 +40,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-import circuits
-import storage
 from datar import load_mnist
-from jobs import one_thread
-from metrics import accuracy, cross_entropy
+from foundation.base import storage
+from foundation.engine.jobs import one_thread
+from foundation.engine.runner import one_line_errors, writable_folder
+from foundation.measures.metrics import accuracy, cross_entropy
+from foundation.quantum import circuits
 from models import MLP, QNN, train
-from runner import one_line_errors, writable_folder
 
 ROOFLINE_FLOP = 0.8e9  # a fixed yardstick: what the first light-cone prototype computed in one step
 PRODUCT = 1024  # rows and columns of the roofline's matrices
@@ -272,7 +272,7 @@ def growth(sizes: Sizes) -> pd.DataFrame:
 
 def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
-    import figures
+    from studies import figures
 
     figures.use_style()
     figure, axes = figures.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))

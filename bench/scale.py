@@ -32,9 +32,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import pandas as pd
 
-import storage
-from jobs import one_thread
-from runner import one_line_errors, writable_folder
+from foundation.base import storage
+from foundation.engine.jobs import one_thread
+from foundation.engine.runner import one_line_errors, writable_folder
 
 SIZES = {"steps": (10, 12, 14, 16, 18), "ring": (12, 14, 16), "workers": (1, 2), "jobs": (5000,)}
 SMOKE = {"steps": (2, 3, 4), "ring": (4, 6), "workers": (1,), "jobs": (20,)}
@@ -75,7 +75,7 @@ def _ring(n_sites: int) -> dict[str, Any]:
 def _timed(n_qubits: int, depth: int, split: Any) -> dict[str, Any]:
     import jax
 
-    from metrics import cross_entropy
+    from foundation.measures.metrics import cross_entropy
     from models import QNN
 
     model = QNN(n_qubits, depth)
@@ -130,8 +130,8 @@ def of_jobs(part: str, count: int) -> dict[str, Any]:
 
 def _overhead(count: int, cluster: str | None) -> float:
     from datar import Dataset, Split
-    from jobs import Store
-    from runner import compute
+    from foundation.engine.jobs import Store
+    from foundation.engine.runner import compute
 
     split = Split(np.eye(2), np.arange(2))
     data = {"toy": Dataset(split, split, "toy", 2, {"sha256": "toy"})}
@@ -148,7 +148,7 @@ def _overhead(count: int, cluster: str | None) -> float:
 def _trivial(first: int, last: int) -> list[Any]:
     from dataclasses import dataclass
 
-    from jobs import Job
+    from foundation.engine.jobs import Job
 
     @dataclass(frozen=True, kw_only=True)
     class Nothing(Job):

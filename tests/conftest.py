@@ -38,8 +38,9 @@ from here import InThisProcess
 from hypothesis import settings
 from hypothesis import strategies as st
 
-import jobs
 from datar import Dataset, Split, load_mnist
+from foundation.base.places import own_files
+from foundation.engine import jobs
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
@@ -141,6 +142,14 @@ def run_python(*arguments: str, timeout: float = 300, **environment: str) -> sub
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout
     )
+
+
+def copy_project(folder: Path) -> None:
+    """The modules of the project, as a user's copy has them; nothing else of it."""
+    for path in own_files():
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def users_environment(*without: str) -> dict[str, str]:

@@ -33,8 +33,8 @@ import xarray as xr
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import keys  # noqa: E402
-import storage  # noqa: E402
+from foundation.base import storage  # noqa: E402
+from foundation.engine import keys  # noqa: E402
 
 STUDY = (  # noqa: SIM905 - as one types them
     "--preset quick --workers 1 --n-sites 4 --runs 2 --alphas 0 10 20 30 40 --models mlp logistic --hidden 3 "
@@ -52,8 +52,8 @@ script.sys.exit(script.main())
 
 def unlearning_and_on(config, dataset) -> Iterator:
     """The unlearning curves, and how each unlearned model is trained on: the third job of its chain."""
-    import experiments
     from poison_unlearn import FineTune
+    from studies import experiments
 
     for row in experiments.unlearning(config, dataset):
         yield row
@@ -445,7 +445,7 @@ def widen_pool(folder: Path) -> dict[str, int]:
     """In processes of two threads the numbers are others, so the study is large enough to see the pool."""
     if len(os.sched_getaffinity(0)) < 2:
         return {"numbers that a pool of two threads changes (one core only)": 0}
-    two = 'import jobs; jobs.BITS = jobs.BITS | {"PJRT_NPROC": "2"}'
+    two = 'from foundation.engine import jobs; jobs.BITS = jobs.BITS | {"PJRT_NPROC": "2"}'
     for name, first in (("one", ""), ("two", two)):
         run_digits(folder / name, folder / "home", cores=2, workers=1, first=first)
     one, other = contents(folder / "one"), contents(folder / "two")

@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 
-import jobs
+from foundation.engine import jobs
 
 
 class InThisProcess:

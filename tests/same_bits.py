@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -82,7 +81,11 @@ def compute(code: Path, out: Path, names: list[str]) -> dict[str, dict[str, Any]
             words = [SPELLED_BEFORE.get(word, word) for word in words]
         begun, folder = time.perf_counter(), out / name.replace(" ", "-")
         done = subprocess.run(
-            [sys.executable, *words, "--out", str(folder)], cwd=code, env=environment(out), capture_output=True, text=True
+            [sys.executable, *words, "--out", str(folder)],
+            cwd=code,
+            env=environment(out),
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             sys.exit(f"error: {name} ended with {done.returncode}: {done.stderr.strip()[-2000:]}")
@@ -170,9 +173,7 @@ def _how(array: str, found: dict, expected: dict) -> str:
 
 def kinds(found: dict[str, dict]) -> dict[str, str]:
     """Processor and versions behind some digests."""
-    return {
-        name: "; ".join(sorted({own[name] for own in found.values()})) for name in ("processor", "versions")
-    }
+    return {name: "; ".join(sorted({own[name] for own in found.values()})) for name in ("processor", "versions")}
 
 
 def main() -> int:

@@ -12,15 +12,18 @@ from conftest import random_split
 from hypothesis import given
 from hypothesis import strategies as st
 
-import circuits
 import landscape
-import metrics
 import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
-from checks import BadInput, require, require_whole
-from datar import Dataset, Split, load_mnist, load_xxz, pad, read_npz, xxz_hamiltonian, xxz_spectrum
+from datar import Dataset, Split, load_mnist, load_xxz, pad
+from foundation.base import storage
+from foundation.base.checks import BadInput, require, require_whole
+from foundation.base.npz import read_npz
+from foundation.engine.runner import parse_command_line
+from foundation.measures import metrics
+from foundation.quantum import circuits
+from foundation.quantum.ring import xxz_hamiltonian, xxz_spectrum
 from models import MLP, QNN, QuadraticForm, Training, fit, train
 from poison_unlearn import (
     METHODS,
@@ -33,7 +36,6 @@ from poison_unlearn import (
     relabel_randomly,
     unlearn,
 )
-from runner import parse_command_line
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from circuits import (
+from foundation.quantum.circuits import (
     ansatz,
     bond_signs,
     cnot_permutation,

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT, run_python
 from scipy import stats
 
-import claims
-from claims import Claim, Evidence, of_values, paired
-from tables import Studies
+from studies import claims
+from studies.claims import Claim, Evidence, of_values, paired
+from studies.tables import Studies
 
 
 def evidence(value, low, high):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,22 +17,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_project
 from test_jobs import DATA, Sum, Toy
 
 import run_unlearn_mnist
-import runner
-import storage
-from checks import BadInput
 from datar import load_mnist
-from jobs import Deadly, Store
-from runner import compute
+from foundation.base import storage
+from foundation.base.checks import BadInput
+from foundation.engine import runner
+from foundation.engine.jobs import Deadly, Store
+from foundation.engine.runner import compute
 
 pytest.importorskip("distributed")
 from distributed import LocalCluster
 
-import cluster
-from cluster import Cluster, Code, Place
+from foundation.engine import cluster
+from foundation.engine.cluster import Cluster, Code, Place
 
 pytestmark = pytest.mark.long
 
@@ -96,7 +95,7 @@ def store(tmp_path):
 
 def on(of, jobs, store):
     """Compute on the cluster what of the jobs and their needs is missing."""
-    from jobs import with_needs
+    from foundation.engine.jobs import with_needs
 
     compute(with_needs(jobs, store.has), {"toy": DATA}, store, workers=0, cluster=of.file)
 
@@ -252,9 +251,7 @@ def test_nothing_goes_on_when_the_one_who_asked_is_killed(two_workers, tmp_path)
 
 def test_a_worker_with_other_code_is_refused_by_name_before_it_computes(tmp_path, store, capsys):
     other = tmp_path / "other"
-    other.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, other)
+    copy_project(other)
     (other / "poison_unlearn.py").write_text((ROOT / "poison_unlearn.py").read_text() + "\nCHANGED = True\n")
     with scheduler(tmp_path) as of, worker(of, tmp_path, PYTHONPATH=str(other)):
         with pytest.raises(BadInput, match=r"--cluster: worker tcp://\S+: its code is of commit .*allowed"):

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import controls
-import devices
-import discovery
-import keys
-import oracles
 import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
 from datar import Dataset, Split
-from experiments import STUDIES
-from results import is_listed
+from foundation.base import storage
+from foundation.engine import keys
+from foundation.engine.study_files import is_listed
+from studies import controls, discovery, oracles
+from studies import device as devices
+from studies.experiments import STUDIES
 
 ROOT = Path(__file__).parents[1]
 XXZ_STUDIES = STUDIES | {

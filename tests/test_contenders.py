@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 from conftest import assert_trees_equal, random_split, refused, trees_differ
 
-import keys
-from contenders import (
+from datar import Split, load_xxz
+from foundation.engine import keys
+from foundation.measures.metrics import accuracy
+from models import MLP, QNN, QuadraticForm, Training, train
+from poison_unlearn import Batch, Retrain, Task, unlearn
+from studies.contenders import (
     BoundedMLP,
     Decayed,
     FrozenQNN,
@@ -31,11 +35,7 @@ from contenders import (
     _inverse_root_by_blocks,
     ring_correlation,
 )
-from datar import Split, load_xxz
-from methods import LastLayers
-from metrics import accuracy
-from models import MLP, QNN, QuadraticForm, Training, train
-from poison_unlearn import Batch, Retrain, Task, unlearn
+from studies.methods import LastLayers
 
 KEY = jax.random.key(5)
 MODELS = [

@@ -9,22 +9,19 @@ import xarray as xr
 from conftest import refused
 from test_evaluation import SMALL, small_data
 
-import controls
 import datar
-import experiments
-import figures
-import oracles
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
-import tables
-from contenders import NearestMean, Neighbours
-from controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
-from datar import load_xxz, redraw, subset, xxz_points
-from experiments import SPLITS, Fit
+from datar import load_xxz, redraw, subset
+from foundation.base import storage
+from foundation.engine.runner import run_studies
+from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
 from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
-from runner import run_studies
+from studies import controls, experiments, figures, oracles, tables
+from studies.contenders import NearestMean, Neighbours
+from studies.controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
+from studies.experiments import SPLITS, Fit
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -119,8 +116,8 @@ def test_more_poison_of_one_class_than_it_has_is_refused(data):
 @pytest.mark.parametrize("split", ["interleaved", "far", "near", "one_sided"])
 def test_every_ring_split_deals_all_states_with_as_many_of_each_phase(split):
     train, val = xxz_points(split)
-    assert sorted([*train, *val]) == datar.XXZ_USED.tolist() and (len(train), len(val)) == (82, 84)
-    deltas = [datar.COUPLINGS[points] for points in (train, val)]
+    assert sorted([*train, *val]) == XXZ_USED.tolist() and (len(train), len(val)) == (82, 84)
+    deltas = [COUPLINGS[points] for points in (train, val)]
     assert [int((own > 1).sum()) for own in deltas] == [41, 42]
     away = [[abs(own[own > 1] - 1), abs(own[own < 1] - 1)] for own in deltas]
     for phase in (0, 1):

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from warm import COLD
 
 import datar
-from checks import BadInput
 from datar import Dataset, load_mnist, load_xxz
+from foundation.base.checks import BadInput
+from foundation.base.npz import sha256
 
 DIGITS = (1, 9, 4)
 
@@ -159,9 +160,9 @@ def test_the_hash_changes_with_any_pixel_that_is_used(npz, image, row, column, s
 def test_the_hash_tells_type_and_shape():
     zeros = np.zeros(8, np.float32)
     others = [zeros.reshape(2, 4), zeros.astype(np.int32), zeros.astype(np.float64)[:4]]
-    assert len({datar.sha256(array) for array in (zeros, *others)}) == 4
-    assert datar.sha256(zeros, zeros) != datar.sha256(zeros)
-    assert datar.sha256(np.asfortranarray(np.eye(3, 4))) == datar.sha256(np.eye(3, 4))
+    assert len({sha256(array) for array in (zeros, *others)}) == 4
+    assert sha256(zeros, zeros) != sha256(zeros)
+    assert sha256(np.asfortranarray(np.eye(3, 4))) == sha256(np.eye(3, 4))
 
 
 @pytest.mark.parametrize(("length", "padded"), [(1, 2), (2, 2), (3, 4), (784, 1024), (1024, 1024), (1025, 2048)])
@@ -259,7 +260,7 @@ def test_any_flipped_bit_is_refused_in_one_line_or_does_not_matter(tmp_path):
 
 def test_a_file_that_declares_too_much_is_refused_unread(npz, monkeypatch):
     path = npz()
-    monkeypatch.setattr(datar, "MAX_NPZ_BYTES", 1000)
+    monkeypatch.setattr("foundation.base.npz.MAX_NPZ_BYTES", 1000)
     monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("read all the same"))
     with refused("bytes declared"):
         load_mnist(path=path)
@@ -366,12 +367,12 @@ HEAVY = ("jax", "scipy", "tensorflow", "tensorcircuit", "mlxtend", "matplotlib",
 @pytest.mark.parametrize(
     ("modules", "unwanted"),
     [
-        ("checks", ("datar", *HEAVY)),
-        ("datar", HEAVY),
-        ("datar, models, poison_unlearn", ("tensorflow", "keras")),
-        ("storage, figures", ("tensorflow",)),
+        ("import foundation.base.checks", ("datar", *HEAVY)),
+        ("import datar", HEAVY),
+        ("import datar, models, poison_unlearn", ("tensorflow", "keras")),
+        ("import foundation.base.storage, studies.figures", ("tensorflow",)),
     ],
 )
 def test_an_import_does_not_bring(modules, unwanted):
-    process = run_python("-c", f"import sys, {modules}; print(sorted(set({unwanted}) & set(sys.modules)))", **COLD)
+    process = run_python("-c", f"import sys; {modules}; print(sorted(set({unwanted}) & set(sys.modules)))", **COLD)
     assert (process.returncode, process.stdout.strip()) == (0, "[]"), process.stderr

@@ -7,8 +7,8 @@ import faults
 import numpy as np
 import pytest
 
-import keys
-import storage
+from foundation.base import storage
+from foundation.engine import keys
 
 REFERENCE = faults.ROOT / "tests" / "reference.nc"
 ANEW = (

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from conftest import refused
 
-import devices
-import figures
 import run_unlearn_xxz
-import storage
-import tables
 from datar import load_xxz
-from experiments import build_qnn, training_job
-from hardware import Noise
+from foundation.base import storage
+from foundation.engine.runner import run_studies
+from foundation.quantum.device import Noise
 from models import Training
 from poison_unlearn import Poison
-from runner import run_studies
+from studies import device as devices
+from studies import figures, tables
+from studies.experiments import build_qnn, training_job
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 

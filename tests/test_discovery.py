@@ -10,18 +10,16 @@ from conftest import refused
 from jax.flatten_util import ravel_pytree
 from test_evaluation import SMALL, small_data
 
-import discovery
-import figures
 import run_unlearn_mnist
-import storage
-import tables
 from datar import load_mnist
-from discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
-from experiments import Fit, tensors_to_params
+from foundation.base import storage
+from foundation.engine.runner import run_studies
 from models import MLP, Training
-from oracles import Choice
 from poison_unlearn import METHODS, Poison, Retrain
-from runner import run_studies
+from studies import discovery, figures, tables
+from studies.discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
+from studies.experiments import Fit, tensors_to_params
+from studies.oracles import Choice
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 

@@ -9,22 +9,21 @@ import pytest
 from conftest import ROOT, refused, separable_split
 from scipy import integrate, stats
 
-import evaluation
-import figures
-import oracles
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
-import tables
-from checks import BadInput
-from datar import Dataset, Split, sha256
-from evaluation import MEASURES, Models, Parts, epsilon, klom, scores, signed, wasserstein
-from experiments import tensors_to_params
-from jobs import Store
-from methods import METHODS
+from datar import Dataset, Split
+from foundation.base import storage
+from foundation.base.checks import BadInput
+from foundation.base.npz import sha256
+from foundation.engine.jobs import Store
+from foundation.engine.runner import run_studies
+from foundation.measures import forgetting as evaluation
+from foundation.measures.forgetting import MEASURES, Models, Parts, epsilon, klom, scores, signed, wasserstein
 from models import Training
 from poison_unlearn import Task
-from runner import run_studies
+from studies import figures, oracles, tables
+from studies.experiments import tensors_to_params
+from studies.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "few_subsamples")
 

@@ -9,8 +9,8 @@ from conftest import run_python
 from matplotlib.colors import to_hex
 from test_tables import TITLES, TRAINING, curves, gauge, landscape, study, sweep, weight_map
 
-import figures
-import storage
+from foundation.base import storage
+from studies import figures
 
 
 @pytest.fixture(autouse=True)

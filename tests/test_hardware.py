@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from conftest import refused
 
-import circuits
-import hardware
 from datar import Split, load_mnist
-from hardware import PAIRS, PAULIS, Noise, noisy_expectation
+from foundation.quantum import circuits
+from foundation.quantum import device as hardware
+from foundation.quantum.device import PAIRS, PAULIS, Noise, noisy_expectation
 from models import QNN, train
 
 NOISE = Noise(0.03, 0.07, 0.02)

@@ -8,13 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-import figures
-import storage
 from datar import Split
+from foundation.base import storage
+from foundation.measures.metrics import accuracy
 from landscape import dead_relus, hessian, hessian_trace
-from metrics import accuracy
 from models import MLP, QNN
 from run_hessian import CORRECTED, PAPER, QUICK, _train_runs, draw, landscapes, main
+from studies import figures
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 

@@ -18,28 +18,21 @@ import pytest
 from conftest import assert_trees_equal, random_split, refused, run_python
 from warm import COLD
 
-import contenders
-import controls
-import devices
-import discovery
-import evaluation
-import experiments
-import hardware
-import jobs
-import keys
-import methods
 import models
-import oracles
 import poison_unlearn
 import run_hessian
 import run_unlearn_xxz
-import runner
-from checks import BadInput
 from datar import Dataset, Split
-from experiments import Fit
-from jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
+from foundation.base.checks import BadInput
+from foundation.engine import jobs, keys, runner
+from foundation.engine.jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
+from foundation.measures import forgetting as evaluation
+from foundation.quantum import device as hardware
 from models import MLP, QNN, Training
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Scrub
+from studies import contenders, controls, discovery, experiments, methods, oracles
+from studies import device as devices
+from studies.experiments import Fit
 
 # ---- jobs to test with, by their module's name in the processes ----
 
@@ -162,7 +155,7 @@ def test_what_is_at_its_default_is_not_part_of_the_key():
 
 
 def test_a_key_is_the_same_in_another_process():
-    code = "from test_jobs import FIT; from jobs import job_key; print(job_key(FIT))"
+    code = "from test_jobs import FIT, job_key; print(job_key(FIT))"
     done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7", **COLD)
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
@@ -196,7 +189,7 @@ def write_method(folder, name, body, comment=""):
 def keys_with_methods(folder, *names):
     code = (
         f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, Training; "
-        "from dataclasses import replace; from importlib import import_module; from jobs import job_key\n"
+        "from dataclasses import replace; from importlib import import_module; from test_jobs import job_key\n"
         f"for name in {names}:\n"
         "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, 0.1)))))"
     )
@@ -319,7 +312,8 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
     """The pool of XLA is what changes bits."""
     code = (
         "import sys; sys.path.insert(0, 'tests'); import jax, os; jax.config.update('jax_enable_x64', True)\n"
-        "import jobs\nfrom test_jobs import DATA, Toy\nworker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\n"
+        "from foundation.engine import jobs\nfrom test_jobs import DATA, Toy\n"
+        "worker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\n"
         "def look():\n    import jax, os, jax.numpy as jnp\n"
         "    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"
         "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], str(jnp.ones(3).dtype), "
@@ -334,8 +328,8 @@ def test_importing_the_project_changes_no_environment_and_starts_no_backend():
     """Beyond what JAX and scikit-learn set themselves."""
     code = (
         "import os, jax, sklearn\nbefore = dict(os.environ)\n"
-        "import datar, circuits, models, poison_unlearn, jobs, experiments\n"
-        "import runner, run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
+        "import datar, models, poison_unlearn\nfrom studies import experiments\n"
+        "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
         "print(dict(os.environ) == before, bool(bridge._backends))"
     )
     assert run_python("-c", code, **COLD).stdout.split() == ["True", "False"]

@@ -12,8 +12,9 @@ from conftest import random_split, refused, run_python
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from circuits import ansatz
 from datar import Split
+from foundation.measures.metrics import cross_entropy
+from foundation.quantum.circuits import ansatz
 from landscape import (
     complex_trace,
     dead,
@@ -27,7 +28,6 @@ from landscape import (
     loss_slice,
     row_space,
 )
-from metrics import cross_entropy
 from models import MLP, QNN, train
 
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts

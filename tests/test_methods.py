@@ -11,9 +11,11 @@ from jax.flatten_util import ravel_pytree
 from scipy.optimize import minimize
 
 import landscape
-import methods
 from datar import Split
-from methods import (
+from models import MLP, QNN, QuadraticForm, Training
+from poison_unlearn import METHODS, Batch, FineTune, Retrain, Task, unlearn
+from studies import methods
+from studies.methods import (
     Ascent,
     BadTeacher,
     FisherNoise,
@@ -26,8 +28,6 @@ from methods import (
     SelectiveDampening,
     Sparse,
 )
-from models import MLP, QNN, QuadraticForm, Training
-from poison_unlearn import METHODS, Batch, FineTune, Retrain, Task, unlearn
 
 KEY = jax.random.key(0)
 D, N, F = 5, 12, 7

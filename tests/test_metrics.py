@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from scipy import stats
 from sklearn.metrics import log_loss
 
-import metrics
-from metrics import (
+from foundation.measures import metrics
+from foundation.measures.metrics import (
     accuracy,
     bernoulli_kl,
     bernoulli_kl_published,

@@ -12,9 +12,9 @@ import optax
 import pytest
 from conftest import assert_trees_equal, random_split, refused, run_python, separable_split, trees_differ
 
-import circuits
 from datar import Split
-from metrics import accuracy
+from foundation.measures.metrics import accuracy
+from foundation.quantum import circuits
 from models import MLP, QNN, QuadraticForm, Training, fit, train
 
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts

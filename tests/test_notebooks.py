@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT, copy_project
 
-ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(path.name for path in ROOT.glob("*.ipynb"))
 
 
@@ -37,8 +37,8 @@ def test_the_notebooks_are_there():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypatch):
     """In a copy of modules and results, with an empty home folder: every figure cell gives an image, as stored."""
-    for path in (*ROOT.glob("*.py"), ROOT / name):
-        shutil.copy(path, tmp_path)
+    copy_project(tmp_path)
+    shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(
         ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.pdf", "chunks", "parameters")
     )
@@ -66,14 +66,13 @@ def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp
     """By what Jupyter and VS Code say of its path, or from a folder near the project that the kernel started in."""
     first = next(cell.source for cell in read(name).cells if cell.cell_type == "code")
     project = tmp_path / "für mich" / "das Projekt"
-    project.mkdir(parents=True)
-    for path in (*ROOT.glob("*.py"), ROOT / name):
-        shutil.copy(path, project)
+    copy_project(project)
+    shutil.copy(ROOT / name, project)
     folder = {"subfolder": project / "tests", "parent": project.parent}.get(way, tmp_path / "other")
     folder.mkdir(exist_ok=True)
     said = f"__vsc_ipynb_file__ = {str(project / name)!r}\n" if way == "vscode" else ""
     told = {"JPY_SESSION_NAME": str(project / name)} if way == "jupyter" else {}
-    code = f"{said}{first.partition('import figures')[0]}\nimport checks\nprint(checks.__file__)"
+    code = f"{said}{first.partition('from studies')[0]}\nimport models\nprint(models.__file__)"
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True)
-    assert Path(done.stdout.strip()) == project / "checks.py", done.stderr
+    assert Path(done.stdout.strip()) == project / "models.py", done.stderr

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import datar
 from datar import Dataset, Split
-from metrics import cross_entropy
+from foundation.measures.metrics import cross_entropy
 from models import MLP, QNN, Training, train
 from poison_unlearn import (
     DIVERGENCES,

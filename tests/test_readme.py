@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import storage
-from tables import FINDINGS_TABLES, findings_tables
+from foundation.base import storage
+from studies.tables import FINDINGS_TABLES, findings_tables
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "GUIDE.md", "FINDINGS.md")}
@@ -39,7 +39,8 @@ run_unlearn_mnist.QUICK = replace(
 HERE = f"""
 import sys
 sys.path.append({str(ROOT / "tests")!r})
-import here, jobs
+import here
+from foundation.engine import jobs
 jobs.ProcessPoolExecutor = here.InThisProcess
 """
 
@@ -161,7 +162,7 @@ def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
 @pytest.mark.long
 def test_what_the_guide_takes_out_of_a_study_is_what_it_holds(tmp_path):
     study = """
-import runner
+from foundation.engine import runner
 config = replace(run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4")
 runner.run_studies(config, run_unlearn_mnist.load(config), run_unlearn_mnist.STUDIES)
 """

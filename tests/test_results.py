@@ -14,14 +14,13 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import jobs
-import keys
-import results
-import storage
-from checks import BadInput
-from jobs import Job, Store, job_fields, job_key, with_needs
+from foundation.base import storage
+from foundation.base.checks import BadInput
+from foundation.engine import jobs, keys
+from foundation.engine import study_files as results
+from foundation.engine.jobs import Job, Store, job_fields, job_key, with_needs
+from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed
 from models import MLP, QNN, Model
-from results import Row, StudyFile, describe_plan, is_listed
 
 DATA = {"source": "keras", "digits": [1, 9], "sha256": "a" * 64}
 CONFIG = {"seed": 0}

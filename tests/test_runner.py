@@ -14,14 +14,14 @@ from conftest import refused
 import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
-import storage
-from checks import BadInput
 from datar import Dataset, Split
-from experiments import STUDIES
-from jobs import Job, Store, job_key
+from foundation.base import storage
+from foundation.base.checks import BadInput
+from foundation.engine.jobs import Job, Store, job_key
+from foundation.engine.runner import Settings, compute, folder_name, one_line_errors, run_studies
+from foundation.engine.study_files import Row
 from models import Training
-from results import Row
-from runner import Settings, compute, folder_name, one_line_errors, run_studies
+from studies.experiments import STUDIES
 
 MNIST, XXZ, HESSIAN = run_unlearn_mnist.QUICK, run_unlearn_xxz.QUICK, run_hessian.QUICK
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import call_script, users_environment
 from warm import COLD
 
-import storage
+from foundation.base import storage
 
 ROOT = Path(__file__).parents[1]
 TINY = (  # noqa: SIM905 - as one types them
@@ -348,11 +348,11 @@ METHODS["soften"] = Soften()
 STUDY = """
 import dataclasses
 from pathlib import Path
-import storage
-from experiments import STUDIES
+from foundation.base import storage
+from studies.experiments import STUDIES
 from models import Training
 from run_unlearn_mnist import QUICK, load
-from runner import run_studies
+from foundation.engine.runner import run_studies
 
 config = dataclasses.replace(
     QUICK, models=("mlp",), methods=("soften",), stages=("unlearning", "weight_map"), unlearn_hidden="4",
@@ -374,7 +374,7 @@ def losses_in(text):
 def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
     """Without a guard around its code; with a weight map over its two hyper-parameters, a table and a figure."""
     script, out = tmp_path / "mine.py", tmp_path / "out"
-    report = "import tables; tables.report(folder, config.stages)\n"
+    report = "from studies import tables; tables.report(folder, config.stages)\n"
     script.write_text(METHOD.replace("{factor}", "1.0") + STUDY.format(out=str(out)) + report)
     options = {"env": environment | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "timeout": 600}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, **options)

@@ -14,7 +14,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import storage
+from foundation.base import storage
 
 RECORD = {"key": "0" * 64, "fields": {"seed": 0}, "seconds": 1.5}
 

@@ -12,10 +12,10 @@ import pytest
 import xarray as xr
 from conftest import ROOT, refused, run_python
 
-import metrics
-import storage
-import tables
-from checks import any_terminal
+from foundation.base import storage
+from foundation.base.checks import any_terminal
+from foundation.measures import metrics
+from studies import tables
 
 SIZES = {"MLP[4]": 10, "MLP[8,2]": 20, "MLP[16,4]": 70, "MLP[64,16]": 500, "QNN[depth=4]": 16, "QNN[depth=6]": 24,
          "QNN[depth=5,xy,cnot]": 20, "Logistic": 5, "Quadratic[rank=16]": 64, "Mine": 7, "Mine[large]": 70}  # fmt: skip
@@ -398,7 +398,7 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
 @pytest.mark.long
 def test_no_table_dies_of_an_encoding(results):
     call = (
-        f"import tables; tables.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
+        f"from studies import tables; tables.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
         f"tables.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', 'unlearning'))"
     )
     for arguments in (("-c", call), ("tables.py", str(results))):

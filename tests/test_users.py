@@ -19,18 +19,18 @@ from conftest import ONE_THREAD, ROOT, random_split
 from hypothesis import given
 from hypothesis import strategies as st
 
-import keys
 import landscape
-import metrics
-import results
 import run_unlearn_mnist
-import runner
-import storage
-from checks import BadInput
-from datar import Dataset, Split, cache_folder, load_mnist, load_npz, require_split
-from experiments import STUDIES, Fit, tensors_to_params
+from datar import Dataset, Split, load_mnist, load_npz, require_split
+from foundation.base import storage
+from foundation.base.checks import BadInput
+from foundation.base.places import cache_folder
+from foundation.engine import keys, runner
+from foundation.engine import study_files as results
+from foundation.measures import metrics
 from models import MLP, QNN, QuadraticForm, Training, train
 from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
+from studies.experiments import STUDIES, Fit, tensors_to_params
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)

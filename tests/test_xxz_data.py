@@ -10,8 +10,10 @@ import scipy.sparse.linalg
 from scipy.optimize import root
 from scipy.sparse.linalg import eigsh
 
-import datar
-from datar import load_xxz, xxz_hamiltonian, xxz_spectrum
+from datar import load_xxz
+from foundation.base import npz
+from foundation.quantum import ring
+from foundation.quantum.ring import xxz_hamiltonian, xxz_spectrum
 
 PAULI = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
 
@@ -124,15 +126,15 @@ def test_twelve_sites_are_gapped_in_the_whole_space():
 @pytest.mark.parametrize("n_sites", [10, 12, 14])
 def test_lowest_energies_rise_with_the_magnetisation(n_sites):
     """The ground of the claim that sectors beyond the neighbouring ones cannot hold the next level."""
-    sectors = [datar._ring_terms(n_sites, datar._sector(n_sites, ones)) for ones in range(n_sites // 2, 0, -1)]
+    sectors = [ring._ring_terms(n_sites, ring._sector(n_sites, ones)) for ones in range(n_sites // 2, 0, -1)]
     for delta in (0.12, 0.94, 1.05, 1.87):
-        lowest = [datar._lowest(terms, delta, 1)[0][0] for terms in sectors] + [n_sites * delta]
+        lowest = [ring._lowest(terms, delta, 1)[0][0] for terms in sectors] + [n_sites * delta]
         assert np.all(np.diff(lowest) > 0)
 
 
 @pytest.mark.parametrize("n_sites", [4, 6, 8, 10, 12])
 def test_free_fermions_at_zero_coupling(n_sites):
-    energy, *_ = datar._ground_state(datar._sectors(n_sites), 0.0)
+    energy, *_ = ring._ground_state(ring._sectors(n_sites), 0.0)
     assert energy == pytest.approx(-4 / np.sin(np.pi / n_sites), abs=1e-10)
 
 
@@ -143,7 +145,7 @@ def test_heisenberg_point_against_bethe_and_conformal_field_theory():
     """
     left = []
     for n_sites in (12, 14):
-        energy, *_ = datar._ground_state(datar._sectors(n_sites), 1.0)
+        energy, *_ = ring._ground_state(ring._sectors(n_sites), 1.0)
         correction = -(np.pi**2) / (3 * n_sites**2)
         left.append(abs((energy / n_sites - (1 - 4 * np.log(2))) / correction - 1))
     assert left[1] < left[0] < 0.03
@@ -151,7 +153,7 @@ def test_heisenberg_point_against_bethe_and_conformal_field_theory():
 
 @pytest.mark.parametrize("n_sites", [4, 6, 12])
 def test_states_solve_the_full_eigenvalue_equation(n_sites):
-    states, spectrum = datar._xxz_computed(n_sites), xxz_spectrum(n_sites)
+    states, spectrum = ring.ground_states(n_sites), xxz_spectrum(n_sites)
     np.testing.assert_allclose(np.linalg.norm(states, axis=1), 1, atol=1e-12)
     for state, delta, energy in zip(states, spectrum.delta, spectrum.energy, strict=True):
         assert np.linalg.norm(xxz_hamiltonian(n_sites, delta) @ state - energy * state) < 1e-8
@@ -169,9 +171,9 @@ def test_states_solve_the_full_eigenvalue_equation(n_sites):
 )
 def test_degenerate_ground_states_are_refused(n_sites, delta):
     levels = np.linalg.eigvalsh(dense(n_sites, delta))
-    assert levels[1] - levels[0] < datar.MIN_GAP
+    assert levels[1] - levels[0] < ring.MIN_GAP
     with pytest.raises(ValueError, match=r"^delta: got .*gap .*allowed: .*$"):
-        datar._ground_state(datar._sectors(n_sites), delta)
+        ring._ground_state(ring._sectors(n_sites), delta)
 
 
 def test_odd_rings_are_degenerate_and_refused():
@@ -201,23 +203,23 @@ def test_splits(n_sites):
         "gauge": "fixed",
         "n_train": 82,
         "n_val": 84,
-        "sha256": datar.sha256(*data.train, *data.val),
+        "sha256": npz.sha256(*data.train, *data.val),
     }
 
 
 def test_couplings_are_the_published_ones():
-    np.testing.assert_allclose(datar.COUPLINGS, -0.94 + 0.01 * np.arange(294), atol=1e-12)
-    np.testing.assert_array_equal(datar.XXZ_TRAIN, [*range(107, 189, 2), *range(200, 282, 2)])
-    np.testing.assert_array_equal(datar.XXZ_VAL, [*range(106, 190, 2), *range(199, 283, 2)])
+    np.testing.assert_allclose(ring.COUPLINGS, -0.94 + 0.01 * np.arange(294), atol=1e-12)
+    np.testing.assert_array_equal(ring.XXZ_TRAIN, [*range(107, 189, 2), *range(200, 282, 2)])
+    np.testing.assert_array_equal(ring.XXZ_VAL, [*range(106, 190, 2), *range(199, 283, 2)])
     spectrum = xxz_spectrum(4)
     np.testing.assert_array_equal(spectrum.is_train, ~spectrum.is_val)
-    np.testing.assert_array_equal(spectrum.delta[spectrum.is_train], datar.COUPLINGS[datar.XXZ_TRAIN])
+    np.testing.assert_array_equal(spectrum.delta[spectrum.is_train], ring.COUPLINGS[ring.XXZ_TRAIN])
 
 
 def test_each_state_stands_in_the_row_of_its_coupling():
     """H(Δ)ψ = Eψ for the Δ its place promises; a neighbour in Δ would miss by 0.01 times the spread of ΣZZ."""
     data = load_xxz(n_sites=6)
-    for split, points in ((data.train, datar.XXZ_TRAIN), (data.val, datar.XXZ_VAL)):
+    for split, points in ((data.train, ring.XXZ_TRAIN), (data.val, ring.XXZ_VAL)):
         for state, label, k in zip(split.x, split.y, points, strict=True):
             image = dense(6, -0.94 + 0.01 * k) @ state
             assert np.linalg.norm(image - np.vdot(state, image) * state) < 1e-5
@@ -312,13 +314,13 @@ def test_truncated_cache_is_said_and_rebuilt(empty_cache, capsys, keep):
 def test_no_flipped_byte_of_the_cache_passes(empty_cache):
     load_xxz(n_sites=4)
     (path,) = empty_cache.iterdir()
-    whole, arrays = path.read_bytes(), datar._read_cache(path)
+    whole, arrays = path.read_bytes(), ring._read_cache(path)
     for place in np.random.default_rng(0).choice(len(whole), size=300, replace=False).tolist() + list(range(100)):
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
         try:
-            read = datar._read_cache(path)
+            read = ring._read_cache(path)
         except ValueError as error:
             assert "\n" not in str(error)
         else:  # a date or an attribute of the archive
@@ -349,7 +351,7 @@ def test_failed_write_leaves_nothing_behind(empty_cache, monkeypatch, capsys):
     def fail(_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(datar.os, "fsync", fail)
+    monkeypatch.setattr("os.fsync", fail)
     load_xxz(n_sites=4)
     assert list(empty_cache.iterdir()) == []
     assert "disk full" in capsys.readouterr().err
@@ -362,8 +364,8 @@ def published_layout(n_sites: int = 4) -> dict[str, np.ndarray]:
     """294 states with arbitrary phases and their Δ; those that are not used are filled with the Néel state."""
     rng = np.random.default_rng(3)
     xs = np.zeros((294, 2**n_sites), complex)
-    xs[:, datar._neel(n_sites)] = 1
-    xs[datar.XXZ_USED] = datar._xxz_computed(n_sites)
+    xs[:, ring.neel(n_sites)] = 1
+    xs[ring.XXZ_USED] = ring.ground_states(n_sites)
     return {"xs": xs * np.exp(2j * np.pi * rng.random((294, 1))), "ys": -0.94 + 0.01 * np.arange(294)}
 
 
@@ -379,7 +381,7 @@ def test_file_gives_what_is_computed_in_every_gauge(tmp_path, monkeypatch, gauge
     layout = published_layout()
     path = saved(tmp_path, xs=layout["xs"].astype(dtype), ys=layout["ys"])
     computed = load_xxz(n_sites=4, gauge=gauge, seed=5)
-    monkeypatch.setattr(datar, "_ground_states", None)  # neither computed nor from the cache
+    monkeypatch.setattr(ring, "_cached_levels", None)  # neither computed nor from the cache
     data = load_xxz(n_sites=4, path=path, gauge=gauge, seed=5)
     for split, reference in ((data.train, computed.train), (data.val, computed.val)):
         np.testing.assert_allclose(split.x, reference.x, atol=1e-6)
@@ -403,7 +405,7 @@ def test_states_that_no_phase_makes_real_stay_complex_and_are_counted(tmp_path, 
     layout["xs"][[107, 106]] = np.exp(1j * np.arange(16)) / 4
     data = load_xxz(n_sites=4, path=saved(tmp_path, **layout))
     assert [np.abs(split.x.imag).max(axis=1).nonzero()[0].tolist() for split in (data.train, data.val)] == [[0], [0]]
-    assert data.train.x[0, datar._neel(4)] == pytest.approx(0.25)
+    assert data.train.x[0, ring.neel(4)] == pytest.approx(0.25)
     message = capsys.readouterr().err.strip()
     assert message.startswith("XXZ: 2 of 166 states in ") and "\n" not in message
 

@@ -16,14 +16,15 @@ import pytest
 from conftest import call_script, users_environment
 from warm import COLD
 
-import circuits
-import storage
-from datar import load_xxz, xxz_spectrum
-from experiments import Fit, inputs_of_sets, tensors_to_params
-from metrics import cross_entropy
+from datar import load_xxz
+from foundation.base import storage
+from foundation.measures.metrics import cross_entropy
+from foundation.quantum import circuits
+from foundation.quantum.ring import xxz_spectrum
 from models import MLP, QNN, Training, train
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Task, unlearn
 from run_unlearn_xxz import CORRECTED, PAPER, main
+from studies.experiments import Fit, inputs_of_sets, tensors_to_params
 
 ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from checks import as_array, require
+from foundation.base.checks import as_array, require
 
 
 class Models(NamedTuple):

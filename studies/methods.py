@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 import landscape
-from checks import require, require_whole
 from datar import Split
-from metrics import bernoulli_kl, cross_entropy
+from foundation.base.checks import require, require_whole
+from foundation.measures.metrics import bernoulli_kl, cross_entropy
 from models import Model, Params, shapes_of
 from poison_unlearn import METHODS, Batch, Descent, FineTune, Measure, OneShot, Task, both_logits, retain_loss
 

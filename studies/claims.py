@@ -21,12 +21,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-import metrics
-import storage
-import tables
-from checks import any_terminal
-from evaluation import SIGNIFICANT, holm
-from tables import Studies, accuracies, at_equal_fit, at_their_ends, digits, ends_of_methods, under_gauges
+from foundation.base import storage
+from foundation.base.checks import any_terminal
+from foundation.measures import metrics
+from foundation.measures.forgetting import SIGNIFICANT, holm
+from studies import tables
+from studies.tables import Studies, accuracies, at_equal_fit, at_their_ends, digits, ends_of_methods, under_gauges
 
 MARGIN = 0.02  # of accuracies
 PLACES = {"mnist": "MNIST", "xxz": "the ring"}

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checks import require
-from circuits import Entangler, Rotations, in_order, light_cone, packed_expectation, rotation_gates
+from foundation.base.checks import require
+from foundation.quantum.circuits import Entangler, Rotations, in_order, light_cone, packed_expectation, rotation_gates
 
 Gradient = Literal["parameter_shift", "spsa"]
 PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])

@@ -18,15 +18,25 @@ import numpy as np
 import xarray as xr
 from jax.flatten_util import ravel_pytree
 
-from contenders import Decayed
 from datar import Dataset
-from evaluation import signs
-from experiments import Block, Config, Fit, Sets, block_inputs, inputs_of_sets, model_words, placed, tensors_to_params
-from jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.study_files import Row
+from foundation.measures.forgetting import signs
 from models import Model, Params, Training, logits_of
-from oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed, runs_of
 from poison_unlearn import Method, Poison, Poisoned
-from results import Row
+from studies.contenders import Decayed
+from studies.experiments import (
+    Block,
+    Config,
+    Fit,
+    Sets,
+    block_inputs,
+    inputs_of_sets,
+    model_words,
+    placed,
+    tensors_to_params,
+)
+from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed, runs_of
 
 HALF = 50  # percent of the poison that is known where settings are chosen
 FOLDS = 5  # of the cross-validation

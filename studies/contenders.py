@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import circuits
-from checks import as_numbers, require, require_whole
-from metrics import cross_entropy
+from foundation.base.checks import as_numbers, require, require_whole
+from foundation.measures.metrics import cross_entropy
+from foundation.quantum import circuits
 from models import MLP, QNN, Params, _as_inputs, _inverse_root
 from poison_unlearn import Batch, Retrain, Task, retain_loss
 

@@ -20,11 +20,16 @@ import numpy as np
 import optax
 import xarray as xr
 
-import evaluation
-from checks import require
 from datar import Dataset, Split
-from evaluation import MEASURES, PRIMARY, Measure, Models, Parts
-from experiments import (
+from foundation.base.checks import require
+from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.study_files import Row
+from foundation.measures import forgetting as evaluation
+from foundation.measures.forgetting import MEASURES, PRIMARY, Measure, Models, Parts
+from foundation.measures.metrics import cross_entropy
+from models import Model, Params, Training, logits_of
+from poison_unlearn import Descent, FineTune, Method, OneShot, Poison, Retrain, Task
+from studies.experiments import (
     FAMILIES,
     SPLITS,
     Block,
@@ -37,12 +42,7 @@ from experiments import (
     scores_table,
     tensors_to_params,
 )
-from jobs import Arrays, Job, Runs, random_key
-from methods import METHODS, Newton
-from metrics import cross_entropy
-from models import Model, Params, Training, logits_of
-from poison_unlearn import Descent, FineTune, Method, OneShot, Poison, Retrain, Task
-from results import Row
+from studies.methods import METHODS, Newton
 
 MOST_RUNS = 10  # of one job
 HELD_OUT = 20  # percent of the retained samples, on the draws on which something is chosen

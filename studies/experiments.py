@@ -20,18 +20,18 @@ import tyro
 import xarray as xr
 from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
-import hardware
-import metrics
-from checks import BadInput, require
 from datar import Dataset, Split, redraw
-from hardware import Noise
-from jobs import Arrays, Job, Runs, random_key
-from keys import backend
-from methods import METHODS
+from foundation.base.checks import BadInput, require
+from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.keys import backend
+from foundation.engine.runner import Percent, Settings, flag_name
+from foundation.engine.study_files import Row
+from foundation.measures import metrics
+from foundation.quantum import device as hardware
+from foundation.quantum.device import Noise
 from models import MLP, QNN, Model, Params, QuadraticForm, Training, shapes_of
 from poison_unlearn import POISONS, Method, Poison, Poisoned, Retrain, Task
-from results import Row
-from runner import Percent, Settings, flag_name
+from studies.methods import METHODS
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
 KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds

@@ -12,10 +12,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import xarray as xr
 
-import hardware
-from checks import require
 from datar import Dataset
-from experiments import (
+from foundation.base.checks import require
+from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.study_files import Row
+from foundation.quantum import device as hardware
+from foundation.quantum.device import Noise
+from models import QNN, logits_of
+from poison_unlearn import Poison
+from studies.experiments import (
     Config,
     Fit,
     build_qnn,
@@ -25,12 +30,7 @@ from experiments import (
     training_job,
     unlearning_job,
 )
-from hardware import Noise
-from jobs import Arrays, Job, Runs, random_key
-from models import QNN, logits_of
-from oracles import runs_of
-from poison_unlearn import Poison
-from results import Row
+from studies.oracles import runs_of
 
 EXACT = 0  # shots: the expectations themselves
 

@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-import metrics
-import storage
-from checks import any_terminal
-from evaluation import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
+from foundation.base import storage
+from foundation.base.checks import any_terminal
+from foundation.measures import metrics
+from foundation.measures.forgetting import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
     "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
@@ -884,7 +884,7 @@ FILES = {
 def report(folder: Path, stages: tuple[str, ...]) -> None:
     """What a script ends with: a table for each of its stages, and the figures beside the results."""
     print_summary(folder, stages)
-    import figures  # matplotlib is not needed before there is something to draw
+    from studies import figures  # matplotlib is not needed before there is something to draw
 
     print(f"results and {len(figures.save_all(folder, only_old=True))} figures in {folder}")
 

@@ -28,6 +28,8 @@ import xarray as xr
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from foundation.base.places import ROOT, own_files
+
 PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy", "scipy", "scikit-learn", "matfree")
 
 
@@ -218,8 +220,8 @@ def versions() -> str:
 def code_digest() -> str:
     """Of the project's Python files as they are now: 16 hex digits."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).resolve().parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in own_files():
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -228,8 +230,7 @@ def git_commit() -> str:
     """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
 
     def git(*words: str) -> str:
-        here = Path(__file__).resolve().parent
-        return subprocess.run(("git", *words), cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         if not git("rev-parse", "--show-prefix"):  # else a copy of the code within someone else's repository

@@ -15,19 +15,21 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import jax
 import tyro
 from jax.errors import JaxRuntimeError
 from tqdm import tqdm
 
-import keys
-import storage
-from checks import BadInput, Checked, first_line, plain, refusing, require
-from datar import Dataset
-from jobs import Deadly, Executor, Finished, Job, Local, Store, with_needs
-from results import Row, StudyFile, describe_plan, is_listed, locked
+from foundation.base import storage
+from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
+from foundation.engine import keys
+from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, with_needs
+from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed, locked
+
+if TYPE_CHECKING:
+    from datar import Dataset
 
 
 @contextmanager
@@ -336,7 +338,7 @@ def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:
     if cluster is None:
         return partial(Local, workers=workers)
     try:
-        from cluster import Cluster
+        from foundation.engine.cluster import Cluster
     except ImportError as error:
         way = "pip install -r requirements-cluster.txt -c constraints.txt"
         raise BadInput(f"--cluster: got {cluster}, allowed: nothing before {way} ({first_line(error)})") from None

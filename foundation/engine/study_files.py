@@ -18,9 +18,9 @@ import numpy as np
 import xarray as xr
 from filelock import FileLock, Timeout
 
-import storage
-from checks import BadInput, first_line, require
-from jobs import Arrays, Job, Store, job_key, recorded_fields
+from foundation.base import storage
+from foundation.base.checks import BadInput, first_line, require
+from foundation.engine.jobs import Arrays, Job, Store, job_key, recorded_fields
 
 LOCK_SECONDS = 600  # how long to wait for another process that writes the same file
 

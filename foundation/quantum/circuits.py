@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checks import BadInput, first_line, listed, require
+from foundation.base.checks import BadInput, first_line, listed, require
 
 if TYPE_CHECKING:
     import tensorcircuit

@@ -27,12 +27,13 @@ import PIL.Image
 import seaborn as sns
 import xarray as xr
 
-import metrics
-import storage
-import tables
-from checks import any_terminal
-from evaluation import MEASURES, PRIMARY
-from tables import count_of_runs, method_titles, models_and_poisons, one_of_each_family, ordered
+from foundation.base import storage
+from foundation.base.checks import any_terminal
+from foundation.base.places import own_files
+from foundation.measures import metrics
+from foundation.measures.forgetting import MEASURES, PRIMARY
+from studies import tables
+from studies.tables import count_of_runs, method_titles, models_and_poisons, one_of_each_family, ordered
 
 PALETTE = sns.color_palette("colorblind")
 DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
@@ -960,8 +961,7 @@ def save_all(folder: str | Path, *, only_old: bool = False) -> list[Path]:
 def _is_new(figure: Path, files: list[Path]) -> bool:
     """Whether a figure, as PNG and PDF, is newer than its data and than the code that draws it."""
     both = [figure, figure.with_suffix(".pdf")]
-    code = Path(__file__).resolve().parent.glob("*.py")
-    newest = max(path.stat().st_mtime_ns for path in (*files, *code))
+    newest = max(path.stat().st_mtime_ns for path in (*files, *own_files()))
     return all(path.is_file() and path.stat().st_mtime_ns > newest for path in both)
 
 

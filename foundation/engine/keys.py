@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from checks import require
+from foundation.base.checks import require
 
 NUMERICS = 1  # raised whenever the reference numbers of the tests move: no older result is found then
 

@@ -19,17 +19,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cloudpickle
 import dask
 from distributed import Client, KilledWorker, get_worker
 from loky import BrokenProcessPool
 
-import jobs
-import storage
-from checks import BadInput, first_line, require
-from datar import Dataset
+from foundation.base import storage
+from foundation.base.checks import BadInput, first_line, require
+from foundation.base.places import ROOT
+from foundation.engine import jobs
+
+if TYPE_CHECKING:
+    from datar import Dataset
 
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask_jobqueue
 PATIENCE = 10.0  # seconds without an answer after which a scheduler is given up
@@ -80,7 +83,7 @@ class Cluster(jobs.Executor):
         super().__init__(asked, store)
         self.run = f"unlearning-{uuid.uuid4().hex[:8]}"  # a shared scheduler sees several
         self.code, self.setting = Code.own(), cloudpickle.dumps(jobs.Setting.own(datasets))
-        self.errand = errand([str(Path(__file__).resolve().parent), *filter(None, sys.path)])
+        self.errand = errand([str(ROOT), *filter(None, sys.path)])
         self.met: dict[str, Any] = {}  # by address, Dask's future of `begin`; released, it ends the worker's process
         self.refused: dict[str, str] = {}  # by address, why
         self.processor: str | None = None  # of the first worker that fits: a run has one kind
@@ -217,7 +220,7 @@ def errand(folders: list[str]) -> Callable:
         from pathlib import Path
 
         sys.path += [folder for folder in folders if folder not in sys.path and Path(folder).is_dir()]
-        import cluster
+        from foundation.engine import cluster
 
         return getattr(cluster, name)(*arguments)
 

@@ -26,16 +26,19 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
 
-import keys
-import storage
-from checks import BadInput, first_line
-from datar import Dataset, cache_folder
+from foundation.base import storage
+from foundation.base.checks import BadInput, first_line
+from foundation.base.places import cache_folder
+from foundation.engine import keys
+
+if TYPE_CHECKING:
+    from datar import Dataset
 
 ATTEMPTS = 4  # of a job whose process dies
 AHEAD = 2  # jobs handed to a process at once: it computes one while the other's results are stored

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from checks import as_array, as_numbers, listed, require
+from foundation.base.checks import as_array, as_numbers, listed, require
 
 # ---- of logits and labels: JAX, in the precision of the logits ----
 

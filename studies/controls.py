@@ -15,8 +15,13 @@ import jax
 import numpy as np
 import xarray as xr
 
-from checks import require
-from contenders import (
+from datar import Dataset, Split, subset
+from foundation.base.checks import require
+from foundation.engine.jobs import Arrays, Job
+from foundation.engine.study_files import Row
+from models import MLP, QNN, Model, Training
+from poison_unlearn import METHODS, Method, Poison, Poisoned, Retrain
+from studies.contenders import (
     BoundedMLP,
     Decayed,
     FrozenQNN,
@@ -31,8 +36,7 @@ from contenders import (
     Smoothed,
     ThresholdOnZZ,
 )
-from datar import Dataset, Split, subset
-from experiments import (
+from studies.experiments import (
     FAMILIES,
     SPLITS,
     Config,
@@ -47,11 +51,7 @@ from experiments import (
     model_words,
     scores_table,
 )
-from jobs import Arrays, Job
-from models import MLP, QNN, Model, Training
-from oracles import CHOICE_DRAWS, HELD_OUT, cases, judged_rows, setting_words, split_sizes
-from poison_unlearn import METHODS, Method, Poison, Poisoned, Retrain
-from results import Row
+from studies.oracles import CHOICE_DRAWS, HELD_OUT, cases, judged_rows, setting_words, split_sizes
 
 TUNING = 1000  # the first of the runs on which something is chosen, which are never judged
 POINTS = 15  # of a long training, at which it is measured

@@ -1,0 +1,1 @@
+"""What studies are built from, and what knows nothing of them: files, circuits, measures, jobs, reports."""

@@ -1,0 +1,1 @@
+"""Checks, places and files, on which everything else stands."""

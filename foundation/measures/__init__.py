@@ -1,0 +1,1 @@
+"""What is measured of a model, and how far a model is from one that never saw the poison."""

@@ -1,0 +1,1 @@
+"""Circuits, what a device adds to them, and the spin ring."""
