@@ -1,13 +1,16 @@
 """Are the numbers still those of the reference commit, bit for bit? Every study is computed anew and compared.
 
     python tests/same_bits.py                              # compute and compare with tests/same_bits.json
-    python tests/same_bits.py --renew                      # and, if they agree, renew the list of the project's sources
+    python tests/same_bits.py --renew                      # and, if they agree, renew foundation/engine/sources.txt
     python tests/same_bits.py --code FOLDER --reference    # make the reference, by the code of another checkout
 
 Computed in an empty folder: the presets quick of all three scripts, and one block of one run of every study and every
 model of the presets paper and corrected, after fewer epochs where a study takes hundreds of them. Compared are all
 arrays of the study files, by name, and all arrays of the jobs behind them, which hold parameters and logits as well.
 Compiled programs are taken from the user's cache where they are there: 20 minutes on 2 cores without, 8 with it.
+
+The list of sources says which code of the project is the committed one: other code makes other keys. It is renewed where
+all agrees, or where NUMERICS is above that of the reference, which is to be made anew then.
 
 Exits with 0 where all agree, 1 where something differs (it is named), 2 where nothing can be said: bits depend on the
 kind of processor and on the versions of the packages.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 import subprocess
@@ -105,7 +109,7 @@ def environment(out: Path) -> dict[str, str]:
 
 def digests(folder: Path) -> dict[str, Any]:
     """arrays: {study/variable: digest}; jobs: {what a job computed, its digest: how many}; machine and versions."""
-    arrays, jobs, places = {}, Counter(), {"processor": set(), "versions": set()}
+    arrays, jobs, places, numerics = {}, Counter(), {"processor": set(), "versions": set()}, 0
     for path in sorted(folder.rglob("*.nc")):
         study = read(path)
         arrays |= {f"{path.stem}/{name}": digest(array) for name, array in study.variables.items()}
@@ -115,8 +119,9 @@ def digests(folder: Path) -> dict[str, Any]:
         tensors, record = read_tensors(path)
         parts = [f"{name} {digest(xr.Variable([f'{i}' for i in range(array.ndim)], array))}"
                  for name, array in sorted(tensors.items())]  # fmt: skip
+        numerics = record["fields"]["numerics"]
         jobs[f"{words_of(record['fields'])} {shortened(' '.join(parts).encode())}"] += 1
-    return {"arrays": arrays, "jobs": dict(sorted(jobs.items()))} | {
+    return {"arrays": arrays, "jobs": dict(sorted(jobs.items())), "numerics": numerics} | {
         name: "; ".join(sorted(values)) for name, values in places.items()
     }
 
@@ -153,6 +158,45 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return {name: file.get_tensor(name) for name in list(file.keys())}, json.loads(file.metadata()["record"])
 
 
+def own_sources() -> list[str]:
+    """The lines of foundation/engine/sources.txt as the code is now: a digest, and what it is of."""
+    sys.path.insert(0, str(ROOT))
+    from foundation.base.places import own_files
+    from foundation.engine import keys
+    from foundation.engine.jobs import Job
+    from foundation.measures.forgetting import MEASURES, Measure
+    from foundation.quantum.device import Noise
+    from models import MLP, QNN, QuadraticForm, Training
+    from poison_unlearn import POISONS, Method, Poison
+    from studies.oracles import Case
+
+    kinds = (Job, Method, Poison, Training, MLP, QNN, QuadraticForm, Measure, Case, Noise)
+    code: list[Any] = [*POISONS.values(), *(measure.function for measure in MEASURES.values())]
+    for path in own_files():
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        values = list(vars(importlib.import_module(name)).values())
+        classes = [each for each in values if isinstance(each, type) and each.__module__ == name]
+        code += [each for each in classes if issubclass(each, kinds) or name == "studies.contenders"]
+        code += [each.function for each in values if isinstance(each, Poison) and each.function]
+    lines = {}
+    for each in sorted(
+        code, key=lambda each: len(getattr(each, "__mro__", ()))
+    ):  # bases first: theirs are their digests
+        name = f"{each.__module__}.{each.__qualname__}"
+        lines |= {digest: name for digest in keys.source_hashes(each) if digest not in lines}
+    return sorted((f"{digest} {name}" for digest, name in lines.items()), key=lambda line: line.split()[::-1])
+
+
+def renew() -> str:
+    """Write the list of sources; returns what was done in words."""
+    from foundation.engine import keys
+
+    lines = own_sources()
+    changed = len({line.split()[0] for line in lines} ^ keys.OWN_SOURCES)
+    keys.SOURCES.write_text("\n".join(lines) + "\n")
+    return f"{keys.SOURCES.relative_to(ROOT)}: {len(lines)} sources, {changed} digests changed"
+
+
 def differences(found: dict[str, dict], expected: dict[str, dict]) -> list[str]:
     """What differs between two sets of digests, in lines."""
     lines = []
@@ -176,19 +220,32 @@ def kinds(found: dict[str, dict]) -> dict[str, str]:
     return {name: "; ".join(sorted({own[name] for own in found.values()})) for name in ("processor", "versions")}
 
 
+def needs_no_proof() -> bool:
+    """Whether the list may be renewed without computing: NUMERICS rose, or the digests in it are those of the code."""
+    digests_now = {line.split()[0] for line in own_sources()}
+    from foundation.engine import keys
+
+    return json.loads(REFERENCE.read_text())["numerics"] < keys.NUMERICS or digests_now == keys.OWN_SOURCES
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--code", type=Path, default=ROOT, metavar="FOLDER", help="whose code computes (this checkout)")
     parser.add_argument("--reference", action="store_true", help="write the digests in place of comparing them")
     parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS), metavar="NAME",
                         help="some of the commands: " + ", ".join(COMMANDS))  # fmt: skip
+    parser.add_argument("--renew", action="store_true", help="renew the list of sources, if all agree")
     arguments = parser.parse_args()
+    if arguments.renew and needs_no_proof():
+        print(renew())
+        return 0
     with tempfile.TemporaryDirectory(prefix="same-bits-") as folder:
         found = compute(arguments.code.resolve(), Path(folder), arguments.only)
     if arguments.reference:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=arguments.code, capture_output=True, text=True)
         kept = json.loads(REFERENCE.read_text())["commands"] if REFERENCE.is_file() else {}
-        content = {"commit": commit.stdout.strip(), "commands": kept | found}
+        numerics = max(own.pop("numerics") for own in found.values())
+        content = {"commit": commit.stdout.strip(), "numerics": numerics, "commands": kept | found}
         REFERENCE.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
         return 0
     reference = json.loads(REFERENCE.read_text())
@@ -199,6 +256,9 @@ def main() -> int:
         return 2
     lines = differences(found, reference["commands"])
     print("\n".join(lines) or f"same bits as {reference['commit'][:7]}: {len(found)} commands")
+    if arguments.renew:
+        whole = found.keys() == COMMANDS.keys()
+        print(renew() if whole and not lines else "the list of sources stays: its condition is that all agree")
     return int(bool(lines))
 
 

@@ -1,7 +1,7 @@
 """The names of results: a hash over all that they depend on, the code of methods, models and poisons included.
 
-Code whose syntax tree is not committed below, edited here or a user's own, adds the tree's hash to every key it is part
-of: whoever changes a loss never gets old numbers, and whoever reformats one recomputes nothing.
+Code whose syntax tree is not in the committed list, edited here or a user's own, adds the tree's hash to every key it
+is part of: whoever changes a loss never gets old numbers, and whoever reformats one recomputes nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import inspect
 import json
 import linecache
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,6 +37,11 @@ SETTINGS = {  # of JAX, with their defaults: what changes bits
     "jax_random_seed_offset": 0,
     "jax_exec_time_optimization_effort": 0.0,
 }
+
+# Digests of the project's own jobs, models, methods, poisons and measures, each behind what it is of. Renewed by
+# tests/same_bits.py --renew, which computes every study first: the list vouches for code that gives the same bits.
+SOURCES = Path(__file__).with_name("sources.txt")
+OWN_SOURCES = frozenset(line.split()[0] for line in SOURCES.read_text().splitlines())
 
 
 class NoSource(Exception):
@@ -196,28 +201,3 @@ def _dump(node: Any) -> str:
         if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
             parts.append(f"{name}={_dump(value)}")
     return f"{type(node).__name__}({','.join(parts)})"
-
-
-# Of the project's own models, methods, poisons and jobs; tests/test_jobs.py prints what has to stand here.
-OWN_SOURCES = frozenset(
-    re.findall(
-        r"\w{16}",
-        """
-        05d57159665c09b1 0629d906f7d17ae1 09c9aa8dbac6f081 0a1ba3df9d2bca65 0e5d7f6208beade6 158f48cd14155ec0
-        165066bdf4a73316 1877de0cffa3bed9 1b7a1d9e1793198e 1cf546c88f090b99 20074d63948649ed 22f5c710c86740a4
-        2373881b05bab044 2c989cf92a08e5e3 2dcee3aea7856589 31130d334b7a9a6f 31980c9f5bee30e6 336be7da206075c1
-        34e8a12d209a635a 383bdd0f305be931 3c878f37a7c40b2d 3cafb74e00d1f37d 3f6a97f7bc72ee30 447f67ceeb1158cd
-        45003d1f7c36a41f 450c94c3d86a7b87 4cc911b706d2e34f 4fa042e4df6e2739 5032a7e3729265e7 514288befc6b7d90
-        5236e86eb54c7d66 52d5ef755593d3b1 563c63c643762a20 5785c82f8c69888b 5a3e629412b9909a 5d1c01babb33038b
-        5d540f17f3436bf7 67a77d55d9b61c20 6aeeffb17ec71d54 6f9934200175dce9 736d9e3f3498e1b3 74609c2b54cee37e
-        7ad76cdeb3072b91 7b10e4c7be462f95 7b396f22897584ba 7c03d9e8e1f02a14 7f1d0f5befd00542 82690affa56106ff
-        87430938bb01b795 87e071c5d7445261 889cd712f430f74c 898a10c8491ef0cc 8ba56d6554e44062 962ec1b98b4027fb
-        99897cc222fbdac9 9eeef7d97988b449 ab87d330e7f287cc ac48f825429ed863 af523a08921d5bf5 af64cc24c0faf077
-        b00bca4dce2ea91e b0db480a2fbd05b6 b1e580f95733316c b6a3b7781eeb38f3 b9f34c5cbcd83bc0 baff23e768dda854
-        bb3d65bc62904252 bbea7ed85ac7487c bc3c3b20d8a3d24a be6cbfc5e78ddb3f bee37943b5a2e8bd c12b0a6740acfef5
-        c5171f685884e725 d11948380daa4251 d718fc39ef5fb758 d7d4807d01867333 dd90e18c4036d910 e0bb149801c38702
-        e36a169bdb5ab191 e6ca2d97f3b31064 e8af3e4c491889bb e99e941fafe4b62d ea47e425c3628710 ed885e114f93dd0a
-        f6b0b61243258722 f7f26ed0c9f6c4d3 f953715c1057d97a fe9f443ccc1e5e3c
-        """,
-    )
-)
