@@ -1,78 +1,98 @@
-"""Smoke test: poison, train, unlearn and evaluate, small, with both models and all four methods.
+"""The protocol as one plain loop: poison, train the teacher, unlearn by four methods, measure.
 
-    python run_example.py        # under a minute on 2 cores, no network
+    python run_example.py        # under a minute on 2 cores, no network, no files
 
-MNIST at 10 qubits with flipped labels, the XXZ ring of 8 sites with randomised features. Prints one table for
-each and exits non-zero if a step failed.
+MNIST 1 vs 9 with flipped labels, and the XXZ ring of 8 sites with randomised features; an MLP and a QNN each, small.
+Prints one table for each and exits non-zero if a step failed. The numbers are, bit for bit, those of the study
+`unlearning` of one run: the same compiled training, on one thread, from the same keys.
 """
 
 import argparse
 import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-import xarray as xr
 
-import run_unlearn_mnist
-import run_unlearn_xxz
-from datar import load_mnist, load_xxz
-from foundation.base import storage
+from datar import Dataset, load_mnist, load_xxz
 from foundation.base.checks import any_terminal
-from foundation.engine.runner import run_studies
-from studies.experiments import SPLITS, STUDIES, Config
-from studies.tables import print_summary
+from foundation.engine.runner import compute_here, one_line_errors
+from models import MLP, QNN, Model, Training
+from poison_unlearn import METHODS, Poison, Retrain
+from protocol import SPLITS, Sets, inputs_of_sets, poison_key, run_block, run_keys
 
-SMALL = {"stages": ("unlearning",), "runs": 1, "block": 1, "optimization_level": 0}  # compiling takes nearly all time
-QUICK = run_unlearn_mnist.QUICK
-MNIST = replace(
-    QUICK,
-    **SMALL,
-    depth=3,
-    mlp=replace(QUICK.mlp, unlearn=replace(QUICK.mlp.unlearn, epochs=20)),
-    qnn=replace(
-        QUICK.qnn,
-        teacher=replace(QUICK.qnn.teacher, epochs=15, learning_rate=0.03),
-        unlearn=replace(QUICK.qnn.unlearn, epochs=8, learning_rate=0.03),
-    ),
-)
-XXZ = replace(run_unlearn_xxz.QUICK, **SMALL, n_sites=8, depth=2, unlearn_labels=0, unlearn_features=50)
+SEED = 0
+METHODS_SHOWN = ("retrain", "cf", "scrub", "ga")
+SHOWN = ("validation", "forget_poisoned", "forget_clean", "retain")  # accuracies, by what they are measured on
+Curves = dict[str, np.ndarray]  # accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
+
+
+def poison_train_unlearn(
+    dataset: Dataset, poison: Poison, model: Model, training: Training, unlearning: Training, *, side_by_side: bool
+) -> dict[str, Curves]:
+    """One run, number 0: the curves of each method, all of which start from one teacher."""
+    # Poison: which samples are poisoned, and how they were before.
+    draw = poison.draw(dataset, key=poison_key(SEED, poison, 0))
+    sets = [Sets(draw, dataset.train, dataset.val)]
+
+    # Train the teacher on all samples, poisoned ones among them.
+    _, everything = inputs_of_sets(model, sets, forgets=False)
+    keys = run_keys(SEED, model, poison, [0])
+    teacher = run_block(model, Retrain(training=training), everything, None, keys, side_by_side, "logits")
+
+    # Unlearn: each method is given the forget set, the retained samples and the teacher. Measure after each epoch.
+    _, parts = inputs_of_sets(model, sets, forgets=True)
+    keys = run_keys(SEED, model, poison, [0], generation=1)
+    methods = {name: replace(METHODS[name], training=unlearning) for name in METHODS_SHOWN}
+    return {
+        name: run_block(model, method, parts, teacher["params"], keys, side_by_side, "curves")
+        for name, method in methods.items()
+    }
+
+
+def problems_of(curves: dict[str, Curves]) -> list[str]:
+    """What is wrong: accuracies that are missing, and a teacher that did not learn to tell the classes apart."""
+    missing = [name for name, own in curves.items() if not np.isfinite(own["accuracy"]).all()]
+    start = float(curves["cf"]["accuracy"][0, 0, SPLITS.index("validation")])
+    learned = [] if start >= 0.6 else [f"validation accuracy {start:.3f} before unlearning, expected above 0.6"]
+    return [*(f"accuracies of {name} are missing" for name in missing), *learned]
+
+
+def print_table(model: Model, curves: dict[str, Curves]) -> None:
+    """A line for the teacher and for each method, at its last epoch."""
+    lines = {"teacher": curves["cf"]["accuracy"][0, 0]}
+    lines |= {METHODS[name].title: own["accuracy"][0, -1] for name, own in curves.items()}
+    for name, accuracy in lines.items():
+        values = (f"{accuracy[SPLITS.index(split)]:>16.3f}" for split in SHOWN)
+        print(f"{model.label:<14}{name:<16}", *values, sep="")
 
 
 @any_terminal()
 def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    datasets = {
-        "MNIST 1 vs 9": (MNIST, load_mnist(encoding=MNIST.encoding, source=MNIST.source)),
-        f"XXZ ring of {XXZ.n_sites} sites": (XXZ, load_xxz(n_sites=XXZ.n_sites, gauge=XXZ.gauge)),
-    }
+    compute_here(optimization_level=0)  # compiling takes nearly all of the time
+    mnist, ring = load_mnist(source="embedded"), load_xxz(n_sites=8)
+    mnist_runs = [  # model, training of the teacher and of the methods, whether the runs of a block are one batch
+        (MLP(1024, (16, 4)), Training(100, 128, 0.01), Training(20, 0, 0.001), True),
+        (QNN(10, depth=3), Training(15, 256, 0.03), Training(8, 256, 0.03), False),
+    ]
+    ring_runs = [
+        (MLP(512, (64, 16)), Training(100, 32, 0.01), Training(25, 0, 0.01), True),
+        (QNN(8, depth=2), Training(60, 32, 0.03), Training(25, 0, 0.01), True),
+    ]
     problems = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, (config, dataset) in datasets.items():
-            results = run_studies(replace(config, out=Path(folder)), dataset, STUDIES)
-            print(f"\n{name}")
-            print_summary(results, config.stages)
-            found = check(storage.read_dataset(results / "unlearning.nc"), config)
-            problems += [f"{name}, {problem}" for problem in found]
-    print("\n".join(problems) or "all steps passed", file=sys.stderr if problems else sys.stdout)
+    for name, dataset, poison, runs in (
+        ("MNIST 1 vs 9, 30 % of the labels flipped", mnist, Poison("labels", 30), mnist_runs),
+        ("XXZ ring of 8 sites, features of 50 % randomised", ring, Poison("features", 50), ring_runs),
+    ):
+        print(f"\n{name}: accuracy\n{'':<30}", *(f"{split:>16}" for split in SHOWN), sep="")
+        for model, training, unlearning, side_by_side in runs:
+            curves = poison_train_unlearn(dataset, poison, model, training, unlearning, side_by_side=side_by_side)
+            print_table(model, curves)
+            problems += [f"{name}, {model.label}: {problem}" for problem in problems_of(curves)]
+    print("\n".join(problems) or "\nall steps passed", file=sys.stderr if problems else sys.stdout)
     return int(bool(problems))
 
 
-def check(results: xr.Dataset, config: Config) -> list[str]:
-    """What is wrong: accuracies that are missing, and teachers that did not learn to tell the classes apart."""
-    problems = []
-    (poison,) = config.unlearn_alphas()
-    for model in results.model.values:
-        accuracy = results.accuracy.sel(model=model, poison=poison).dropna("epoch", how="all")
-        start = float(accuracy.sel(unlearner="cf", split="validation").isel(epoch=0, run=0))
-        present = set(accuracy.unlearner.values) == set(config.methods) and set(accuracy.split.values) == set(SPLITS)
-        if not present or not np.isfinite(accuracy).all():
-            problems.append(f"{model}: accuracies are missing")
-        if start < 0.6:
-            problems.append(f"{model}: validation accuracy {start:.3f} before unlearning, expected above 0.6")
-    return problems
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_line_errors():
+        sys.exit(main())

@@ -21,6 +21,7 @@ from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study_files import Row
 from models import MLP, QNN, Model, Training
 from poison_unlearn import METHODS, Method, Poison, Poisoned, Retrain
+from protocol import SPLITS, Drawn, Fit, Sets
 from studies.contenders import (
     BoundedMLP,
     Decayed,
@@ -38,12 +39,8 @@ from studies.contenders import (
 )
 from studies.experiments import (
     FAMILIES,
-    SPLITS,
     Config,
-    Drawn,
-    Fit,
     Protocol,
-    Sets,
     are_side_by_side,
     build_mlp,
     build_qnn,

@@ -20,17 +20,8 @@ from foundation.quantum import device as hardware
 from foundation.quantum.device import Noise
 from models import QNN, logits_of
 from poison_unlearn import Poison
-from studies.experiments import (
-    Config,
-    Fit,
-    build_qnn,
-    model_words,
-    placed,
-    tensors_to_params,
-    training_job,
-    unlearning_job,
-)
-from studies.oracles import runs_of
+from protocol import Fit, runs_of, tensors_to_params
+from studies.experiments import Config, build_qnn, model_words, placed, training_job, unlearning_job
 
 EXACT = 0  # shots: the expectations themselves
 

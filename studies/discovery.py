@@ -24,19 +24,10 @@ from foundation.engine.study_files import Row
 from foundation.measures.forgetting import signs
 from models import Model, Params, Training, logits_of
 from poison_unlearn import Method, Poison, Poisoned
+from protocol import Block, Fit, Sets, block_inputs, inputs_of_sets, narrowed, runs_of, tensors_to_params
 from studies.contenders import Decayed
-from studies.experiments import (
-    Block,
-    Config,
-    Fit,
-    Sets,
-    block_inputs,
-    inputs_of_sets,
-    model_words,
-    placed,
-    tensors_to_params,
-)
-from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of, narrowed, runs_of
+from studies.experiments import Config, model_words, placed
+from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of
 
 HALF = 50  # percent of the poison that is known where settings are chosen
 FOLDS = 5  # of the cross-validation
@@ -233,7 +224,11 @@ class Found(Partly):
             alone = {name: each[i : i + 1] if np.ndim(each) else each for name, each in (teacher or {}).items()}
             fit = replace(whole, block=self.runs[i], size=1, retains=bool(found[i].any()))
             stays = teacher and not fit.retains
-            arrays = alone if stays else fit.trained(*inputs_of_sets(fit, sets), *([alone] if teacher else []))
+            arrays = (
+                alone
+                if stays
+                else fit.trained(*inputs_of_sets(fit.model, sets, fit.forgets), *([alone] if teacher else []))
+            )
             runs.append(judged(fit, arrays, dataset, sets))
         joined = {name: np.concatenate([each[name] for each in runs]) for name in ("accuracy", "diverged")}
         return joined | {"size": runs[0]["size"]}

@@ -29,19 +29,8 @@ from foundation.measures.forgetting import MEASURES, PRIMARY, Measure, Models, P
 from foundation.measures.metrics import cross_entropy
 from models import Model, Params, Training, logits_of
 from poison_unlearn import Descent, FineTune, Method, OneShot, Poison, Retrain, Task
-from studies.experiments import (
-    FAMILIES,
-    SPLITS,
-    Block,
-    Config,
-    Fit,
-    are_side_by_side,
-    block_inputs,
-    model_words,
-    poisons_to_unlearn,
-    scores_table,
-    tensors_to_params,
-)
+from protocol import SPLITS, Block, Fit, block_inputs, narrowed, runs_of
+from studies.experiments import FAMILIES, Config, are_side_by_side, model_words, poisons_to_unlearn, scores_table
 from studies.methods import METHODS, Newton
 
 MOST_RUNS = 10  # of one job
@@ -322,11 +311,6 @@ def _truth_is_known(dataset: Dataset) -> bool:
 RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that are kept
 
 
-def runs_of(job: Runs) -> dict:
-    """Which runs of which data a job has: fields of another that goes with it."""
-    return {name: getattr(job, name) for name in ("data", "seed", "block", "size")}
-
-
 def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
     """What the n models of an arm say, from their jobs and those of Relearn; without those that diverged."""
     kept = [~np.asarray(arrays["diverged"], bool) for arrays, _ in blocks]
@@ -350,12 +334,6 @@ def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     """Which of the measured samples those are: (n + v,)."""
     n, first = arrays["mask"].shape[1], arrays["mask"].shape[1] * clean
     return np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
-
-
-def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
-    """The parameters of a job's runs, for the inputs of a block."""
-    params = tensors_to_params(model, arrays)
-    return params if block.columns is None else model.narrow(params, block.columns)
 
 
 def _parts(arrays: Arrays) -> Parts:

@@ -9,8 +9,8 @@ model of the presets paper and corrected, after fewer epochs where a study takes
 arrays of the study files, by name, and all arrays of the jobs behind them, which hold parameters and logits as well.
 Compiled programs are taken from the user's cache where they are there: 20 minutes on 2 cores without, 8 with it.
 
-The list of sources says which code of the project is the committed one: other code makes other keys. It is renewed where
-all agrees, or where NUMERICS is above that of the reference, which is to be made anew then.
+The list of sources says which code of the project is the committed one: other code makes other keys. It is renewed
+where all agrees, or where NUMERICS is above that of the reference, which is to be made anew then.
 
 Exits with 0 where all agree, 1 where something differs (it is named), 2 where nothing can be said: bits depend on the
 kind of processor and on the versions of the packages.

@@ -10,6 +10,7 @@ from conftest import refused
 from test_evaluation import SMALL, small_data
 
 import datar
+import protocol
 import run_unlearn_mnist
 import run_unlearn_xxz
 from datar import load_xxz, redraw, subset
@@ -18,10 +19,10 @@ from foundation.engine.runner import run_studies
 from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
 from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
+from protocol import SPLITS, Fit
 from studies import controls, experiments, figures, oracles, tables
 from studies.contenders import NearestMean, Neighbours
 from studies.controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
-from studies.experiments import SPLITS, Fit
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -198,7 +199,7 @@ def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
     """Of contenders and of estimators: what is chosen reads noisy labels of the training set alone."""
 
     def choices():
-        experiments._recent.clear()
+        protocol._recent.clear()
         tuning = tuning_of(data, 0.003, 0.03, 0.3)
         chosen = tuning.perform(data, *computed(data, tuning))
         estimate = Estimate(data=data.provenance["sha256"], poison=Poison("labels", 30), size=2, redrawn=True,

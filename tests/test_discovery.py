@@ -16,9 +16,9 @@ from foundation.base import storage
 from foundation.engine.runner import run_studies
 from models import MLP, Training
 from poison_unlearn import METHODS, Poison, Retrain
+from protocol import Fit, tensors_to_params
 from studies import discovery, figures, tables
 from studies.discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
-from studies.experiments import Fit, tensors_to_params
 from studies.oracles import Choice
 
 pytestmark = pytest.mark.usefixtures("in_this_process")

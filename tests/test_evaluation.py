@@ -21,8 +21,8 @@ from foundation.measures import forgetting as evaluation
 from foundation.measures.forgetting import MEASURES, Models, Parts, epsilon, klom, scores, signed, wasserstein
 from models import Training
 from poison_unlearn import Task
+from protocol import tensors_to_params
 from studies import figures, oracles, tables
-from studies.experiments import tensors_to_params
 from studies.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "few_subsamples")

@@ -15,25 +15,18 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT, assert_trees_equal, random_split, refused, run_python
 from same_bits import own_sources
-from conftest import assert_trees_equal, random_split, refused, run_python
 from warm import COLD
 
-import models
-import poison_unlearn
-import run_hessian
-import run_unlearn_xxz
 from datar import Dataset, Split
 from foundation.base.checks import BadInput
+from foundation.base.places import own_files
 from foundation.engine import jobs, keys, runner
 from foundation.engine.jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
-from foundation.measures import forgetting as evaluation
-from foundation.quantum import device as hardware
 from models import MLP, QNN, Training
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Scrub
-from studies import contenders, controls, discovery, experiments, methods, oracles
-from studies import device as devices
-from studies.experiments import Fit
+from protocol import Fit
 
 # ---- jobs to test with, by their module's name in the processes ----
 
@@ -384,9 +377,6 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path):
 def jobs_process(code):
     import subprocess
     import sys
-
-    from same_bits import own_sources
-from conftest import ROOT
 
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 

@@ -316,14 +316,6 @@ def test_help_states_units_and_defaults(run_script):
     assert done.returncode == 0 and "percent" in done.stdout and "(default: 5)" in done.stdout
 
 
-@pytest.mark.long
-def test_the_example_passes(in_this_process):
-    done = call_script("run_example.py")
-    assert done.returncode == 0, done.stderr
-    words = ("start", "retrain", "cf", "scrub", "ga", "all steps passed")
-    assert all(word in done.stdout for word in words), done.stdout
-
-
 # ---- methods of one's own, where people write them ----
 
 METHOD = '''

@@ -30,7 +30,8 @@ from foundation.engine import study_files as results
 from foundation.measures import metrics
 from models import MLP, QNN, QuadraticForm, Training, train
 from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
-from studies.experiments import STUDIES, Fit, tensors_to_params
+from protocol import Fit, tensors_to_params
+from studies.experiments import STUDIES
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)

@@ -23,8 +23,8 @@ from foundation.quantum import circuits
 from foundation.quantum.ring import xxz_spectrum
 from models import MLP, QNN, Training, train
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Task, unlearn
+from protocol import Fit, inputs_of_sets, tensors_to_params
 from run_unlearn_xxz import CORRECTED, PAPER, main
-from studies.experiments import Fit, inputs_of_sets, tensors_to_params
 
 ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")
@@ -216,7 +216,7 @@ def test_both_models_see_the_same_states(gauge, poison):
     """The QNN's 6 qubits hold what the MLP reads as (Re, Im), poisoned samples included."""
     dataset = load_xxz(n_sites=6, gauge=gauge)
     jobs = [unlearned(dataset, model, poison, 30) for model in (MLP(128, (4,)), QNN(6, 2))]
-    (_, mlp), (_, qnn) = (inputs_of_sets(job, job.sets(dataset)) for job in jobs)
+    (_, mlp), (_, qnn) = (inputs_of_sets(job.model, job.sets(dataset), job.forgets) for job in jobs)
     seen = [(mlp.retain.x, qnn.retain.x), (mlp.forget.x, qnn.forget.x), (mlp.forget_clean.x, qnn.forget_clean.x),
             (mlp.inputs, qnn.inputs), (mlp.validation[None], qnn.validation[None])]  # fmt: skip
     for narrow, circuit in seen:
@@ -247,7 +247,7 @@ def test_which_features_each_method_forgets(config, scrub_reads):
     dataset = load_xxz(n_sites=4, gauge=config.gauge)
     model = MLP(32, (4,))
     job = unlearned(dataset, model, "features", 80)
-    draw, (_, block) = job.draws(dataset)[0], inputs_of_sets(job, job.sets(dataset))
+    draw, (_, block) = job.draws(dataset)[0], inputs_of_sets(job.model, job.sets(dataset), job.forgets)
     assert draw.mask.sum() == 66 and not np.allclose(draw.forget_clean.x, draw.forget_poisoned.x)
     task = Task(model, None, block.retain, block.forget, block.forget_clean, None)
     columns = slice(None) if block.columns is None else np.asarray(block.columns)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
-from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, with_needs
+from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, one_thread, with_needs
 from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed, locked
 
 if TYPE_CHECKING:
@@ -270,6 +270,20 @@ def _numerics(level: int) -> Iterator[None]:
             jax.config.update("jax_default_matmul_precision", None)
         os.environ.pop("XLA_FLAGS", None)
         os.environ.update({} if flags is None else {"XLA_FLAGS": flags})
+
+
+def compute_here(*, optimization_level: int = 3) -> None:
+    """Let this process compute as those of a study do: one thread, their flags, compiled programs kept.
+
+    To be called before JAX computes anything: its backend reads the flags as it starts.
+    """
+    with _numerics(optimization_level):
+        environment = one_thread()
+    os.environ.update(environment)
+    jax.config.update("jax_platforms", environment["JAX_PLATFORMS"])
+    jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
+    for name in ("jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes"):
+        jax.config.update(name, 0)
 
 
 def folder_name(config: Settings, standard: str = "") -> str:

@@ -145,8 +145,8 @@ def job_arrays(path: str | Path, run: int = 0, **place: Any) -> Arrays:
     """What one run of a study computed, from the job's own file: final parameters, logits and which samples are what.
 
     path: OUT/DATA/FOLDER/STUDY.nc. place: labels along the axes of its table, such as model="QNN[depth=6]",
-    poison="labels", alpha_percent=30. The arrays of a run: see `perform` of the job (experiments.Fit); its model's
-    parameters: experiments.tensors_to_params(model, arrays).
+    poison="labels", alpha_percent=30. The arrays of a run: see `perform` of the job (protocol.Fit); its model's
+    parameters: protocol.tensors_to_params(model, arrays).
 
     Raises BadInput where the study has no such run, or the jobs' files are not there (a clone has none).
     """
