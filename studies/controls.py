@@ -11,16 +11,15 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import xarray as xr
 
-from datar import Dataset, Split, subset
+from datar import Dataset, subset
 from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study_files import Row
 from models import MLP, QNN, Model, Training
-from poison_unlearn import METHODS, Method, Poison, Poisoned, Retrain
+from poison_unlearn import METHODS, Method, Poison, Retrain
 from protocol import SPLITS, Drawn, Fit, Sets
 from studies.contenders import (
     BoundedMLP,
@@ -417,33 +416,7 @@ def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
     return table.assign(setting_words=((*row.place, "setting"), words[expand]))
 
 
-# ---- the stage capacity ----
-
-
-def random_labels(dataset: Dataset, fraction: float, *, key: Any) -> Poisoned:
-    """Labels that say nothing of the samples, as many of either class as before; all of them poisoned."""
-    train = dataset.train
-    seed = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key
-    y = np.random.default_rng(seed).permutation(train.y)
-    mask = np.ones(len(y), bool)
-    return Poisoned(Split(train.x, y), mask, mask, train, Split(train.x, y))
-
-
-RANDOM = Poison("random labels", 0, function=random_labels)
-
-
-def capacity(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """How many purely random labels every model fits: its accuracy on them against the number of samples."""
-    for (protocol, model), count in _product(models_of_controls(config, dataset), config.capacity_samples):
-        method = Retrain(training=replace(protocol.sweep, epochs=config.long_epochs))
-        fit = control_fit(config, dataset, protocol, model, method, RANDOM)
-        fit = replace(fit, samples=count, record="end")
-        for block in config.blocks(config.capacity_runs):
-            job = replace(fit, block=block)
-            place = {"model": model.label, "samples": count}
-            yield Row(
-                "capacity", job, place, scores_table, config.shown(job.runs, config.capacity_runs), model_words(model)
-            )
+# ---- what several studies compute ----
 
 
 def published_rows(
@@ -502,14 +475,3 @@ def matched_fit(config: Config, dataset: Dataset) -> Iterator[Row]:
     for case, unlearn in cases(replace(config, **own), few, [0], config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
         yield from judged_rows(config, case, methods, few, "matched_fit", "matched_selection")
-
-
-STUDIES = {
-    "dynamics": dynamics,
-    "controls": controls,
-    "capacity": capacity,
-    "equal_steps": equal_steps,
-    "memorising": memorising,
-    "matched_fit": matched_fit,
-}
-OTHERS = {"memorising": matched_data, "matched_fit": matched_data}  # further data sets that the jobs of a stage read

@@ -134,6 +134,3 @@ def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
     )  # fmt: skip
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
     return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
-
-
-STUDIES = {"hardware": study}

@@ -360,6 +360,3 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
         {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
     )
     return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
-
-
-STUDIES = {"discovery": discovery}

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -66,8 +66,6 @@ QUICK_STAGES = {  # of the presets quick
     "contenders": ("mlp", "qnn", "logistic_decay", "qnn_product", "class_mean", "neighbours", "threshold"),
     "control_epochs": 20,
     "tuning_runs": 2,
-    "capacity_samples": (20, 60),
-    "capacity_runs": 2,
     "matched_samples": 60,
     "discovered": ("labels=30",),
     "known": (0, 50, 100),
@@ -80,36 +78,14 @@ QUICK_STAGES = {  # of the presets quick
     "device_runs": 2,
 }
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
-Stage = Literal[
-    "data",
-    "noise_sweep",
-    "unlearning",
-    "weight_map",
-    "epochs",
-    "evaluation",
-    "benchmark",
-    "finalists",
-    "influence",
-    "dynamics",
-    "controls",
-    "capacity",
-    "equal_steps",
-    "memorising",
-    "matched_fit",
-    "discovery",
-    "hardware",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
     """What to poison, train and unlearn. The flags of both unlearning scripts; their presets are its instances."""
 
-    stages: tuple[Stage, ...] = get_args(Stage)[:4]
-    """Studies to run. data: what the poison looks like; epochs: how long oracles are to be trained; evaluation: how far
-    unlearned models are from oracles; benchmark: the same of all methods on an equal budget; finalists: of its best
-    on more draws; influence: what linear response says of the oracles. The last five are run only where they are
-    named."""
+    stages: tuple[str, ...] = ("data", "noise_sweep", "unlearning", "weight_map")
+    """Studies to run."""
     models: tuple[str, ...] = ("mlp", "qnn")
     """Families of models: mlp, qnn, logistic (regression), or quadratic (a bounded quadratic form of low rank)."""
     poisons: tuple[str, ...] = ("labels", "features")
@@ -183,15 +159,11 @@ class Config(Settings):
     """What contends in the stage controls, names in controls.CONTENDERS and ESTIMATORS; none: all."""
     control_epochs: int = 200
     """Most epochs of a contender; how many it gets is chosen."""
-    capacity_samples: tuple[int, ...] = (10, 20, 50, 100, 200, 400)
-    """Numbers of samples with random labels of the stage capacity, trained for --long-epochs."""
     matched_samples: int = 24
     """Training samples of the stages memorising and matched_fit: so few that every model fits noisy labels of them."""
     matched_epochs: tuple[str, ...] = ()
     """Epochs of teachers and oracles of the stage matched_fit, by family, as tables.matched_epochs finds them from the
     stage memorising; others: --oracle-epochs."""
-    capacity_runs: int = 5
-    """Repetitions of the stage capacity."""
     tuning_runs: int = 5
     """Runs of each setting of which a fifth of the poisoned training set is held out, with its noisy labels, to choose
     epochs and hyper-parameters of the controls."""
@@ -223,12 +195,36 @@ class Config(Settings):
     choices: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The preset's own hyper-parameters, before those of --hyper."""
 
-    AXES = (*Settings.AXES, "poisons", "hidden", "label_hidden", "unlearn_hidden", "depth", "methods", "map_weights",
-            "weight_map_runs", "evaluated", "evaluated_hidden", "draws", "epoch_grid",
-            "benchmarked", "benchmarked_hidden", "benchmarked_poisons", "finalists", "noises", "contenders",
-            "capacity_samples", "capacity_runs", "discovered", "known", "discovery_methods",
-            "discovery_runs", "device_noise", "device_shots", "device_trained_shots", "device_alphas",
-            "device_runs")  # fmt: skip
+    AXES = (
+        *Settings.AXES,
+        "poisons",
+        "hidden",
+        "label_hidden",
+        "unlearn_hidden",
+        "depth",
+        "methods",
+        "map_weights",
+        "weight_map_runs",
+        "evaluated",
+        "evaluated_hidden",
+        "draws",
+        "epoch_grid",
+        "benchmarked",
+        "benchmarked_hidden",
+        "benchmarked_poisons",
+        "finalists",
+        "noises",
+        "contenders",
+        "discovered",
+        "known",
+        "discovery_methods",
+        "discovery_runs",
+        "device_noise",
+        "device_shots",
+        "device_trained_shots",
+        "device_alphas",
+        "device_runs",
+    )
 
     def check(self):
         super().check()
@@ -242,13 +238,13 @@ class Config(Settings):
         self.check_percents("unlearn_labels", "unlearn_features")
         require(0 < self.budget < np.inf, "--budget", self.budget, "a positive number, such as 0.25")
         counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1,
-                  "control_epochs": 1, "capacity_runs": 1, "discovery_runs": 1, "device_runs": 1,
+                  "control_epochs": 1, "discovery_runs": 1, "device_runs": 1,
                   "device_trained_shots": 0,
                   "matched_samples": 10}  # fmt: skip
         for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
-        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "capacity_samples", "known",
+        self.check_lists("evaluated", "epoch_grid", "benchmarked_hidden", "noises", "known",
                          "discovered", "device_noise", "device_shots", "device_alphas")  # fmt: skip
         require(min(self.device_shots) > 0, "--device-shots", " ".join(map(str, self.device_shots)),
                 "numbers of shots, 1 or more")  # fmt: skip
@@ -639,11 +635,3 @@ def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
     labels = {"version": ["none", *kinds], "axis": ["x", "y"], "poison": kinds, "stage": ["before", "after"]}
     coords = {dim: labels.get(dim, np.arange(size)) for dim, size in table.sizes.items()}
     return table.assign_coords(coords | {"shown_percent": ("version", shown)})
-
-
-STUDIES: dict[str, Callable[[Any, Dataset], Iterator[Row]]] = {  # from a configuration (of Settings) and data
-    "data": poison_samples,
-    "noise_sweep": noise_sweep,
-    "unlearning": unlearning,
-    "weight_map": weight_map,
-}

@@ -1,6 +1,4 @@
-"""One function per figure, from result files alone.
-
-    python figures.py results        # redraw every figure below the folder, beside its data
+"""One function per figure of the studies that are not on the record yet, from result files alone.
 
 Each function takes a study as `storage.read_dataset` gives it and returns a matplotlib Figure, or None where the study
 holds nothing of the kind or all of it diverged. What a model is comes from the file's coordinates family and size, what
@@ -9,165 +7,67 @@ a method is called from title; those that a user added are drawn beside the othe
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
-import multiprocessing
-import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
-import PIL.Image
 import seaborn as sns
 import xarray as xr
 
-from foundation.base import storage
-from foundation.base.checks import any_terminal
-from foundation.base.places import own_files
 from foundation.measures import metrics
 from foundation.measures.forgetting import MEASURES, PRIMARY
+from foundation.report.drawing import (
+    ALPHA_LABEL,
+    FAMILY_STYLE,
+    GRID,
+    MARKERS,
+    MOST_BANDS,
+    PALETTE,
+    PANEL,
+    POISON_NAMES,
+    PRESET_NAMES,
+    SPARE_STYLE,
+    arm_styles,
+    band_words,
+    draw_curve,
+    draws_words,
+    finished,
+    grid_for,
+    log_ticks,
+    method_styles,
+    mixed,
+    model_styles,
+    noises_of,
+    panels_for,
+)
+from foundation.report.frames import (
+    count_of_runs,
+    method_titles,
+    models_and_poisons,
+    one_of_each_family,
+    ordered,
+)
 from studies import tables
-from studies.tables import count_of_runs, method_titles, models_and_poisons, one_of_each_family, ordered
 
-PALETTE = sns.color_palette("colorblind")
-DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
-FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
-    "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
-    "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
-}  # fmt: skip
-METHOD_STYLE = {  # colour and line of each method
-    "full": ("0.55", "-"),
-    "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
-}  # fmt: skip
-SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])  # of methods, in turn: of no family
-SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
-POISON_NAMES = {
-    "labels": "flipped labels",
-    "one_class": "one class flipped",
-    "boundary": "flipped at the boundary",
-    "quid": "flipped next to the other class",
-    "backdoor": "backdoor",
-    "confusion": "labels drawn anew",
-    "features": "randomised features",
-    "none": "no poison",
-}
 FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
 }
+
+
 OWN_FORGET_NAMES = {"forget_poisoned": "as poisoned", "forget_clean": "as before"}  # for a poison that a user added
+
+
 WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
+
+
 GAUGE_STYLE = {  # towards what the model's colour is mixed, how far, line and marker under each gauge
     "fixed": ("black", 0.0, "-", "o"),
     "random_sign": ("white", 0.45, "-.", "^"),
     "random_phase": ("black", 0.6, ":", "D"),
 }
-PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
-MOST_BANDS = 4  # lines of one panel; the bands of more hide each other
-MARKERS = "osD^vPX*<>"
-PANEL = np.array([3.3, 2.5])  # inches: a panel is readable at a print column's width
-ALPHA_LABEL = "flipped share of the training labels α (%)"
-
-
-def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]:
-    """Colour, line and marker of each of these models, by its family; of several the later are darker."""
-    of_model = {model: FAMILY_STYLE.get(results.family.sel(model=model).item(), SPARE_STYLE) for model in models}
-    styles = {}
-    for model, style in of_model.items():
-        alike = [other for other in of_model if of_model[other] == style]
-        place, (colour, line, marker) = alike.index(model), style
-        share = np.linspace(-0.5, 0.6, len(alike))[place] if len(alike) > 2 else (0, 0.45)[place]
-        colour = _mixed(colour, "white" if share < 0 else "black", abs(share))
-        styles[model] = colour, line, MARKERS[(MARKERS.index(marker) + 3 * place) % len(MARKERS)]
-    return styles
-
-
-def method_styles(results: xr.Dataset) -> dict[str, tuple]:
-    """Colour and line of each method of a study, in reading order."""
-    spare = zip(itertools.cycle(SPARE_COLOURS), itertools.cycle(SPARE_LINES), strict=False)
-    return {name: METHOD_STYLE.get(name) or next(spare) for name in ordered(results, "unlearner")}
-
-
-def _mixed(colour, towards, share: float) -> tuple:
-    left, right = np.array([matplotlib.colors.to_rgb(each) for each in (colour, towards)])
-    return tuple((1 - share) * left + share * right)
-
-
-def use_style() -> None:
-    """Seaborn's styling, set in this one place."""
-    sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
-    plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
-                         "figure.constrained_layout.use": True, "pdf.fonttype": 42})  # fmt: skip
-
-
-def _panels(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1) -> Iterator[tuple]:
-    """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item) of each."""
-    use_style()
-    items = list(items)
-    shape = rows, len(items) // rows
-    _, axes = plt.subplots(*shape, figsize=PANEL * shape[::-1] + (0, 0.3), squeeze=False)
-    plt.setp(axes[-1], xlabel=xlabel)
-    plt.setp(axes[:, 0], ylabel=ylabel)
-    return zip(axes.flat, items, strict=True)
-
-
-GRID = 4  # panels beside each other
-
-
-def _grid(items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRID) -> Iterator[tuple]:
-    """As `_panels`, at most so many in a row; what is left over of the last one stays empty."""
-    columns = min(len(items), most)
-    blank = [None] * (-len(items) % columns)
-    for axis, item in _panels([*items, *blank], xlabel, ylabel, rows=-(-len(items) // columns)):
-        if item is None:
-            axis.set_axis_off()
-        else:
-            yield axis, item
-
-
-def _curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True) -> None:
-    """Accuracies (run, x) against their other axis: mean and a band of one standard deviation, where there are any."""
-    (x,) = set(runs.dims) - {"run"}
-    runs = runs.dropna(x, how="all").transpose("run", x)
-    colour, line, marker = style
-    mean = runs.mean("run").values
-    axis.plot(runs[x].values, mean, color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
-    if bands and runs.sizes["run"] > 1:
-        deviation = runs.std("run", ddof=1).values
-        ends = np.clip([mean - deviation, mean + deviation], 0, 1)
-        axis.fill_between(runs[x].values, *ends, color=colour, alpha=0.2, linewidth=0)
-    axis.set_ylim(-0.03, 1.03)
-
-
-def _band_words(results: xr.Dataset, most_lines: int = 1) -> str:
-    n = count_of_runs(results)
-    none = f"; no bands where there are more than {MOST_BANDS} lines" if most_lines > MOST_BANDS else ""
-    return "n = 1 run" if n == "1" else f"mean of n = {n} runs, band: ± 1 standard deviation{none}"
-
-
-def _finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figure:
-    """The current figure, with the text and how many trainings diverged below, one legend for all panels beside it."""
-    figure = plt.gcf()
-    if legend:
-        found: dict[str, object] = {}  # each label once
-        for axis in figure.axes:
-            found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)) | found
-        figure.legend(found.values(), found.keys(), frameon=False, loc="outside right upper")
-        figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * max(map(len, found), default=0))
-    diverged = sum(int(study.diverged.sum()) for study in studies if "diverged" in study)
-    left_out = "1 training that diverged is" if diverged == 1 else f"{diverged} trainings that diverged are"
-    text += f"; {left_out} left out" if diverged else ""
-    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
-    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
-    figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
-    return figure
 
 
 def _flipped(results: xr.Dataset) -> list[str]:
@@ -185,15 +85,15 @@ def noise_sweep(results: xr.Dataset) -> plt.Figure:
     poisons, every, rows = ordered(results, "poison"), ordered(results, "model"), models_and_poisons(results)
     models = [model for model in every if all((model, poison) in rows for poison in poisons)] or every
     places, xlabel = itertools.product(models, poisons), "poisoned share of the training set α (%)"
-    for axis, (model, poison) in _panels(places, xlabel, "accuracy", rows=len(models)):
+    for axis, (model, poison) in panels_for(places, xlabel, "accuracy", rows=len(models)):
         colour, _, _ = model_styles(results, [model])[model]
         for split, style in {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}.items():
-            _curve(axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split)
+            draw_curve(axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split)
         axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}")
         axis.legend(frameon=False, loc="lower left")
     others = [model for model in every if model not in models]
     left_out = f"; not drawn, given fewer poisons: {', '.join(others)}" if others else ""
-    return _finished(f"train: against the labels trained on; {_band_words(results)}{left_out}", results)
+    return finished(f"train: against the labels trained on; {band_words(results)}{left_out}", results)
 
 
 def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> plt.Figure | None:
@@ -203,10 +103,10 @@ def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> plt.Figure | None:
     """
     if not all(map(_flipped, by_preset.values())):
         return None
-    for axis, (preset, results) in _panels(by_preset.items(), ALPHA_LABEL, "validation accuracy"):
+    for axis, (preset, results) in panels_for(by_preset.items(), ALPHA_LABEL, "validation accuracy"):
         _curves_of_flipped(axis, results, one_of_each_family(results, _flipped(results)))
         axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {count_of_runs(results)}")
-    return _finished("mean of n runs, band: ± 1 standard deviation", *by_preset.values(), legend=True)
+    return finished("mean of n runs, band: ± 1 standard deviation", *by_preset.values(), legend=True)
 
 
 def model_sizes(results: xr.Dataset) -> plt.Figure | None:
@@ -218,21 +118,23 @@ def model_sizes(results: xr.Dataset) -> plt.Figure | None:
     panels = [models for name, models in groups.items() if len(models) > (name not in ("MLP", "QNN"))]
     if not panels:
         return None
-    for axis, models in _panels(panels, ALPHA_LABEL, "validation accuracy"):
+    for axis, models in panels_for(panels, ALPHA_LABEL, "validation accuracy"):
         _curves_of_flipped(axis, results, models, bands=len(models) <= MOST_BANDS)
         axis.legend(frameon=False, loc="lower left")
-    return _finished(_band_words(results, max(map(len, panels))), results)
+    return finished(band_words(results, max(map(len, panels))), results)
 
 
 def _curves_of_flipped(axis, results: xr.Dataset, models: list[str], *, bands: bool = True) -> None:
     for model, style in model_styles(results, models).items():
         runs = results.accuracy.sel(model=model, poison="labels", split="validation")
-        _curve(axis, runs, style, model, bands=bands)
+        draw_curve(axis, runs, style, model, bands=bands)
 
 
 def gauge_control(results: xr.Dataset) -> plt.Figure:
     """Validation accuracy against the share of flipped labels under each gauge, a line for each model and gauge."""
-    ((axis, styles),) = _panels([model_styles(results, ordered(results, "model"))], ALPHA_LABEL, "validation accuracy")
+    ((axis, styles),) = panels_for(
+        [model_styles(results, ordered(results, "model"))], ALPHA_LABEL, "validation accuracy"
+    )
     free = []
     for model, (colour, *form) in styles.items():
         own = results.accuracy.sel(model=model).dropna("gauge", how="all").sel(split="validation")
@@ -240,11 +142,13 @@ def gauge_control(results: xr.Dataset) -> plt.Figure:
         free += [model] * alone
         for gauge in own.gauge.values:
             towards, share, *under = GAUGE_STYLE.get(gauge, ("white", 0.7, *SPARE_STYLE[1:]))
-            style = (colour, *form) if alone else (_mixed(colour, towards, share), *under)
-            _curve(axis, own.sel(gauge=gauge), style, f"{model}, {'any gauge' if alone else gauge.replace('_', ' ')}")
+            style = (colour, *form) if alone else (mixed(colour, towards, share), *under)
+            draw_curve(
+                axis, own.sel(gauge=gauge), style, f"{model}, {'any gauge' if alone else gauge.replace('_', ' ')}"
+            )
     once = f". {' and '.join(free)}: trained once, what it reads is the same under all gauges" if free else ""
-    text = f"{_band_words(results)}; the same flips, first parameters and batches under each gauge{once}"
-    return _finished(text, results, legend=True)
+    text = f"{band_words(results)}; the same flips, first parameters and batches under each gauge{once}"
+    return finished(text, results, legend=True)
 
 
 def xxz_spectrum(results: xr.Dataset) -> plt.Figure | None:
@@ -252,7 +156,7 @@ def xxz_spectrum(results: xr.Dataset) -> plt.Figure | None:
     if "gap" not in results:
         return None
     marks = ("is_train", 0.11, "0.6", "training"), ("is_val", 0.03, "0.15", "validation")
-    for axis, variable in _panels(["energy_per_site", "gap"], "coupling Δ"):
+    for axis, variable in panels_for(["energy_per_site", "gap"], "coupling Δ"):
         axis.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
         axis.plot(results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0)
         low, high = axis.get_ylim()
@@ -267,7 +171,7 @@ def xxz_spectrum(results: xr.Dataset) -> plt.Figure | None:
             "matrices). Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to its right the "
             f"antiferromagnetic one (label 1). Marks: the {int(results.is_train.sum())} training and "
             f"{int(results.is_val.sum())} validation states. Exact diagonalisation, no error bars")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def poison_examples(results: xr.Dataset) -> plt.Figure | None:
@@ -275,7 +179,7 @@ def poison_examples(results: xr.Dataset) -> plt.Figure | None:
     if "image" not in results:
         return None
     stages, examples = list(itertools.product(ordered(results, "poison"), ("before", "after"))), results.example.values
-    for axis, ((poison, stage), example) in _panels(itertools.product(stages, examples), rows=len(stages)):
+    for axis, ((poison, stage), example) in panels_for(itertools.product(stages, examples), rows=len(stages)):
         own = results.sel(poison=poison, stage=stage, example=example)
         axis.imshow(own.image, cmap="gray_r")
         axis.set_title(f"label {int(own.image_label)}", fontsize=7, pad=2)
@@ -287,7 +191,7 @@ def poison_examples(results: xr.Dataset) -> plt.Figure | None:
     text = "training images and the labels they are trained on, before and after each poison"
     if digits := json.loads(results.attrs["data"]).get("digits"):
         text += f"; label 0 stands for the digit {digits[0]}, label 1 for {digits[1]}"
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def poison_embeddings(results: xr.Dataset) -> plt.Figure | None:
@@ -295,7 +199,7 @@ def poison_embeddings(results: xr.Dataset) -> plt.Figure | None:
     if "embedding" not in results:
         return None
     names = {version: POISON_NAMES.get(version, version) for version in ordered(results, "version")}
-    for axis, (version, title) in _panels(names.items(), "t-SNE 1", "t-SNE 2"):
+    for axis, (version, title) in panels_for(names.items(), "t-SNE 1", "t-SNE 2"):
         own = results.sel(version=version)
         for (label, colour), (poisoned, marker) in itertools.product(enumerate(("0.3", PALETTE[8])), enumerate("oX")):
             chosen = own.embedding.values[(own.label.values == label) & (own.poisoned.values == poisoned)]
@@ -306,7 +210,7 @@ def poison_embeddings(results: xr.Dataset) -> plt.Figure | None:
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     shown = results.shown_percent.to_series()
     words = " and ".join(f"{shown[version]:g} % {name}" for version, name in names.items() if version != "none")
-    return _finished(f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned", results)
+    return finished(f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned", results)
 
 
 def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
@@ -319,21 +223,21 @@ def unlearning_curves(results: xr.Dataset) -> plt.Figure | None:
     if not rows:
         return None
     places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
-    for axis, ((model, poison), split) in _panels(places, "epoch of unlearning", rows=len(rows)):
+    for axis, ((model, poison), split) in panels_for(places, "epoch of unlearning", rows=len(rows)):
         name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)
         name = f"forgetting accuracy,\n{name}" if name else "validation accuracy"
         axis.set(ylabel=name, title=f"{model}, {POISON_NAMES.get(poison, poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
             if runs.count():
-                _curve(axis, runs, (*style, None), titles[method], bands=len(styles) <= MOST_BANDS)
-    text, config = _band_words(results, len(styles)), json.loads(results.attrs["config"])
+                draw_curve(axis, runs, (*style, None), titles[method], bands=len(styles) <= MOST_BANDS)
+    text, config = band_words(results, len(styles)), json.loads(results.attrs["config"])
     held = [name for name in ("MLP", "QNN") if name in results.family.values]
     whole = [name for name in held if not config[name.lower()]["unlearn"]["batch_size"]]
     if whole and not config["independent_teachers"]:  # nothing random tells their runs apart
         text += f". One teacher and full batches: {' and '.join(whole)} runs of all methods but Retrain are the same"
         text += ", apart from rounding"
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def weight_maps(results: xr.Dataset) -> plt.Figure | None:
@@ -343,7 +247,7 @@ def weight_maps(results: xr.Dataset) -> plt.Figure | None:
         return None
     means = results.accuracy.mean("run")
     limits = np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20  # to .05, in all panels
-    for axis, ((model, poison), method) in _panels(itertools.product(rows, titles), rows=len(rows)):
+    for axis, ((model, poison), method) in panels_for(itertools.product(rows, titles), rows=len(rows)):
         own = results.sel(model=model, poison=poison, unlearner=method)
         own = own.dropna("first", how="all", subset=["accuracy"]).dropna("second", how="all", subset=["accuracy"])
         first, second = (WEIGHT_NAMES.get(name.item(), name.item()) for name in (own.first_name, own.second_name))
@@ -354,9 +258,9 @@ def weight_maps(results: xr.Dataset) -> plt.Figure | None:
         elif second:
             _heat_map(axis, own, limits)
         else:
-            _curve(axis, own.accuracy[{"second": 0}], (*styles[method], "o"))
+            draw_curve(axis, own.accuracy[{"second": 0}], (*styles[method], "o"))
     words = ", cross: weights of the unlearning curves" * any(axis.images and axis.lines for axis in plt.gcf().axes)
-    return _finished(f"heat map: mean{words}; line: {_band_words(results)}", results)
+    return finished(f"heat map: mean{words}; line: {band_words(results)}", results)
 
 
 def _heat_map(axis, own: xr.Dataset, limits: tuple[float, float]) -> None:
@@ -383,11 +287,11 @@ def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
     styles = {"retain": ("retained", ("0.6", "-", "s")), "validation": ("held out", (PALETTE[0], "--", "o")),
               "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^"))}  # fmt: skip
     least = float(results.accuracy.sel(split=list(styles)).mean(("draw", "run")).min())
-    for axis, (model, poison) in _panels(pairs, "epochs", "accuracy", rows=len(poisons)):
+    for axis, (model, poison) in panels_for(pairs, "epochs", "accuracy", rows=len(poisons)):
         for split, (name, style) in styles.items():
             own = results.accuracy.sel(model=model, poison=poison, split=split).stack(each=("draw", "run"))
             own = own.dropna("epochs", how="all").reset_index("each").drop_vars(["draw", "run"]).rename(each="run")
-            _curve(axis, own, style, name)
+            draw_curve(axis, own, style, name)
         axis.axvline(chosen[model, poison], color=PALETTE[3], linestyle=":", label="found by the rule")
         axis.set(xscale="log", title=f"{model}, {POISON_NAMES.get(poison, poison)}", ylim=(least - 0.01, 1.005))
         ticks = results["epochs"].values
@@ -397,7 +301,7 @@ def oracle_epochs(results: xr.Dataset) -> plt.Figure | None:
     text = ("oracles: the teacher's training on the retained samples alone, a fifth of which is held out; mean of "
             f"{runs} seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The rule: the first "
             "count at which doubling it moves no accuracy by as much as its standard deviation over seeds")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
@@ -410,7 +314,7 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     ratio = (results.distance / results.unit.where(results.unit > 0)).mean("draw", skipna=False).sel(measure=measures)
     norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
     columns = min(len(rows), GRID if len(titles) < 10 else 2)  # wide panels
-    panels = list(_grid(rows, most=columns))
+    panels = list(grid_for(rows, most=columns))
     for index, (axis, (model, poison)) in enumerate(panels):
         cells = ratio.sel(model=model, poison=poison, unlearner=list(titles)).transpose("measure", "unlearner").values
         image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
@@ -429,9 +333,9 @@ def forgetting_scores(results: xr.Dataset) -> plt.Figure | None:
     figure.colorbar(image, ax=figure.axes, label="distance from the oracles over the floor", shrink=0.7)
     others = ", or a method that cannot run there" if "left_out" in results.coords and any(results.left_out) else ""
     text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
-            f"over random halves); {_draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
+            f"over random halves); {draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
             f"all oracles give one value{others}")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def _in_a_cell(number: float) -> str:
@@ -451,7 +355,7 @@ def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
     examples = results.example.values[:3]
     generator = np.random.default_rng(0)  # scatters the dots sideways
     pairs = itertools.product(rows, examples)
-    for axis, ((model, poison), example) in _panels(pairs, "signed logit", rows=len(rows)):
+    for axis, ((model, poison), example) in panels_for(pairs, "signed logit", rows=len(rows)):
         own = results.z.sel(model=model, poison=poison, example=example)[{"draw": 0}]
         for place, arm in enumerate(reversed(titles)):
             values = own.sel(unlearner=arm).dropna("run").values
@@ -467,7 +371,7 @@ def forgetting_logits(results: xr.Dataset) -> plt.Figure | None:
         axis.set_title(f"{model}, {POISON_NAMES.get(poison, poison)},\nforget sample {example + 1}", fontsize=7.5)
     text = (f"logits of the first {len(examples)} samples of the forget set, positive where they are for the true "
             f"label; a dot for each of n = {count_of_runs(results)} models, bar: median; first draw")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
@@ -475,7 +379,7 @@ def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
         return None
-    for axis, (model, poison) in _grid(rows, "false positive rate", "true positive rate"):
+    for axis, (model, poison) in grid_for(rows, "false positive rate", "true positive rate"):
         axis.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
         for arm, title in titles.items():
             curve = results.true_positive.sel(model=model, poison=poison, unlearner=arm).mean("draw")
@@ -483,9 +387,9 @@ def forgetting_attack(results: xr.Dataset) -> plt.Figure | None:
             axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
         axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
         axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}", xlim=(0, 1), ylim=(0, 1))
-    text = (f"likelihood-ratio attack on the forget set; {_draws_words(results)}; oracle: further oracles in a "
+    text = (f"likelihood-ratio attack on the forget set; {draws_words(results)}; oracle: further oracles in a "
             "method's place (the floor); vertical line: 5 % false positives")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
@@ -494,7 +398,7 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
     if not rows:
         return None
     data = tables.over_draws(results)
-    for axis, place in _grid(rows, "W1 on the forget set", most=2):
+    for axis, place in grid_for(rows, "W1 on the forget set", most=2):
         own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(["unlearner", "measure"])
         floor = own.value["oracle", f"{PRIMARY} unit"] if ("oracle", f"{PRIMARY} unit") in own.index else np.nan
         axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
@@ -507,34 +411,22 @@ def forgetting_cost(results: xr.Dataset) -> plt.Figure | None:
             axis.plot(point.value, row, "o", color=colour, markersize=4)
         axis.set_yticks(range(len(arms)), labels=[f"{titles[arm]}  {costs[arm]:.2f}" for arm in arms], fontsize=7)
         axis.set(title=f"{place[0]}\n{POISON_NAMES.get(place[1], place[1])}", xscale="log")
-        axis.xaxis.set_major_locator(_log_ticks(*axis.get_xlim(), numticks=5))
+        axis.xaxis.set_major_locator(log_ticks(*axis.get_xlim(), numticks=5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     figure, down = plt.gcf(), -(-len(rows) // 2)
     figure.set_size_inches(figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4)
-    text = (f"W1 distance of the logits from half of the oracles; {_draws_words(results)}; bars: 95 % intervals "
+    text = (f"W1 distance of the logits from half of the oracles; {draws_words(results)}; bars: 95 % intervals "
             "(half-sampling, conditional on the draws). Behind each name: its gradients over those of an oracle's "
             "training (the teacher: none). Dashed: the floor, one half of the oracles from the other")  # fmt: skip
-    return _finished(text, results)
-
-
-def _log_ticks(low: float, high: float, **options) -> matplotlib.ticker.LogLocator:
-    """Ticks from low to high at the powers of ten, and at 2 and 5 times them where these are few."""
-    return matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5), **options)
-
-
-def _draws_words(results: xr.Dataset) -> str:
-    draws = results.sizes["draw"]
-    over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
-    words = [f"{over}, n = {count_of_runs(results)} models of each kind", tables.truth_words(results)]
-    return "; ".join(filter(None, words))
+    return finished(text, results)
 
 
 def linear_response(results: xr.Dataset) -> plt.Figure | None:
     """The change of each logit that linear response predicts against the true one, for each model and poison."""
     pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
     marks = {"validation": ("0.75", "."), "retain": ("0.35", "o"), "forget": (PALETTE[3], "^")}
-    for axis, place in _grid(pairs, "predicted change of z", "true change of z"):
+    for axis, place in grid_for(pairs, "predicted change of z", "true change of z"):
         own, words = results.sel(model=place[0], poison=place[1]), []
         for part, (colour, marker) in marks.items():
             chosen = own.member.sel(of=part).values == 1
@@ -548,20 +440,17 @@ def linear_response(results: xr.Dataset) -> plt.Figure | None:
     text = ("z: logit signed by the true label, a dot for each sample; true: mean over oracles less mean over "
             "teachers; predicted: first order in a damped Newton step towards the minimum on the retained samples "
             "(influence functions). Numbers: Pearson's correlation, 95 % interval by halves of the models")  # fmt: skip
-    return _finished(text, results, legend=True)
-
-
-def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
-    """Colour and line of each arm of the stage evaluation."""
-    return method_styles(results) | {"teacher": (DARK[8], "-"), "oracle": (PALETTE[7], "--")}
+    return finished(text, results, legend=True)
 
 
 def dynamics(results: xr.Dataset) -> plt.Figure | None:
     """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long training."""
-    places = _noises(results)
+    places = noises_of(results)
     chosen, models = tables.selected_epochs(results), ordered(results, "model")
     styles, last = model_styles(results, models), results.epoch.values[-1]
-    for axis, (poison, alpha) in _grid(places, "accuracy on the noisy training labels", "validation accuracy", most=3):
+    for axis, (poison, alpha) in grid_for(
+        places, "accuracy on the noisy training labels", "validation accuracy", most=3
+    ):
         axis.axvline(1 - alpha / 100, color="0.8", linewidth=0.8, zorder=0)
         for model, (colour, line, marker) in styles.items():
             own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha).mean("run")
@@ -576,15 +465,7 @@ def dynamics(results: xr.Dataset) -> plt.Figure | None:
     text = (f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after epoch 1 to {last}"
             "; grey: a perfect model's fit of the noisy labels. Hollow: after the published epochs; full: at the epoch "
             "that held-out noisy samples select; half: after the last")  # fmt: skip
-    return _finished(text, results, legend=True)
-
-
-def _noises(results: xr.Dataset) -> list[tuple[str, int]]:
-    """The poisons and shares of which the study holds something."""
-    pairs = itertools.product(ordered(results, "poison"), results.alpha_percent.values)
-    return [
-        (poison, alpha) for poison, alpha in pairs if results.accuracy.sel(poison=poison, alpha_percent=alpha).count()
-    ]
+    return finished(text, results, legend=True)
 
 
 def contests(results: xr.Dataset) -> plt.Figure | None:
@@ -593,7 +474,7 @@ def contests(results: xr.Dataset) -> plt.Figure | None:
     family = results.family.to_series()
     colours = {name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in family[ordered(results, "model")]}
     counts = []  # of contenders, by panel
-    for axis, (poison, alpha) in _grid(_noises(results), "validation accuracy", most=2):
+    for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=2):
         own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna("model", how="all")
         names = own.mean("run").to_series().sort_values().index
         counts.append(len(names))
@@ -618,16 +499,7 @@ def contests(results: xr.Dataset) -> plt.Figure | None:
     text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
             "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
             "group")  # fmt: skip
-    return _finished(text, results, legend=True)
-
-
-def capacity(results: xr.Dataset) -> plt.Figure:
-    """Accuracy on purely random labels against the number of samples, after a long training on them."""
-    ((axis, styles),) = _panels([model_styles(results, ordered(results, "model"))], "training samples", "accuracy")
-    for model, style in styles.items():
-        _curve(axis, results.accuracy.sel(model=model, split="train"), style, model)
-    axis.set(xscale="log", ylim=(0.45, 1.03))
-    return _finished(f"on random labels that were trained on; {_band_words(results)}", results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def digit_pairs(results: xr.Dataset) -> plt.Figure | None:
@@ -642,7 +514,7 @@ def digit_pairs(results: xr.Dataset) -> plt.Figure | None:
     accuracy = results.accuracy.sel(split="validation").isel(poison=0, alpha_percent=0)
     minus = {other: accuracy.sel(model=circuit) - accuracy.sel(model=other) for other in others}
     limit = max(float(abs(own.mean("run")).max()) for own in minus.values())
-    for axis, other in _grid(others, most=3):
+    for axis, other in grid_for(others, most=3):
         cells = np.full((len(digits), len(digits)), np.nan)
         for pair, own in zip(pairs, minus[other].transpose("pair", "run").values, strict=True):
             row, column = map(digits.index, reversed(pair))
@@ -658,7 +530,7 @@ def digit_pairs(results: xr.Dataset) -> plt.Figure | None:
     place = f"{POISON_NAMES[accuracy.poison.item()]}, {int(accuracy.alpha_percent)} %"
     text = (f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of digits; dots: the "
             "95 % bootstrap interval excludes 0")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def ring_splits(results: xr.Dataset) -> plt.Figure | None:
@@ -666,8 +538,8 @@ def ring_splits(results: xr.Dataset) -> plt.Figure | None:
     rings = results.accuracy.stack(ring=("sites", "ring_split")).dropna("ring", how="all").ring.values
     names = [f"{sites}, {split.replace('_', ' ')}" for sites, split in rings]
     styles = model_styles(results, ordered(results, "model"))
-    places = _noises(results)
-    for axis, (poison, alpha) in _grid(places, ylabel="validation accuracy", most=3):
+    places = noises_of(results)
+    for axis, (poison, alpha) in grid_for(places, ylabel="validation accuracy", most=3):
         for place, (model, (colour, _, marker)) in enumerate(styles.items()):
             for at, (sites, split) in enumerate(rings):
                 runs = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split="validation")
@@ -681,7 +553,7 @@ def ring_splits(results: xr.Dataset) -> plt.Figure | None:
     text = (f"sites, and where the validation states stand: among the training states (interleaved, published), nearer "
             f"to the transition (far), farther from it (near), at larger Δ (one sided). Mean of n = "
             f"{count_of_runs(results)} runs and its 95 % bootstrap interval over runs, states held fixed")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
@@ -690,7 +562,7 @@ def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
     if not models:
         return None
     ylabel, width = f"trace of the Hessian\nover its median at α = {alphas[0]} %", 0.8 / len(models)
-    ((axis, styles),) = _panels([model_styles(results, models)], ALPHA_LABEL, ylabel)
+    ((axis, styles),) = panels_for([model_styles(results, models)], ALPHA_LABEL, ylabel)
     generator = np.random.default_rng(0)  # scatters the dots sideways
     for place, (model, (colour, _, marker)) in enumerate(styles.items()):
         clean = float(results.trace.sel(model=model)[{"alpha_percent": 0}].median())
@@ -711,7 +583,7 @@ def hessian_traces(results: xr.Dataset) -> plt.Figure | None:
     text = (f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap interval, that at α = "
             f"{alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is the "
             "same for all images)")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def hessian_spectra(results: xr.Dataset) -> plt.Figure | None:
@@ -719,7 +591,7 @@ def hessian_spectra(results: xr.Dataset) -> plt.Figure | None:
     models, alphas = _landscape_models(results), results.alpha_percent.values
     if not models:
         return None
-    for axis, (model, style) in _panels(model_styles(results, models).items(), "rank", "eigenvalue"):
+    for axis, (model, style) in panels_for(model_styles(results, models).items(), "rank", "eigenvalue"):
         for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], style[0])):
             spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna("rank", how="all")
             axis.plot(spectra["rank"] + 1, spectra.transpose("rank", "run"), color=colour, linewidth=0.4, alpha=0.35)
@@ -730,7 +602,7 @@ def hessian_spectra(results: xr.Dataset) -> plt.Figure | None:
         axis.legend(frameon=False)
     text = (f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. Exact; of a network, "
             "the directions that no image reaches, in which the loss is flat, are left out")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def loss_slices(results: xr.Dataset) -> plt.Figure | None:
@@ -743,7 +615,7 @@ def loss_slices(results: xr.Dataset) -> plt.Figure | None:
     if not models:
         return None
     alphas, names = sliced.alpha_percent.values, {"random": "random", "eigenvectors": "top eigenvectors"}
-    panels = _panels(itertools.product(models, names, alphas), rows=len(models))
+    panels = panels_for(itertools.product(models, names, alphas), rows=len(models))
     pairs = np.reshape([axis for axis, _ in panels], (-1, len(alphas)))
     plt.gcf().set_size_inches(1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6)
     for (model, direction), axes in zip(itertools.product(models, names), pairs, strict=True):
@@ -759,12 +631,12 @@ def loss_slices(results: xr.Dataset) -> plt.Figure | None:
             axis.set(aspect="equal")
             axis.set_title(f"{names[direction]}\nα = {alpha} %" * (model == models[0]), fontsize=8)
         axes[0].set_ylabel(model * (direction == "random"))
-        ticks = _log_ticks(low, high)
+        ticks = log_ticks(low, high)
         plt.colorbar(drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8).minorticks_off()
     text = ("one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are "
             "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors "
             "(of the two largest eigenvalues) in Euclidean length")  # fmt: skip
-    return _finished(text, results)
+    return finished(text, results)
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
@@ -773,40 +645,12 @@ def _landscape_models(results: xr.Dataset) -> list[str]:
     return [model for model in ordered(results, "model") if clean.sel(model=model).count()]
 
 
-# ---- files ----
-
-
-def image(figure: plt.Figure):
-    """The figure as an image that a notebook shows; the figure is closed."""
-    from IPython.display import Image
-
-    plt.close(figure)
-    with _laid_out(figure, dpi=110):
-        return Image(_png(figure))
-
-
-@contextmanager
-def _laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
-    """The figure's parts stay where one layout puts them: with an engine at work matplotlib draws each file twice."""
-    figure.set_dpi(dpi)
-    figure.get_layout_engine().execute(figure)
-    with plt.rc_context({"figure.constrained_layout.use": False}):
-        figure.set_layout_engine(None)
-        yield
-
-
-def _png(figure: plt.Figure) -> bytes:
-    """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
-    full, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(full, format="png", dpi=figure.dpi)
-    PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
-    return small.getvalue()
-
-
 # ---- poison that is partly known, or has to be found ----
 
 PART_NAMES = {"validation": "validation accuracy", "poisoned": "accuracy on poisoned samples", "attack": "success of "
               "the attack"}  # fmt: skip
+
+
 DETECTOR_STYLE = {"loss": (PALETTE[7], "--"), "cross_validation": (PALETTE[4], "-"), "influence": (PALETTE[2], ":")}
 
 
@@ -819,8 +663,8 @@ def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
 def known_shares(results: xr.Dataset) -> plt.Figure:
     """Accuracy of every method against the share of the poison that is known; the line across: nothing is done."""
     titles, styles, models = method_titles(results), method_styles(results), ordered(results, "model")
-    rows = [(*noise, part) for noise in _noises(results) for part in _parts_of(results, *noise)]
-    for axis, ((poison, alpha, part), model) in _panels(
+    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
+    for axis, ((poison, alpha, part), model) in panels_for(
         itertools.product(rows, models), "known share of the poison (%)", rows=len(rows)
     ):
         own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split=part)
@@ -834,14 +678,14 @@ def known_shares(results: xr.Dataset) -> plt.Figure:
         axis.set(title=f"{model}\n{name}", xticks=results.known_percent.values, ylabel=PART_NAMES[part])
     text = (f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained samples; accuracy "
             "on poisoned samples: all of them, clean, by their true labels")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 def detection(results: xr.Dataset) -> plt.Figure:
     """Precision against recall of each ranking of the training samples; the line across: chance."""
-    noises = _noises(results.rename(average_precision="accuracy"))
+    noises = noises_of(results.rename(average_precision="accuracy"))
     places = itertools.product(noises, ordered(results, "model"))
-    for axis, ((poison, alpha), model) in _panels(places, "recall", "precision", rows=len(noises)):
+    for axis, ((poison, alpha), model) in panels_for(places, "recall", "precision", rows=len(noises)):
         own = results.sel(model=model, poison=poison, alpha_percent=alpha)
         axis.axhline(own.poisoned_share.mean(), color="0.6", linewidth=0.8, label="chance")
         for name, (colour, line) in DETECTOR_STYLE.items():
@@ -852,7 +696,7 @@ def detection(results: xr.Dataset) -> plt.Figure:
             axis.fill_between(runs.recall, *ends, color=colour, alpha=0.2, linewidth=0)
         axis.set(ylim=(-0.03, 1.03), title=f"{model}\n{POISON_NAMES.get(poison, poison)}, {alpha} %")
     text = f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share that is poisoned"
-    return _finished(text, legend=True)
+    return finished(text, legend=True)
 
 
 def detected(results: xr.Dataset) -> plt.Figure:
@@ -861,8 +705,8 @@ def detected(results: xr.Dataset) -> plt.Figure:
     nothing = results.accuracy.sel(unlearner="teacher").mean("detector")  # it stands at one of them
     titles, styles = method_titles(results), model_styles(results, ordered(results, "model"))
     names = [name for name in ordered(results, "unlearner") if name != "teacher"]
-    rows = [(*noise, part) for noise in _noises(results) for part in _parts_of(results, *noise)]
-    for axis, (poison, alpha, part) in _grid(rows, most=2):
+    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
+    for axis, (poison, alpha, part) in grid_for(rows, most=2):
         axis.axhline(0, color="0.6", linewidth=0.8)
         for place, (model, (colour, _, marker)) in enumerate(styles.items()):
             at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
@@ -881,7 +725,7 @@ def detected(results: xr.Dataset) -> plt.Figure:
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
     text = (f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; "
             "found: as many samples as confident learning counts, no true label is read")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
 # ---- a device ----
@@ -894,14 +738,14 @@ def devices(results: xr.Dataset) -> plt.Figure:
     models = sorted(order, key=order.get)
     names = [noises[name].replace(",", "\n") + ("\n" + trained[name]) * (trained[name] != "exact") for name in models]
     counts = results.shots.values
-    for axis, alpha in _panels(results.alpha_percent.values, "", "validation accuracy"):
+    for axis, alpha in panels_for(results.alpha_percent.values, "", "validation accuracy"):
         for place, shots in enumerate(counts):
             own = results.accuracy.sel(alpha_percent=alpha, shots=shots)
             runs = {i: own.sel(model=name).dropna("run").values for i, name in enumerate(models)}
             runs = {i: each for i, each in runs.items() if len(each)}
             x = np.array(list(runs)) + 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
             ends = np.array([metrics.bootstrap_interval(each) for each in runs.values()]).reshape(-1, 2).T
-            colour, label = _mixed(PALETTE[1], "black", place / len(counts)), f"{shots} shots" if shots else "exact"
+            colour, label = mixed(PALETTE[1], "black", place / len(counts)), f"{shots} shots" if shots else "exact"
             axis.vlines(x, *ends, color=colour, linewidth=1)
             means = [each.mean() for each in runs.values()]
             axis.plot(x, means, MARKERS[place], color=colour, markersize=4, label=label)
@@ -911,102 +755,9 @@ def devices(results: xr.Dataset) -> plt.Figure:
     text = (f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with exactly computed "
             "noise, or from shots where that is said, and read with shots; preparing the states is taken to be without "
             "noise, and would take far more gates than the circuit")  # fmt: skip
-    return _finished(text, results, legend=True)
+    return finished(text, results, legend=True)
 
 
-FIGURES: dict[str, tuple[Callable[..., plt.Figure | None], *tuple[str, ...]]] = {  # file name: function, its studies
-    "spectrum": (xxz_spectrum, "data"),
-    "noise_sweep": (noise_sweep, "noise_sweep"),
-    "model_sizes": (model_sizes, "noise_sweep"),
-    "unlearning": (unlearning_curves, "unlearning"),
-    "weight_map": (weight_maps, "weight_map"),
-    "oracle_epochs": (oracle_epochs, "epochs"),
-    "forgetting_scores": (forgetting_scores, "evaluation"),
-    "forgetting_logits": (forgetting_logits, "evaluation"),
-    "forgetting_attack": (forgetting_attack, "evaluation"),
-    "forgetting_cost": (forgetting_cost, "evaluation"),
-    "benchmark_scores": (forgetting_scores, "benchmark"),
-    "benchmark_cost": (forgetting_cost, "benchmark"),
-    "linear_response": (linear_response, "influence"),
-    "dynamics": (dynamics, "dynamics"),
-    "contests": (contests, "controls"),
-    "capacity": (capacity, "capacity"),
-    "pairs": (digit_pairs, "pairs"),
-    "splits": (ring_splits, "splits"),
-    "devices": (devices, "hardware"),
-    "known_shares": (known_shares, "discovery"),
-    "detection": (detection, "detection"),
-    "detected": (detected, "detected"),
-    "equal_steps_scores": (forgetting_scores, "equal_steps"),
-    "matched_fit_scores": (forgetting_scores, "matched_fit"),
-    "gauge": (gauge_control, "gauge"),
-    "poison_examples": (poison_examples, "data"),
-    "poison_embeddings": (poison_embeddings, "data"),
-    "hessian_traces": (hessian_traces, "landscape"),
-    "hessian_spectra": (hessian_spectra, "landscape"),
-    "loss_slices": (loss_slices, "landscape"),
-    "presets": (lambda *sweeps: presets_side_by_side(dict(zip(PRESET_NAMES, sweeps, strict=True))),
-                *(f"{preset}/noise_sweep" for preset in PRESET_NAMES)),
-}  # fmt: skip
-
-
-def save_all(folder: str | Path, *, only_old: bool = False) -> list[Path]:
-    """Draw every study in the folder (of a data set: `presets`) beside its data; returns the paths of the PNGs.
-
-    only_old: those alone whose data, or whose code, are newer than they are; the paths of all are returned.
-    """
-    return [path for path in _save_all(Path(folder), only_old=only_old) if path]
-
-
-def _is_new(figure: Path, files: list[Path]) -> bool:
-    """Whether a figure, as PNG and PDF, is newer than its data and than the code that draws it."""
-    both = [figure, figure.with_suffix(".pdf")]
-    newest = max(path.stat().st_mtime_ns for path in (*files, *own_files()))
-    return all(path.is_file() and path.stat().st_mtime_ns > newest for path in both)
-
-
-def _save_all(folder: Path, *, only_old: bool = False) -> list[Path | None]:
-    """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails all, and is raised."""
-    matplotlib.use("Agg")  # files need no screen
-    paths: list[Path | None] = []
-    for name, (draw, *studies) in FIGURES.items():
-        files = [folder / f"{study}.nc" for study in studies]
-        if not all(path.is_file() for path in files):
-            continue
-        if only_old and _is_new(folder / f"{name}.png", files):
-            paths.append(folder / f"{name}.png")
-            continue
-        try:
-            if figure := draw(*map(storage.read_dataset, files)):
-                with _laid_out(figure, dpi=200):
-                    with storage.replacing(folder / f"{name}.png") as temporary:
-                        temporary.write_bytes(_png(figure))
-                    with storage.replacing(folder / f"{name}.pdf") as temporary:
-                        figure.savefig(temporary, format="pdf")
-                paths.append(folder / f"{name}.png")
-        except OSError:
-            raise
-        except Exception as error:
-            print(f"no figure {folder / name}: {type(error).__name__}: {error}", file=sys.stderr)
-            paths.append(None)
-        plt.close("all")
-    return paths
-
-
-@any_terminal()
-def main() -> int:
-    below = storage.result_folders(storage.folder_argument(__doc__))
-    drawn: list[Path | None] = []
-    try:
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:  # JAX is not to be forked
-            for paths in pool.map(_save_all, [*below, *sorted({path.parent for path in below})]):
-                print("".join(f"{path}\n" for path in paths if path), end="")
-                drawn += paths
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 2 if None in drawn else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def presets(*sweeps: xr.Dataset) -> plt.Figure | None:
+    """`presets_side_by_side` of the noise sweeps under PRESET_NAMES."""
+    return presets_side_by_side(dict(zip(PRESET_NAMES, sweeps, strict=True)))

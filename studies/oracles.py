@@ -648,12 +648,3 @@ def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
         dims = {0: (), 1: ("false_positive",) if name == "true_positive" else ("measure",)}[array.ndim]
         table[name] = (*row.place, *dims), np.asarray(array, float)[expand]
     return table.assign_coords(measure_title=("measure", [measure.title for _, measure in row.job.measures]))
-
-
-STUDIES = {
-    "epochs": epochs,
-    "evaluation": evaluation_study,
-    "benchmark": benchmark,
-    "finalists": finalists,
-    "influence": influence,
-}

@@ -1,186 +1,45 @@
-"""Tables from result files alone: what a script ends with, and those of FINDINGS.md.
-
-    python tables.py results                 # the tables of FINDINGS.md, in Markdown
-    python tables.py results --csv FOLDER    # their numbers, and those of every run, as CSV files
-
-A table is a tidy frame and its layout. A row of the frame is one number: what it is of (data, preset, model, poison,
-unlearner, alpha_percent ...), its measure, value (the mean over n runs, unless the measure says otherwise), sd over
-the runs, and the ends low and high of the value's 95 % bootstrap interval.
-"""
+"""Tidy frames of the studies that are not on the record yet, and how they are laid out."""
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import re
-import shutil
-import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from foundation.base import storage
-from foundation.base.checks import any_terminal
+from foundation.engine.study import StudyTable
 from foundation.measures import metrics
 from foundation.measures.forgetting import PRIMARY, SIGNIFICANT, holm, smallest_p, verdict
-
-ORDER = {  # in which labels are read; others come behind, as they stand in the files
-    "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
-    "poison": ("labels", "one_class", "features"), "version": ("none", "labels", "features"),
-    "endpoint": ("published", "selected", "last", "equal fit"),
-    "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
-    "detector": ("loss", "cross_validation", "influence"),
-}  # fmt: skip
-SOURCES = ("paper", "corrected")  # the presets that FINDINGS.md compares
-Make = Callable[["Studies", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
-
-
-class Studies:
-    """The studies below a folder, `studies[data set, preset, study]`, each read when it is first asked for."""
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        self.paths = {(*path.parts[-3:-1], path.stem): path for path in self.folder.glob("*/*/*.nc")}
-        self._read = cache(storage.read_dataset)
-        self._made = cache(lambda make, data, preset: make(self, data, preset).assign(data=data, preset=preset))
-
-    def __getitem__(self, key: tuple[str, str, str]) -> xr.Dataset:
-        if key not in self.paths:
-            raise ValueError(f"{self.folder} has no {'/'.join(key)}.nc, which the tables need")
-        return self._read(self.paths[key])
-
-    def gather(self, make: Make, *data: str, presets: Sequence[str] = SOURCES) -> pd.DataFrame:
-        """What `make` gives of these data sets and presets, as one frame."""
-        return pd.concat([self._made(make, name, preset) for name in data for preset in presets], ignore_index=True)
+from foundation.report.frames import (
+    SOURCES,
+    VERDICTS,
+    Make,
+    ResultFiles,
+    accuracies,
+    difference,
+    every_run,
+    fewest_and_most_runs,
+    method_titles,
+    models_and_poisons,
+    one_of_each_family,
+    ordered,
+    over_runs,
+    tidy,
+)
+from foundation.report.layout import Table
 
 
-def _rank(dim: str, label: str | float) -> float:
-    """Numbers stand by their size; labels that have an order in it, and the others as they come."""
-    return (*ORDER.get(dim, ()), label).index(label) if isinstance(label, str) else label
-
-
-def ordered(results: xr.Dataset, dim: str) -> list[str]:
-    """The labels along an axis in reading order: models by family and size, published poisons and methods first."""
-    names = list(map(str, results[dim].values))
-    if dim != "model":
-        return sorted(names, key=partial(_rank, dim))
-    places = zip(results["family"].values, results["size"].values, names, strict=True)
-    return [name for *_, name in sorted(places, key=lambda place: (_rank("family", place[0]), place))]
-
-
-def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
-    """Of these models the largest MLP, the smallest QNN, and all of the other families."""
-    members = {"MLP": [], "QNN": [], "": []}
-    for model in filter(set(models).__contains__, ordered(results, "model")):
-        members.get(results.family.sel(model=model).item(), members[""]).append(model)
-    return [*members["MLP"][-1:], *members["QNN"][:1], *members[""]]
-
-
-def method_titles(results: xr.Dataset) -> dict[str, str]:
-    """What each method is called, in reading order; with its name behind a title that two of them share."""
-    titles = results.title.to_series().astype(str)[ordered(results, "unlearner")]
-    if "reads_truth" in results.coords:
-        titles += np.where(results.reads_truth.to_series()[titles.index] > 0, " †", "")
-    return titles.where(~titles.duplicated(keep=False), titles + " (" + titles.index + ")").to_dict()
-
-
-def count_of_runs(results: xr.Dataset) -> str:
-    """How many runs the models have, in words: 20, or 5 to 20; "" for a study of means."""
-    if "run" not in results.dims:
-        return ""
-    return " to ".join(map(str, sorted(set(_fewest_and_most_runs(results)))))
-
-
-def _fewest_and_most_runs(results: xr.Dataset) -> tuple[int, int]:
-    runs = every_run(results)
-    counts = runs.groupby([name for name in ("model", "unlearner") if name in runs]).run.nunique()
-    return (counts.min(), counts.max()) if len(counts) else (results.sizes["run"],) * 2
-
-
-def poisoned_counts(results: xr.Dataset) -> str:
-    """How many samples are poisoned at each share in turn, in words: 0, 24, 40 or 42; "" for other studies."""
-    if "poisoned_count" not in results:
-        return ""
-    counts = results.poisoned_count.to_series().dropna().astype(int).groupby("alpha_percent").unique()
-    return ", ".join(" or ".join(map(str, sorted(own))) for own in counts)
-
-
-# ---- tidy frames ----
-
-KEYS = [
-    "group",
-    "family",
-    "size",
-    "model",
-    "sites",
-    "ring_split",
-    "encoding",
-    "samples",
-    "pair",
-    "endpoint",
-    "poison",
-    "gauge",
-    "unlearner",
-    "title",
-    "minus",
-    "alpha_percent",
-    "known_percent",
-    "detector",
-    "noise",
-    "trained",
-    "shots",
-    "measure",
-]
-DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
-
-
-def every_run(results: xr.Dataset) -> pd.DataFrame:
-    """A row for each run of a study: its labels, what the file says of them, and its numbers; none that diverged."""
-    main = next(results[name] for name in ("trace", "average_precision", "accuracy") if name in results)
-    names = [name for name, array in results.data_vars.items() if array.dims == main.dims and name != "diverged"]
-    results = results[names].sel({dim: ordered(results, dim) for dim in ("model", *ORDER) if dim in main.dims})
-    if "title" in results.coords:
-        results = results.assign_coords(title=("unlearner", list(method_titles(results).values())))
-    return results.to_dataframe().dropna(subset=[main.name]).reset_index()
-
-
-def accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
-    return every_run(results[["accuracy"]].sel(split=list(splits))).rename(columns={"split": "measure"})
-
-
-def _tidy(runs: pd.DataFrame, numbers: Callable[[pd.DataFrame], Iterable[tuple]]) -> pd.DataFrame:
-    """The numbers of each combination of labels: (value, sd, low, high), behind the measure where that is none."""
-    keys = [key for key in KEYS if key in runs]
-    groups = runs.groupby(keys, sort=False, dropna=False)
-    rows = [(*labels, *row, own.run.nunique()) for labels, own in groups for row in numbers(own)]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*keys, "measure", "value", "sd", "low", "high", "n"])))
-
-
-def over_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The mean accuracy over the runs of each combination of labels, as a tidy frame."""
-    return _tidy(runs, lambda of: [(of.accuracy.mean(), of.accuracy.std(), *metrics.bootstrap_interval(of.accuracy))])
-
-
-def difference(left: pd.DataFrame, right: pd.DataFrame, label: str = "minus") -> pd.DataFrame:
-    """The mean difference left - right by run, where the labels of both agree; this label of right is its `minus`."""
-    right = right.rename(columns={label: "minus", "accuracy": "theirs"}).drop(columns=DESCRIBED_BY.get(label, []))
-    pairs = left.merge(right[right.columns.intersection([*KEYS, "run", "theirs"])])
-    return over_runs(pairs.assign(accuracy=pairs.accuracy - pairs.theirs, measure="difference in " + pairs.measure))
-
-
-def sweep(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def sweep(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of the noise sweep."""
     return over_runs(accuracies(read[data, preset, "noise_sweep"], "validation"))
 
 
-def gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy under each gauge."""
     return over_runs(under_gauges(read[data, preset, "gauge"]))
 
@@ -192,11 +51,11 @@ def under_gauges(results: xr.Dataset) -> pd.DataFrame:
     return runs.assign(gauge=runs.gauge.str.replace("_", " ").mask(alone, "any gauge"))
 
 
-def unlearning(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def unlearning(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracies of teachers (start) and after each method; std over runs and largest drop (median) of validation."""
     runs = accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned", "forget_clean", "retain")
     validation = runs[runs.measure == "validation"].drop(columns="measure")
-    return pd.concat([over_runs(ends_of_methods(runs)), _tidy(validation, _stability)], ignore_index=True)
+    return pd.concat([over_runs(ends_of_methods(runs)), tidy(validation, _stability)], ignore_index=True)
 
 
 def ends_of_methods(runs: pd.DataFrame) -> pd.DataFrame:
@@ -214,7 +73,7 @@ def _stability(own: pd.DataFrame) -> Iterator[tuple]:
     yield "drop", np.median(metrics.largest_drop(curves)), np.nan, np.nan, np.nan
 
 
-def weight_maps(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def weight_maps(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Lowest and highest cell (mean over runs) of each map, and the share of it near Retrain in the same runs."""
     results, same = read[data, preset, "weight_map"], ["model", "poison", "run"]
     retrain = pd.DataFrame(columns=[*same, "accuracy"])
@@ -231,10 +90,10 @@ def weight_maps(read: Studies, data: str, preset: str) -> pd.DataFrame:
         for measure, value in {"lowest": cells.min(), "highest": cells.max(), "near Retrain": near}.items():
             yield measure, float(value), np.nan, np.nan, np.nan
 
-    return _tidy(every_run(results), of_map)
+    return tidy(every_run(results), of_map, over=("first", "second"))
 
 
-def landscape(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def landscape(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Hessian traces and their ratios to the clean ones: medians, and the published mean. No row without clean ones."""
     results = read[data, preset, "landscape"]
     runs, held_out = every_run(results), accuracies(results, "held_out").assign(measure="held out")
@@ -252,12 +111,7 @@ def landscape(read: Studies, data: str, preset: str) -> pd.DataFrame:
         yield "off", own.dead_relus.mean(), np.nan, np.nan, np.nan
 
     runs, held_out = (each[each.model.isin(clean.index.unique("model"))] for each in (runs, held_out))
-    return pd.concat([_tidy(runs, traces), over_runs(held_out)], ignore_index=True)
-
-
-# ---- the stage evaluation ----
-
-VERDICTS = ("within", "above", "undecided")
+    return pd.concat([tidy(runs, traces), over_runs(held_out)], ignore_index=True)
 
 
 def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
@@ -280,11 +134,11 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["family", "model", "poison", "epochs"])
 
 
-def epochs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def epochs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracies of oracles after each number of epochs, and the number that the rule finds."""
     results = read[data, preset, "epochs"]
     runs = accuracies(results, "validation", "retain", "forget_clean")
-    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1))  # of either draw
+    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")  # of either draw
     curves = over_runs(runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"}))
     found = oracle_epochs(results).rename(columns={"epochs": "value"}).assign(measure="rule")
     curves = curves.assign(measure=curves.alpha_percent.map("{} epochs".format)).drop(columns="alpha_percent")
@@ -305,7 +159,7 @@ def best_methods(results: xr.Dataset, count: int = 5) -> list[str]:
 BOUNDS = ["value", "low", "high"]
 
 
-def responses(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def responses(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The logits' change by linear response beside the true one, and beside that of the whole step: correlations.
 
     predicted / true: the mean predicted change over the mean true one.
@@ -322,7 +176,7 @@ def responses(read: Studies, data: str, preset: str) -> pd.DataFrame:
     )
 
 
-def evaluation(read: Studies, data: str, preset: str, *, study: str = "evaluation") -> pd.DataFrame:
+def evaluation(read: ResultFiles, data: str, preset: str, *, study: str = "evaluation") -> pd.DataFrame:
     """Every measure of every arm, the mean over the draws, with what decides on the primary one, and the cost.
 
     low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a place in VERDICTS, that
@@ -373,7 +227,7 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     rows = rows.merge(teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"])
     rows["holm"] = rows.groupby("draw").p.transform(holm)
     rows["verdict"] = list(map(verdict, rows.holm, rows.excess_high, rows.teacher_excess))
-    n, draws, found = _fewest_and_most_runs(results)[0], results.sizes["draw"], []
+    n, draws, found = fewest_and_most_runs(results)[0], results.sizes["draw"], []
     attainable = rows.groupby("draw").size().max() * smallest_p(int(n)) < SIGNIFICANT
     for place, own in rows.groupby(["model", "poison", "unlearner"], sort=False):
         agreed = own.verdict.iloc[0] if own.verdict.nunique() == 1 and len(own) == draws else "undecided"
@@ -421,7 +275,7 @@ def _collapsed(results: xr.Dataset) -> pd.DataFrame:
 COLLAPSED = 0.55  # the larger class is .53 of the 2,144 images, .50 of the 84 states
 
 
-def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Kendall's τ between the draws' rankings of the methods by their distance from the oracles: mean over pairs."""
     from scipy.stats import kendalltau  # half a second, in every process that imports this module
 
@@ -444,12 +298,6 @@ def rankings(read: Studies, data: str, preset: str) -> pd.DataFrame:
     )
 
 
-def models_and_poisons(results: xr.Dataset) -> list[tuple[str, str]]:
-    """The pairs of model and poison that the study holds."""
-    pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
-    return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
-
-
 # ---- the controls ----
 
 
@@ -469,12 +317,12 @@ def at_their_ends(results: xr.Dataset) -> pd.DataFrame:
     return pd.concat([runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in ends.items()])
 
 
-def endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracy on clean validation samples and on the noisy training labels at each endpoint."""
     return over_runs(at_their_ends(read[data, preset, "dynamics"]))
 
 
-def paired_endpoints(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def paired_endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus every other model at the same kind of endpoint, and where both fit the noisy labels equally."""
     results = read[data, preset, "dynamics"]
     ends = at_their_ends(results).query("measure == 'validation'")
@@ -519,7 +367,7 @@ def _circuit_beside(runs: pd.DataFrame) -> pd.DataFrame:
     return minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
 
 
-def contests(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
     results = read[data, preset, "controls"]
     runs = accuracies(results, "validation")
@@ -531,17 +379,12 @@ def contests(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([means, minus, chosen], ignore_index=True)
 
 
-def capacities(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy on random labels after a long training on them."""
-    return over_runs(accuracies(read[data, preset, "capacity"], "train"))
-
-
-def digit_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def digit_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus every other model, of each pair of digits: mean over its runs, paired by run."""
     return _circuit_minus_others(accuracies(read[data, preset, "pairs"], "validation"))
 
 
-def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def over_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that are decided."""
     runs = accuracies(read[data, preset, "pairs"], "validation")
     means = runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"]).accuracy.mean().reset_index()
@@ -556,13 +399,13 @@ def over_pairs(read: Studies, data: str, preset: str) -> pd.DataFrame:
     )
 
 
-def ring_splits(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def ring_splits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Validation accuracy of every model on each ring, and the QNN minus it."""
     runs = accuracies(read[data, preset, "splits"], "validation")
     return pd.concat([over_runs(runs), _circuit_beside(runs)], ignore_index=True)
 
 
-def fidelities(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The largest fidelity of a validation state with a training state: least, median and largest over the states."""
     own = read[data, preset, "splits"].fidelity.stack(place=("sites", "ring_split")).dropna("place", how="all")
     rows = [
@@ -574,30 +417,13 @@ def fidelities(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return tidy.assign(sd=np.nan, low=np.nan, high=np.nan, n=own.sizes["state"])
 
 
-def encodings(read: Studies, data: str, preset: str) -> pd.DataFrame:
-    """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy within a run."""
-    results = read[data, preset, "encodings"]
-    runs = accuracies(results, "validation", "forget_poisoned")
-    ends = [
-        runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in (("before", 0), ("after", runs.epoch.max()))
-    ]
-    ends = (
-        pd.concat(ends)
-        .assign(measure=lambda own: own.measure + ", " + own.endpoint)
-        .drop(columns=["epoch", "endpoint"])
-    )
-    both = [ends[ends.measure == f"validation, {when}"].drop(columns="measure") for when in ("after", "before")]
-    keys = [name for name in both[0] if name != "accuracy"]
-    change = both[0].merge(both[1], on=keys, suffixes=("", "_before"))
-    change = change.assign(accuracy=change.accuracy - change.accuracy_before, measure="difference after − before")
-    return pd.concat([over_runs(ends), over_runs(change.drop(columns="accuracy_before"))], ignore_index=True)
-
-
 equal_steps, matched_fit = (partial(evaluation, study=name) for name in ("equal_steps", "matched_fit"))
+
+
 MEMORISED = 0.9  # of the poisoned labels, or as many as the model has that ends with the fewest
 
 
-def memorising(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def memorising(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracy of teachers on the poisoned labels of few samples; the epoch from which on they fit them equally."""
     runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
@@ -627,16 +453,18 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
 # ---- poison that is partly known, or has to be found ----
 
 JUDGED = {"validation": "validation", "poisoned": "acc. poisoned", "attack": "attack"}  # by true labels, clean inputs
+
+
 AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
 
 
-def known_shares(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def known_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracies of every method against the known share of the poison, and what they are above doing nothing."""
     runs = accuracies(read[data, preset, "discovery"], *JUDGED)
     return pd.concat([over_runs(runs), _above_nothing(runs, "known_percent")], ignore_index=True)
 
 
-def detected(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def detected(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The same where a detector found what is forgotten."""
     runs = accuracies(read[data, preset, "detected"], *JUDGED)
     return pd.concat([over_runs(runs), _above_nothing(runs, "detector")], ignore_index=True)
@@ -648,7 +476,7 @@ def _above_nothing(runs: pd.DataFrame, axis: str) -> pd.DataFrame:
     return difference(runs[~is_teacher], runs[is_teacher].drop(columns=axis), "title")
 
 
-def detections(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def detections(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """What each ranking and what was found by it are worth: average precision, share, precision, recall."""
     names = {
         "average_precision": "average precision",
@@ -673,7 +501,7 @@ ON_A_DEVICE = (
 )
 
 
-def hardware(read: Studies, data: str, preset: str, *, study: str = "hardware") -> pd.DataFrame:
+def hardware(read: ResultFiles, data: str, preset: str, *, study: str = "hardware") -> pd.DataFrame:
     """Validation accuracy under noise, read with shots, and above that of the circuit without noise."""
     runs = every_run(read[data, preset, study][["accuracy"]]).assign(measure="validation")
     is_bare = (runs.noise == "none") & (runs.trained == "exact")
@@ -684,248 +512,112 @@ def hardware(read: Studies, data: str, preset: str, *, study: str = "hardware") 
 hardware_unlearning = partial(hardware, study="hardware_unlearning")
 
 
-# ---- layout ----
-
-
-@dataclass(frozen=True)
-class Table:
-    """A tidy frame, and how it is laid out: which of its columns name a row of the table, and which a column."""
-
-    tidy: pd.DataFrame
-    rows: tuple[str, ...]
-    columns: tuple[str, ...] = ("measure",)
-    head: str = "{measure}"  # above a column: a format of its labels, and of n, the most runs of any number below
-    measures: dict[str, str] | None = None  # those that are shown, in this order, by these names; None: all
-    spread: tuple[str, ...] | None = None  # measures whose intervals are shown; None: all
-    title: str = ""  # a format of n, the count of runs
-
-    def cells(self) -> pd.DataFrame:
-        """The text of all cells, between the names of the rows and the heads of the columns."""
-        shown = self.measures or {name: name for name in self.tidy.measure.unique()}
-        frame = self.tidy[self.tidy.measure.isin(shown)]
-        frame = frame.sort_values("measure", key=lambda names: names.map(list(shown).index), kind="stable")
-        frame = frame.assign(cell=list(map(self._cell, frame.itertuples())), measure=frame.measure.map(shown))
-        rows, columns = list(self.rows), list(self.columns)
-        for name in rows + columns:
-            dim = "unlearner" if name == "title" else name  # titles stand in the order of their methods
-            known = dict(zip(frame[name], frame[dim], strict=True))
-            order = sorted(known, key=lambda label: _rank(dim, known[label]))
-            frame[name] = pd.Categorical(frame[name], order, ordered=True)
-        wide = frame.pivot(index=rows, columns=columns, values="cell").fillna("–").sort_index().sort_index(axis=1)
-        labels = frame.groupby(columns, observed=True).n.max().reset_index()  # in the order of wide
-        heads = [self.head.format(**own) for own in labels.to_dict("records")]
-        return wide.set_axis(heads, axis=1).rename_axis(index=[NAMES.get(name, name) for name in rows])
-
-    def _cell(self, row) -> str:
-        """A number with its interval, or what else is known of its spread; the number alone where all runs gave it."""
-        write = FORMATS.get(row.measure, partial(digits, sign="+" * row.measure.startswith("difference")))
-        if np.isnan(row.value) or (self.spread is not None and row.measure not in self.spread):
-            return write(row.value)
-        if np.isnan(row.low):
-            return write(row.value) + (f" ± {write(row.sd)}" if np.isfinite(row.sd) else " (n = 1)" * (row.n == 1))
-        return write(row.value) + f" [{write(row.low)}, {write(row.high)}]" * (row.high - row.low > 1e-12)
-
-
-NAMES = {"alpha_percent": "α in percent", "title": "unlearner", "runs": "n", "quantity": "median",
-         "published": "published (mean)", "ring_split": "validation states", "model": "model"}  # fmt: skip
-
-
-def digits(value: float, *, sign: str = "") -> str:
-    """An accuracy as the tables show it: .912, with the sign "+" a difference, +.012; a dash for NaN."""
-    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}") if np.isfinite(value) else "–"
-
-
-def _significant(count: int) -> Callable[[float], str]:  # without an exponent: 330, 0.97
-    return lambda value: f"{float(f'{value:.{count}g}'):g}" if np.isfinite(value) else "–"
-
-
-FORMATS = {
-    **dict.fromkeys(("QNN minus it", "difference after − before"), partial(digits, sign="+")),
-    **dict.fromkeys(("epoch", "QNN ahead", "QNN behind"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"),
-    "verdict": lambda place: VERDICTS[int(place)] if np.isfinite(place) else "–",
-    "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
-    "rule": lambda count: f"{count:.0f}" if np.isfinite(count) else "–",
-    **dict.fromkeys(
-        (
-            f"{name}{part}"
-            for name in ("w1", "w1_retain", "w1_validation", "klom", "klom_95", "relearn", "epsilon")
-            for part in ("", " floor", " null", " gain", " unit")
-        ),
-        _significant(3),
-    ),
-    **dict.fromkeys(("cost", "seconds", "executions"), _significant(2)),
-    "near Retrain": lambda share: f"{100 * share:.0f} %" if np.isfinite(share) else "–",
-    **dict.fromkeys(("trace", "trace over Re, Im"), _significant(3)),
-    **dict.fromkeys(("ratio", "ratio over Re, Im", "mean ratio"), _significant(2)),
-    **dict.fromkeys(("dead", "collapsed"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"),
-    "off": "{:.1f}".format,
-}
-
-
-def markdown(table: Table) -> str:
-    return markdown_of(table.cells().reset_index())
-
-
-def markdown_of(frame: pd.DataFrame) -> str:
-    lines = [list(frame), ["---"] * frame.shape[1], *frame.astype(str).values.tolist()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 # ---- what a script ends with ----
 
 FORGETTING = {  # measures of the stage evaluation, by what a table calls them
     "w1": "W1", "w1 floor": "floor", "w1 unit": "random halves", "w1 null": "null arm", "p": "p", "verdict": "verdict",
     "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
 }  # fmt: skip
+
+
 COLLAPSE = {"collapsed": "collapsed"}
+
+
 DEVICES = {"validation": "validation", "difference in validation": "above"}
 
-SUMMARIES: dict[str, tuple[Make, Callable[[pd.DataFrame], Table]]] = {  # of each study its tidy frame and layout
-    "noise_sweep": (sweep, partial(Table, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
+
+def _summary(frame: Make, **layout: Any) -> StudyTable:
+    """What a script ends with, which is not laid out so in findings.py."""
+    return StudyTable(frame=frame, findings=None, **layout)
+
+
+SUMMARIES: dict[str, StudyTable] = {  # by study file
+    "noise_sweep": _summary(sweep, rows=("model", "poison"), columns=("alpha_percent",), head="{alpha_percent}",
         spread=(), title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs; "
-        "poisoned samples: {poisoned}")),
-    "unlearning": (unlearning, partial(Table, rows=("model", "poison", "unlearner"), spread=("std",),
+        "poisoned samples: {poisoned}"),
+    "unlearning": _summary(unlearning, rows=("model", "poison", "unlearner"), spread=("std",),
         measures={"validation": "valid", "forget_poisoned": "f.pois", "forget_clean": "f.clean", "retain": "retain",
                   "std": "std", "drop": "drop"},
         title="Unlearning: accuracy, mean of n = {n} runs. f.pois, f.clean: on the forget set, for labels against the "
         "poisoned (low is good) and the true ones, for features on poisoned and clean inputs; std: of valid across "
         "runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid below its best within a "
-        "run, median")),
-    "weight_map": (weight_maps, partial(Table, rows=("model", "poison", "unlearner"),
+        "run, median"),
+    "weight_map": _summary(weight_maps, rows=("model", "poison", "unlearner"),
         title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near Retrain: the share of "
-        "cells within .05 of it")),
-    "epochs": (epochs, partial(Table, rows=("poison", "model"), title="Oracles: accuracy on held-out retained "
+        "cells within .05 of it"),
+    "epochs": _summary(epochs, rows=("poison", "model"), title="Oracles: accuracy on held-out retained "
         "samples after so many epochs, mean of n = {n} runs on two draws; rule: the first count at which doubling it "
-        "moves no accuracy by as much as its standard deviation over seeds")),
-    "evaluation": (evaluation, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
+        "moves no accuracy by as much as its standard deviation over seeds"),
+    "evaluation": _summary(evaluation, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="Distance from the oracles on the forget set, n = {n} models of each kind, mean over the "
         "draws of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of half A of "
         "the oracles, and the mean over random halves; null arm: that of teachers trained on with the poison for as "
         "many steps; p: above the floor, after Holm, the largest of the draws; verdict: where the draws agree (a dash: "
         "so few models cannot give one); perfect: KLoM 0, ε 0, AUC .5, relearn 1, gap 0; cost: gradients over an "
-        "oracle's")),
-    "benchmark": (benchmark, partial(Table, rows=("poison", "model", "unlearner"), spread=("w1",),
+        "oracle's"),
+    "benchmark": _summary(benchmark, rows=("poison", "model", "unlearner"), spread=("w1",),
         measures=FORGETTING | COLLAPSE, title="All methods on an equal budget of gradients; columns as of the stage "
         "evaluation; collapsed: runs that end on validation no better than naming one class. n = {n} models of each "
-        "kind")),
-    "finalists": (finalists, partial(Table, rows=("poison", "model", "unlearner"), spread=("w1",),
+        "kind"),
+    "finalists": _summary(finalists, rows=("poison", "model", "unlearner"), spread=("w1",),
         measures=FORGETTING | COLLAPSE, title="The best of the methods on {draws} draws of the poison; columns as of "
-        "the stages evaluation and benchmark. n = {n} models of each kind")),
-    "influence": (responses, partial(Table, rows=("poison", "model"), title="Pearson's correlation over samples of the "
+        "the stages evaluation and benchmark. n = {n} models of each kind"),
+    "influence": _summary(responses, rows=("poison", "model"), title="Pearson's correlation over samples of the "
         "change of the logits by linear response with the true one (oracles less teachers), the mean predicted change "
         "over the mean true one, and the correlation with the change by the whole Newton step; 95 % intervals by "
-        "halves of the models")),
-    "dynamics": (endpoints, partial(Table, rows=("poison", "alpha_percent", "model"), columns=("endpoint", "measure"),
+        "halves of the models"),
+    "dynamics": _summary(endpoints, rows=("poison", "alpha_percent", "model"), columns=("endpoint", "measure"),
         head="{endpoint}: {measure}", title="One long training, n = {n} runs with training sets of their own: accuracy "
         "on clean validation samples and on the noisy training labels after the published epochs, at the epoch that "
-        "held-out noisy samples select, and after the last")),
-    "controls": (contests, partial(Table, rows=("poison", "alpha_percent", "group", "model"), title="Validation "
+        "held-out noisy samples select, and after the last"),
+    "controls": _summary(contests, rows=("poison", "alpha_percent", "group", "model"), title="Validation "
         "accuracy of every contender, setting and epoch chosen on held-out noisy samples; n = {n} runs with "
-        "training sets of their own; QNN minus it: the published circuit's accuracy less its own, paired by run")),
-    "capacity": (capacities, partial(Table, rows=("model",), columns=("samples",), head="{samples}", title="Accuracy "
-        "on so many samples with purely random labels, after a long training on them, mean of n = {n} runs")),
-    "pairs": (over_pairs, partial(Table, rows=("poison", "alpha_percent", "model"), title="Every pair of digits: "
+        "training sets of their own; QNN minus it: the published circuit's accuracy less its own, paired by run"),
+    "pairs": _summary(over_pairs, rows=("poison", "alpha_percent", "model"), title="Every pair of digits: "
         "validation accuracy, intervals over pairs; QNN minus it: paired; QNN ahead, behind: in how many pairs the "
-        "paired interval over n = {n} runs excludes 0")),
-    "splits": (ring_splits, partial(Table, rows=("sites", "ring_split", "poison", "alpha_percent", "model"),
+        "paired interval over n = {n} runs excludes 0"),
+    "splits": _summary(ring_splits, rows=("sites", "ring_split", "poison", "alpha_percent", "model"),
         title="Validation accuracy on rings whose validation states stand elsewhere than the training states, and of "
-        "other sizes; mean of n = {n} runs; QNN minus it: paired by run")),
-    "encodings": (encodings, partial(Table, rows=("encoding", "model"), title="Gradient ascent on the QNN under either "
-        "encoding and scale of the logits, n = {n} runs: accuracy before and after, and its change")),
-    "equal_steps": (equal_steps, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
+        "other sizes; mean of n = {n} runs; QNN minus it: paired by run"),
+    "equal_steps": _summary(equal_steps, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="As the stage evaluation, on one draw, with as many steps for retraining as teacher and "
-        "method take together. n = {n} models of each kind")),
-    "matched_fit": (matched_fit, partial(Table, rows=("poison", "model", "unlearner"), measures=FORGETTING,
+        "method take together. n = {n} models of each kind"),
+    "matched_fit": _summary(matched_fit, rows=("poison", "model", "unlearner"), measures=FORGETTING,
         spread=("w1",), title="As the stage evaluation, on one draw, of few samples whose poison all teachers fit "
-        "equally. n = {n} models of each kind")),
-    "memorising": (memorising, partial(Table, rows=("poison", "model"), title="Accuracy of teachers on the poisoned "
+        "equally. n = {n} models of each kind"),
+    "memorising": _summary(memorising, rows=("poison", "model"), title="Accuracy of teachers on the poisoned "
         "labels of few samples after so many epochs, n = {n} runs on two draws; rule: the epoch from which on they "
-        "have nine tenths of them, or as many as the model that ends with the fewest")),
-    "discovery": (known_shares, partial(Table, rows=("poison", "alpha_percent", "model", "unlearner"),
+        "have nine tenths of them, or as many as the model that ends with the fewest"),
+    "discovery": _summary(known_shares, rows=("poison", "alpha_percent", "model", "unlearner"),
         columns=("measure", "known_percent"), head="{measure}, {known_percent} % known", measures=JUDGED, spread=(),
         title="Accuracy on validation samples and, by true labels, on all poisoned samples, against the share of the "
-        "poison that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done")),
-    "detection": (detections, partial(Table, rows=("poison", "alpha_percent", "model", "detector"), title="How well "
+        "poison that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done"),
+    "detection": _summary(detections, rows=("poison", "alpha_percent", "model", "detector"), title="How well "
         "poisoned samples are found by rank, and as many of them as confident learning counts: found and poisoned are "
-        "shares of the training set; mean of {n} runs")),
-    "detected": (detected, partial(Table, rows=("poison", "alpha_percent", "model", "unlearner"),
+        "shares of the training set; mean of {n} runs"),
+    "detected": _summary(detected, rows=("poison", "alpha_percent", "model", "unlearner"),
         columns=("measure", "detector"), head="{measure}, {detector}", measures=AGAINST_NOTHING, title="Detect, then "
         "forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten that a detector "
-        "found; n = {n} runs")),
-    "hardware": (hardware, partial(Table, rows=("alpha_percent", "noise", "trained"), columns=("measure", "shots"),
+        "found; n = {n} runs"),
+    "hardware": _summary(hardware, rows=("alpha_percent", "noise", "trained"), columns=("measure", "shots"),
         head="{measure}, {shots} shots", measures=DEVICES, title="Validation accuracy of circuits with noise on gates "
         "and readout, n = {n} runs; above: less that of the circuit without noise, paired by run. 0 shots, "
-        + ON_A_DEVICE)),
-    "hardware_unlearning": (hardware_unlearning, partial(Table, rows=("noise", "unlearner"),
+        + ON_A_DEVICE),
+    "hardware_unlearning": _summary(hardware_unlearning, rows=("noise", "unlearner"),
         columns=("measure", "shots"), head="{measure}, {shots} shots", measures=DEVICES, title="The same after "
-        "unlearning, n = {n} runs")),
-    "gauge": (gauges, partial(Table, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
+        "unlearning, n = {n} runs"),
+    "gauge": _summary(gauges, rows=("alpha_percent",), columns=("model", "gauge"), head="{model}, {gauge}",
         title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
-        "interval; any gauge: sees none, and is trained once")),
-    "landscape": (landscape, partial(Table, rows=("model", "alpha_percent"), spread=("ratio", "mean ratio"),
+        "interval; any gauge: sees none, and is trained once"),
+    "landscape": _summary(landscape, rows=("model", "alpha_percent"), spread=("ratio", "mean ratio"),
         measures={"trace": "trace", "trace over Re, Im": "Re, Im", "ratio": "ratio", "mean ratio": "mean ± std",
                   "dead": "dead", "off": "off", "held out": "held out"},
         title="Trace of the loss's Hessian against α in percent, median of n = {n} runs. Re, Im: over the real and "
         "imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at the smallest α, "
         "with its 95 % bootstrap interval; mean ± std: of the trace over the mean of those, as published; dead: runs "
         "whose logit is the same for all images; off: ReLUs that are off for all images, mean; held out: accuracy on "
-        "the images held out, with their true labels")),
+        "the images held out, with their true labels"),
 }  # fmt: skip
-
-
-FILES = {
-    "depths": ("noise_sweep",),
-    "discovery": ("discovery", "detection", "detected"),
-    "hardware": ("hardware", "hardware_unlearning"),
-}  # of stages
-
-
-@any_terminal()
-def report(folder: Path, stages: tuple[str, ...]) -> None:
-    """What a script ends with: a table for each of its stages, and the figures beside the results."""
-    print_summary(folder, stages)
-    from studies import figures  # matplotlib is not needed before there is something to draw
-
-    print(f"results and {len(figures.save_all(folder, only_old=True))} figures in {folder}")
-
-
-@any_terminal()
-def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
-    """Print the table of each of the stages, from the files in OUT/DATA/PRESET, with n and what the errors are."""
-    folder = Path(folder).resolve()
-    read, data, preset = Studies(folder.parents[1]), *folder.parts[-2:]
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    for study in dict.fromkeys(study for stage in stages for study in FILES.get(stage, (stage,))):
-        if study in SUMMARIES and (data, preset, study) in read.paths:
-            make, layout = SUMMARIES[study]
-            table, results = layout(read.gather(make, data, presets=[preset])), read[data, preset, study]
-            counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
-            title = table.title.format(**counts, draws=results.sizes.get("draw", 1))
-            print(*textwrap.wrap(title, 100), "", sep="\n")
-            print(table.cells().to_string(line_width=width, sparsify=False), "", *_notes(results), sep="\n")
-
-
-def _notes(results: xr.Dataset) -> list[str]:
-    """What stands below a table: methods that cannot run on a model, what reads the truth, runs that diverged."""
-    left_out = results.left_out.to_series() if "left_out" in results.coords else {}
-    notes = [f"not on {model}: {words}" for model, words in dict(left_out).items() if words]
-    notes += filter(None, [truth_words(results)])
-    return [*notes, ""] * bool(notes) + _diverged(results)
-
-
-def truth_words(results: xr.Dataset) -> str:
-    """What the mark behind a method's title means, where one has it."""
-    marked = (results.get("reads_truth", xr.DataArray(0)) > 0).any()
-    return "†: reads what the poison replaced" if marked else ""
-
-
-def _diverged(results: xr.Dataset) -> list[str]:
-    if "diverged" not in results:
-        return []
-    lost = results.diverged.sum("run").to_series()
-    counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in lost[lost > 0].items()]
-    total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
-    return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""] if counts else []
 
 
 # ---- the tables of FINDINGS.md ----
@@ -934,18 +626,22 @@ PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labe
     "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
+
+
 PUBLISHED_SD = {("QNN[depth=6]", 30): 0.037, ("QNN[depth=6]", 60): 0.065}  # where it is known
+
+
 PUBLISHED_TRACES = {  # heissian.ipynb: means of 5 seeds, the clean one and the ratios
     ("MLP[8,2]", "trace"): "0.19", ("QNN[depth=5,xy,cnot]", "trace over Re, Im"): "6.2",
     ("MLP[8,2]", "ratio"): "tens", ("QNN[depth=5,xy,cnot]", "ratio over Re, Im"): "near 1",
 }  # fmt: skip
 
 
-def _flipped(read: Studies, data: str, presets: Sequence[str] = SOURCES) -> pd.DataFrame:
+def _flipped(read: ResultFiles, data: str, presets: Sequence[str] = SOURCES) -> pd.DataFrame:
     return read.gather(sweep, data, presets=presets).query("poison == 'labels'")
 
 
-def _main_models(read: Studies, poison: str, *data: str) -> pd.DataFrame:
+def _main_models(read: ResultFiles, poison: str, *data: str) -> pd.DataFrame:
     files = read.gather(sweep, *data).query("poison == @poison").groupby(["data", "preset"], sort=False)
     kept = [own[own.model.isin(one_of_each_family(read[*key, "noise_sweep"], own.model))] for key, own in files]
     return pd.concat(kept, ignore_index=True)
@@ -957,21 +653,21 @@ def _at_alphas(tidy: pd.DataFrame, alphas: Sequence[int], *rows: str) -> Table:
     return Table(tidy[tidy.alpha_percent.isin(alphas)], rows, ("alpha_percent",), "α = {alpha_percent} %")
 
 
-def _beside_published(read: Studies) -> pd.DataFrame:
+def _beside_published(read: ResultFiles) -> pd.DataFrame:
     means = pd.DataFrame(PUBLISHED, index=range(0, 100, 10)).unstack().rename_axis(["model", "alpha_percent"])
     theirs = means.reset_index(name="value").assign(sd=list(map(PUBLISHED_SD.get, means.index)), data="mnist")
     theirs = theirs.assign(preset="published", poison="labels", measure="validation", n=5)
     return pd.concat([theirs, _flipped(read, "mnist").query("model in @PUBLISHED")], ignore_index=True)
 
 
-def _with_gauges(read: Studies) -> pd.DataFrame:
+def _with_gauges(read: ResultFiles) -> pd.DataFrame:
     words = {"fixed": "fixed gauge", "random_phase": "random phase", "random_sign": "random sign"}
     gauge = {preset: json.loads(read["xxz", preset, "noise_sweep"].attrs["data"])["gauge"] for preset in SOURCES}
     tidy = _main_models(read, "labels", "xxz")
     return tidy.assign(choices=[f"{preset} ({words[gauge[preset]]})" for preset in tidy.preset])
 
 
-def _traces_beside_published(read: Studies) -> pd.DataFrame:
+def _traces_beside_published(read: ResultFiles) -> pd.DataFrame:
     tidy = read.gather(landscape, "hessian")
     published = [PUBLISHED_TRACES.get(place, "–") for place in zip(tidy.model, tidy.measure, strict=True)]
     tidy = tidy.assign(published=published, quantity=tidy.measure + ", α = " + tidy.alpha_percent.astype(str) + " %")
@@ -979,7 +675,7 @@ def _traces_beside_published(read: Studies) -> pd.DataFrame:
     return tidy[~tidy.measure.str.contains("Re, Im") | (tidy.published != "–")]
 
 
-def _paired_models(read: Studies, data: str, preset: str, poison: str = "labels") -> pd.DataFrame:
+def _paired_models(read: ResultFiles, data: str, preset: str, poison: str = "labels") -> pd.DataFrame:
     """The smallest QNN minus each other model."""
     runs = accuracies(read[data, preset, "noise_sweep"], "validation").query("poison == @poison")
     circuits = runs[runs.family == "QNN"].model.unique()
@@ -988,25 +684,26 @@ def _paired_models(read: Studies, data: str, preset: str, poison: str = "labels"
     return difference(runs[runs.model == circuits[0]], runs[runs.model != circuits[0]], "model")
 
 
-def _paired_fits(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def _paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus each other model where all fit the poison equally, their oracles as well."""
-    return _circuit_minus_others(accuracies(read[data, preset, "matched_fit"], "validation"))
+    runs = accuracies(read[data, preset, "matched_fit"], "validation").drop(columns="draw")  # there is one
+    return _circuit_minus_others(runs)
 
 
-def _paired_features(read: Studies, *data: str) -> Table:
+def _paired_features(read: ResultFiles, *data: str) -> Table:
     """The smallest QNN minus the largest MLP."""
     tidy = read.gather(partial(_paired_models, poison="features"), *data)
     tidy = tidy[tidy.minus == "MLP[64,16]"]  # the published one
     return _at_alphas(tidy, (0, 30, 60, 80, 90), "data", "model", "minus", "preset", "runs")
 
 
-def _paired_methods(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def _paired_methods(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     ends = ends_of_methods(accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned"))
     parts = [(~ends.unlearner.isin(("start", name)), ends.unlearner == name) for name in ("cf", "retrain")]
     return pd.concat([difference(ends[own], ends[other], "title") for own, other in parts], ignore_index=True)
 
 
-def _paired_gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
+def _paired_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Models that see no gauge minus those that do, in the fixed one; and fixed gauge minus random phase."""
     runs = under_gauges(read[data, preset, "gauge"])
     under = {name: own.drop(columns="gauge") for name, own in runs.groupby("gauge")}
@@ -1016,35 +713,41 @@ def _paired_gauges(read: Studies, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([across, within], ignore_index=True).assign(poison="labels")
 
 
-def _forgetting(read: Studies, data: str, make: Make = evaluation) -> Table:
+def _forgetting(read: ResultFiles, data: str, make: Make = evaluation) -> Table:
     measures = FORGETTING | {"tow": "ToW", "tpr": "TPR", "corrective": "acc. poisoned", "seconds": "seconds"}
     measures |= COLLAPSE if make is not evaluation else {}
     tidy = read.gather(make, data, presets=["corrected"])
     return Table(tidy, ("poison", "model", "title"), measures=measures, spread=("w1",))
 
 
-def _contests(read: Studies, data: str) -> Table:
+def _contests(read: ResultFiles, data: str) -> Table:
     return Table(read.gather(contests, data, presets=["corrected"]), ("poison", "alpha_percent", "group", "model"))
 
 
-def _partly_known(read: Studies, data: str) -> Table:
+def _partly_known(read: ResultFiles, data: str) -> Table:
     """Above doing nothing, where none of the poison is known, half, and all of it."""
     tidy = read.gather(known_shares, data, presets=["corrected"]).query("known_percent in (0, 50, 100)")
     return Table(tidy, ("poison", "alpha_percent", "model", "title"), ("known_percent", "measure"),
                  "{measure}, {known_percent} % known", AGAINST_NOTHING)  # fmt: skip
 
 
-def _detected(read: Studies, data: str) -> Table:
+def _detected(read: ResultFiles, data: str) -> Table:
     """Above doing nothing, where what cross-validation found is forgotten."""
     tidy = read.gather(detected, data, presets=["corrected"]).query("detector == 'cross_validation'")
     return Table(tidy, ("poison", "alpha_percent", "model", "title"), measures=AGAINST_NOTHING)
 
 
 ALPHA = ("alpha_percent",)
+
+
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
+
+
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
            {"validation": "validation", "forget_poisoned": "forgetting"})  # fmt: skip
-FINDINGS_TABLES: dict[str, Callable[[Studies], Table]] = {
+
+
+FINDINGS_TABLES: dict[str, Callable[[ResultFiles], Table]] = {
     "mnist": lambda read: Table(_beside_published(read), ALPHA, ("model", "preset"), "{model} {preset}, n = {n}"),
     "controls": lambda read: Table(_flipped(read, "mnist", ["corrected"]), ALPHA, ("model",), "{model}, n = {n}"),
     "paired-mnist": lambda read: Table(read.gather(_paired_models, "mnist", presets=["corrected"]), *MINUS),
@@ -1084,8 +787,6 @@ FINDINGS_TABLES: dict[str, Callable[[Studies], Table]] = {
     "contests-xxz": lambda read: _contests(read, "xxz"),
     "splits": lambda read: Table(read.gather(ring_splits, "xxz", presets=["corrected"]),
         ("sites", "ring_split", "poison", "alpha_percent", "model")),
-    "capacity": lambda read: Table(read.gather(capacities, "mnist", "xxz", presets=["corrected"]), ("data", "model"),
-        ("samples",), "{samples} samples"),
     "pairs": lambda read: Table(
         read.gather(over_pairs, "mnist", presets=["corrected"]), ("poison", "alpha_percent", "model")),
     "equal-steps-mnist": lambda read: _forgetting(read, "mnist", equal_steps),
@@ -1105,62 +806,9 @@ FINDINGS_TABLES: dict[str, Callable[[Studies], Table]] = {
         ("alpha_percent", "noise", "trained"), ("measure", "shots"), "{measure}, {shots} shots", DEVICES),
     "hardware-unlearning": lambda read: Table(read.gather(hardware_unlearning, "mnist", presets=["corrected"]),
         ("noise", "title"), ("measure", "shots"), "{measure}, {shots} shots", DEVICES),
-    "encodings": lambda read: Table(read.gather(encodings, "mnist", presets=["corrected"]), ("encoding", "model")),
     "fidelities": lambda read: Table(read.gather(fidelities, "xxz", presets=["corrected"]), ("sites", "ring_split")),
     "maps": lambda read: Table(read.gather(weight_maps, "mnist", "xxz"), ("data", "poison", "model", "title"),
         ("preset", "measure"), "{measure}, {preset}"),
     "landscape": lambda read: Table(_traces_beside_published(read), ("model", "quantity", "published"), ("preset",),
         "{preset}, n = {n}", {name: name for name in ("trace", "ratio", "trace over Re, Im", "ratio over Re, Im")}),
 }  # fmt: skip
-
-
-def findings_tables(folder: str | Path) -> dict[str, str]:
-    """The tables of FINDINGS.md in Markdown, by name, from the result files of the paper and corrected presets."""
-    read = Studies(folder)
-    return {name: markdown(make(read)) for name, make in FINDINGS_TABLES.items()}
-
-
-def write_csv(folder: str | Path, tables: dict[str, Table], out: Path) -> list[Path]:
-    """Write the numbers of tables and, of each study below the folder, those of every run; returns the paths."""
-    frames = {name: [table.tidy] for name, table in tables.items()}
-    for path in sorted(Path(folder).rglob("*.nc")):
-        results = storage.read_dataset(path)
-        if {"model", "run"} <= set(results.dims):
-            runs = every_run(results).assign(data=path.parent.parent.name, preset=path.parent.name)
-            frames.setdefault(f"runs-{path.stem}", []).append(runs)
-    for name, parts in frames.items():
-        with storage.replacing(out / f"{name}.csv") as temporary:
-            pd.concat(parts, ignore_index=True).set_index(["data", "preset"]).to_csv(temporary)
-    return [out / f"{name}.csv" for name in frames]
-
-
-@any_terminal()
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with results")
-    parser.add_argument("--csv", type=Path, metavar="OUT", help="write CSV files into this folder, and print no tables")
-    arguments = parser.parse_args()
-    if not arguments.folder.is_dir():
-        parser.exit(2, f"error: FOLDER: got {arguments.folder}, allowed: a folder with results\n")
-    read, tables = Studies(arguments.folder), {}
-    for name, make in FINDINGS_TABLES.items():
-        try:
-            tables[name] = make(read)
-        except (ValueError, OSError, KeyError, AttributeError) as error:
-            old = f"a file of {read.folder} is old, or not whole ({error})"
-            print(
-                f"no table {name}: {old if isinstance(error, (KeyError, AttributeError)) else error}", file=sys.stderr
-            )
-    try:
-        if arguments.csv:
-            print(f"{len(write_csv(arguments.folder, tables, arguments.csv))} files in {arguments.csv}")
-        else:
-            print(*(f"{name}\n\n{markdown(table)}\n" for name, table in tables.items()), sep="\n")
-    except (ValueError, OSError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0 if len(tables) == len(FINDINGS_TABLES) else 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
@@ -26,10 +26,11 @@ from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
 from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, one_thread, with_needs
-from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed, locked
+from foundation.engine.study_files import StudyFile, describe_plan, is_listed, locked
 
 if TYPE_CHECKING:
     from datar import Dataset
+    from foundation.engine.study import Study
 
 
 @contextmanager
@@ -64,6 +65,21 @@ def stoppable() -> Iterator[None]:
 
 
 Percent = Annotated[int, tyro.conf.arg(metavar="PERCENT")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of one study; subclasses add fields with the values of the preset paper, each documented below it."""
+
+    AXES: ClassVar[tuple[str, ...]] = ()
+    """Fields that do not name the results folder: axes of the study's files."""
+
+    def __post_init__(self):
+        for each in fields(self):
+            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+
+    def check(self, config: Any) -> None:
+        """Raise BadInput, by the field's own name, for values that cannot be used; config: all flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +137,8 @@ class Settings(Checked):
             is_path = isinstance(value, str) and each.name in ("out", "data")
             object.__setattr__(self, each.name, Path(value) if is_path else value)
         super().__post_init__()
+        with refusing.get()():
+            self.check_groups()
 
     def check(self):
         for name, least, most in (("workers", 0, 64), ("runs", 1, 10**6), ("seed", 0, 2**32 - 1)):
@@ -132,12 +150,19 @@ class Settings(Checked):
         self.check_lists("stages", "models", "alphas")
         self.check_percents("alphas")
 
+    def check_groups(self):
+        """Have each study's flags checked; what is wrong is said by the whole name of the flag."""
+        for each in fields(self):
+            if isinstance(group := getattr(self, each.name), Flags):
+                try:
+                    group.check(self)
+                except BadInput as error:
+                    name, _, rest = str(error).partition(": ")
+                    raise BadInput(f"{flag_name(each.name)}.{name.replace('_', '-')}: {rest}") from None
+
     def check_lists(self, *names: str):
         for name in names:
-            values = getattr(self, name)
-            require(isinstance(values, tuple), flag_name(name), repr(values), "a tuple or list of values")
-            require(len(values) > 0, flag_name(name), "nothing", "at least one value")
-            require(len(set(values)) == len(values), flag_name(name), " ".join(map(str, values)), "each value once")
+            require_list(flag_name(name), getattr(self, name))
 
     def check_percents(self, *names: str):
         for name in names:
@@ -150,6 +175,13 @@ class Settings(Checked):
                     alpha,
                     "whole percents, 0 to 99 (not shares: 30, not 0.3)",
                 )
+
+
+def require_list(argument: str, values: Any) -> None:
+    """Refuse all but tuples of one or more different values."""
+    require(isinstance(values, tuple), argument, repr(values), "a tuple or list of values")
+    require(len(values) > 0, argument, "nothing", "at least one value")
+    require(len(set(values)) == len(values), argument, " ".join(map(str, values)), "each value once")
 
 
 def flag_name(name: str) -> str:
@@ -202,26 +234,22 @@ def _one_line_refusals() -> Iterator[None]:
     print(said.getvalue(), end="", file=sys.stderr)
 
 
-def other_data(config: Settings, dataset: Dataset, tables: dict[str, Callable]) -> tuple[Dataset, ...]:
-    """Further data sets that the jobs of the configuration's stages read: {stage: function of both -> named ones}."""
-    makers = [tables[stage] for stage in config.stages if stage in tables]
-    return tuple(each for make in makers for each in make(config, dataset).values())
-
-
 def run_studies(
-    config: Settings, dataset: Dataset, studies: dict[str, Callable[[Any, Dataset], Iterator[Row]]], *,
-    under: str | None = None, standard: str = "", others: tuple[Dataset, ...] = (),
-) -> Path | None:  # fmt: skip
+    config: Settings, dataset: Dataset, studies: Iterable[Study], *, under: str | None = None, standard: str = ""
+) -> Path | None:
     """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/FOLDER.
 
-    studies: what each stage computes. under: what stands for DATASET. standard: word on the data that joins FOLDER, ""
-    for the preset's own. others: further data sets that jobs read. With --plan it prints what is missing and returns
-    None. Raises BadInput where the folder holds results of other data.
+    studies: those that the stages name, and maybe others. under: what stands for DATASET. standard: word on the data
+    that joins FOLDER, "" for the preset's own. With --plan it prints what is missing and returns None. Raises BadInput
+    where the folder holds results of other data.
     """
     folder = config.out / (under or dataset.name) / folder_name(config, standard)
     store = Store(config.out / "jobs")
+    by_name = {study.name: study for study in studies}
+    asked = [by_name[stage] for stage in config.stages]
+    others = [each for study in asked if study.data for each in study.data(config, dataset).values()]
     with _numerics(config.optimization_level):
-        rows = [row for stage in config.stages for row in studies[stage](config, dataset)]
+        rows = [row for study in asked for row in study.plan(config, dataset)]
         require(len(rows) > 0, "--stages", " ".join(config.stages), "stages that have something to compute")
         rows = list({(row.study, row.address): row for row in rows}.values())
         files = {row.study: StudyFile(folder / f"{row.study}.nc", dataset.provenance) for row in rows}
@@ -296,11 +324,12 @@ def folder_name(config: Settings, standard: str = "") -> str:
 
 def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of a configuration's fields that are no axes."""
+    axes = getattr(config, "AXES", ())
     for each in fields(config):
         value = getattr(config, each.name)
         if is_dataclass(value):
             yield from _leaves(value, f"{path}{each.name}.")
-        elif path or each.name not in config.AXES:
+        elif each.name not in axes:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             yield f"{path}{each.name}", re.sub(r"[^\w.,=-]+", "-", text)
 

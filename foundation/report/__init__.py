@@ -1,0 +1,1 @@
+"""From result files alone: tidy frames, tables, figures, claims, and what a script ends with."""

@@ -1,0 +1,113 @@
+"""How many purely random labels does each model fit, if it is trained for long?
+
+A model that fits few of them cannot learn much poison either: what it resists, it fails to fit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from datar import Dataset, Split
+from foundation.base.checks import require_whole
+from foundation.engine.runner import Flags, require_list
+from foundation.engine.study import Study, StudyFigure, StudyTable
+from foundation.engine.study_files import Row
+from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
+from poison_unlearn import Poison, Poisoned, Retrain
+from studies.controls import control_fit, models_of_controls
+from studies.experiments import Config, model_words, scores_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapacityFlags(Flags):
+    """Of the stage capacity: random labels."""
+
+    samples: tuple[int, ...] = (10, 20, 50, 100, 200, 400)
+    """Numbers of samples with random labels, trained for --long-epochs."""
+    runs: int = 5
+    """Repetitions."""
+
+    AXES = ("samples", "runs")
+
+    def check(self, config: Config) -> None:
+        require_list("samples", self.samples)
+        for count in self.samples:
+            require_whole("samples", count)
+        require_whole("runs", self.runs)
+
+
+# ---- what is computed ----
+
+
+def random_labels(dataset: Dataset, fraction: float, *, key: Any) -> Poisoned:
+    """Labels that say nothing of the samples, as many of either class as before; all of them poisoned."""
+    train = dataset.train
+    seed = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key
+    y = np.random.default_rng(seed).permutation(train.y)
+    mask = np.ones(len(y), bool)
+    return Poisoned(Split(train.x, y), mask, mask, train, Split(train.x, y))
+
+
+RANDOM = Poison("random labels", 0, function=random_labels)
+
+
+def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Every model, trained for long on each number of samples with random labels."""
+    flags = config.capacity
+    for (protocol, model), count in itertools.product(models_of_controls(config, dataset), flags.samples):
+        method = Retrain(training=replace(protocol.sweep, epochs=config.long_epochs))
+        fit = control_fit(config, dataset, protocol, model, method, RANDOM)
+        place = {"model": model.label, "samples": count}
+        for block in config.blocks(flags.runs):
+            job = replace(fit, samples=count, record="end", block=block)
+            yield Row("capacity", job, place, scores_table, config.shown(job.runs, flags.runs), model_words(model))
+
+
+# ---- what is shown ----
+
+
+def accuracy_on_random_labels(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """Accuracy on the random labels that a model was trained on, mean over runs."""
+    return over_runs(accuracies(read[data, preset, "capacity"], "train"))
+
+
+def figure(results: xr.Dataset) -> Figure:
+    """Accuracy on the random labels against the number of samples, a line for each model."""
+    from foundation.report.drawing import band_words, draw_curve, finished, model_styles, panels_for
+
+    ((axis, styles),) = panels_for([model_styles(results, ordered(results, "model"))], "training samples", "accuracy")
+    for model, style in styles.items():
+        draw_curve(axis, results.accuracy.sel(model=model, split="train"), style, model)
+    axis.set(xscale="log", ylim=(0.45, 1.03))
+    return finished(f"on random labels that were trained on; {band_words(results)}", results, legend=True)
+
+
+TABLE = StudyTable(
+    frame=accuracy_on_random_labels,
+    rows=("model",),
+    columns=("samples",),
+    head="{samples}",
+    title="Accuracy on so many samples with purely random labels, after a long training on them, mean of n = {n} runs",
+    findings={"head": "{samples} samples"},
+)
+
+STUDY = Study(
+    name="capacity",
+    question="how many purely random labels does a model fit",
+    plan=plan,
+    flags=CapacityFlags(),
+    quick={"samples": (20, 60), "runs": 2},
+    tables=(TABLE,),
+    figures=(StudyFigure(name="capacity", draw=figure),),
+)
