@@ -45,9 +45,15 @@ SCRIPT = """
 import run_unlearn_xxz as script
 import faults
 script.report = lambda *_: None
-script.STUDIES = script.STUDIES | {"unlearning": faults.unlearning_and_on}
+script.STUDIES = faults.with_a_longer_chain(script.STUDIES)
 script.sys.exit(script.main())
 """
+
+
+def with_a_longer_chain(studies) -> list:
+    """The studies, of which `unlearning` goes on."""
+    of_chain = {"unlearning": {"plan": unlearning_and_on}}
+    return [dataclasses.replace(study, **of_chain.get(study.name, {})) for study in studies]
 
 
 def unlearning_and_on(config, dataset) -> Iterator:

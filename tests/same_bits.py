@@ -65,8 +65,9 @@ COMMANDS = {  # by name, a script and its flags
     "--stages dynamics controls capacity memorising pairs",
     "xxz controls": f"run_unlearn_xxz.py --preset corrected {SHORT} --sizes 8 "
     "--stages dynamics controls capacity memorising splits",
-    "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} "
-    "--stages evaluation influence equal_steps matched_fit",
+    "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --stages evaluation influence",
+    "mnist equal": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
+    "--methods retrain scrub --stages equal_steps matched_fit",
     "xxz judged": f"run_unlearn_xxz.py --preset corrected {SHORT} --evaluated mlp qnn --stages evaluation influence",
     "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
     "--evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import reports
 import xarray as xr
 from conftest import refused
 from test_evaluation import SMALL, small_data
@@ -20,7 +21,7 @@ from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
 from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
 from protocol import SPLITS, Fit
-from studies import controls, experiments, figures, oracles, tables
+from studies import controls, experiments, oracles, tables
 from studies.contenders import NearestMean, Neighbours
 from studies.controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
 
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 SHORT = Training(8, 16, 0.05)
 BASE = replace(
     SMALL, noises=("labels=30", "one_class=20"), long_epochs=12, control_epochs=8, tuning_runs=2, hidden=("8",),
-    evaluated=("mlp", "logistic"), runs=3, block=2, capacity_samples=(8, 20), capacity_runs=2, matched_samples=30,
+    evaluated=("mlp", "logistic"), runs=3, block=2, matched_samples=30,
     mlp=replace(SMALL.mlp, sweep=SHORT), qnn=replace(SMALL.qnn, sweep=SHORT),
 )  # fmt: skip
 VALIDATION = SPLITS.index("validation")
@@ -260,13 +261,6 @@ def test_every_contender_has_as_many_settings(data):
                 assert len(trials) == 4 and len(set(trials)) == 4, name
 
 
-def test_random_labels_say_nothing_of_the_samples(data):
-    draw = controls.RANDOM.draw(data, key=3)
-    assert draw.split.y.sum() == data.train.y.sum() and draw.mask.all()
-    agree = [(controls.RANDOM.draw(data, key=key).split.y == data.train.y).mean() for key in range(200)]
-    assert np.mean(agree) == pytest.approx(0.5, abs=5 * np.std(agree) / np.sqrt(200))
-
-
 # ---- the stages ----
 
 
@@ -274,21 +268,19 @@ def test_random_labels_say_nothing_of_the_samples(data):
 def studied(tmp_path_factory, data):
     """All stages on a small study, once."""
     config = replace(
-        BASE, stages=("dynamics", "controls", "capacity", "memorising"), out=tmp_path_factory.mktemp("controls"),
+        BASE, stages=("dynamics", "controls", "memorising"), out=tmp_path_factory.mktemp("controls"),
         contenders=("mlp", "logistic_decay", "class_mean", "neighbours"), matched_samples=30,
     )  # fmt: skip
-    few = tuple(controls.matched_data(config, data).values())
-    folder = run_studies(config, data, run_unlearn_mnist.STUDIES, others=few)
-    return config, folder
+    return config, run_studies(config, data, run_unlearn_mnist.STUDIES)
 
 
 def test_every_stage_has_its_table_and_its_figure(studied, capsys):
     config, folder = studied
-    tables.print_summary(folder, config.stages)
+    reports.print_summary(folder, config.stages)
     said = capsys.readouterr().out
-    assert "held-out noisy samples" in said and "random labels" in said and "nine tenths" in said
-    drawn = {path.stem for path in figures.save_all(folder)}
-    assert {"dynamics", "contests", "capacity"} <= drawn
+    assert "held-out noisy samples" in said and "nine tenths" in said
+    drawn = {path.stem for path in reports.save_all(folder)}
+    assert {"dynamics", "contests"} <= drawn
 
 
 def test_the_selected_epoch_is_that_of_the_least_held_out_loss(studied):
@@ -332,7 +324,7 @@ def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
     ("noises", ("labels=100",), "--noises"), ("noises", ("smoke=20",), "--noises"), ("noises", ("labels",), "--noises"),
     ("noises", (), "--noises"), ("tuning_runs", 0, "--tuning-runs"), ("long_epochs", 0, "--long-epochs"),
     ("control_epochs", 0, "--control-epochs"), ("matched_epochs", ("mlp=x",), "--matched-epochs"),
-    ("capacity_runs", 0, "--capacity-runs"), ("noises", ("given=20",), "--noises"),
+    ("noises", ("given=20",), "--noises"),
 ])  # fmt: skip
 def test_bad_flags_are_one_line(flag, value, said):
     with refused(said):
@@ -378,15 +370,10 @@ def test_fidelities_of_validation_states_are_those_of_dense_products(split):
     np.testing.assert_allclose(found["delta"] > 1, ring.val.y)
 
 
-def test_pairs_and_encodings_plan_jobs_on_data_sets_of_their_own():
+def test_pairs_plan_jobs_on_data_sets_of_their_own():
     config = replace(run_unlearn_mnist.QUICK, pair_digits=(0, 1, 2), contenders=("mlp",))
     data = run_unlearn_mnist.load(config)
-    others = run_unlearn_mnist._pairs(config, data)
+    others = run_unlearn_mnist.pairs_of_digits(config, data)
     assert list(others) == ["0 1", "0 2", "1 2"]
     rows = list(run_unlearn_mnist.pairs(config, data))
     assert {row.job.data for row in rows} == {each.provenance["sha256"] for each in others.values()}
-    encoded = run_unlearn_mnist._encodings(config, data)
-    rows = list(run_unlearn_mnist.encodings(config, data))
-    assert {row.job.data for row in rows} == {each.provenance["sha256"] for each in encoded.values()}
-    assert {row.place["model"] for row in rows} == {
-        "QNN[depth=6]", "QNN[depth=6],scale=50", "QNN[depth=6],scale=0.5"}  # fmt: skip

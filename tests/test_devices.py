@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+import reports
 from conftest import refused
 
 import run_unlearn_xxz
@@ -15,7 +16,6 @@ from foundation.quantum.device import Noise
 from models import Training
 from poison_unlearn import Poison
 from studies import device as devices
-from studies import figures, tables
 from studies.experiments import build_qnn, training_job
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
@@ -72,9 +72,9 @@ def test_the_stage_is_complete(studied):
 
 def test_tables_and_figures_are_made_of_it(studied, capsys):
     folder, _ = studied
-    tables.print_summary(folder, ("hardware",))
+    reports.print_summary(folder, ("hardware",))
     assert "shots" in capsys.readouterr().out
-    assert "devices" in {path.stem for path in figures.save_all(folder)}
+    assert "devices" in {path.stem for path in reports.save_all(folder)}
 
 
 @pytest.mark.parametrize("word", ["p3=1", "p1", "p1=x", "p1=0.1,p1=0.2", "", "p1=2"])

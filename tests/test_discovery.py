@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reports
 from conftest import refused
 from jax.flatten_util import ravel_pytree
 from test_evaluation import SMALL, small_data
@@ -14,10 +15,12 @@ import run_unlearn_mnist
 from datar import load_mnist
 from foundation.base import storage
 from foundation.engine.runner import run_studies
+from foundation.engine.study import plans
+from foundation.report import frames
 from models import MLP, Training
 from poison_unlearn import METHODS, Poison, Retrain
 from protocol import Fit, tensors_to_params
-from studies import discovery, figures, tables
+from studies import discovery, tables
 from studies.discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
 from studies.oracles import Choice
 
@@ -238,11 +241,11 @@ def test_the_stage_is_complete(studied):
 
 def test_tables_and_figures_are_made_of_it(studied, capsys):
     folder, found = studied
-    tables.print_summary(folder, ("discovery",))
+    reports.print_summary(folder, ("discovery",))
     said = capsys.readouterr().out
     assert "50 % known" in said and "confident learning" in said and "Detect, then" in said
-    assert {"known_shares", "detection", "detected"} <= {path.stem for path in figures.save_all(folder)}
-    read, (data, preset) = tables.Studies(folder.parents[1]), folder.parts[-2:]
+    assert {"known_shares", "detection", "detected"} <= {path.stem for path in reports.save_all(folder)}
+    read, (data, preset) = frames.ResultFiles(folder.parents[1]), folder.parts[-2:]
     shown = tables.known_shares(read, data, preset)
     own = shown.query("measure == 'difference in poisoned' and known_percent == 50 and model == 'MLP[16]'")
     accuracy = found["discovery"].accuracy.sel(model="MLP[16]", split="poisoned").squeeze()
@@ -269,6 +272,6 @@ def test_every_poison_may_be_unlearned_and_shown():
     config = replace(SMALL, unlearn_others=("quid=20", "one_class=10"), poisons=("boundary",))
     config.check()
     assert config.unlearn_alphas() == {"labels": 30, "quid": 20, "one_class": 10}
-    (row,) = run_unlearn_mnist.STUDIES["data"](config, small_data())
+    (row,) = plans(run_unlearn_mnist.STUDIES)["data"](config, small_data())
     assert [(each.kind, each.alpha_percent) for each in row.job.poisons] == [
         ("labels", 30), ("features", 30), ("boundary", 30), ("quid", 20), ("one_class", 10)]  # fmt: skip

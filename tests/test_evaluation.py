@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+import reports
 from conftest import ROOT, refused, separable_split
 from scipy import integrate, stats
 
@@ -19,10 +20,11 @@ from foundation.engine.jobs import Store
 from foundation.engine.runner import run_studies
 from foundation.measures import forgetting as evaluation
 from foundation.measures.forgetting import MEASURES, Models, Parts, epsilon, klom, scores, signed, wasserstein
+from foundation.report import layout
 from models import Training
 from poison_unlearn import Task
 from protocol import tensors_to_params
-from studies import figures, oracles, tables
+from studies import oracles, tables
 from studies.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("in_this_process", "few_subsamples")
@@ -499,9 +501,9 @@ def test_the_rule_takes_the_first_count_at_which_doubling_changes_little():
 
 def test_the_figures_and_the_table(studied, capsys):
     folder = studied[3]
-    drawn = {path.stem for path in figures.save_all(folder)}
+    drawn = {path.stem for path in reports.save_all(folder)}
     assert {"forgetting_scores", "forgetting_logits", "forgetting_attack", "forgetting_cost"} <= drawn
-    tables.print_summary(folder, ("evaluation",))
+    reports.print_summary(folder, ("evaluation",))
     heads = next(line for line in capsys.readouterr().out.splitlines() if " W1 " in line and "poison" not in line)
     assert all(name in heads for name in ("floor", "random halves", "null arm", " p ", "verdict", "KLoM", "ε"))
 
@@ -519,7 +521,7 @@ def test_what_diverges_is_counted_and_scored_by_nothing_and_a_null_arm_that_does
     own = found.sel(unlearner="ga", measure="w1")
     assert float(own.lost.max()) == 4 and own[["distance", "excess_low", "p"]].notnull().to_array().all()
     assert own[["null", "gain"]].isnull().to_array().all()
-    assert len(figures.save_all(folder)) >= 4
+    assert len(reports.save_all(folder)) >= 4
 
 
 @pytest.mark.parametrize(("script", "data"), [(run_unlearn_mnist, "mnist"), (run_unlearn_xxz, "xxz")])
@@ -564,7 +566,7 @@ def test_what_cannot_run_on_a_model_is_a_dash_with_a_reason(benchmarked, capsys)
     assert missing.unlearner.values[missing.values].tolist() == ["cf_k"]
     assert found.left_out.sel(model=quadratic) == "cf_k: it has no layers" and found.left_out.sel(model="MLP[16]") == ""
     assert found.reads_truth.sel(unlearner=["repair", "cf"]).values.tolist() == [1, 0]
-    tables.print_summary(benchmarked[2], ("benchmark", "influence"))
+    reports.print_summary(benchmarked[2], ("benchmark", "influence"))
     said = capsys.readouterr().out
     assert "Repair" in said or "repair" in said
     assert f"not on {quadratic}: cf_k: it has no layers" in said and "linear response" in said
@@ -583,7 +585,7 @@ def test_finalists_are_judged_on_more_draws_by_the_same_jobs(benchmarked):
 
 
 def test_what_has_no_number_is_a_row_of_dashes(benchmarked):
-    table = tables.markdown(tables.Table(
+    table = layout.markdown(layout.Table(
         tables.over_draws(benchmarked[3]["benchmark"]), ("model", "title"), measures={"w1": "W1", "cost": "cost"}
     ))  # fmt: skip
     (line,) = [line for line in table.splitlines() if "CF-k" in line and "Quadratic" in line]
@@ -645,7 +647,7 @@ def test_the_correlations_are_those_of_the_changes_that_are_stored(benchmarked):
             found.predicted.values[chosen].mean() / found.true.values[chosen].mean(), rel=1e-3
         )
     assert {"linear_response", "benchmark_scores", "benchmark_cost"} <= {
-        p.stem for p in figures.save_all(benchmarked[2])
+        p.stem for p in reports.save_all(benchmarked[2])
     }
 
 

@@ -12,7 +12,7 @@ from foundation.engine.runner import run_studies
 from foundation.engine.study_files import job_arrays
 from models import MLP, QNN, Training
 from poison_unlearn import Poison
-from studies.experiments import STUDIES, Protocol
+from studies.experiments import Protocol
 
 MODELS = {  # by family, the model, and how teacher and methods are trained
     "mlp": (MLP(1024, (4,)), Training(3, 128, 0.01), Training(2, 0, 0.01), True),
@@ -28,7 +28,7 @@ def test_the_plain_loop_is_a_study_of_one_run(family, mnist, in_this_process, tm
         run_unlearn_mnist.QUICK, stages=("unlearning",), models=(family,), unlearn_hidden="4", depth=1, runs=1, block=1,
         out=tmp_path, **{family: protocol},
     )  # fmt: skip
-    folder = run_studies(config, mnist, {"unlearning": STUDIES["unlearning"]})
+    folder = run_studies(config, mnist, run_unlearn_mnist.STUDIES)
     curves = run_example.poison_train_unlearn(
         mnist, Poison("labels", 30), model, training, unlearning, side_by_side=side_by_side
     )

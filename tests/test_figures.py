@@ -4,19 +4,21 @@ import json
 
 import numpy as np
 import pytest
+import reports
 import xarray as xr
 from conftest import run_python
 from matplotlib.colors import to_hex
 from test_tables import TITLES, TRAINING, curves, gauge, landscape, study, sweep, weight_map
 
 from foundation.base import storage
+from foundation.report import drawing
 from studies import figures
 
 
 @pytest.fixture(autouse=True)
 def no_figure_stays_open():
     yield
-    figures.plt.close("all")
+    drawing.plt.close("all")
 
 
 def labels(figure):
@@ -61,8 +63,8 @@ def test_models_of_ones_own_are_drawn_beside_the_others():
 
 def test_a_family_is_read_from_the_file_and_not_from_a_label():
     results = sweep(["Mine", "Logistic"]).assign_coords(family=("model", ["MLP", "QNN"]))
-    assert {to_hex(style[0]) for style in figures.model_styles(results, ["Mine", "Logistic"]).values()} == {
-        to_hex(figures.FAMILY_STYLE[family][0]) for family in ("MLP", "QNN")
+    assert {to_hex(style[0]) for style in drawing.model_styles(results, ["Mine", "Logistic"]).values()} == {
+        to_hex(drawing.FAMILY_STYLE[family][0]) for family in ("MLP", "QNN")
     }
 
 
@@ -87,12 +89,12 @@ def test_sizes_have_a_panel_for_each_family_of_several():
 
 
 def test_models_and_methods_have_colours_of_their_own():
-    drawn = [*figures.FAMILY_STYLE.values(), *figures.METHOD_STYLE.values(), figures.SPARE_STYLE]
+    drawn = [*drawing.FAMILY_STYLE.values(), *drawing.METHOD_STYLE.values(), drawing.SPARE_STYLE]
     assert len({to_hex(style[0]) for style in drawn}) == len(drawn)
 
 
 def test_a_dozen_methods_of_ones_own_are_told_apart():
-    spare = figures.method_styles(curves([f"mine{number}" for number in range(12)] + ["cf"]))
+    spare = drawing.method_styles(curves([f"mine{number}" for number in range(12)] + ["cf"]))
     assert len({(to_hex(colour), str(line)) for colour, line in spare.values()}) == 13
 
 
@@ -240,19 +242,20 @@ def test_traces_are_drawn_over_their_clean_median():
 # ---- files ----
 
 
-@pytest.mark.parametrize("script", ["figures", "tables"])
-def test_the_scripts_that_read_results_explain_themselves(script, tmp_path):
-    said = run_python(f"{script}.py", "--help", PYTHONIOENCODING="ascii")
+def test_findings_explains_itself_and_asks_for_a_folder(tmp_path):
+    said = run_python("findings.py", "--help", PYTHONIOENCODING="ascii")
     assert said.returncode == 0 and "FOLDER" in said.stdout
-    said = run_python(f"{script}.py", str(tmp_path / "nowhere"))
-    assert said.returncode == 2 and said.stderr.startswith("error: FOLDER: got") and said.stderr.count("\n") == 1
+    for words in (["tables", str(tmp_path / "nowhere")], ["claims", str(tmp_path), "--csv", "x"]):
+        said = run_python("findings.py", *words)
+        assert said.returncode == 2 and said.stderr.startswith("error: ") and said.stderr.count("\n") == 1
+        assert "allowed: " in said.stderr
 
 
 def test_figures_are_written_beside_their_data(tmp_path):
     for preset in ("paper", "corrected"):
         storage.write_dataset(tmp_path / preset / "noise_sweep.nc", sweep(["MLP[4]", "QNN[depth=4]"]))
-    assert figures.save_all(tmp_path) == [tmp_path / "presets.png"]
-    assert figures.save_all(tmp_path / "paper") == [tmp_path / "paper" / name for name in
+    assert reports.save_all(tmp_path) == [tmp_path / "presets.png"]
+    assert reports.save_all(tmp_path / "paper") == [tmp_path / "paper" / name for name in
                                                     ("noise_sweep.png", "model_sizes.png")]  # fmt: skip
     for picture in (tmp_path / "presets", tmp_path / "paper" / "noise_sweep"):
         assert picture.with_suffix(".png").stat().st_size > 10_000 and picture.with_suffix(".pdf").is_file()
@@ -261,8 +264,8 @@ def test_figures_are_written_beside_their_data(tmp_path):
 def test_without_flipped_labels_there_is_nothing_to_compare(tmp_path):
     for preset in ("paper", "corrected"):
         storage.write_dataset(tmp_path / preset / "noise_sweep.nc", sweep(["MLP[4]"], ["features"]))
-    assert figures.save_all(tmp_path) == []
-    assert [path.name for path in figures.save_all(tmp_path / "paper")] == ["noise_sweep.png"]
+    assert reports.save_all(tmp_path) == []
+    assert [path.name for path in reports.save_all(tmp_path / "paper")] == ["noise_sweep.png"]
 
 
 @pytest.mark.long
@@ -273,7 +276,7 @@ def test_a_figure_that_fails_is_named_and_loses_no_other(tmp_path):
     storage.write_dataset(tmp_path / "paper" / "weight_map.nc", weight_map())
     content = (tmp_path / "paper" / "weight_map.nc").read_bytes()
     (tmp_path / "paper" / "weight_map.nc").write_bytes(content[:-100])
-    said = run_python("figures.py", str(tmp_path), PYTHONIOENCODING="ascii")
+    said = run_python("findings.py", "figures", str(tmp_path), PYTHONIOENCODING="ascii")
     assert said.returncode == 2
     assert [line.rsplit("/", 1)[1] for line in said.stdout.splitlines()] == ["noise_sweep.png", "model_sizes.png"]
     named = [line.split(":")[0].rsplit("/", 1)[1] for line in said.stderr.splitlines()]

@@ -11,6 +11,7 @@ import pytest
 from datar import Split
 from foundation.base import storage
 from foundation.measures.metrics import accuracy
+from foundation.report import drawing
 from landscape import dead_relus, hessian, hessian_trace
 from models import MLP, QNN
 from run_hessian import CORRECTED, PAPER, QUICK, _train_runs, draw, landscapes, main
@@ -145,7 +146,7 @@ def test_a_dead_network_is_counted_and_drawn(finished):
     study["dead"].loc[{"model": "MLP[3]", "alpha_percent": 40, "run": 0}] = 1
     figure = figures.hessian_traces(study)
     assert "Hollow: 1 run whose network died" in figure.get_supxlabel().replace("\n", " ")
-    figures.plt.close(figure)
+    drawing.plt.close(figure)
 
 
 def test_dead_relus_are_counted():

@@ -18,10 +18,10 @@ from datar import Dataset, Split
 from foundation.base import storage
 from foundation.base.checks import BadInput
 from foundation.engine.jobs import Job, Store, job_key
-from foundation.engine.runner import Settings, compute, folder_name, one_line_errors, run_studies
+from foundation.engine.runner import Flags, Settings, compute, folder_name, one_line_errors, run_studies
+from foundation.engine.study import Study, plans
 from foundation.engine.study_files import Row
 from models import Training
-from studies.experiments import STUDIES
 
 MNIST, XXZ, HESSIAN = run_unlearn_mnist.QUICK, run_unlearn_xxz.QUICK, run_hessian.QUICK
 
@@ -88,6 +88,9 @@ def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
         return
     if field in ("mlp", "qnn") and config is XXZ:
         config = replace(MNIST, preset="quick")
+    if isinstance(flags := getattr(config, field), Flags):  # of a study
+        assert {each.name for each in dataclasses.fields(flags)} == set(flags.AXES)
+        return
     value, words = OTHER[field]
     config = replace(config, data="mine.npz") if field == "classes" else config
     assert folder_name(replace(config, **{field: value})) == f"quick+{words}"
@@ -132,8 +135,8 @@ LATER_STARTS = {  # what is stored, what is asked for then, and whether the two 
 
 
 def rows_of(config, dataset):
-    studies = STUDIES if "landscape" not in config.stages else {"landscape": run_hessian.landscapes}
-    return [row for stage in config.stages for row in studies[stage](config, dataset)]
+    studies = run_unlearn_mnist.STUDIES if "landscape" not in config.stages else run_hessian.STUDIES
+    return [row for stage in config.stages for row in plans(studies)[stage](config, dataset)]
 
 
 def by_cell(config, dataset):
@@ -224,7 +227,7 @@ ToyConfig.presets = {"quick": ToyConfig(preset="quick")}
 
 def start(out, *jobs, **flags):
     config = ToyConfig(preset="quick", out=out, workers=1, **flags)
-    return run_studies(config, DATA, {"toys": toy_study(*jobs)})
+    return run_studies(config, DATA, [Study(name="toys", question="?", plan=toy_study(*jobs))])
 
 
 def test_a_start_computes_what_is_missing_and_adds_it_to_the_file(tmp_path, capfd):
@@ -278,7 +281,7 @@ def test_what_has_no_source_is_shown_and_not_stored(tmp_path):
 def test_stages_that_compute_nothing_are_refused(mnist, tmp_path):
     config = replace(UNLEARNING, unlearn_labels=0, out=tmp_path)
     with refused("--stages: got unlearning"):
-        run_studies(config, mnist, STUDIES)
+        run_studies(config, mnist, run_unlearn_mnist.STUDIES)
     assert not list(tmp_path.iterdir())
 
 

@@ -341,9 +341,8 @@ STUDY = """
 import dataclasses
 from pathlib import Path
 from foundation.base import storage
-from studies.experiments import STUDIES
 from models import Training
-from run_unlearn_mnist import QUICK, load
+from run_unlearn_mnist import QUICK, STUDIES, load
 from foundation.engine.runner import run_studies
 
 config = dataclasses.replace(
@@ -366,7 +365,7 @@ def losses_in(text):
 def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
     """Without a guard around its code; with a weight map over its two hyper-parameters, a table and a figure."""
     script, out = tmp_path / "mine.py", tmp_path / "out"
-    report = "from studies import tables; tables.report(folder, config.stages)\n"
+    report = "from foundation.report.closing import report\nreport(folder, STUDIES, config.stages)\n"
     script.write_text(METHOD.replace("{factor}", "1.0") + STUDY.format(out=str(out)) + report)
     options = {"env": environment | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "timeout": 600}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, **options)

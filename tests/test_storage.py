@@ -73,16 +73,6 @@ def test_folders_with_results_are_those_with_a_finished_study(tmp_path):
     assert storage.result_folders(tmp_path / "mnist" / "paper") == [tmp_path / "mnist" / "paper"]
 
 
-def test_the_argument_of_a_reader_is_a_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["tables.py", str(tmp_path)])
-    assert storage.folder_argument("Tables.") == tmp_path
-    monkeypatch.setattr("sys.argv", ["tables.py", str(tmp_path / "none")])
-    with pytest.raises(SystemExit) as end:
-        storage.folder_argument("Tables.")
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and said.count("\n") == 1 and f"FOLDER: got {tmp_path / 'none'}, allowed" in said
-
-
 TENSORS = {
     "['w']": np.arange(6, dtype=np.float32).reshape(2, 3),
     "transposed": np.asfortranarray(np.arange(6.0).reshape(2, 3)),

@@ -9,12 +9,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import reports
 import xarray as xr
 from conftest import ROOT, refused, run_python
 
+import findings
 from foundation.base import storage
 from foundation.base.checks import any_terminal
 from foundation.measures import metrics
+from foundation.report import frames, layout
 from studies import tables
 
 SIZES = {"MLP[4]": 10, "MLP[8,2]": 20, "MLP[16,4]": 70, "MLP[64,16]": 500, "QNN[depth=4]": 16, "QNN[depth=6]": 24,
@@ -147,7 +150,7 @@ def folder(results, tmp_path):
 
 @pytest.fixture(scope="module")
 def readme(results):
-    return tables.findings_tables(results)
+    return findings.findings_tables(results)
 
 
 def write(folder, data, preset, name, results):
@@ -172,7 +175,7 @@ def test_the_mean_over_runs_is_that_of_the_array(tmp_path):
     results = sweep(["MLP[4]", "MLP[64,16]"], runs=5)
     results["accuracy"][0, 0, 1, 3] = np.nan
     write(tmp_path, "mnist", "mine", "noise_sweep", results)
-    tidy = tables.sweep(tables.Studies(tmp_path), "mnist", "mine").set_index(["model", "alpha_percent"])
+    tidy = tables.sweep(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["model", "alpha_percent"])
     values = results.accuracy.sel(split="validation", poison="labels")
     for (model, alpha), number in tidy.iterrows():
         runs = values.sel(model=model, alpha_percent=alpha).dropna("run").values
@@ -184,7 +187,7 @@ def test_the_mean_over_runs_is_that_of_the_array(tmp_path):
 def test_every_run_has_a_row_with_all_that_the_file_says_of_it():
     results = curves(["cf", "retrain"])
     results["accuracy"][:, :, 0, 1] = np.nan
-    runs = tables.every_run(results)
+    runs = frames.every_run(results)
     assert len(runs) == int(results.accuracy.notnull().sum())
     one = runs[(runs.unlearner == "retrain") & (runs.run == 2) & (runs.epoch == 3) & (runs.split == "retain")].iloc[0]
     chosen = results.sel({"unlearner": "retrain", "run": 2, "epoch": 3, "split": "retain"})
@@ -198,22 +201,22 @@ def test_a_difference_is_taken_run_by_run():
     left = pd.DataFrame({"model": "a", "measure": "validation", "alpha_percent": 30, "run": range(20),
                          "accuracy": draws + 0.1})  # fmt: skip
     right = left.drop(columns="model").assign(minus="b", accuracy=draws).sample(frac=1, random_state=0)
-    (number,) = tables.difference(left, right).itertuples()
+    (number,) = frames.difference(left, right).itertuples()
     assert (number.model, number.minus, number.measure, number.n) == ("a", "b", "difference in validation", 20)
     assert number.value == pytest.approx(0.1) and number.high - number.low < 1e-12
     noisy = right.assign(accuracy=right.accuracy + np.random.default_rng(1).normal(0, 0.01, 20))
-    (number,) = tables.difference(left, noisy).itertuples()
+    (number,) = frames.difference(left, noisy).itertuples()
     assert 0.001 < number.high - number.low < 0.02
-    (number,) = tables.difference(left, right[right.run < 7]).itertuples()
+    (number,) = frames.difference(left, right[right.run < 7]).itertuples()
     assert number.n == 7
     elsewhere = right.assign(alpha_percent=60)
-    assert not len(tables.difference(left, elsewhere))
+    assert not len(frames.difference(left, elsewhere))
 
 
 def test_teachers_are_the_start_of_a_method_that_begins_there(tmp_path):
     results = curves()
     write(tmp_path, "mnist", "mine", "unlearning", results)
-    tidy = tables.unlearning(tables.Studies(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
+    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
     first, last = (results.accuracy.isel(epoch=place).mean("run").squeeze() for place in (0, -1))
     assert tidy["start", "validation"] == pytest.approx(first.sel(unlearner="cf", split="validation"))
     for name in TITLES:
@@ -227,7 +230,7 @@ def test_a_method_ends_at_its_own_last_epoch(tmp_path):
     results = curves(["cf", "retrain"])
     shorter = (results.unlearner == "cf") & (results.epoch > 2)
     write(tmp_path, "mnist", "mine", "unlearning", results.assign(accuracy=results.accuracy.where(~shorter)))
-    tidy = tables.unlearning(tables.Studies(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
+    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
     ends = results.accuracy.sel(split="retain").mean("run").squeeze()
     assert tidy["cf", "retain"] == pytest.approx(ends.sel(unlearner="cf", epoch=2))
     assert tidy["retrain", "retain"] == pytest.approx(ends.sel(unlearner="retrain", epoch=3))
@@ -241,28 +244,28 @@ def test_cells_near_retraining_are_counted_in_the_runs_of_the_map(tmp_path):
     ends.accuracy.loc[retrain] = np.array([0.88, 0.9, 0.92, 0.1, 0.1])
     write(tmp_path, "mnist", "mine", "weight_map", results)
     write(tmp_path, "mnist", "mine", "unlearning", ends)
-    tidy = tables.weight_maps(tables.Studies(tmp_path), "mnist", "mine").set_index("measure")
+    tidy = tables.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index("measure")
     assert tidy.value.to_dict() == pytest.approx({"lowest": 0.5, "highest": 0.9, "near Retrain": 1 / 9})
     assert set(tidy.n) == {3}
     (tmp_path / "mnist" / "mine" / "unlearning.nc").unlink()
-    tidy = tables.weight_maps(tables.Studies(tmp_path), "mnist", "mine").set_index("measure")
+    tidy = tables.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index("measure")
     assert np.isnan(tidy.value["near Retrain"])
 
 
 def test_a_model_of_one_gauge_only_is_under_any(tmp_path):
     write(tmp_path, "xxz", "mine", "gauge", gauge())
-    under = tables.gauges(tables.Studies(tmp_path), "xxz", "mine").groupby("model").gauge.unique()
+    under = tables.gauges(frames.ResultFiles(tmp_path), "xxz", "mine").groupby("model").gauge.unique()
     assert list(under["QNN[depth=4]"]) == ["any gauge"]
     assert set(under["MLP[64,16]"]) == {"fixed", "random phase", "random sign"}
     write(tmp_path, "xxz", "one", "gauge", gauge().sel(gauge=["fixed"]))
-    assert set(tables.gauges(tables.Studies(tmp_path), "xxz", "one").gauge) == {"fixed"}
+    assert set(tables.gauges(frames.ResultFiles(tmp_path), "xxz", "one").gauge) == {"fixed"}
 
 
 def test_ratios_of_traces_are_those_of_the_same_runs(tmp_path):
     results = landscape(runs=6)
     results["trace"].loc[{"model": "Logistic", "alpha_percent": 0}] = np.nan
     write(tmp_path, "hessian", "mine", "landscape", results)
-    tidy = tables.landscape(tables.Studies(tmp_path), "hessian", "mine")
+    tidy = tables.landscape(frames.ResultFiles(tmp_path), "hessian", "mine")
     assert set(tidy.model) == {"MLP[8,2]", "QNN[depth=5,xy,cnot]"}  # no ratio without a clean trace
     number = tidy[(tidy.model == "MLP[8,2]") & (tidy.alpha_percent == 40)].set_index("measure")
     noisy, clean = (results.trace.sel(model="MLP[8,2]", alpha_percent=alpha).values for alpha in (40, 0))
@@ -273,25 +276,25 @@ def test_ratios_of_traces_are_those_of_the_same_runs(tmp_path):
 
 def test_models_and_methods_come_in_reading_order():
     names = ["Logistic", "MLP[16,4]", "MLP[64,16]", "MLP[8,2]", "Mine", "QNN[depth=6]"]
-    assert tables.ordered(sweep(names), "model") == [
+    assert frames.ordered(sweep(names), "model") == [
         "MLP[8,2]", "MLP[16,4]", "MLP[64,16]", "QNN[depth=6]", "Logistic", "Mine"
     ]  # fmt: skip
-    assert tables.ordered(curves(["aa", "zz", *TITLES]), "unlearner") == [*TITLES, "aa", "zz"]
-    assert tables.one_of_each_family(sweep(names), names) == ["MLP[64,16]", "QNN[depth=6]", "Logistic", "Mine"]
+    assert frames.ordered(curves(["aa", "zz", *TITLES]), "unlearner") == [*TITLES, "aa", "zz"]
+    assert frames.one_of_each_family(sweep(names), names) == ["MLP[64,16]", "QNN[depth=6]", "Logistic", "Mine"]
 
 
 def test_methods_of_one_title_are_told_apart():
     results = curves(["cf", "mine"])
     results["title"] = "unlearner", ["Fine-tune", "Fine-tune"]
-    assert tables.method_titles(results) == {"cf": "Fine-tune (cf)", "mine": "Fine-tune (mine)"}
-    assert set(tables.every_run(results).title) == {"Fine-tune (cf)", "Fine-tune (mine)"}
+    assert frames.method_titles(results) == {"cf": "Fine-tune (cf)", "mine": "Fine-tune (mine)"}
+    assert set(frames.every_run(results).title) == {"Fine-tune (cf)", "Fine-tune (mine)"}
 
 
 @pytest.mark.parametrize(("short", "said"), [(0, "5"), (1, "2 to 5")])
 def test_runs_are_counted_for_each_model(short, said):
     results = sweep(["MLP[4]", "MLP[64,16]"], runs=5)
     results["accuracy"] = results.accuracy.where((results.model != "MLP[4]") | (results.run < 2) | (short == 0))
-    assert tables.count_of_runs(results) == said
+    assert frames.count_of_runs(results) == said
 
 
 # ---- layout ----
@@ -303,7 +306,7 @@ def test_runs_are_counted_for_each_model(short, said):
      (np.nan, "", "–"), (10.5, "", "10.500")],
 )  # fmt: skip
 def test_digits(value, sign, text):
-    assert tables.digits(value, sign=sign) == text
+    assert layout.digits(value, sign=sign) == text
 
 
 NUMBER = {"model": "a", "alpha_percent": 0, "measure": "validation", "value": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6,
@@ -318,7 +321,7 @@ NUMBER = {"model": "a", "alpha_percent": 0, "measure": "validation", "value": 0.
      ({"measure": "difference in validation", "low": -0.1}, "+.500 [-.100, +.600]")],
 )  # fmt: skip
 def test_a_cell_says_what_is_known_of_the_spread(changes, text):
-    table = tables.Table(pd.DataFrame([NUMBER | changes]), ("alpha_percent",), ("model",), "{model}")
+    table = layout.Table(pd.DataFrame([NUMBER | changes]), ("alpha_percent",), ("model",), "{model}")
     assert table.cells().values.tolist() == [[text]]
 
 
@@ -326,7 +329,7 @@ def test_combinations_that_no_file_holds_are_dashes_and_all_come_in_order():
     tidy = pd.DataFrame([NUMBER | {"model": model, "alpha_percent": alpha, "preset": preset, "n": n}
                          for model, alpha, preset, n in [("b", 10, "corrected", 9), ("b", 10, "paper", 5),
                                                          ("a", 20, "paper", 4), ("b", 5, "paper", 6)]])  # fmt: skip
-    cells = tables.Table(tidy, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}").cells()
+    cells = layout.Table(tidy, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}").cells()
     assert list(cells) == ["b paper, n = 6", "b corrected, n = 9", "a paper, n = 4"]
     assert list(cells.index) == [5, 10, 20]
     assert (cells.values == "–").tolist() == [[False, True, True], [False, False, True], [True, True, False]]
@@ -335,20 +338,20 @@ def test_combinations_that_no_file_holds_are_dashes_and_all_come_in_order():
 def test_a_number_that_stands_twice_is_refused():
     tidy = pd.DataFrame([NUMBER, NUMBER | {"value": 0.6}])
     with pytest.raises(ValueError, match="duplicate"):
-        tables.Table(tidy, ("alpha_percent",), ("model",), "{model}").cells()
+        layout.Table(tidy, ("alpha_percent",), ("model",), "{model}").cells()
 
 
 def test_twenty_shares_stay_readable_in_a_log(tmp_path, capsys):
     results = sweep(["MLP[64,16]", "QNN[depth=5,xy,cnot]"], alphas=range(0, 100, 5))
     write(tmp_path, "mnist", "mine", "noise_sweep", results)
-    tables.print_summary(tmp_path / "mnist" / "mine", ("noise_sweep",))
+    reports.print_summary(tmp_path / "mnist" / "mine", ("noise_sweep",))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 120
     of_model = [line for line in lines if line.startswith("MLP[64,16]")]
     assert len(of_model) == 2  # two parts, each with the names
     shown = re.findall(r"\.\d{3}", " ".join(of_model))
     means = results.accuracy.sel(model="MLP[64,16]", split="validation", poison="labels").mean("run").values
-    assert shown == [tables.digits(mean) for mean in means]
+    assert shown == [layout.digits(mean) for mean in means]
     heads = [int(word) for line in lines[1:] for word in re.findall(r"(?<!\S)\d+(?!\S)", line)]
     assert heads == list(range(0, 100, 5))
 
@@ -357,7 +360,7 @@ def test_twenty_shares_stay_readable_in_a_log(tmp_path, capsys):
 
 
 def test_a_script_ends_with_the_tables_of_its_stages(results, capsys):
-    tables.print_summary(results / "xxz" / "paper", ("gauge", "noise_sweep", "depths", "unlearning", "data"))
+    reports.print_summary(results / "xxz" / "paper", ("gauge", "noise_sweep", "depths", "unlearning", "data"))
     said = capsys.readouterr().out
     titles = ["Gauge control", "Noise sweep", "Unlearning"]
     assert [said.count(title) for title in titles] == [1, 1, 1]  # depths join the noise sweep
@@ -367,7 +370,7 @@ def test_a_script_ends_with_the_tables_of_its_stages(results, capsys):
 
 
 def test_measures_stand_in_the_order_of_their_table(results, readme, capsys):
-    tables.print_summary(results / "mnist" / "paper", ("unlearning",))
+    reports.print_summary(results / "mnist" / "paper", ("unlearning",))
     heads = [line.split() for line in capsys.readouterr().out.splitlines() if "retain " in line]
     assert heads == [["valid", "f.pois", "f.clean", "retain", "std", "drop"]]
     (heads, *_) = readme["unlearning-mnist"].splitlines()
@@ -379,7 +382,7 @@ def test_measures_stand_in_the_order_of_their_table(results, readme, capsys):
 @pytest.mark.parametrize(("runs", "interval"), [(2, False), (3, True)])
 def test_a_spread_has_an_interval_from_three_runs_on(runs, interval, tmp_path):
     write(tmp_path, "mnist", "mine", "unlearning", curves(runs=runs))
-    tidy = tables.unlearning(tables.Studies(tmp_path), "mnist", "mine")
+    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine")
     assert (tidy[tidy.measure == "std"].low.notnull() == interval).all()
 
 
@@ -389,7 +392,7 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
         lost = results.run < count
         results = results.assign(accuracy=results.accuracy.where(~lost), diverged=results.diverged.where(~lost, 1.0))
         write(tmp_path, "mnist", f"lost{count}", "noise_sweep", results)
-        tables.print_summary(tmp_path / "mnist" / f"lost{count}", ("noise_sweep",))
+        reports.print_summary(tmp_path / "mnist" / f"lost{count}", ("noise_sweep",))
         said = capsys.readouterr().out
         line = f"diverged, and left out of all means: {count} of 3 trainings (MLP[4] labels 0: {count})"
         assert line in said and len(re.findall(r" \.\d{3}", said)) == (count == 1)
@@ -398,10 +401,11 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
 @pytest.mark.long
 def test_no_table_dies_of_an_encoding(results):
     call = (
-        f"from studies import tables; tables.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
-        f"tables.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', 'unlearning'))"
+        f"import sys; sys.path.insert(0, 'tests'); import reports\n"
+        f"reports.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
+        f"reports.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', 'unlearning'))"
     )
-    for arguments in (("-c", call), ("tables.py", str(results))):
+    for arguments in (("-c", call), ("findings.py", "tables", str(results))):
         said = run_python(*arguments, PYTHONIOENCODING="ascii")
         assert said.returncode == 0 and not said.stderr and "alpha in percent" in said.stdout
 
@@ -434,6 +438,8 @@ NAMES = [
     "hardware", "hardware-unlearning", "encodings",
     "fidelities", "maps", "landscape",
 ]  # fmt: skip
+OF_RECORDS = {"capacity", "encodings"} - {study.name for study in findings.STUDIES}  # of studies that were taken out
+NAMES = [name for name in NAMES if name not in OF_RECORDS]
 
 
 def test_findings_have_these_tables(readme):
@@ -452,8 +458,8 @@ def test_published_means_stand_beside_ours(results, readme):
     assert row(markdown, **{"α in percent": "30"})["QNN[depth=6] published, n = 5"] == ".888 ± .037"
     read = storage.read_dataset(results / "mnist" / "corrected" / "noise_sweep.nc").accuracy
     values = read.sel(model="QNN[depth=6]", poison="labels", alpha_percent=60, split="validation").values
-    ends = [tables.digits(end) for end in metrics.bootstrap_interval(values)]
-    assert at["QNN[depth=6] corrected, n = 3"] == f"{tables.digits(values.mean())} [{ends[0]}, {ends[1]}]"
+    ends = [layout.digits(end) for end in metrics.bootstrap_interval(values)]
+    assert at["QNN[depth=6] corrected, n = 3"] == f"{layout.digits(values.mean())} [{ends[0]}, {ends[1]}]"
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
@@ -464,7 +470,7 @@ def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamp
         write(folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"]))
         own = weight_map(["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")})
         write(folder, data, "corrected", "weight_map", own)
-    made = tables.findings_tables(folder)
+    made = findings.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
     assert row(made["features"], data="xxz", model="Mine")["preset"] == "corrected"
@@ -483,7 +489,7 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
     read = storage.read_dataset(results / "xxz" / "corrected" / "noise_sweep.nc").accuracy
     at = {"poison": "labels", "alpha_percent": 30, "split": "validation"}
     left, right = (read.sel(at | {"model": model}).values for model in ("QNN[depth=4]", "Logistic"))
-    expected = "{} [{}, {}]".format(*(tables.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
+    expected = "{} [{}, {}]".format(*(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
     cells = row(readme["paired-xxz"], **{"α in percent": "30"})
     assert cells["QNN[depth=4] − Logistic, n = 3"] == expected
     assert len(cells) == 1 + len(ALL) - 1
@@ -491,7 +497,7 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
     read = storage.read_dataset(results / "mnist" / "corrected" / "unlearning.nc").accuracy
     end = read.sel({"poison": "features", "model": "MLP[64,16]", "split": "forget_poisoned", "epoch": 3})
     left, right = (end.sel(unlearner=name).values for name in ("ga", "retrain"))
-    expected = "{} [{}, {}]".format(*(tables.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
+    expected = "{} [{}, {}]".format(*(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
     place = {"data": "mnist", "poison": "features", "model": "MLP[64,16]"}
     cells = {name: row(readme["paired-unlearning"], unlearner=name, **place) for name in ("Gradient ascent", "Retrain")}
     assert cells["Gradient ascent"]["forgetting − Retrain, n = 3"] == expected
@@ -506,7 +512,7 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
         "QNN[depth=4] − MLP[64,16], fixed, n = 3": qnn - mlp.sel(gauge="fixed"),
         "MLP[64,16], fixed − random phase, n = 3": mlp.sel(gauge="fixed") - mlp.sel(gauge="random_phase"),
     }.items():
-        assert cells[head].split()[0] == tables.digits(float(difference.mean()), sign="+")
+        assert cells[head].split()[0] == layout.digits(float(difference.mean()), sign="+")
 
 
 def test_the_published_trace_stands_where_it_was_published(readme):
@@ -525,8 +531,8 @@ def script(monkeypatch, capsys):
     """Call it with these arguments: exit code, stdout, stderr."""
 
     def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["tables.py", *map(str, arguments)])
-        return tables.main(), *capsys.readouterr()
+        monkeypatch.setattr("sys.argv", ["findings.py", "tables", *map(str, arguments)])
+        return findings.main(), *capsys.readouterr()
 
     return call
 
@@ -548,7 +554,7 @@ def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script,
 def test_the_tables_of_findings_name_the_file_that_is_missing(folder, few_resamples):
     (folder / "mnist" / "paper" / "noise_sweep.nc").unlink()
     with refused("has no mnist/paper/noise_sweep.nc"):
-        tables.findings_tables(folder)
+        findings.findings_tables(folder)
 
 
 def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_resamples):

@@ -5,7 +5,6 @@ A file is written beside its place, synced and renamed, and carries a checksum: 
 
 from __future__ import annotations
 
-import argparse
 import base64
 import functools
 import hashlib
@@ -117,16 +116,6 @@ def _seal(content: bytes) -> bytes:
 def result_folders(folder: str | Path) -> list[Path]:
     """The folders below this one with finished studies."""
     return sorted({path.parent for path in Path(folder).rglob("*.nc")})
-
-
-def folder_argument(description: str) -> Path:
-    """The one argument of a script that reads results: a folder. Ends the process where there is none."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a folder with results")
-    folder = parser.parse_args().folder
-    if not folder.is_dir():
-        parser.exit(2, f"error: FOLDER: got {folder}, allowed: a folder with results\n")
-    return folder
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:

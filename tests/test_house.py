@@ -1,0 +1,75 @@
+"""The house: three floors, imports that run down only, no circle, and few modules in the root."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from foundation.base.places import ROOT, own_files
+
+MIDDLE = ("datar", "models", "poison_unlearn", "protocol", "landscape")
+SCRIPTS = ("run_unlearn_mnist", "run_unlearn_xxz", "run_hessian", "run_example", "findings")
+BENEATH = ("base", "quantum", "measures", "engine", "report")  # parts of the foundation, from the ground up
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {name_of(path): path for path in own_files()}
+
+
+def imported(path: Path, *, types: bool = False) -> set[str]:
+    """The project's modules that a module imports, functions' own imports included; types: those for annotations."""
+    tree, found = ast.parse(path.read_text()), set()
+    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    left_out = set() if types else {id(node) for block in typed for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if id(node) in left_out:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in found if name in NAMES and NAMES[name].name != "__init__.py"}
+
+
+def floor(name: str) -> int:
+    """0 beneath, 1 in the middle, 2 above, 3 for what runs it all."""
+    part = name.partition(".")[0]
+    return {"foundation": 0, "studies": 2}.get(part, 1 if part in MIDDLE else 3)
+
+
+def test_the_root_holds_the_paper_and_the_scripts():
+    root = {path.stem for path in ROOT.glob("*.py")}
+    assert root == {*MIDDLE, *SCRIPTS} and len(root) <= 12
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_run_down_only(name):
+    for other in imported(NAMES[name]):
+        assert floor(other) <= floor(name), (name, other)
+        if floor(name) == floor(other) == 0:
+            part, theirs = (BENEATH.index(each.split(".")[1]) for each in (name, other))
+            assert theirs <= part, (name, other)
+
+
+def test_of_what_stands_above_the_foundation_knows_the_type_of_a_data_set_alone():
+    known = {(name, other) for name, path in NAMES.items() for other in imported(path, types=True)}
+    assert {other for name, other in known if floor(name) == 0 < floor(other)} == {"datar"}
+
+
+def test_no_import_leads_back():
+    graph = {name: imported(path) - {name} for name, path in NAMES.items()}  # a cluster asks for itself on its workers
+    order, left = [], dict(graph)
+    while left:
+        free = [name for name, needs in left.items() if needs <= set(order)]
+        assert free, f"a circle among {sorted(left)}"
+        order += free
+        left = {name: needs for name, needs in left.items() if name not in free}
+
+
+def test_frames_and_layout_do_without_matplotlib():
+    for name in ("frames", "layout", "claims"):
+        text = NAMES[f"foundation.report.{name}"].read_text()
+        assert "drawing" not in text and "matplotlib" not in text and "seaborn" not in text
