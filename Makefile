@@ -3,6 +3,7 @@ PYTHON ?= python3
 OUT ?= results
 VENV := .venv
 PY := $(VENV)/bin/python
+EXTRAS := requirements/cluster.txt requirements/dev.txt
 PYTEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-long test-all example paper figures lint bench constraints
@@ -27,7 +28,7 @@ paper: $(VENV)/ready        ## the published study at its scale
 	$(PY) run_unlearn_mnist.py --preset paper --out $(OUT)
 
 figures: $(VENV)/ready      ## redraw every figure from the result files
-	$(PY) figures.py $(OUT)
+	$(PY) findings.py figures $(OUT)
 
 lint: $(VENV)/ready-dev
 	$(PY) -m ruff check .
@@ -38,7 +39,7 @@ bench: $(VENV)/ready-dev
 
 constraints:                ## pin the exact set anew (needs uv), for all supported Pythons at once
 	uv pip compile --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header \
-		requirements-dev.txt -o constraints.txt
+		requirements.txt $(EXTRAS) -o constraints.txt
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(not ok and f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
@@ -48,6 +49,6 @@ $(VENV)/ready: requirements.txt constraints.txt | $(VENV)/bin/python
 	$(PY) -m pip install --quiet -r requirements.txt -c constraints.txt
 	touch $@
 
-$(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
-	$(PY) -m pip install --quiet -r requirements-dev.txt -c constraints.txt
+$(VENV)/ready-dev: $(EXTRAS) $(VENV)/ready
+	$(PY) -m pip install --quiet -r requirements.txt $(EXTRAS:%=-r %) -c constraints.txt
 	touch $@

@@ -54,6 +54,12 @@ def tables() -> dict[str, Callable[[ResultFiles], Table]]:
     return {name: made[name] for name in ORDER if name in made}
 
 
+def named(*names: str) -> list[Study]:
+    """The studies of these names."""
+    by_name = {study.name: study for study in STUDIES}
+    return [by_name[name] for name in names]
+
+
 def findings_tables(folder: str | Path) -> dict[str, str]:
     """The tables of FINDINGS.md in Markdown, by name, from the result files of the presets paper and corrected."""
     read = ResultFiles(folder)

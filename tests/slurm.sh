@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # On demand, as root on Debian: installs Slurm on this machine alone and compares the quick studies' bits,
-# local against sbatch, `--cluster slurm` and a LocalCluster. PYTHON: an interpreter with requirements-cluster.txt.
+# local against sbatch, `--cluster slurm` and a LocalCluster. PYTHON: an interpreter with requirements/cluster.txt.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 export PYTHON=${PYTHON:-$root/.venv/bin/python}

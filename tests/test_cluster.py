@@ -310,6 +310,6 @@ def test_without_dask_it_says_what_to_install(monkeypatch, store):
     monkeypatch.delitem(sys.modules, "cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(
-        BadInput, match=r"--cluster: got x, allowed: nothing before pip install -r requirements-cluster"
+        BadInput, match=r"--cluster: got x, allowed: nothing before pip install -r requirements/cluster"
     ):
         on(SimpleNamespace(file="x"), [Toy(number=1)], store)

@@ -1,6 +1,7 @@
 """The house: three floors, imports that run down only, no circle, and few modules in the root."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,15 @@ def test_frames_and_layout_do_without_matplotlib():
     for name in ("frames", "layout", "claims"):
         text = NAMES[f"foundation.report.{name}"].read_text()
         assert "drawing" not in text and "matplotlib" not in text and "seaborn" not in text
+
+
+def test_the_project_installs_all_of_its_modules():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    installed = {*project["py-modules"], *project["packages"]}
+    packages = {name.rpartition(".")[0] for name in NAMES} - {""}
+    assert installed == {name for name in NAMES if "." not in name} | packages
+    data = project["package-data"]
+    for folder in ("foundation", "studies"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                assert path.name in data[".".join(path.relative_to(ROOT).parts[:-1])]

@@ -72,7 +72,7 @@ def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp
     folder.mkdir(exist_ok=True)
     said = f"__vsc_ipynb_file__ = {str(project / name)!r}\n" if way == "vscode" else ""
     told = {"JPY_SESSION_NAME": str(project / name)} if way == "jupyter" else {}
-    code = f"{said}{first.partition('from studies')[0]}\nimport models\nprint(models.__file__)"
+    code = f"{said}{first.partition('import findings')[0]}\nimport models\nprint(models.__file__)"
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True)
     assert Path(done.stdout.strip()) == project / "models.py", done.stderr

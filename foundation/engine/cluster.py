@@ -1,7 +1,7 @@
 """Jobs on a cluster, by dask.distributed: each Dask worker computes in a process of its own, as on this machine.
 
 The process that asks is the only one that writes. It sends the data once to each worker that fits (same code, same
-versions, one kind of processor), and jobs one by one. What it needs beside the rest: requirements-cluster.txt.
+versions, one kind of processor), and jobs one by one. What it needs beside the rest: requirements/cluster.txt.
 """
 
 from __future__ import annotations

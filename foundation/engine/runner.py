@@ -383,7 +383,7 @@ def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:
     try:
         from foundation.engine.cluster import Cluster
     except ImportError as error:
-        way = "pip install -r requirements-cluster.txt -c constraints.txt"
+        way = "pip install -r requirements/cluster.txt -c constraints.txt"
         raise BadInput(f"--cluster: got {cluster}, allowed: nothing before {way} ({first_line(error)})") from None
     return partial(Cluster, where=cluster, workers=workers)
 
