@@ -1,4 +1,4 @@
-"""Tables, figures and claims of all committed results, from their files alone.
+"""Tables, figures and claims of the results below a folder, from their files alone.
 
 python findings.py tables results               # the tables of FINDINGS.md, in Markdown
 python findings.py tables results --csv FOLDER  # their numbers, and those of every run, as CSV files
@@ -13,6 +13,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import any_terminal
-from foundation.engine.study import Study
+from foundation.engine.study import Study, StudyTable
 from foundation.report.closing import save_each
 from foundation.report.frames import ResultFiles, every_run
 from foundation.report.layout import Table, laid_out_table, markdown, markdown_of
@@ -30,8 +31,9 @@ from studies.tables import FINDINGS_TABLES
 
 SCRIPTS = (run_unlearn_mnist, run_unlearn_xxz, run_hessian)
 STUDIES: tuple[Study, ...] = tuple({study.name: study for script in SCRIPTS for study in script.STUDIES}.values())
-DATA = {"capacity": ("mnist", "xxz"), "encodings": ("mnist",)}  # the data sets of tables that stand in a study's record
-ORDER = (
+# Data sets of the tables that stand in a study's record; of others, those that have the study's file.
+DATA = {"capacity": ("mnist", "xxz"), "encodings": ("mnist",)}
+ORDER = (  # of the tables; others come behind
     "mnist", "controls", "paired-mnist", "features", "paired-features", "unlearning-mnist", "paired-unlearning", "xxz",
     "paired-xxz", "gauge", "paired-gauge", "sizes", "paired-depths", "unlearning-xxz", "epochs", "evaluation-mnist",
     "evaluation-xxz", "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz", "influence", "rankings",
@@ -47,11 +49,18 @@ def tables() -> dict[str, Callable[[ResultFiles], Table]]:
     for study in STUDIES:
         for table in study.tables:
             if table.findings is not None:
-                name = table.name or study.name
-                made[name] = lambda read, table=table, name=name: laid_out_table(
-                    table, read, DATA[name], ["corrected"], **{"title": ""} | table.findings
-                )
-    return {name: made[name] for name in ORDER if name in made}
+                made[table.name or study.name] = partial(table_of_record, study, table)
+    return {name: made[name] for name in (*ORDER, *made) if name in made}
+
+
+def table_of_record(study: Study, table: StudyTable, read: ResultFiles) -> Table:
+    """A table that stands in a study's record, of the preset corrected: all its data sets, one below the other."""
+    file = table.file or study.name
+    there = [data for data, preset, name in read.paths if (preset, name) == ("corrected", file)]
+    data = DATA.get(table.name or study.name) or sorted(there)
+    if not data:
+        raise ValueError(f"{read.folder} has no corrected/{file}.nc, which the tables need")
+    return laid_out_table(table, read, data, ["corrected"], **{"title": ""} | table.findings)
 
 
 def named(*names: str) -> list[Study]:

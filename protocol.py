@@ -105,7 +105,7 @@ class Drawn(Runs):
 
 
 def poison_key(seed: int, poison: Poison, number: int) -> jax.Array:
-    """The key from which a draw of the poison is drawn; `number` is the draw's, or the run's that has its own."""
+    """The key of the poison's random choices: of draw `number`, or of run `number` where each run has its own."""
     return random_key(seed, "poison", poison.kind, poison.alpha_percent, number)
 
 
@@ -113,7 +113,7 @@ def run_keys(
     seed: int, model: Model, poison: Poison, runs: Iterable[int], *,
     generation: int = 0, kind: Literal["fit", "oracle"] = "fit", draw: int | None = None,
 ) -> jax.Array:  # fmt: skip
-    """(runs,) keys of trainings: what all else that is random in a run is drawn from.
+    """(runs,) keys of trainings: first parameters, batches and whatever else a model or a method draws.
 
     generation: 0 for a teacher, 1 for what starts from one. Methods that start from one teacher share their keys.
     kind: an oracle, trained afresh without the forget set, shares nothing with a teacher. draw: that of all runs.
@@ -222,16 +222,19 @@ def _has_no_loss(loss: np.ndarray) -> np.ndarray:
 
 
 class Block(NamedTuple):
-    """The data of a block of runs, prepared for the model; those without another shape have a leading axis over runs.
+    """The data of a block of runs, prepared for the model.
 
-    n + n + v samples are measured: the training set as poisoned, the training set before, the validation set.
+    Arrays have a leading axis over runs, unless their shape is said. n + n + v samples are measured: the training set
+    as poisoned, the training set before it was poisoned, the validation set.
     """
 
     retain: Split
     forget: Split
     forget_clean: Split
-    inputs: jax.Array  # the training set as poisoned, where its inputs differ, before, and a validation set of its own
-    validation: jax.Array  # (v, ...), that of all runs; or none
+    inputs: (
+        jax.Array
+    )  # training inputs as poisoned; those before, if they differ; the run's validation set, if it has one
+    validation: jax.Array  # (v, ...) the validation set that all runs share; (0, ...) where each has its own
     measured: jax.Array  # (n + n + v,), where among inputs and validation the measured samples stand
     labels: jax.Array  # of the measured samples
     member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
@@ -282,8 +285,8 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
     forgotten = known if forgets else np.zeros_like(known)
     splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
     block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
-    marks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
-    return marks, jax.tree.map(jnp.asarray, block)
+    masks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
+    return masks, jax.tree.map(jnp.asarray, block)
 
 
 def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
@@ -312,8 +315,7 @@ class Measured(NamedTuple):
         return self.function(params)
 
 
-@partial(jax.jit, static_argnames=("model", "side_by_side", "record", "measured"))
-def run_block(
+def _run_block(
     model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
     side_by_side: bool, record: str, measured: tuple[int, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
@@ -354,3 +356,7 @@ def run_block(
 
     arguments = (block._replace(validation=None, measured=None, columns=None), teachers, keys)  # with an axis over runs
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
+
+
+# Compiled under the function's own name, by which processes find the programs that earlier ones have compiled.
+run_block = partial(jax.jit, static_argnames=("model", "side_by_side", "record", "measured"))(_run_block)

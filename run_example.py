@@ -3,8 +3,9 @@
     python run_example.py        # under a minute on 2 cores, no network, no files
 
 MNIST 1 vs 9 with flipped labels, and the XXZ ring of 8 sites with randomised features; an MLP and a QNN each, small.
-Prints one table for each and exits non-zero if a step failed. The numbers are, bit for bit, those of the study
-`unlearning` of one run: the same compiled training, on one thread, from the same keys.
+Prints one table for each and exits non-zero if a step failed. A study `unlearning` of one run with these settings (a
+teacher for each run, --optimization-level 0) gives the numbers bit for bit: it calls the same compiled training, on one
+thread, with the same keys.
 """
 
 import argparse

@@ -332,8 +332,8 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load_mnist(encoding=config.encoding, path=config.data, source=config.source)
-        folder = run_studies(config, dataset, STUDIES, under="hessian", standard=data_word(config, dataset))
-        if folder:
+        folder = run_studies(config, dataset, STUDIES, under="hessian", data_word=data_word(config, dataset))
+        if folder:  # with --plan nothing was computed
             report(folder, STUDIES, config.stages)
     return 0
 

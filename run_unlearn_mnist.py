@@ -122,9 +122,10 @@ def pairs_of_digits(config: MnistFlags, dataset: Dataset) -> dict[str, Dataset]:
 
 
 STUDIES = (
-    *registered.BOTH[0],
+    registered.DATA,
+    *registered.EARLIER,
     capacity.STUDY,
-    *registered.BOTH[1],
+    *registered.LATER,
     reports.registered("pairs", "does it hold for every pair of digits", pairs, data=pairs_of_digits),
     encodings.STUDY,
 )
@@ -187,8 +188,8 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)
-        folder = run_studies(config, dataset, STUDIES, standard=data_word(config, dataset))
-        if folder:
+        folder = run_studies(config, dataset, STUDIES, data_word=data_word(config, dataset))
+        if folder:  # with --plan nothing was computed
             report(folder, STUDIES, config.stages)
     return 0
 

@@ -1,6 +1,6 @@
 """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN.
 
-    python run_unlearn_xxz.py --preset quick                   # all studies, small: two minutes, mostly compiling
+    python run_unlearn_xxz.py --preset quick                   # the main studies, small: two minutes, mostly compiling
     python run_unlearn_xxz.py --preset paper                   # the published study: 2,680 trainings, 6 min on 2 cores
     python run_unlearn_xxz.py --preset corrected               # its flaws mended, 20 runs: 4,500 trainings, 12 min
     python run_unlearn_xxz.py --preset corrected --stages evaluation   # did it forget? oracles and scores: 25 min
@@ -162,9 +162,9 @@ def under_each_gauge(config: XxzFlags, dataset: Dataset) -> dict[Gauge, Dataset]
 
 STUDIES = (
     reports.registered("data", "which states are there, and what does the poison look like", spectrum),
-    *registered.BOTH[0][1:],
+    *registered.EARLIER,
     capacity.STUDY,
-    *registered.BOTH[1],
+    *registered.LATER,
     Study(
         name="depths",
         question="do deeper QNNs resist as well, beside those of the noise sweep",
@@ -244,9 +244,9 @@ def main() -> int:
     config = parse_command_line(PRESETS, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config, config.gauge)
-        standard = dataset.provenance["sha256"][:8] if config.data else ""
-        folder = run_studies(config, dataset, STUDIES, standard=standard)
-        if folder:
+        data_word = dataset.provenance["sha256"][:8] if config.data else ""
+        folder = run_studies(config, dataset, STUDIES, data_word=data_word)
+        if folder:  # with --plan nothing was computed
             report(folder, STUDIES, config.stages)
     return 0
 

@@ -1,7 +1,8 @@
 """Is it the encoding of the images that makes gradient ascent hurt the QNN, or the scale of its logits?
 
-Columns of norm 1 give an image a squared norm of 4 to 19, and its logit that much more room than 5 <Z>. So each
-encoding is tried under its own scale of the logits and under the one that the other encoding has.
+Columns of norm 1 give an image a squared norm of 4 to 19, and so a logit that many times as large as that of an image
+of norm 1. Each encoding is tried at the published scale, and at the scale at which its logits are about as large as
+those of the other encoding: ten times, or a tenth.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from studies.experiments import Config, build_qnn, model_words, scores_table, tr
 if TYPE_CHECKING:
     from foundation.report.claims import Claim
 
-SCALES = {"amplitude": (5.0, 50.0), "columnwise": (5.0, 0.5)}  # logit per <Z>: published, and that of the other
+SCALES = {"amplitude": (5.0, 50.0), "columnwise": (5.0, 0.5)}  # logit per <Z>
 
 
 # ---- what is computed ----
@@ -38,7 +39,7 @@ def under_each_encoding(config: Config, dataset: Dataset) -> dict[str, Dataset]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Gradient ascent on the QNN under each encoding and scale of the logits."""
+    """Gradient ascent on the QNN under each encoding and scale of the logits; config: of run_unlearn_mnist.py."""
     if not config.unlearn_labels:
         return
     method = config.method("ga", training=config.qnn.unlearn)

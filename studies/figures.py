@@ -55,14 +55,8 @@ FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {"forget_poisoned": "poisoned inputs, true labels", "forget_clean": "clean inputs, true labels"},
 }
-
-
 OWN_FORGET_NAMES = {"forget_poisoned": "as poisoned", "forget_clean": "as before"}  # for a poison that a user added
-
-
 WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
-
-
 GAUGE_STYLE = {  # towards what the model's colour is mixed, how far, line and marker under each gauge
     "fixed": ("black", 0.0, "-", "o"),
     "random_sign": ("white", 0.45, "-.", "^"),
@@ -649,8 +643,6 @@ def _landscape_models(results: xr.Dataset) -> list[str]:
 
 PART_NAMES = {"validation": "validation accuracy", "poisoned": "accuracy on poisoned samples", "attack": "success of "
               "the attack"}  # fmt: skip
-
-
 DETECTOR_STYLE = {"loss": (PALETTE[7], "--"), "cross_validation": (PALETTE[4], "-"), "influence": (PALETTE[2], ":")}
 
 

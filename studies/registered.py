@@ -29,19 +29,7 @@ DISCOVERY = registered(
 )
 HARDWARE = registered("hardware", "what do noise and shots do to circuits", device.study, files=READ_WITH_SHOTS)
 
-BOTH = (  # of both data sets, around what is on the record
-    (
-        DATA,
-        NOISE_SWEEP,
-        UNLEARNING,
-        WEIGHT_MAP,
-        EPOCHS,
-        EVALUATION,
-        BENCHMARK,
-        FINALISTS,
-        INFLUENCE,
-        DYNAMICS,
-        CONTROLS,
-    ),
-    (EQUAL_STEPS, MEMORISING, MATCHED_FIT, DISCOVERY, HARDWARE),
+EARLIER = (  # of both data sets, in the order in which they are shown: capacity stands between these and the later ones
+    (NOISE_SWEEP, UNLEARNING, WEIGHT_MAP, EPOCHS, EVALUATION, BENCHMARK, FINALISTS, INFLUENCE, DYNAMICS, CONTROLS)
 )
+LATER = (EQUAL_STEPS, MEMORISING, MATCHED_FIT, DISCOVERY, HARDWARE)

@@ -418,8 +418,6 @@ def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 equal_steps, matched_fit = (partial(evaluation, study=name) for name in ("equal_steps", "matched_fit"))
-
-
 MEMORISED = 0.9  # of the poisoned labels, or as many as the model has that ends with the fewest
 
 
@@ -453,8 +451,6 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
 # ---- poison that is partly known, or has to be found ----
 
 JUDGED = {"validation": "validation", "poisoned": "acc. poisoned", "attack": "attack"}  # by true labels, clean inputs
-
-
 AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
 
 
@@ -518,11 +514,7 @@ FORGETTING = {  # measures of the stage evaluation, by what a table calls them
     "w1": "W1", "w1 floor": "floor", "w1 unit": "random halves", "w1 null": "null arm", "p": "p", "verdict": "verdict",
     "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
 }  # fmt: skip
-
-
 COLLAPSE = {"collapsed": "collapsed"}
-
-
 DEVICES = {"validation": "validation", "difference in validation": "above"}
 
 
@@ -626,11 +618,7 @@ PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labe
     "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
-
-
 PUBLISHED_SD = {("QNN[depth=6]", 30): 0.037, ("QNN[depth=6]", 60): 0.065}  # where it is known
-
-
 PUBLISHED_TRACES = {  # heissian.ipynb: means of 5 seeds, the clean one and the ratios
     ("MLP[8,2]", "trace"): "0.19", ("QNN[depth=5,xy,cnot]", "trace over Re, Im"): "6.2",
     ("MLP[8,2]", "ratio"): "tens", ("QNN[depth=5,xy,cnot]", "ratio over Re, Im"): "near 1",
@@ -738,15 +726,9 @@ def _detected(read: ResultFiles, data: str) -> Table:
 
 
 ALPHA = ("alpha_percent",)
-
-
 MINUS = (ALPHA, ("model", "minus"), "{model} − {minus}, n = {n}")
-
-
 METHODS = (("poison", "model", "title"), ("preset", "measure"), "{measure}, {preset}, n = {n}",
            {"validation": "validation", "forget_poisoned": "forgetting"})  # fmt: skip
-
-
 FINDINGS_TABLES: dict[str, Callable[[ResultFiles], Table]] = {
     "mnist": lambda read: Table(_beside_published(read), ALPHA, ("model", "preset"), "{model} {preset}, n = {n}"),
     "controls": lambda read: Table(_flipped(read, "mnist", ["corrected"]), ALPHA, ("model",), "{model}, n = {n}"),

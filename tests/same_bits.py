@@ -72,7 +72,7 @@ COMMANDS = {  # by name, a script and its flags
     "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
     "--evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",
     "mnist discovery": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 {BRIEF} "
-    "--stages discovery hardware",
+    "--evaluated mlp qnn --discovery-methods cf scrub newton --methods scrub --stages discovery hardware",
 }
 SPELLED_BEFORE = {"--capacity.samples": "--capacity-samples", "--capacity.runs": "--capacity-runs"}  # of 31ba00d
 

@@ -410,7 +410,8 @@ LATE = """
 import os, jax
 jax.config.update("jax_enable_x64", {double})
 before = dict(os.environ)
-import circuits, sys, numpy as np
+import sys, numpy as np
+from foundation.quantum import circuits
 assert dict(os.environ) == before
 values = circuits.expectation(np.ones((2, 3, 4)) * jax.numpy.ones(4), np.ones((1, 8)))
 assert "tensorcircuit" not in sys.modules

@@ -21,7 +21,7 @@ from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
 from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
 from protocol import SPLITS, Fit
-from studies import controls, experiments, oracles, tables
+from studies import controls, oracles, tables
 from studies.contenders import NearestMean, Neighbours
 from studies.controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
 
@@ -215,7 +215,7 @@ def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
         y = np.random.default_rng(0).permutation(found.val.y)
         return replace(found, val=datar.Split(found.val.x, y))
 
-    monkeypatch.setattr(experiments, "redraw", permuted)
+    monkeypatch.setattr(protocol, "redraw", permuted)
     after, again, others = choices()
     for name in ("loss", "setting", "epoch"):
         np.testing.assert_array_equal(before[name], after[name])

@@ -235,15 +235,15 @@ def _one_line_refusals() -> Iterator[None]:
 
 
 def run_studies(
-    config: Settings, dataset: Dataset, studies: Iterable[Study], *, under: str | None = None, standard: str = ""
+    config: Settings, dataset: Dataset, studies: Iterable[Study], *, under: str | None = None, data_word: str = ""
 ) -> Path | None:
     """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/FOLDER.
 
-    studies: those that the stages name, and maybe others. under: what stands for DATASET. standard: word on the data
+    studies: those that the stages name, and maybe others. under: what stands for DATASET. data_word: word on the data
     that joins FOLDER, "" for the preset's own. With --plan it prints what is missing and returns None. Raises BadInput
     where the folder holds results of other data.
     """
-    folder = config.out / (under or dataset.name) / folder_name(config, standard)
+    folder = config.out / (under or dataset.name) / folder_name(config, data_word)
     store = Store(config.out / "jobs")
     by_name = {study.name: study for study in studies}
     asked = [by_name[stage] for stage in config.stages]
@@ -314,11 +314,11 @@ def compute_here(*, optimization_level: int = 3) -> None:
         jax.config.update(name, 0)
 
 
-def folder_name(config: Settings, standard: str = "") -> str:
+def folder_name(config: Settings, data_word: str = "") -> str:
     """The preset, and each flag that changes numbers, is no axis of the files and differs from it: paper+seed=1."""
     own, usual = (dict(_leaves(each)) for each in (config, config.presets.get(config.preset, config)))
     words = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-    name = "+".join([config.preset, *words, *([f"data={standard}"] if standard else [])])
+    name = "+".join([config.preset, *words, *([f"data={data_word}"] if data_word else [])])
     return name if len(name) <= 150 else f"{config.preset}+{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 

@@ -1,7 +1,7 @@
 """The record of a study: all that a study is, in one value; and a configuration that has the flags of several.
 
-A study stands in one file, which ends with its record: the question, the flags with their checks, what is computed, the
-tables, the figures, the claims. Whoever runs or reports it is given the record, and knows nothing else of it.
+A study on the record stands in one file, which ends with its record: the question, the flags with their checks, what is
+computed, the tables, the figures, the claims. What runs or reports a study is given its record and needs nothing else.
 """
 
 from __future__ import annotations

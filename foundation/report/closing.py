@@ -65,7 +65,7 @@ def _diverged(results: xr.Dataset) -> list[str]:
 def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = False) -> list[Path]:
     """Draw every figure whose files are in the folder (of a preset, or of a data set) there; the paths of the PNGs.
 
-    only_old: those alone whose data, or whose code, are newer than they are; the paths of all are returned.
+    only_old: draw those figures alone that are older than their data or the project's code. Returned are all paths.
     """
     return [path for path in save_each(Path(folder), studies, only_old=only_old) if path]
 
@@ -113,7 +113,7 @@ def _save(picture: Path, draw, files: list[Path]) -> bool:
 
 
 def _is_new(picture: Path, files: list[Path]) -> bool:
-    """Whether a figure, as PNG and PDF, is newer than its data and than the code that draws it."""
+    """Whether a figure, as PNG and PDF, is newer than its data and than the project's code."""
     both = [picture, picture.with_suffix(".pdf")]
     newest = max(path.stat().st_mtime_ns for path in (*files, *own_files()))
     return all(path.is_file() and path.stat().st_mtime_ns > newest for path in both)

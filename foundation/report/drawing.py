@@ -18,32 +18,18 @@ import xarray as xr
 from foundation.report.frames import count_of_runs, ordered, truth_words
 
 PALETTE = sns.color_palette("colorblind")
-
-
 DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
-
-
 FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
     "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
     "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
 }  # fmt: skip
-
-
 METHOD_STYLE = {  # colour and line of each method
     "full": ("0.55", "-"),
     "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
 }  # fmt: skip
-
-
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-
-
 SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])  # of methods, in turn: of no family
-
-
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
-
-
 POISON_NAMES = {
     "labels": "flipped labels",
     "one_class": "one class flipped",
@@ -54,20 +40,10 @@ POISON_NAMES = {
     "features": "randomised features",
     "none": "no poison",
 }
-
-
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
-
-
 MOST_BANDS = 4  # lines of one panel; the bands of more hide each other
-
-
 MARKERS = "osD^vPX*<>"
-
-
 PANEL = np.array([3.3, 2.5])  # inches: a panel is readable at a print column's width
-
-
 ALPHA_LABEL = "flipped share of the training labels α (%)"
 
 

@@ -107,8 +107,6 @@ KEYS = (  # noqa: SIM905 - labels in the order of a frame's columns; axes that a
     "group family size model sites ring_split encoding samples pair endpoint poison gauge unlearner title minus "
     "alpha_percent known_percent detector noise trained shots measure"
 ).split()
-
-
 NO_LABELS = ("run", "split", "epoch")  # axes of a study's numbers that are none of the places where they stand
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
