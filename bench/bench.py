@@ -272,10 +272,10 @@ def growth(sizes: Sizes) -> pd.DataFrame:
 
 def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
-    from studies import figures
+    from foundation.report import drawing
 
-    figures.use_style()
-    figure, axes = figures.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))
+    drawing.use_style()
+    figure, axes = drawing.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))
     for axis, (name, points) in zip(axes, frame.groupby("varied", sort=False), strict=True):
         times = 1e3 * points.pivot(index="value", columns="label", values="median")  # (values, labels)
         values, runs = times.index, name == "runs"
@@ -290,7 +290,7 @@ def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     axes[-1].set_ylim(bottom=0)
     figure.suptitle(title, fontsize="small")
     figure.savefig(path)
-    figures.plt.close(figure)
+    drawing.plt.close(figure)
 
 
 def print_start_up(*size: int) -> None:

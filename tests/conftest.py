@@ -41,6 +41,7 @@ from hypothesis import strategies as st
 from datar import Dataset, Split, load_mnist
 from foundation.base.places import own_files
 from foundation.engine import jobs
+from foundation.engine.keys import SOURCES
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
@@ -145,8 +146,8 @@ def run_python(*arguments: str, timeout: float = 300, **environment: str) -> sub
 
 
 def copy_project(folder: Path) -> None:
-    """The modules of the project, as a user's copy has them; nothing else of it."""
-    for path in own_files():
+    """The modules of the project, with their list of sources, as a user's copy has them; nothing else of it."""
+    for path in (*own_files(), SOURCES):
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)

@@ -307,7 +307,7 @@ def test_a_cluster_that_is_none_is_one_line(monkeypatch, store, where, said):
 
 
 def test_without_dask_it_says_what_to_install(monkeypatch, store):
-    monkeypatch.delitem(sys.modules, "cluster")
+    monkeypatch.delitem(sys.modules, "foundation.engine.cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(
         BadInput, match=r"--cluster: got x, allowed: nothing before pip install -r requirements/cluster"
