@@ -20,8 +20,15 @@ from typing import Literal
 
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
 from foundation.base.checks import any_terminal, require, require_whole
-from foundation.engine.runner import Settings, one_line_errors, parse_command_line, run_studies, stoppable
-from foundation.engine.study import config_class, quick_values
+from foundation.engine.runner import (
+    Settings,
+    config_class,
+    one_line_errors,
+    parse_command_line,
+    quick_values,
+    run_studies,
+    stoppable,
+)
 from foundation.engine.study_files import Row
 from foundation.report.closing import report
 from models import Training

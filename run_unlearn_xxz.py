@@ -23,8 +23,15 @@ import xarray as xr
 from datar import Dataset, Gauge, load_xxz
 from foundation.base.checks import any_terminal, require
 from foundation.engine.jobs import Arrays, Job
-from foundation.engine.runner import one_line_errors, parse_command_line, run_studies, stoppable
-from foundation.engine.study import Study, config_class, quick_values
+from foundation.engine.runner import (
+    config_class,
+    one_line_errors,
+    parse_command_line,
+    quick_values,
+    run_studies,
+    stoppable,
+)
+from foundation.engine.study import Study
 from foundation.engine.study_files import Row
 from foundation.quantum.ring import COUPLINGS, MAX_SITES, RingSplit, xxz_points, xxz_spectrum
 from foundation.report.closing import report

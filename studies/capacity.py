@@ -17,8 +17,8 @@ import xarray as xr
 
 from datar import Dataset, Split
 from foundation.base.checks import require_whole
-from foundation.engine.runner import Flags, require_list
-from foundation.engine.study import Study, StudyFigure, StudyTable
+from foundation.engine.runner import require_list
+from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
 from poison_unlearn import Poison, Poisoned, Retrain

@@ -18,8 +18,8 @@ from datar import Dataset, Split
 from foundation.base import storage
 from foundation.base.checks import BadInput
 from foundation.engine.jobs import Job, Store, job_key
-from foundation.engine.runner import Flags, Settings, compute, folder_name, one_line_errors, run_studies
-from foundation.engine.study import Study, plans
+from foundation.engine.runner import Settings, compute, folder_name, one_line_errors, run_studies
+from foundation.engine.study import Flags, Study, plans
 from foundation.engine.study_files import Row
 from models import Training
 

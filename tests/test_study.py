@@ -12,8 +12,8 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import require
-from foundation.engine.runner import Flags, Settings, folder_name
-from foundation.engine.study import Study, StudyTable, config_class, plans, quick_values
+from foundation.engine.runner import Settings, config_class, folder_name, quick_values
+from foundation.engine.study import Flags, Study, StudyTable, plans
 from foundation.report.frames import ResultFiles, accuracies, difference, over_runs
 from foundation.report.layout import laid_out_table
 

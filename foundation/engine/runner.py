@@ -10,12 +10,12 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import jax
 import tyro
@@ -26,11 +26,11 @@ from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
 from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, one_thread, with_needs
+from foundation.engine.study import Flags, Study
 from foundation.engine.study_files import StudyFile, describe_plan, is_listed, locked
 
 if TYPE_CHECKING:
     from datar import Dataset
-    from foundation.engine.study import Study
 
 
 @contextmanager
@@ -65,21 +65,6 @@ def stoppable() -> Iterator[None]:
 
 
 Percent = Annotated[int, tyro.conf.arg(metavar="PERCENT")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flags:
-    """The flags of one study; subclasses add fields with the values of the preset paper, each documented below it."""
-
-    AXES: ClassVar[tuple[str, ...]] = ()
-    """Fields that do not name the results folder: axes of the study's files."""
-
-    def __post_init__(self):
-        for each in fields(self):
-            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
-
-    def check(self, config: Any) -> None:
-        """Raise BadInput, by the field's own name, for values that cannot be used; config: all flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +171,35 @@ def require_list(argument: str, values: Any) -> None:
 
 def flag_name(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+C = TypeVar("C", bound=Settings)
+
+
+def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: str) -> type[C]:
+    """A subclass of a configuration with the flags of studies, nested (--capacity.runs), and their names as stages.
+
+    Raises TypeError where two studies have one name, or one group of flags, or a group is a flag of `base`.
+    """
+    names = [study.name for study in studies]
+    groups = [(study.prefix, type(study.flags), field(default=study.flags)) for study in studies if study.flags]
+    prefixes = [prefix for prefix, _, _ in groups]
+    taken = {each.name for each in fields(base)} & set(prefixes)
+    twice = {word for words in (names, prefixes) for word in words if words.count(word) > 1}
+    if taken or twice:
+        raise TypeError(f"studies: {', '.join(sorted(taken | twice))}: names that are there already")
+    questions = "; ".join(f"{study.name}: {study.question}" for study in studies)
+    usual = next(each.default for each in fields(base) if each.name == "stages")
+    help_text = f"Studies to run. {questions}."
+    stages = ("stages", Annotated[tuple[Literal[tuple(names)], ...], tyro.conf.arg(help=help_text)], usual)
+    return make_dataclass(name, [stages, *groups], bases=(base,), frozen=True, kw_only=True,
+                          namespace={"__module__": module, "__doc__": base.__doc__})  # fmt: skip
+
+
+def quick_values(config: Settings, studies: Iterable[Study]) -> dict[str, Flags]:
+    """The groups of flags of a configuration with the values that studies have in the presets quick."""
+    quick = [study for study in studies if study.flags and study.quick]
+    return {study.prefix: replace(getattr(config, study.prefix), **study.quick) for study in quick}
 
 
 def parse_command_line(presets: dict[str, Settings], description: str) -> Settings:

@@ -1,4 +1,4 @@
-"""The record of a study: all that a study is, in one value; and a configuration that has the flags of several.
+"""The record of a study: all that a study is, in one value.
 
 A study on the record stands in one file, which ends with its record: the question, the flags with their checks, what is
 computed, the tables, the figures, the claims. What runs or reports a study is given its record and needs nothing else.
@@ -6,18 +6,29 @@ computed, the tables, the figures, the claims. What runs or reports a study is g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, make_dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import tyro
-
-from foundation.engine.runner import Flags, Settings
+from foundation.base.checks import plain
 
 if TYPE_CHECKING:
     from datar import Dataset
 
-C = TypeVar("C", bound=Settings)
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """The flags of one study; subclasses add fields with the values of the preset paper, each documented below it."""
+
+    AXES: ClassVar[tuple[str, ...]] = ()
+    """Fields that do not name the results folder: axes of the study's files."""
+
+    def __post_init__(self):
+        for each in fields(self):
+            object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+
+    def check(self, config: Any) -> None:
+        """Raise BadInput, by the field's own name, for values that cannot be used; config: all flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,29 +84,3 @@ class Study:
 def plans(studies: Iterable[Study]) -> dict[str, Callable[[Any, Dataset], Iterable]]:
     """What each study computes, by its name."""
     return {study.name: study.plan for study in studies}
-
-
-def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: str) -> type[C]:
-    """A subclass of a configuration with the flags of studies, nested (--capacity.runs), and their names as stages.
-
-    Raises TypeError where two studies have one name, or one group of flags, or a group is a flag of `base`.
-    """
-    names = [study.name for study in studies]
-    groups = [(study.prefix, type(study.flags), field(default=study.flags)) for study in studies if study.flags]
-    prefixes = [prefix for prefix, _, _ in groups]
-    taken = {each.name for each in fields(base)} & set(prefixes)
-    twice = {word for words in (names, prefixes) for word in words if words.count(word) > 1}
-    if taken or twice:
-        raise TypeError(f"studies: {', '.join(sorted(taken | twice))}: names that are there already")
-    questions = "; ".join(f"{study.name}: {study.question}" for study in studies)
-    usual = next(each.default for each in fields(base) if each.name == "stages")
-    help_text = f"Studies to run. {questions}."
-    stages = ("stages", Annotated[tuple[Literal[tuple(names)], ...], tyro.conf.arg(help=help_text)], usual)
-    return make_dataclass(name, [stages, *groups], bases=(base,), frozen=True, kw_only=True,
-                          namespace={"__module__": module, "__doc__": base.__doc__})  # fmt: skip
-
-
-def quick_values(config: Settings, studies: Iterable[Study]) -> dict[str, Flags]:
-    """The groups of flags of a configuration with the values that studies have in the presets quick."""
-    quick = [study for study in studies if study.flags and study.quick]
-    return {study.prefix: replace(getattr(config, study.prefix), **study.quick) for study in quick}
