@@ -7,7 +7,7 @@
 Computed in an empty folder: the presets quick of all three scripts, and one block of one run of every study and every
 model of the presets paper and corrected, after fewer epochs where a study takes hundreds of them. Compared are all
 arrays of the study files, by name, and all arrays of the jobs behind them, which hold parameters and logits as well.
-Compiled programs are taken from the user's cache where they are there: 20 minutes on 2 cores without, 8 with it.
+Compiled programs are taken from the user's cache where they are there: 42 minutes of CPU then.
 
 The list of sources says which code of the project is the committed one: other code makes other keys. It is renewed
 where all agrees, or where NUMERICS is above that of the reference, which is to be made anew then.
