@@ -23,14 +23,14 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import any_terminal
-from foundation.engine.study import Study, StudyTable
+from foundation.engine.study import Study, StudyTable, by_name
 from foundation.report.closing import save_each
 from foundation.report.frames import ResultFiles, every_run
 from foundation.report.layout import Table, laid_out_table, markdown, markdown_of
 from studies.tables import FINDINGS_TABLES
 
 SCRIPTS = (run_unlearn_mnist, run_unlearn_xxz, run_hessian)
-STUDIES: tuple[Study, ...] = tuple({study.name: study for script in SCRIPTS for study in script.STUDIES}.values())
+STUDIES: tuple[Study, ...] = tuple(by_name(study for script in SCRIPTS for study in script.STUDIES).values())
 # Data sets of the tables that stand in a study's record; of others, those that have the study's file.
 DATA = {"capacity": ("mnist", "xxz"), "encodings": ("mnist",)}
 ORDER = (  # of the tables; others come behind
@@ -65,8 +65,8 @@ def table_of_record(study: Study, table: StudyTable, read: ResultFiles) -> Table
 
 def named(*names: str) -> list[Study]:
     """The studies of these names."""
-    by_name = {study.name: study for study in STUDIES}
-    return [by_name[name] for name in names]
+    known = by_name(STUDIES)
+    return [known[name] for name in names]
 
 
 def findings_tables(folder: str | Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -359,4 +358,4 @@ def _run_block(
 
 
 # Compiled under the function's own name, by which processes find the programs that earlier ones have compiled.
-run_block = partial(jax.jit, static_argnames=("model", "side_by_side", "record", "measured"))(_run_block)
+run_block = jax.jit(_run_block, static_argnames=("model", "side_by_side", "record", "measured"))

@@ -15,7 +15,7 @@ import run_unlearn_mnist
 from datar import load_mnist
 from foundation.base import storage
 from foundation.engine.runner import run_studies
-from foundation.engine.study import plans
+from foundation.engine.study import by_name
 from foundation.report import frames
 from models import MLP, Training
 from poison_unlearn import METHODS, Poison, Retrain
@@ -272,6 +272,6 @@ def test_every_poison_may_be_unlearned_and_shown():
     config = replace(SMALL, unlearn_others=("quid=20", "one_class=10"), poisons=("boundary",))
     config.check()
     assert config.unlearn_alphas() == {"labels": 30, "quid": 20, "one_class": 10}
-    (row,) = plans(run_unlearn_mnist.STUDIES)["data"](config, small_data())
+    (row,) = by_name(run_unlearn_mnist.STUDIES)["data"].plan(config, small_data())
     assert [(each.kind, each.alpha_percent) for each in row.job.poisons] == [
         ("labels", 30), ("features", 30), ("boundary", 30), ("quid", 20), ("one_class", 10)]  # fmt: skip

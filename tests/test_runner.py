@@ -19,7 +19,7 @@ from foundation.base import storage
 from foundation.base.checks import BadInput
 from foundation.engine.jobs import Job, Store, job_key
 from foundation.engine.runner import Settings, compute, folder_name, one_line_errors, run_studies
-from foundation.engine.study import Flags, Study, plans
+from foundation.engine.study import Flags, Study, by_name
 from foundation.engine.study_files import Row
 from models import Training
 
@@ -136,7 +136,7 @@ LATER_STARTS = {  # what is stored, what is asked for then, and whether the two 
 
 def rows_of(config, dataset):
     studies = run_unlearn_mnist.STUDIES if "landscape" not in config.stages else run_hessian.STUDIES
-    return [row for stage in config.stages for row in plans(studies)[stage](config, dataset)]
+    return [row for stage in config.stages for row in by_name(studies)[stage].plan(config, dataset)]
 
 
 def by_cell(config, dataset):

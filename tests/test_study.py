@@ -13,7 +13,7 @@ import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import require
 from foundation.engine.runner import Settings, config_class, folder_name, quick_values
-from foundation.engine.study import Flags, Study, StudyTable, plans
+from foundation.engine.study import Flags, Study, StudyTable, by_name
 from foundation.report.frames import ResultFiles, accuracies, difference, over_runs
 from foundation.report.layout import laid_out_table
 
@@ -53,7 +53,7 @@ def test_a_configuration_has_the_flags_of_its_studies():
     assert (config.toy.rate, config.others.rate) == (0.5, 0.1) and Made.__module__ == __name__
     assert pickle.loads(pickle.dumps(config)) == config
     assert quick_values(config, [TOY, OTHER]) == {"toy": ToyFlags(deep_runs=2)}
-    assert list(plans([TOY, OTHER])) == ["toy", "other"]
+    assert list(by_name([TOY, OTHER])) == ["toy", "other"]
 
 
 def test_what_is_wrong_with_a_flag_is_said_by_its_whole_name():

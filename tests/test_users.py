@@ -27,14 +27,14 @@ from foundation.base.checks import BadInput
 from foundation.base.places import cache_folder
 from foundation.engine import keys, runner
 from foundation.engine import study_files as results
-from foundation.engine.study import Study, plans
+from foundation.engine.study import Study, by_name
 from foundation.measures import metrics
 from models import MLP, QNN, QuadraticForm, Training, train
 from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
 from protocol import Fit, tensors_to_params
 
 KEY = jax.random.key(0)
-PLANS = plans(run_unlearn_mnist.STUDIES)
+STUDIES = by_name(run_unlearn_mnist.STUDIES)
 SPLIT = random_split(8, 4)
 NETWORK, CIRCUIT = MLP(4, (3,)), QNN(2, 1)
 ONE_EPOCH = {"epochs": 1, "batch_size": 0, "learning_rate": 0.1, "key": KEY}
@@ -407,7 +407,7 @@ def test_settings_that_make_no_sense_are_one_line(changes, said):
 
 def rows(dataset, stage="noise_sweep", **changes):
     config = replace(run_unlearn_mnist.QUICK, models=("mlp",), **changes)
-    return list(PLANS[stage](config, dataset))
+    return list(STUDIES[stage].plan(config, dataset))
 
 
 def test_shares_that_poison_no_sample_or_too_many_are_refused_by_flag():
@@ -423,7 +423,7 @@ def test_shares_that_poison_no_sample_or_too_many_are_refused_by_flag():
 def test_six_features_are_no_qubits():
     data = Dataset(random_split(8, 6), random_split(8, 6), "toy", 6, {"sha256": "toy"})
     with pytest.raises(BadInput, match=r"train.x: got 6 features, allowed: a power of two.*datar.pad"):
-        list(PLANS["noise_sweep"](replace(run_unlearn_mnist.QUICK, models=("qnn",)), data))
+        list(STUDIES["noise_sweep"].plan(replace(run_unlearn_mnist.QUICK, models=("qnn",)), data))
 
 
 def test_poison_that_the_data_came_with_is_what_is_swept_and_unlearned(tmp_path):
@@ -659,7 +659,7 @@ def test_narrow_data_are_for_every_model(tmp_path, width):
     assert found.train.x.shape[1] == max(4, 2 ** int(np.ceil(np.log2(width))))
     for family in ("mlp", "qnn", "quadratic"):
         config = replace(run_unlearn_mnist.QUICK, models=(family,), stages=("noise_sweep",))
-        assert PLANS["noise_sweep"](config, found)
+        assert STUDIES["noise_sweep"].plan(config, found)
 
 
 @pytest.mark.parametrize(

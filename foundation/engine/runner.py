@@ -26,7 +26,7 @@ from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
 from foundation.engine.jobs import Deadly, Executor, Finished, Job, Local, Store, one_thread, with_needs
-from foundation.engine.study import Flags, Study
+from foundation.engine.study import Flags, Study, by_name
 from foundation.engine.study_files import StudyFile, describe_plan, is_listed, locked
 
 if TYPE_CHECKING:
@@ -259,8 +259,8 @@ def run_studies(
     """
     folder = config.out / (under or dataset.name) / folder_name(config, data_word)
     store = Store(config.out / "jobs")
-    by_name = {study.name: study for study in studies}
-    asked = [by_name[stage] for stage in config.stages]
+    known = by_name(studies)
+    asked = [known[stage] for stage in config.stages]
     others = [each for study in asked if study.data for each in study.data(config, dataset).values()]
     with _numerics(config.optimization_level):
         rows = [row for study in asked for row in study.plan(config, dataset)]

@@ -81,6 +81,6 @@ class Study:
         return self.group or self.name
 
 
-def plans(studies: Iterable[Study]) -> dict[str, Callable[[Any, Dataset], Iterable]]:
-    """What each study computes, by its name."""
-    return {study.name: study.plan for study in studies}
+def by_name(studies: Iterable[Study]) -> dict[str, Study]:
+    """The studies by their names; of two of one name the later."""
+    return {study.name: study for study in studies}

@@ -14,7 +14,7 @@ import xarray as xr
 from foundation.base import storage
 from foundation.base.checks import any_terminal
 from foundation.base.places import own_files
-from foundation.engine.study import Study
+from foundation.engine.study import Study, by_name
 from foundation.report.frames import ResultFiles, count_of_runs, poisoned_counts, truth_words
 from foundation.report.layout import laid_out_table
 
@@ -23,8 +23,8 @@ from foundation.report.layout import laid_out_table
 def report(folder: Path, studies: Iterable[Study], stages: Iterable[str]) -> None:
     """Print a table for each of the stages, and draw the figures of all studies that the folder holds."""
     studies = tuple(studies)
-    by_name = {study.name: study for study in studies}
-    print_summary(folder, [by_name[stage] for stage in stages])
+    known = by_name(studies)
+    print_summary(folder, [known[stage] for stage in stages])
     print(f"results and {len(save_all(folder, studies, only_old=True))} figures in {folder}")
 
 
