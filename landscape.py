@@ -67,11 +67,15 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
     else:
         product, flat = _linear_product(model, params, split)
         zeros = jnp.zeros_like(flat)
-        matrix = jax.lax.map(lambda i: product(zeros.at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS)
+        matrix = jax.lax.map(
+            lambda i: product(zeros.at[i].set(1)), jnp.arange(flat.size), batch_size=COLUMNS
+        )
     return (matrix + matrix.T) / 2
 
 
-def hessian_vector_product(model: Model, params: Params, split: Split) -> Callable[[jax.Array], jax.Array]:
+def hessian_vector_product(
+    model: Model, params: Params, split: Split
+) -> Callable[[jax.Array], jax.Array]:
     """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three gradients."""
     return partial(_product, model, params, split)
 
@@ -83,7 +87,11 @@ def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
     its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i) |grad z_i|^2, with p = sigmoid(z).
     """
     is_mlp = isinstance(model, MLP)
-    trace = _gauss_newton_trace(model, params, split) if is_mlp else jnp.trace(hessian(model, params, split))
+    trace = (
+        _gauss_newton_trace(model, params, split)
+        if is_mlp
+        else jnp.trace(hessian(model, params, split))
+    )
     return trace, jnp.zeros_like(trace)
 
 
@@ -99,10 +107,17 @@ def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     split: states (n, 2**n_qubits). Returns a scalar, exact to rounding.
     """
     shape, own = jnp.shape(split.x), model.ansatz is None
-    require(own and len(shape) == 2, "split", f"x of shape {shape}", "states (n, 2**n_qubits) for the project's ansatz")
+    require(
+        own and len(shape) == 2,
+        "split",
+        f"x of shape {shape}",
+        "states (n, 2**n_qubits) for the project's ansatz",
+    )
     sign = _signs(params, split)
 
-    def contribution(output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    def contribution(
+        output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+    ) -> jax.Array:
         tangents = _shifted_states(model, params, inputs, np.arange(params.size)) / 2
         overlaps = jnp.einsum("jsd,sd->js", tangents, sign * output.conj())
         slopes = 4 * model.scale**2 * (jnp.abs(overlaps) ** 2).sum(axis=0)  # (samples,)
@@ -176,16 +191,24 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
         before = pull_back(states.conj())[0].conj()
         return before, before
 
-    def contribution(output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array) -> jax.Array:
+    def contribution(
+        output: jax.Array, inputs: jax.Array, labels: jax.Array, weights: jax.Array
+    ) -> jax.Array:
         measured = sign * output  # (samples, 2**n_qubits)
         _, returned = jax.lax.scan(undo, measured, params, reverse=True)
-        inputs = jnp.concatenate([inputs, returned], axis=1)  # of each layer, on the way from psi and from U'Z phi
+        inputs = jnp.concatenate(
+            [inputs, returned], axis=1
+        )  # of each layer, on the way from psi and from U'Z phi
         derivatives = _real(_shifted_states(model, params, inputs, acting)) / 2
-        tangents, adjoints = jnp.split(derivatives, 2, axis=1)  # T and A, each (acting, samples, 2 * 2**n_qubits)
+        tangents, adjoints = jnp.split(
+            derivatives, 2, axis=1
+        )  # T and A, each (acting, samples, 2 * 2**n_qubits)
         gradients = 2 * model.scale * jnp.einsum("jsd,sd->sj", tangents, _real(measured))
         p = jax.nn.sigmoid(model.scale * jnp.einsum("sd,sd->s", _real(measured), _real(output)))
         weighted = ((weights * (p - labels))[:, None] * tangents).reshape(len(acting), -1)
-        later = jnp.tril(adjoints.reshape(len(acting), -1) @ weighted.T)  # [k, j], gate k not before gate j
+        later = jnp.tril(
+            adjoints.reshape(len(acting), -1) @ weighted.T
+        )  # [k, j], gate k not before gate j
         second = (weighted * jnp.tile(sign, 2 * len(labels))) @ tangents.reshape(len(acting), -1).T
         second -= later + jnp.tril(later, -1).T
         return (gradients.T * (weights * p * (1 - p))) @ gradients + 2 * model.scale * second
@@ -212,17 +235,23 @@ def _over_samples(contribution: Callable, model: QNN, params: jax.Array, split: 
     states = jnp.asarray(split.x).astype(jnp.result_type(params, 1j))[rows]
 
     def of_block(block: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-        through = jax.lax.scan(lambda states, angles: (_layer(model, angles, states), states), block[0], params)
+        through = jax.lax.scan(
+            lambda states, angles: (_layer(model, angles, states), states), block[0], params
+        )
         return contribution(*through, *block[1:])
 
     return jax.lax.map(of_block, (states, jnp.asarray(split.y)[rows], weights)).sum(axis=0)
 
 
 def _layer(model: QNN, angles: jax.Array, states: jax.Array) -> jax.Array:
-    return circuits.evolve(angles[None], states, rotations=model.rotations, entangler=model.entangler)
+    return circuits.evolve(
+        angles[None], states, rotations=model.rotations, entangler=model.entangler
+    )
 
 
-def _shifted_states(model: QNN, params: jax.Array, inputs: jax.Array, angles: np.ndarray) -> jax.Array:
+def _shifted_states(
+    model: QNN, params: jax.Array, inputs: jax.Array, angles: np.ndarray
+) -> jax.Array:
     """The states after the circuit with one angle (a flat index) shifted by pi: (len(angles), k, 2**n_qubits).
 
     inputs: (depth, k, 2**n_qubits), the states that enter each layer; those before the shift stay as they are.
@@ -231,7 +260,9 @@ def _shifted_states(model: QNN, params: jax.Array, inputs: jax.Array, angles: np
     def shifted(index: jax.Array) -> jax.Array:
         moved = params.reshape(-1).at[index].add(jnp.pi).reshape(params.shape)
         first = index // params[0].size
-        return jax.lax.fori_loop(first, len(params), lambda at, states: _layer(model, moved[at], states), inputs[first])
+        return jax.lax.fori_loop(
+            first, len(params), lambda at, states: _layer(model, moved[at], states), inputs[first]
+        )
 
     return jax.lax.map(shifted, jnp.asarray(angles))
 
@@ -289,7 +320,9 @@ def extreme_eigenvalues(
     require_whole("k", k)
     steps = min(steps, flat.size)
     require(k <= steps // 2, "k", k, f"1 to {steps // 2}, half of the Lanczos steps")
-    basis, tridiagonal, reached = _lanczos(product, jax.random.normal(key, flat.shape, flat.dtype), steps)
+    basis, tridiagonal, reached = _lanczos(
+        product, jax.random.normal(key, flat.shape, flat.dtype), steps
+    )
     values, coordinates = jnp.linalg.eigh(tridiagonal)
     ends = np.r_[:k, steps - k : steps]
     values, coordinates = values[ends], coordinates[:, ends]
@@ -302,7 +335,9 @@ def extreme_eigenvalues(
 
 
 @partial(jax.jit, static_argnames=("model", "probes"))
-def estimated_trace(model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array) -> Estimate:
+def estimated_trace(
+    model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
+) -> Estimate:
     """The trace of the Hessian by Hutchinson's estimator with random signs (matfree), and its standard error.
 
     It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an exact one.
@@ -310,12 +345,18 @@ def estimated_trace(model: Model, params: Params, split: Split, *, probes: int =
     require_whole("probes", probes, 2)  # one has no standard error
     product, flat = _linear_product(model, params, split)
     sampler = stochtrace.sampler_signs(flat, num=probes)
-    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(stochtrace.monte_carlo_trace(), sampler)
+    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(
+        stochtrace.monte_carlo_trace(), sampler
+    )
     mean, error = estimator(product, key)
-    return mean, error * np.sqrt(probes / (probes - 1))  # matfree divides the variance by n, not n - 1
+    return mean, error * np.sqrt(
+        probes / (probes - 1)
+    )  # matfree divides the variance by n, not n - 1
 
 
-def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _lanczos(
+    product: Callable, start: jax.Array, steps: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Orthonormal Krylov vectors (steps, p), H in them, tridiagonal (steps, steps), and which were reached (steps,).
 
     Where the coupling to the next vector falls to the square root of rounding, the Krylov space is exhausted (a
@@ -325,7 +366,9 @@ def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array
     tridiagonalise = decomp.tridiag_sym(steps, reortho="full", materialize=False, custom_vjp=False)
     basis, (diagonal, coupling), *_ = tridiagonalise(product, start)
     scale = jax.lax.cummax(jnp.abs(diagonal[:-1]) + coupling)
-    reached = jnp.cumprod(coupling > jnp.sqrt(jnp.finfo(start.dtype).eps) * scale) > 0  # 0 / 0 compares False
+    reached = (
+        jnp.cumprod(coupling > jnp.sqrt(jnp.finfo(start.dtype).eps) * scale) > 0
+    )  # 0 / 0 compares False
     coupling = jnp.where(reached, coupling, 0)
     reached = jnp.concatenate([jnp.array([True]), reached])
     diagonal = jnp.where(reached, diagonal, diagonal[0])
@@ -337,7 +380,9 @@ def _lanczos(product: Callable, start: jax.Array, steps: int) -> tuple[jax.Array
 
 
 @partial(jax.jit, static_argnames=("model", "number"))
-def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array, number: int = 2) -> jax.Array:
+def filter_normalised_directions(
+    model: Model, params: Params, *, key: jax.Array, number: int = 2
+) -> jax.Array:
     """Random directions through the parameters on the model's own scale: (number, p).
 
     MLP: filter normalisation (Li et al., 1712.09913, section 4): what belongs to a neuron's incoming weights gets their
@@ -351,13 +396,17 @@ def filter_normalised_directions(model: Model, params: Params, *, key: jax.Array
     drawn = jax.random.normal(key, (number, flat.size), flat.dtype)
     if not isinstance(model, MLP):
         return drawn / jnp.sqrt(jnp.mean(drawn**2, axis=1, keepdims=True))
-    return jax.vmap(lambda each: ravel_pytree(jax.tree.map(_with_filter_norms, unflatten(each), params))[0])(drawn)
+    return jax.vmap(
+        lambda each: ravel_pytree(jax.tree.map(_with_filter_norms, unflatten(each), params))[0]
+    )(drawn)
 
 
 def _with_filter_norms(direction: jax.Array, leaf: jax.Array) -> jax.Array:
     """A direction scaled filter by filter; a filter is a row, of (fan_out, fan_in) weights or (fan_out,) biases."""
     rows, filters = (array.reshape(len(leaf), -1) for array in (direction, leaf))
-    scale = jnp.linalg.norm(filters, axis=1, keepdims=True) / jnp.linalg.norm(rows, axis=1, keepdims=True)
+    scale = jnp.linalg.norm(filters, axis=1, keepdims=True) / jnp.linalg.norm(
+        rows, axis=1, keepdims=True
+    )
     return (rows * scale).reshape(leaf.shape)
 
 
@@ -385,6 +434,10 @@ def loss_slice(
     loss = loss_function(model, split)
     offsets = radius * (jnp.arange(points) - points // 2) / max(points // 2, 1)
     plane = jnp.stack(jnp.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
-    together = COLUMNS if isinstance(model, MLP) else None  # many circuits in one batch crash jaxlib 0.10.2
-    values = jax.lax.map(lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=together)
+    together = (
+        COLUMNS if isinstance(model, MLP) else None
+    )  # many circuits in one batch crash jaxlib 0.10.2
+    values = jax.lax.map(
+        lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=together
+    )
     return Slice(offsets, offsets, values.reshape(points, points))

@@ -44,7 +44,11 @@ class Model(Protocol):
 
 def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's logits, (n,); the key is passed on only where they are random."""
-    return model.logits(params, x, key=key) if getattr(model, "is_random", False) else model.logits(params, x)
+    return (
+        model.logits(params, x, key=key)
+        if getattr(model, "is_random", False)
+        else model.logits(params, x)
+    )
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,15 @@ class MLP:
         glorot = jax.nn.initializers.glorot_uniform()
         layers = zip(jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True)
         # Transposed to a row for each neuron: XLA takes half as long for the gradient as with Keras' (fan_in, fan_out).
-        return [(glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers]
+        return [
+            (glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers
+        ]
 
     def prepare(self, x: jax.Array) -> jax.Array:
         x = _as_inputs(x)
-        require(x.ndim == 2, "x", f"shape {x.shape}", f"(n, {self.n_features}); flatten images to rows")
+        require(
+            x.ndim == 2, "x", f"shape {x.shape}", f"(n, {self.n_features}); flatten images to rows"
+        )
         return jnp.concatenate([x.real, x.imag], axis=1) if jnp.iscomplexobj(x) else x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
@@ -109,7 +117,9 @@ class MLP:
         from tensorflow import keras
 
         layers = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
-        network = keras.Sequential([keras.Input((self.n_features,)), *layers, keras.layers.Dense(1)])
+        network = keras.Sequential(
+            [keras.Input((self.n_features,)), *layers, keras.layers.Dense(1)]
+        )
         network.set_weights([array.T for layer in params for array in layer])
         return network
 
@@ -126,11 +136,15 @@ class QNN:
     depth: int = 6
     rotations: circuits.Rotations = "xyx"
     entangler: circuits.Entangler = "rzz"
-    ansatz: Callable | None = None  # of your own, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
+    ansatz: Callable | None = (
+        None  # of your own, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
+    )
     shape: tuple[int, ...] | None = None  # of its params, layers first
     shots: int = 0  # from which an expectation is taken; 0: exact
     noise: hardware.Noise | None = None  # of gates and readout
-    gradient: hardware.Gradient = "parameter_shift"  # of what is drawn; spsa asks for two circuits in place of 2 angles
+    gradient: hardware.Gradient = (
+        "parameter_shift"  # of what is drawn; spsa asks for two circuits in place of 2 angles
+    )
 
     family = "QNN"
     scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
@@ -140,10 +154,25 @@ class QNN:
         require_whole("depth", self.depth)
         require(self.rotations in ("xyx", "xy"), "rotations", self.rotations, "xyx, xy")
         require(self.entangler in ("rzz", "cnot"), "entangler", self.entangler, "rzz, cnot")
-        require((self.ansatz is None) == (self.shape is None), "shape", self.shape, "given with ansatz, and only then")
+        require(
+            (self.ansatz is None) == (self.shape is None),
+            "shape",
+            self.shape,
+            "given with ansatz, and only then",
+        )
         require_whole("shots", self.shots, 0)
-        require(self.gradient in get_args(hardware.Gradient), "gradient", self.gradient, "parameter_shift, spsa")
-        require(self.noise is None or self.ansatz is None, "noise", self.noise, "None, with an ansatz of one's own")
+        require(
+            self.gradient in get_args(hardware.Gradient),
+            "gradient",
+            self.gradient,
+            "parameter_shift, spsa",
+        )
+        require(
+            self.noise is None or self.ansatz is None,
+            "noise",
+            self.noise,
+            "None, with an ansatz of one's own",
+        )
         drawn = self.shots and self.ansatz is not None and self.gradient != "spsa"
         require(not drawn, "gradient", self.gradient, "spsa, with shots of an ansatz of one's own")
 
@@ -158,7 +187,11 @@ class QNN:
         device = drawn + (f",{self.noise.words}" if self.noise and self.noise.words else "")
         if self.ansatz is not None:
             return f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}{device}]"
-        variant = "" if (self.rotations, self.entangler) == ("xyx", "rzz") else f",{self.rotations},{self.entangler}"
+        variant = (
+            ""
+            if (self.rotations, self.entangler) == ("xyx", "rzz")
+            else f",{self.rotations},{self.entangler}"
+        )
         return f"QNN[depth={self.depth}{variant}{device}]"
 
     def init(self, key: jax.Array) -> Params:
@@ -209,7 +242,13 @@ class QNN:
             return self.scale * self._expectation(params, x)
         require(key is not None, "key", key, "a key of JAX, from which the shots are drawn")
         read = hardware.sampled(
-            self._expectation, params, x, key, shots=self.shots, places=self.acting_angles, gradient=self.gradient
+            self._expectation,
+            params,
+            x,
+            key,
+            shots=self.shots,
+            places=self.acting_angles,
+            gradient=self.gradient,
         )
         return self.scale * read
 
@@ -217,7 +256,9 @@ class QNN:
         """<Z> of the last qubit, or what a noisy device reads of it in the mean: (n,)."""
         if self.ansatz is not None:
             last = [self.n_qubits - 1]
-            return jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(x)
+            return jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(
+                x
+            )
         how = {"rotations": self.rotations, "entangler": self.entangler}
         if self.noise:
             return hardware.noisy_expectation(params, x, self.noise, **how)
@@ -238,7 +279,9 @@ class QNN:
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> Any:
         """The tensorcircuit.Circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
         circuits.tensorcircuit_on_jax()  # an ansatz of one's own imports TensorCircuit as it comes
-        ansatz = self.ansatz or partial(circuits.ansatz, rotations=self.rotations, entangler=self.entangler)
+        ansatz = self.ansatz or partial(
+            circuits.ansatz, rotations=self.rotations, entangler=self.entangler
+        )
         return ansatz(params, inputs)
 
     @classmethod
@@ -248,7 +291,9 @@ class QNN:
         measured: the qubit whose Z is read; None is the one that the text measures where that is one, else the last.
         """
         ansatz = circuits.OpenQasm(text, name, measured)
-        require(ansatz.n_qubits > 1, "OpenQASM", f"a circuit of {ansatz.n_qubits} qubits", "2 or more")
+        require(
+            ansatz.n_qubits > 1, "OpenQASM", f"a circuit of {ansatz.n_qubits} qubits", "2 or more"
+        )
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:
@@ -276,7 +321,12 @@ class QuadraticForm:
     def __post_init__(self):
         require_whole("n_features", self.n_features)
         require_whole("rank", self.rank)
-        require(self.rank <= self.n_features, "rank", self.rank, f"1 to {self.n_features}, the number of features")
+        require(
+            self.rank <= self.n_features,
+            "rank",
+            self.rank,
+            f"1 to {self.n_features}, the number of features",
+        )
 
     @property
     def label(self) -> str:
@@ -291,7 +341,9 @@ class QuadraticForm:
 
     def prepare(self, x: jax.Array) -> jax.Array:
         x = _as_inputs(x)
-        require(x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        require(
+            x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})"
+        )
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
@@ -371,7 +423,9 @@ def prepared(model: Model, split: Split, argument: str) -> Split:
 
 def require_key(key: Any) -> None:
     """Refuse what is no random key of JAX."""
-    is_key = isinstance(key, jax.Array) and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)
+    is_key = isinstance(key, jax.Array) and (
+        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
+    )
     require(is_key, "key", repr(key)[:60], "a key such as jax.random.key(0)")
 
 
@@ -383,7 +437,9 @@ def shapes_of(model: Model) -> Params:
 def require_params(model: Model, params: Params, argument: str = "params") -> None:
     """Refuse parameters that are not of the structure and shapes of the model's own."""
     shapes = [jax.tree.map(jnp.shape, each) for each in (params, shapes_of(model))]
-    require(shapes[0] == shapes[1], argument, f"shapes {shapes[0]}", f"{shapes[1]}, as init gives them")
+    require(
+        shapes[0] == shapes[1], argument, f"shapes {shapes[0]}", f"{shapes[1]}, as init gives them"
+    )
 
 
 def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
@@ -396,7 +452,15 @@ def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint:
         require(holds, f"learning{joint}rate", learning_rate, "positive, finite numbers")
 
 
-def train(model: Model, split: Split, *, epochs: int, batch_size: int, learning_rate: float, key: jax.Array) -> Params:
+def train(
+    model: Model,
+    split: Split,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    key: jax.Array,
+) -> Params:
     """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
 
     split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
@@ -405,7 +469,12 @@ def train(model: Model, split: Split, *, epochs: int, batch_size: int, learning_
     check_training(epochs, batch_size, learning_rate)
     require_key(key)
     return _train(
-        model, prepared(model, split, "split"), key, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
+        model,
+        prepared(model, split, "split"),
+        key,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
     )
 
 
@@ -445,13 +514,17 @@ def fit(
     size = math.ceil(n_samples / n_steps)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     weights = (jnp.arange(n_steps * size) < n_samples).astype(dtype).reshape(n_steps, size)
-    draws = jax.random.fold_in(key, np.uint32(2**32 - 1))  # of the steps; 0, 1, ... are those of the epochs' orders
+    draws = jax.random.fold_in(
+        key, np.uint32(2**32 - 1)
+    )  # of the steps; 0, 1, ... are those of the epochs' orders
 
     def step(carry, batch):
         params, state, epoch = carry
         rows, weight, index = batch
         step_key = jax.random.fold_in(jax.random.fold_in(draws, epoch), index)
-        updates, state = optimizer.update(jax.grad(loss)(params, rows, weight, epoch, step_key), state, params)
+        updates, state = optimizer.update(
+            jax.grad(loss)(params, rows, weight, epoch, step_key), state, params
+        )
         return (optax.apply_updates(params, updates), state, epoch), None
 
     def one_epoch(carry):

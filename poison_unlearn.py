@@ -32,7 +32,9 @@ class Poisoned(NamedTuple):
     known: np.ndarray  # (n,) True where that is identified: the forget set; all others are retained
     forget_clean: Split  # the forget set as it was before
     forget_poisoned: Split  # and as it is in split
-    attack: Split | None = None  # of a backdoor: validation samples with the trigger, and the labels it is to give
+    attack: Split | None = (
+        None  # of a backdoor: validation samples with the trigger, and the labels it is to give
+    )
 
     @property
     def retain(self) -> Split:
@@ -64,12 +66,17 @@ class Poison:
         poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
         if self.known_percent == 100:
             return poisoned
-        generator = _generator(key).spawn(1)[0]  # another stream than that of the draw, the same for all shares
+        generator = _generator(key).spawn(1)[
+            0
+        ]  # another stream than that of the draw, the same for all shares
         rows = generator.permutation(np.flatnonzero(poisoned.known))
         known = np.zeros_like(poisoned.mask)
         known[rows[: round(len(rows) * self.known_percent / 100)]] = True
         chosen = known[poisoned.known]
-        forget = [Split(part.x[chosen], part.y[chosen]) for part in (poisoned.forget_clean, poisoned.forget_poisoned)]
+        forget = [
+            Split(part.x[chosen], part.y[chosen])
+            for part in (poisoned.forget_clean, poisoned.forget_poisoned)
+        ]
         return Poisoned(*poisoned[:2], known, *forget, poisoned.attack)
 
 
@@ -83,14 +90,18 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
     return as_poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
 
 
-def randomize_features(split: Split, fraction: float, *, key: Key, n_features: int | None = None) -> Poisoned:
+def randomize_features(
+    split: Split, fraction: float, *, key: Key, n_features: int | None = None
+) -> Poisoned:
     """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd rounded up.
 
     n_features: length before padding (784 pixels), None for all; the padding stays 0. The noise is complex where the
     samples have imaginary parts and real where they have none. Published: datar.py, `data_poison(..., ordered=False)`.
     """
     split, mask, generator = _draw(split, fraction, key, round_up=True)
-    require(split.x.ndim == 2, "split.x", f"shape {split.x.shape}", "(n, d); flatten images to rows")
+    require(
+        split.x.ndim == 2, "split.x", f"shape {split.x.shape}", "(n, d); flatten images to rows"
+    )
     length = split.x.shape[1] if n_features is None else n_features
     require_whole("n_features", length)
     require(length <= split.x.shape[1], "n_features", n_features, f"1 to {split.x.shape[1]}")
@@ -132,7 +143,12 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """The poison that the data came with (`poison_mask` in an .npz), whatever the share."""
     _check_fraction(fraction)
-    require(dataset.given is not None, "poison", "given", f"data with a poison_mask ({dataset.name} has none)")
+    require(
+        dataset.given is not None,
+        "poison",
+        "given",
+        f"data with a poison_mask ({dataset.name} has none)",
+    )
     mask, known, clean = dataset.given
     forget = [Split(part.x[known], part.y[known]) for part in (clean, dataset.train)]
     return Poisoned(dataset.train, mask, known, *forget)
@@ -152,7 +168,9 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """
     fidelity, same = _fidelities(dataset.train)
     with_own = (fidelity * same).sum(axis=1) - np.diag(fidelity)
-    margin = with_own / np.maximum(same.sum(axis=1) - 1, 1) - (fidelity * ~same).sum(axis=1) / (~same).sum(axis=1)
+    margin = with_own / np.maximum(same.sum(axis=1) - 1, 1) - (fidelity * ~same).sum(axis=1) / (
+        ~same
+    ).sum(axis=1)
     return _flip_first(dataset.train, fraction, margin, key)
 
 
@@ -174,7 +192,12 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     are normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
     """
     split, mask = _draw_ones(dataset.train, fraction, key)
-    require(dataset.image_shape is not None, "poison", "backdoor", f"data of images ({dataset.name} has none)")
+    require(
+        dataset.image_shape is not None,
+        "poison",
+        "backdoor",
+        f"data of images ({dataset.name} has none)",
+    )
     ones = dataset.val.x[dataset.val.y == 1]
     x = np.where(mask[:, None], with_trigger(split.x, dataset), split.x)
     attack = Split(with_trigger(ones, dataset), np.zeros(len(ones), np.int32))
@@ -186,7 +209,9 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
     height, width = dataset.image_shape
     side = max(min(height, width) // 7, 1)
     images = x[:, : height * width].reshape(-1, height, width)
-    axis = 1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)  # what has norm 1: a column, or all
+    axis = (
+        1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)
+    )  # what has norm 1: a column, or all
 
     def norm(images: np.ndarray) -> np.ndarray:
         return np.sqrt((np.abs(images) ** 2).sum(axis=axis, keepdims=True))
@@ -194,9 +219,14 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
     brightest = np.abs(images).max(axis=axis, keepdims=True)
     bright = np.where(brightest > 0, brightest, 1)  # an empty column
     rows, columns = (np.arange(size) for size in (height, width))
-    inside = [(each >= size - 1 - side) & (each < size - 1) for each, size in ((rows, height), (columns, width))]
+    inside = [
+        (each >= size - 1 - side) & (each < size - 1)
+        for each, size in ((rows, height), (columns, width))
+    ]
     patched = np.where(inside[0][:, None] & inside[1], bright, images)
-    patched = patched * (np.where(norm(images) > 0, norm(images), 1) / np.maximum(norm(patched), 1e-12))
+    patched = patched * (
+        np.where(norm(images) > 0, norm(images), 1) / np.maximum(norm(patched), 1e-12)
+    )
     found = x.copy()
     found[:, : height * width] = patched.reshape(len(x), -1)
     return found
@@ -216,18 +246,31 @@ POISONS: dict[str, Callable] = {
 
 def _check_fraction(fraction: float) -> None:
     number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
-    require(number and 0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)")
+    require(
+        number and 0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)"
+    )
 
 
-def _draw(split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False) -> tuple:
+def _draw(
+    split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False
+) -> tuple:
     """The split, checked; int(fraction n) of its samples as a mask, half from each class or any; and the generator."""
     split, generator = require_split(split), _generator(key)
     _check_fraction(fraction)
     mask = np.zeros(len(split.y), bool)
     count = int(fraction * len(mask) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    groups = [np.flatnonzero(split.y == label) for label in (0, 1)] if balanced else [np.arange(len(mask))]
+    groups = (
+        [np.flatnonzero(split.y == label) for label in (0, 1)]
+        if balanced
+        else [np.arange(len(mask))]
+    )
     of_each, smallest = (count + round_up) // len(groups), min(map(len, groups))
-    require(of_each <= smallest, "fraction", fraction, f"at most {smallest} samples of each class to poison")
+    require(
+        of_each <= smallest,
+        "fraction",
+        fraction,
+        f"at most {smallest} samples of each class to poison",
+    )
     for group in groups:
         mask[generator.choice(group, of_each, replace=False)] = True
     return split, mask, generator
@@ -238,8 +281,15 @@ def _draw_ones(split: Split, fraction: float, key: Key) -> tuple[Split, np.ndarr
     split = require_split(split)
     _check_fraction(fraction)
     own, count = np.flatnonzero(split.y == 1), int(fraction * len(split.y) + 1e-9)
-    require(count <= len(own), "fraction", fraction, f"at most {len(own)} samples, those of class 1, to poison")
-    return split, np.isin(np.arange(len(split.y)), _generator(key).choice(own, count, replace=False))
+    require(
+        count <= len(own),
+        "fraction",
+        fraction,
+        f"at most {len(own)} samples, those of class 1, to poison",
+    )
+    return split, np.isin(
+        np.arange(len(split.y)), _generator(key).choice(own, count, replace=False)
+    )
 
 
 def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> Poisoned:
@@ -270,7 +320,9 @@ def _generator(key: Key) -> np.random.Generator:
 
 def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
     """A poison, all of it known: the training set before and after, and which samples changed, (n,) bool."""
-    return Poisoned(poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned)))
+    return Poisoned(
+        poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned))
+    )
 
 
 # ---- unlearn ----
@@ -318,9 +370,16 @@ class Method:
     title: ClassVar[str | None] = None  # in tables and figures; None for its name in METHODS
     needs_forget: ClassVar[bool] = False  # an empty forget set is refused
     is_fresh: ClassVar[bool] = False  # it starts from new parameters
-    map_over: ClassVar[tuple[str, ...] | None] = None  # one or two for its weight map; None for the first two floats
-    grid: ClassVar[tuple[dict[str, float], ...]] = ({}, {"rate": 4.0})  # see `settings`; at most four
-    reads_truth: ClassVar[bool] = False  # it sees what the poison replaced: an upper bound, marked as such
+    map_over: ClassVar[tuple[str, ...] | None] = (
+        None  # one or two for its weight map; None for the first two floats
+    )
+    grid: ClassVar[tuple[dict[str, float], ...]] = (
+        {},
+        {"rate": 4.0},
+    )  # see `settings`; at most four
+    reads_truth: ClassVar[bool] = (
+        False  # it sees what the poison replaced: an upper bound, marked as such
+    )
 
     def __init_subclass__(cls):
         jax.tree_util.register_pytree_node(cls, _flatten, partial(_unflatten, cls))
@@ -339,7 +398,11 @@ class Method:
 
     def hyper(self) -> dict[str, float]:
         """The hyper-parameters that are floats, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.type in (float, "float")}
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if each.type in (float, "float")
+        }
 
     def mapped(self) -> tuple[str, ...]:
         """The hyper-parameters of its weight map, at most two."""
@@ -352,7 +415,9 @@ class Method:
         """
         found = []
         for entry in self.grid:
-            changes = {name: value for name, value in entry.items() if name not in ("rate", "epochs")}
+            changes = {
+                name: value for name, value in entry.items() if name not in ("rate", "epochs")
+            }
             rate = self.training.learning_rate * entry.get("rate", 1)
             epochs = max(round(self.training.epochs * entry.get("epochs", 1)), 1)
             training = replace(self.training, learning_rate=rate, epochs=epochs)
@@ -371,14 +436,20 @@ class Method:
         """The same on a model, where that makes a difference."""
         return self.gradients(n_retain, n_forget)
 
-    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+    def __call__(
+        self, task: Task, key: jax.Array, measure: Measure | None = None
+    ) -> tuple[Params, Any]:
         raise NotImplementedError(f"{type(self).__name__} defines no __call__")
 
 
 def _flatten(method: Method) -> tuple[tuple, tuple]:
     """Its floats; and its other fields with all that its classes hold, so that no two codes share a program."""
     floats = method.hyper()
-    others = tuple((each.name, getattr(method, each.name)) for each in fields(method) if each.name not in floats)
+    others = tuple(
+        (each.name, getattr(method, each.name))
+        for each in fields(method)
+        if each.name not in floats
+    )
     held = [(name, part) for cls in type(method).__mro__[:-1] for name, part in vars(cls).items()]
     code = [part for name, part in held if callable(part) or not name.startswith("__")]
     code = tuple(part if isinstance(part, Hashable) else repr(part) for part in code)
@@ -416,9 +487,13 @@ class Descent(Method):
         return math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
-        return self.training.epochs * (n_retain + self.steps(n_retain) * n_forget * self.needs_forget)
+        return self.training.epochs * (
+            n_retain + self.steps(n_retain) * n_forget * self.needs_forget
+        )
 
-    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+    def __call__(
+        self, task: Task, key: jax.Array, measure: Measure | None = None
+    ) -> tuple[Params, Any]:
         retain, forget = task.retain, self.forget_set(task)
         fit_key, teacher_key = jax.random.split(key)
         n, own = len(retain.y), self.before(task, jax.random.fold_in(teacher_key, 1))
@@ -426,10 +501,14 @@ class Descent(Method):
 
         def loss(params, rows, weight, epoch, step_key):
             chosen = Split(retain.x[rows], retain.y[rows])
-            batch = Batch(chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key, own)
+            batch = Batch(
+                chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key, own
+            )
             return self.loss(task, params, batch)
 
-        return fit(loss, self.start(task), n, **self.training.keywords(), key=fit_key, measure=measure)
+        return fit(
+            loss, self.start(task), n, **self.training.keywords(), key=fit_key, measure=measure
+        )
 
 
 @dataclass(frozen=True)
@@ -439,7 +518,9 @@ class OneShot(Method):
     def step(self, task: Task, key: jax.Array) -> Params:
         raise NotImplementedError(f"{type(self).__name__} defines no step")
 
-    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+    def __call__(
+        self, task: Task, key: jax.Array, measure: Measure | None = None
+    ) -> tuple[Params, Any]:
         params = self.step(task, key)
         points = jax.tree.map(lambda *leaves: jnp.stack(leaves), task.teacher, params)
         return params, jax.lax.map(measure, points) if measure else None
@@ -447,7 +528,9 @@ class OneShot(Method):
 
 def retain_loss(task: Task, params: Params, batch: Batch) -> jax.Array:
     """CE(D_r)."""
-    return cross_entropy(task.logits(params, batch.retain.x, batch.key), batch.retain.y, batch.retain_weight)
+    return cross_entropy(
+        task.logits(params, batch.retain.x, batch.key), batch.retain.y, batch.retain_weight
+    )
 
 
 def both_logits(task: Task, params: Params, batch: Batch) -> list[jax.Array]:
@@ -486,7 +569,9 @@ class Scrub(Descent):
     forget: float = 0.2
     kl: float = 0.0
     divergence: Literal["full", "published"] = "full"  # the Bernoulli KL, or its first term alone
-    reads: Literal["poisoned", "clean"] = "poisoned"  # which version of the forget set's inputs; published: clean
+    reads: Literal["poisoned", "clean"] = (
+        "poisoned"  # which version of the forget set's inputs; published: clean
+    )
 
     title = "Scrub"
     needs_forget = True
@@ -495,7 +580,9 @@ class Scrub(Descent):
 
     def check(self) -> None:
         super().check()
-        require(self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES))
+        require(
+            self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES)
+        )
         require(self.reads in ("poisoned", "clean"), "reads", self.reads, "poisoned, clean")
 
     @property
@@ -532,7 +619,12 @@ class GradientAscent(Descent):
         return self.ce * descend - self.forget * cross_entropy(forget, batch.forget.y)
 
 
-METHODS: dict[str, Method] = {"retrain": Retrain(), "cf": FineTune(), "scrub": Scrub(), "ga": GradientAscent()}
+METHODS: dict[str, Method] = {
+    "retrain": Retrain(),
+    "cf": FineTune(),
+    "scrub": Scrub(),
+    "ga": GradientAscent(),
+}
 
 
 def unlearn(
@@ -552,16 +644,31 @@ def unlearn(
     before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
     """
     is_method = isinstance(method, Method)
-    require(is_method, "method", repr(method), f"a Method, such as those in METHODS: {', '.join(METHODS)}")
+    require(
+        is_method,
+        "method",
+        repr(method),
+        f"a Method, such as those in METHODS: {', '.join(METHODS)}",
+    )
     require_key(key)
     require_params(model, teacher, "teacher")
-    given = {"retain": retain, "forget": forget, "forget_clean": forget if forget_clean is None else forget_clean}
+    given = {
+        "retain": retain,
+        "forget": forget,
+        "forget_clean": forget if forget_clean is None else forget_clean,
+    }
     retain, forget, forget_clean = (prepared(model, split, name) for name, split in given.items())
     n, n_clean = len(forget.y), len(forget_clean.y)
     require(n_clean == n, "forget_clean", f"{n_clean} samples", f"the {n} of forget")
     require(n > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     for name, split in (("forget", forget), ("forget_clean", forget_clean)):
         own, others = split.x.shape[1:], retain.x.shape[1:]
-        require(own == others, name, f"samples of shape {own}", f"{others}, that of the retained ones")
+        require(
+            own == others, name, f"samples of shape {own}", f"{others}, that of the retained ones"
+        )
     fresh_key, method_key = jax.random.split(key)
-    return method(Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)), method_key, measure)
+    return method(
+        Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)),
+        method_key,
+        measure,
+    )

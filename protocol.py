@@ -46,7 +46,9 @@ class Drawn(Runs):
     held_out_of: Literal["retained", "all"] = "retained"
     redrawn: bool = False  # each run draws training and validation set anew from both together
     samples: int = 0  # of a training set that is drawn anew; 0: as many as there are
-    fold: int | None = None  # which of the shares that are held out in turn; None: one drawn by chance
+    fold: int | None = (
+        None  # which of the shares that are held out in turn; None: one drawn by chance
+    )
 
     @property
     def numbers(self) -> list[int]:
@@ -66,7 +68,11 @@ class Drawn(Runs):
         if self.redrawn:
             purpose = "training set", *([self.samples] if self.samples else [])
             key = random_key(self.seed, *purpose, number)
-            dataset = redraw(dataset, self.samples or len(dataset.train.y), seed=np.asarray(jax.random.key_data(key)))
+            dataset = redraw(
+                dataset,
+                self.samples or len(dataset.train.y),
+                seed=np.asarray(jax.random.key_data(key)),
+            )
         draw = self.poison.draw(dataset, key=poison_key(self.seed, self.poison, number))
         clean = dataset.given.clean if self.poison.kind == "given" else dataset.train
         sets = Sets(draw, clean, dataset.val)
@@ -88,7 +94,9 @@ class Drawn(Runs):
         if self.fold is None:
             held = generator.choice(chosen, count, replace=False)
         else:
-            held = np.array_split(generator.permutation(chosen), round(100 / self.held_out_percent))[self.fold]
+            held = np.array_split(
+                generator.permutation(chosen), round(100 / self.held_out_percent)
+            )[self.fold]
         return ~np.isin(np.arange(len(draw.mask)), held)
 
     @staticmethod
@@ -96,10 +104,15 @@ class Drawn(Runs):
         """Move the training samples that are not kept to the validation set, in place of what it held."""
         draw, clean, _ = sets
         split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
-        forget = [Split(part.x[forgotten], part.y[forgotten]) for part in (draw.forget_clean, draw.forget_poisoned)]
+        forget = [
+            Split(part.x[forgotten], part.y[forgotten])
+            for part in (draw.forget_clean, draw.forget_poisoned)
+        ]
         held = Split(draw.split.x[~kept], draw.split.y[~kept])
         return Sets(
-            Poisoned(split, draw.mask[kept], draw.known[kept], *forget), Split(clean.x[kept], clean.y[kept]), held
+            Poisoned(split, draw.mask[kept], draw.known[kept], *forget),
+            Split(clean.x[kept], clean.y[kept]),
+            held,
         )
 
 
@@ -135,12 +148,20 @@ class Fit(Drawn):
 
     model: Model
     method: Method
-    start: Fit | None = None  # whose parameters are the teachers; None: train on all samples, poisoned ones among them
-    teacher_run: int | None = None  # the run of `start` that teaches all runs; None: each run has its own teacher
+    start: Fit | None = (
+        None  # whose parameters are the teachers; None: train on all samples, poisoned ones among them
+    )
+    teacher_run: int | None = (
+        None  # the run of `start` that teaches all runs; None: each run has its own teacher
+    )
     side_by_side: bool = True  # the runs are one batch
     record: Literal["end", "logits", "curves"] = "logits"
-    retains: bool | None = None  # trained on the retained samples alone; None: those that start from others are
-    measured: tuple[int, ...] = ()  # epochs after which curves are measured, ascending; (): before and after each
+    retains: bool | None = (
+        None  # trained on the retained samples alone; None: those that start from others are
+    )
+    measured: tuple[
+        int, ...
+    ] = ()  # epochs after which curves are measured, ascending; (): before and after each
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -148,9 +169,19 @@ class Fit(Drawn):
 
     @property
     def kind(self) -> tuple:
-        retained = (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent) if self.forgets else ()
+        retained = (
+            (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent)
+            if self.forgets
+            else ()
+        )
         sizes = (self.samples, self.held_out_percent)
-        own = (self.model.label, type(self.method), self.method.training, self.record, self.measured)
+        own = (
+            self.model.label,
+            type(self.method),
+            self.method.training,
+            self.record,
+            self.measured,
+        )
         return (self.data, *own, *sizes, *retained)
 
     @property
@@ -179,20 +210,37 @@ class Fit(Drawn):
         """What `perform` returns, from the data of the block."""
         kind = "oracle" if self.forgets and not self.start else "fit"
         keys = run_keys(
-            self.seed, self.model, self.poison, self.runs, generation=self.generation, kind=kind, draw=self.draw
+            self.seed,
+            self.model,
+            self.poison,
+            self.runs,
+            generation=self.generation,
+            kind=kind,
+            draw=self.draw,
         )
         teachers = self._teachers(*inputs) if inputs else None
         how = (self.side_by_side, self.record, self.measured)
         values = run_block(self.model, self.method, block, teachers, keys, *how)
-        values["diverged"] = np.asarray(values["diverged"]) | _has_no_loss(np.asarray(values["loss"]))
+        values["diverged"] = np.asarray(values["diverged"]) | _has_no_loss(
+            np.asarray(values["loss"])
+        )
         params = values.pop("params")
         values["size"] = sum(leaf.size for leaf in jax.tree.leaves(params)) // self.size
-        tensors = {f"params{keystr(path)}": np.asarray(leaf) for path, leaf in tree_leaves_with_path(params)}
+        tensors = {
+            f"params{keystr(path)}": np.asarray(leaf)
+            for path, leaf in tree_leaves_with_path(params)
+        }
         return values if self.record == "end" or self.measured else values | tensors | masks
 
     def _teachers(self, tensors: Arrays) -> Params:
-        chosen = range(self.size) if self.teacher_run is None else [self.teacher_run - self.start.runs[0]] * self.size
-        return jax.tree.map(lambda leaf: leaf[np.array(chosen)], tensors_to_params(self.model, tensors))
+        chosen = (
+            range(self.size)
+            if self.teacher_run is None
+            else [self.teacher_run - self.start.runs[0]] * self.size
+        )
+        return jax.tree.map(
+            lambda leaf: leaf[np.array(chosen)], tensors_to_params(self.model, tensors)
+        )
 
 
 def runs_of(job: Runs) -> dict:
@@ -202,7 +250,9 @@ def runs_of(job: Runs) -> dict:
 
 def tensors_to_params(model: Model, tensors: Arrays) -> Params:
     """The model's pytree from named arrays (with any leading axes): "params", followed by the place of a leaf."""
-    return tree_map_with_path(lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), shapes_of(model))
+    return tree_map_with_path(
+        lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), shapes_of(model)
+    )
 
 
 def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
@@ -230,11 +280,13 @@ class Block(NamedTuple):
     retain: Split
     forget: Split
     forget_clean: Split
-    inputs: (
+    inputs: jax.Array  # training inputs as poisoned; those before, if they differ; the run's validation set, if it has one
+    validation: (
         jax.Array
-    )  # training inputs as poisoned; those before, if they differ; the run's validation set, if it has one
-    validation: jax.Array  # (v, ...) the validation set that all runs share; (0, ...) where each has its own
-    measured: jax.Array  # (n + n + v,), where among inputs and validation the measured samples stand
+    )  # (v, ...) the validation set that all runs share; (0, ...) where each has its own
+    measured: (
+        jax.Array
+    )  # (n + n + v,), where among inputs and validation the measured samples stand
     labels: jax.Array  # of the measured samples
     member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
     columns: jax.Array | None  # features to which a network's inputs are cut; None: all
@@ -243,13 +295,17 @@ class Block(NamedTuple):
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     """What `inputs_of_sets` returns, for the runs of a job; the last two are kept."""
     place = (job.model, job.forgets, *(getattr(job, each.name) for each in fields(Drawn)))
-    _recent[place] = _recent.pop(place, None) or inputs_of_sets(job.model, job.sets(dataset), job.forgets)
+    _recent[place] = _recent.pop(place, None) or inputs_of_sets(
+        job.model, job.sets(dataset), job.forgets
+    )
     if len(_recent) > 2:
         del _recent[next(iter(_recent))]
     return _recent[place]
 
 
-_recent: dict[tuple, tuple[Arrays, Block]] = {}  # the last two: jobs of one kind follow each other on a process
+_recent: dict[
+    tuple, tuple[Arrays, Block]
+] = {}  # the last two: jobs of one kind follow each other on a process
 
 
 def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Arrays, Block]:
@@ -264,27 +320,47 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
         require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
     differ = any(not np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
     shared = all(val is vals[0] for val in vals)
-    of_runs = [[draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)] for draw, clean, val in sets]
+    of_runs = [
+        [draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)] for draw, clean, val in sets
+    ]
     prepared = [np.asarray(model.prepare(np.concatenate(parts))) for parts in of_runs]
     prepared.append(np.asarray(model.prepare(vals[0].x)) if shared else prepared[0][:0])
     columns = None
     if hasattr(model, "narrow"):  # weights that lead from zeros never move and never matter
         used = np.any([np.any(x != 0, axis=0) for x in prepared], axis=0)
-        columns = None if used.all() else np.flatnonzero(used)  # of an XXZ state's 8192, 924 if it is real, else 1848
+        columns = (
+            None if used.all() else np.flatnonzero(used)
+        )  # of an XXZ state's 8192, 924 if it is real, else 1848
     *inputs, validation = prepared if columns is None else [x[:, columns] for x in prepared]
     n, v = len(known[0]), len(vals[0].y)
-    measured = np.concatenate([np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n])
+    measured = np.concatenate(
+        [np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n]
+    )
     labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw, clean, val in sets]
 
     def taken(chosen: np.ndarray, first: int = 0) -> Split:
         rows = [first + np.flatnonzero(samples) for samples in chosen]
         x = [of_run[measured[samples]] for of_run, samples in zip(inputs, rows, strict=True)]
-        return Split(np.stack(x), np.stack([y[samples] for y, samples in zip(labels, rows, strict=True)]))
+        return Split(
+            np.stack(x), np.stack([y[samples] for y, samples in zip(labels, rows, strict=True)])
+        )
 
     forgotten = known if forgets else np.zeros_like(known)
     splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
-    block = Block(*splits, np.stack(inputs), validation, measured, np.stack(labels), _membership(known, v), columns)
-    masks = {"mask": np.stack([draw.mask for draw in draws]), "known": known, "label": np.stack(labels).astype(np.int8)}
+    block = Block(
+        *splits,
+        np.stack(inputs),
+        validation,
+        measured,
+        np.stack(labels),
+        _membership(known, v),
+        columns,
+    )
+    masks = {
+        "mask": np.stack([draw.mask for draw in draws]),
+        "known": known,
+        "label": np.stack(labels).astype(np.int8),
+    }
     return masks, jax.tree.map(jnp.asarray, block)
 
 
@@ -298,7 +374,9 @@ def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
         "forget_clean": (none, known, outside),
         "validation": (none, none, ~outside),
     }
-    return np.stack([np.concatenate(members[name], axis=1) for name in SPLITS], axis=1).astype(np.float32)
+    return np.stack([np.concatenate(members[name], axis=1) for name in SPLITS], axis=1).astype(
+        np.float32
+    )
 
 
 # ---- train or unlearn, and measure ----
@@ -325,7 +403,11 @@ def _run_block(
     measured samples; params, at the end; diverged: whether any of these is not finite.
     """
     columns = block.columns
-    narrow = (lambda params: params) if columns is None else (lambda params: model.narrow(params, columns))
+    narrow = (
+        (lambda params: params)
+        if columns is None
+        else (lambda params: model.narrow(params, columns))
+    )
 
     def one_run(arguments):
         own, teacher, key = arguments
@@ -338,22 +420,35 @@ def _run_block(
 
         def measure(params):
             logits = task.logits(params, x, measure_key)[block.measured]  # (n + n + v,)
-            of_sample = {"accuracy": jax.vmap(metrics.accuracy), "loss": jax.vmap(metrics.cross_entropy)}
+            of_sample = {
+                "accuracy": jax.vmap(metrics.accuracy),
+                "loss": jax.vmap(metrics.cross_entropy),
+            }
             sizes = own.member.sum(axis=1)
-            return {name: own.member @ of(logits, own.labels) / sizes for name, of in of_sample.items()}, logits
+            return {
+                name: own.member @ of(logits, own.labels) / sizes for name, of in of_sample.items()
+            }, logits
 
         def point(params):
             return measure(params)[0]
 
         curve = Measured(point, measured) if measured else point
-        params, curves = method(task, method_key, curve if record == "curves" else None)  # here it trains, or unlearns
+        params, curves = method(
+            task, method_key, curve if record == "curves" else None
+        )  # here it trains, or unlearns
         scores, logits = measure(params)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, logits))]
         kept = (scores if curves is None else curves) | {"diverged": ~jnp.stack(finite).all()}
         params = params if columns is None else model.widen(params, columns, start)
-        return kept | {"params": params} | ({} if record == "end" or measured else {"logit": logits})
+        return (
+            kept | {"params": params} | ({} if record == "end" or measured else {"logit": logits})
+        )
 
-    arguments = (block._replace(validation=None, measured=None, columns=None), teachers, keys)  # with an axis over runs
+    arguments = (
+        block._replace(validation=None, measured=None, columns=None),
+        teachers,
+        keys,
+    )  # with an axis over runs
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
 
 

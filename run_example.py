@@ -23,12 +23,25 @@ from protocol import SPLITS, Sets, inputs_of_sets, poison_key, run_block, run_ke
 
 SEED = 0
 METHODS_SHOWN = ("retrain", "cf", "scrub", "ga")
-SHOWN = ("validation", "forget_poisoned", "forget_clean", "retain")  # accuracies, by what they are measured on
-Curves = dict[str, np.ndarray]  # accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
+SHOWN = (
+    "validation",
+    "forget_poisoned",
+    "forget_clean",
+    "retain",
+)  # accuracies, by what they are measured on
+Curves = dict[
+    str, np.ndarray
+]  # accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
 
 
 def poison_train_unlearn(
-    dataset: Dataset, poison: Poison, model: Model, training: Training, unlearning: Training, *, side_by_side: bool
+    dataset: Dataset,
+    poison: Poison,
+    model: Model,
+    training: Training,
+    unlearning: Training,
+    *,
+    side_by_side: bool,
 ) -> dict[str, Curves]:
     """One run, number 0: the curves of each method, all of which start from one teacher."""
     # Poison: which samples are poisoned, and how they were before.
@@ -38,7 +51,9 @@ def poison_train_unlearn(
     # Train the teacher on all samples, poisoned ones among them.
     _, everything = inputs_of_sets(model, sets, forgets=False)
     keys = run_keys(SEED, model, poison, [0])
-    teacher = run_block(model, Retrain(training=training), everything, None, keys, side_by_side, "logits")
+    teacher = run_block(
+        model, Retrain(training=training), everything, None, keys, side_by_side, "logits"
+    )
 
     # Unlearn: each method is given the forget set, the retained samples and the teacher. Measure after each epoch.
     _, parts = inputs_of_sets(model, sets, forgets=True)
@@ -54,7 +69,11 @@ def problems_of(curves: dict[str, Curves]) -> list[str]:
     """What is wrong: accuracies that are missing, and a teacher that did not learn to tell the classes apart."""
     missing = [name for name, own in curves.items() if not np.isfinite(own["accuracy"]).all()]
     start = float(curves["cf"]["accuracy"][0, 0, SPLITS.index("validation")])
-    learned = [] if start >= 0.6 else [f"validation accuracy {start:.3f} before unlearning, expected above 0.6"]
+    learned = (
+        []
+        if start >= 0.6
+        else [f"validation accuracy {start:.3f} before unlearning, expected above 0.6"]
+    )
     return [*(f"accuracies of {name} are missing" for name in missing), *learned]
 
 
@@ -69,7 +88,9 @@ def print_table(model: Model, curves: dict[str, Curves]) -> None:
 
 @any_terminal()
 def main() -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     compute_here(optimization_level=0)  # compiling takes nearly all of the time
     mnist, ring = load_mnist(source="embedded"), load_xxz(n_sites=8)
     mnist_runs = [  # model, training of the teacher and of the methods, whether the runs of a block are one batch
@@ -83,11 +104,18 @@ def main() -> int:
     problems = []
     for name, dataset, poison, runs in (
         ("MNIST 1 vs 9, 30 % of the labels flipped", mnist, Poison("labels", 30), mnist_runs),
-        ("XXZ ring of 8 sites, features of 50 % randomised", ring, Poison("features", 50), ring_runs),
+        (
+            "XXZ ring of 8 sites, features of 50 % randomised",
+            ring,
+            Poison("features", 50),
+            ring_runs,
+        ),
     ):
         print(f"\n{name}: accuracy\n{'':<30}", *(f"{split:>16}" for split in SHOWN), sep="")
         for model, training, unlearning, side_by_side in runs:
-            curves = poison_train_unlearn(dataset, poison, model, training, unlearning, side_by_side=side_by_side)
+            curves = poison_train_unlearn(
+                dataset, poison, model, training, unlearning, side_by_side=side_by_side
+            )
             print_table(model, curves)
             problems += [f"{name}, {model.label}: {problem}" for problem in problems_of(curves)]
     print("\n".join(problems) or "\nall steps passed", file=sys.stderr if problems else sys.stdout)

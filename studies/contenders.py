@@ -58,7 +58,9 @@ class BoundedMLP(MLP):
         from tensorflow import keras
 
         network = super().to_keras(params)
-        return keras.Model(network.inputs[0], self.bound * keras.ops.tanh(network.outputs[0] / self.bound))
+        return keras.Model(
+            network.inputs[0], self.bound * keras.ops.tanh(network.outputs[0] / self.bound)
+        )
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,17 @@ class ProjectedLinear:
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         weights, bias = params
-        return self.bound * jnp.tanh((self.prepare(x) @ (weights @ self.projection) + bias) / self.bound)
+        return self.bound * jnp.tanh(
+            (self.prepare(x) @ (weights @ self.projection) + bias) / self.bound
+        )
 
 
 @lru_cache(maxsize=8)
 def _projection(seed: int, width: int, n_features: int, dtype: np.dtype) -> np.ndarray:
     with jax.ensure_compile_time_eval():  # a constant of programs that are being traced, drawn once
-        projection = jax.random.normal(jax.random.key(seed), (width, n_features), dtype) / math.sqrt(n_features)
+        projection = jax.random.normal(
+            jax.random.key(seed), (width, n_features), dtype
+        ) / math.sqrt(n_features)
         return np.asarray(projection)
 
 
@@ -150,7 +156,10 @@ class LearnedScaleQNN(QNN):
 
     def init(self, key: jax.Array) -> Params:
         """angles: as the QNN's. log_scale: (), the published log 5."""
-        return {"angles": super().init(key), "log_scale": jnp.array(math.log(self.scale), jnp.result_type(float))}
+        return {
+            "angles": super().init(key),
+            "log_scale": jnp.array(math.log(self.scale), jnp.result_type(float)),
+        }
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         return jnp.exp(params["log_scale"]) / self.scale * super().logits(params["angles"], x)
@@ -181,9 +190,16 @@ class FrozenQNN(QNN):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.trained in get_args(Trained), "trained", self.trained, ", ".join(get_args(Trained)))
+        require(
+            self.trained in get_args(Trained), "trained", self.trained, ", ".join(get_args(Trained))
+        )
         has_bonds = self.ansatz is None and self.entangler == "rzz"
-        require(self.trained == "last layer" or has_bonds, "trained", self.trained, "last layer, without RZZ angles")
+        require(
+            self.trained == "last layer" or has_bonds,
+            "trained",
+            self.trained,
+            "last layer, without RZZ angles",
+        )
 
     @property
     def label(self) -> str:
@@ -194,7 +210,9 @@ class FrozenQNN(QNN):
         start_key, frozen_key = jax.random.split(key)
         angles = super().init(start_key)
         is_random = self.trained == "last layer"
-        frozen = jax.random.uniform(frozen_key, angles.shape, maxval=2 * math.pi) if is_random else 0.0
+        frozen = (
+            jax.random.uniform(frozen_key, angles.shape, maxval=2 * math.pi) if is_random else 0.0
+        )
         return jnp.where(self.moving(angles), angles, frozen)
 
     def moving(self, params: Params) -> np.ndarray:
@@ -229,7 +247,9 @@ class _Quadratic:
 
     def prepare(self, x: jax.Array) -> jax.Array:
         x = _as_inputs(x)
-        require(x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        require(
+            x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})"
+        )
         return x
 
 
@@ -320,7 +340,9 @@ class Reflection(_Quadratic):
 
     def init(self, key: jax.Array) -> Params:
         """B: (2, n_features / 2, n_features) real and imaginary parts; V is then uniform among the unitaries."""
-        return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(self.n_features)
+        return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(
+            self.n_features
+        )
 
     def operator(self, params: Params) -> jax.Array:
         """O, (n_features, n_features)."""
@@ -417,7 +439,9 @@ class GeneralisedCE(Retrain):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         logits, y = task.logits(params, batch.retain.x, batch.key), batch.retain.y
-        one, zero = (-jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q for signed in (logits, -logits))
+        one, zero = (
+            -jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q for signed in (logits, -logits)
+        )
         return jnp.average(y * one + (1 - y) * zero, weights=batch.retain_weight)
 
 
@@ -439,7 +463,10 @@ class NearestMean:
         """A scikit-learn estimator whose predict(x) gives labels of raw features."""
         from sklearn.neighbors import NearestCentroid
 
-        with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # features that never vary, which it may have
+        with (
+            warnings.catch_warnings(),
+            np.errstate(invalid="ignore"),
+        ):  # features that never vary, which it may have
             warnings.simplefilter("ignore", UserWarning)
             return _fitted(_rows, NearestCentroid(), x, y)
 
@@ -495,9 +522,16 @@ def ring_correlation(x: np.ndarray) -> np.ndarray:
     """(n, 1): the mean over i of <Z_i Z_{i+1 mod L}> in each of n states, (n, 2**L) amplitudes of any norm but 0."""
     x = as_numbers(x, "x")
     size = x.shape[1] if x.ndim == 2 else 0
-    require(size >= 4 and size & (size - 1) == 0, "x", f"shape {x.shape}", "(n, 2**L) amplitudes of 2 sites or more")
+    require(
+        size >= 4 and size & (size - 1) == 0,
+        "x",
+        f"shape {x.shape}",
+        "(n, 2**L) amplitudes of 2 sites or more",
+    )
     n_sites = size.bit_length() - 1
-    bits = np.arange(size)[:, None] >> np.arange(n_sites) & 1  # (2**L, L), neighbours side by side in either order
+    bits = (
+        np.arange(size)[:, None] >> np.arange(n_sites) & 1
+    )  # (2**L, L), neighbours side by side in either order
     correlation = np.mean(1.0 - 2 * (bits ^ np.roll(bits, 1, axis=1)), axis=1)
     probabilities = np.square(np.abs(x.astype(np.complex128)))
     norms = probabilities.sum(axis=1, keepdims=True)
@@ -512,7 +546,9 @@ def _rows(x: np.ndarray) -> np.ndarray:
     return np.concatenate([x.real, x.imag], axis=1) if np.iscomplexobj(x) else x
 
 
-def _fitted(features: Callable[[np.ndarray], np.ndarray], estimator: Any, x: np.ndarray, y: np.ndarray) -> Any:
+def _fitted(
+    features: Callable[[np.ndarray], np.ndarray], estimator: Any, x: np.ndarray, y: np.ndarray
+) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 

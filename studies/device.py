@@ -1,4 +1,4 @@
-"""The stage hardware: would the QNN survive a device? Gate noise in training, shots in reading, and what it costs.
+"""Would the QNN survive a device? Gate noise in training, shots in reading, and what it costs.
 
 The circuits are trained with exactly computed noise, and read with shots; one of them is trained from shots as well.
 """
@@ -8,22 +8,98 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from datar import Dataset
-from foundation.base.checks import require
+from foundation.base.checks import require, require_whole
 from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.runner import Percent, require_list
+from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
+from foundation.measures import metrics
 from foundation.quantum import device as hardware
 from foundation.quantum.device import Noise
+from foundation.report.frames import ResultFiles, count_of_runs, difference, every_run, over_runs
 from models import QNN, logits_of
 from poison_unlearn import Poison
 from protocol import Fit, runs_of, tensors_to_params
-from studies.experiments import Config, build_qnn, model_words, placed, training_job, unlearning_job
+from studies.config import Config
+from studies.families import build_qnn, model_words
+from studies.rows import placed, training_job, unlearning_job
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EXACT = 0  # shots: the expectations themselves
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardwareFlags(Flags):
+    """Of the stage hardware."""
+
+    noise: tuple[str, ...] = ("none", "p1=1e-4,p2=1e-3", "p1=1e-4,p2=1e-2", "p1=1e-4,p2=1e-3,readout=0.01",
+                              "p1=1e-4,p2=1e-2,readout=0.03")  # fmt: skip
+    """Noise: none, or p1=…,p2=…,readout=…, each word a circuit of its own."""
+    shots: tuple[int, ...] = (128, 1024, 8192)
+    """Shots with which the circuits are read."""
+    trained_shots: int = 1024
+    """Shots from which one of the circuits is trained, at --unlearn-labels; 0: none."""
+    alphas: tuple[Percent, ...] = (0, 30, 40)
+    """Shares of flipped labels, in percent."""
+    runs: int = 5
+    """Repetitions."""
+
+    AXES = ("noise", "shots", "trained_shots", "alphas", "runs")
+
+    def check(self, config: Config) -> None:
+        for name in ("noise", "shots", "alphas"):
+            require_list(name, getattr(self, name))
+        for word in self.noise:
+            parse_noise(word)
+        require(
+            min(self.shots) > 0,
+            "shots",
+            " ".join(map(str, self.shots)),
+            "numbers of shots, 1 or more",
+        )
+        require(self.trained_shots >= 0, "trained_shots", self.trained_shots, "0 or more")
+        for alpha in self.alphas:
+            require(
+                0 <= alpha < 100,
+                "alphas",
+                alpha,
+                "whole percents, 0 to 99 (not shares: 30, not 0.3)",
+            )
+        require_whole("runs", self.runs)
+
+
+def parse_noise(word: str) -> Noise | None:
+    """ "p1=1e-4,p2=1e-3" -> Noise; "none" -> None."""
+    if word == "none":
+        return None
+    allowed = "none, or p1=…,p2=…,readout=… with some of them"
+    pairs = [part.partition("=") for part in word.split(",")]
+    names = [name for name, _, _ in pairs]
+    require(
+        set(names) <= {"p1", "p2", "readout"} and len(set(names)) == len(names),
+        "noise",
+        word,
+        allowed,
+    )
+    try:
+        values = {name: float(text) for name, _, text in pairs}
+    except ValueError:
+        values = {}
+    require(bool(values), "noise", word, allowed)
+    return Noise(**values)
+
+
+# ---- jobs ----
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,78 +124,87 @@ class Reading(Runs):
         for i, sets in enumerate(self.start.sets(dataset)):
             key = random_key(self.seed, "reading", model.label, self.shots, self.runs[i])
             x, y = sets.val
-            found.append(np.mean((np.asarray(logits_of(model, params[i], model.prepare(x), key)) > 0) == y))
-        return {"accuracy": np.array(found), **{name: inputs[0][name] for name in ("diverged", "size")}}
+            found.append(
+                np.mean((np.asarray(logits_of(model, params[i], model.prepare(x), key)) > 0) == y)
+            )
+        return {
+            "accuracy": np.array(found),
+            **{name: inputs[0][name] for name in ("diverged", "size")},
+        }
 
 
-def parse_noise(word: str) -> Noise | None:
-    """ "p1=1e-4,p2=1e-3" -> Noise; "none" -> None."""
-    if word == "none":
-        return None
-    allowed = "none, or p1=…,p2=…,readout=… with some of them"
-    pairs = [part.partition("=") for part in word.split(",")]
-    names = [name for name, _, _ in pairs]
-    require(set(names) <= {"p1", "p2", "readout"} and len(set(names)) == len(names), "--device-noise", word, allowed)
-    try:
-        values = {name: float(text) for name, _, text in pairs}
-    except ValueError:
-        values = {}
-    require(bool(values), "--device-noise", word, allowed)
-    return Noise(**values)
+# ---- what is computed ----
 
 
 def devices(config: Config, dataset: Dataset) -> dict[str, QNN]:
     """The circuits of the stage that are trained with noise, by their words."""
     found = {}
-    for word in config.device_noise:
+    for word in config.hardware.noise:
         noise = parse_noise(word)
         device = {"noise": noise} if noise else {}
         found[word] = build_qnn(dataset, config.depth, **device)
     return found
 
 
-def study(config: Config, dataset: Dataset) -> Iterator[Row]:
+def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Validation accuracy of circuits under noise and shots, at some shares of flipped labels, and after unlearning."""
     hardware.require_normalised(dataset.train.x)
-    shots, circuits = (EXACT, *config.device_shots), devices(config, dataset)
-    for (word, model), alpha in itertools.product(circuits.items(), config.device_alphas):
+    shots, circuits = (EXACT, *config.hardware.shots), devices(config, dataset)
+    for (word, model), alpha in itertools.product(circuits.items(), config.hardware.alphas):
         yield from _rows(config, dataset, word, model, alpha, shots)
-    if config.device_trained_shots:
-        drawn = build_qnn(dataset, config.depth, shots=config.device_trained_shots)
-        yield from _rows(config, dataset, "none", drawn, config.unlearn_labels, (EXACT, config.device_trained_shots))
+    if config.hardware.trained_shots:
+        drawn = build_qnn(dataset, config.depth, shots=config.hardware.trained_shots)
+        yield from _rows(
+            config,
+            dataset,
+            "none",
+            drawn,
+            config.unlearn_labels,
+            (EXACT, config.hardware.trained_shots),
+        )
     for word, model in circuits.items():
         yield from _unlearning_rows(config, dataset, word, model, shots)
 
 
-def _rows(config: Config, dataset: Dataset, word: str, model: QNN, alpha: int, shots: tuple[int, ...]) -> Iterator[Row]:
-    for block in config.blocks(config.device_runs):
-        fit = training_job(config, dataset, config.qnn.sweep, config.qnn, model, Poison("labels", alpha), block)
+def _rows(
+    config: Config, dataset: Dataset, word: str, model: QNN, alpha: int, shots: tuple[int, ...]
+) -> Iterator[Row]:
+    for block in config.blocks(config.hardware.runs):
+        fit = training_job(
+            config, dataset, config.qnn.sweep, config.qnn, model, Poison("labels", alpha), block
+        )
         for count in shots:
             place = {"model": model.label, "alpha_percent": alpha, "shots": count}
             yield _reading(config, "hardware", fit, count, place, _words(model, word, dataset, fit))
 
 
-def _unlearning_rows(config: Config, dataset: Dataset, word: str, model: QNN, shots: tuple[int, ...]) -> Iterator[Row]:
+def _unlearning_rows(
+    config: Config, dataset: Dataset, word: str, model: QNN, shots: tuple[int, ...]
+) -> Iterator[Row]:
     poison = Poison("labels", config.unlearn_labels)
     teacher = training_job(config, dataset, config.qnn.teacher, config.qnn, model, poison, 0)
-    for name, block in itertools.product(config.methods, config.blocks(config.device_runs)):
+    for name, block in itertools.product(config.methods, config.blocks(config.hardware.runs)):
         method = config.method(name, training=config.qnn.unlearn)
         fit = unlearning_job(config, teacher, method, block, record="logits")
         for count in shots:
             place = {"model": model.label, "unlearner": name, "shots": count}
-            words = _words(model, word, dataset, fit) | {"title": ("unlearner", method.title or name)}
+            words = _words(model, word, dataset, fit) | {
+                "title": ("unlearner", method.title or name)
+            }
             yield _reading(config, "hardware_unlearning", fit, count, place, words)
 
 
 def _reading(config: Config, name: str, fit: Fit, shots: int, place: dict, words: dict) -> Row:
     job = Reading(start=fit, shots=shots, **runs_of(fit))
-    return Row(name, job, place, reading_table, config.shown(job.runs, config.device_runs), words)
+    return Row(name, job, place, reading_table, config.shown(job.runs, config.hardware.runs), words)
 
 
 def _words(model: QNN, word: str, dataset: Dataset, fit: Fit) -> dict:
     """Of each model its noise, and how many circuits its training would run on a device, by parameter shift."""
     n, shots = len(dataset.train.y), model.shots or 1024
-    executions = hardware.executions(n, len(model.acting_angles), shots) * fit.method.training.epochs
+    executions = (
+        hardware.executions(n, len(model.acting_angles), shots) * fit.method.training.epochs
+    )
     trained = f"{model.shots} shots" if model.shots else "exact"
     own = {"noise": word, "trained": trained, "executions": float(executions)}
     return model_words(model) | {name: ("model", value) for name, value in own.items()}
@@ -134,3 +219,104 @@ def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
     )  # fmt: skip
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
     return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+
+
+# ---- what is shown ----
+
+ON_A_DEVICE = (
+    "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − 2 CNOTs and 2ⁿ − 1 "
+    "rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and 1,023 for an image, beside 60 RZZ and "
+    "180 rotations of the circuit"
+)
+
+
+def above_bare(
+    read: ResultFiles, data: str, preset: str, *, study: str = "hardware"
+) -> pd.DataFrame:
+    """Validation accuracy under noise, read with shots, and above that of the circuit without noise."""
+    runs = every_run(read[data, preset, study][["accuracy"]]).assign(measure="validation")
+    is_bare = (runs.noise == "none") & (runs.trained == "exact")
+    above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
+    return pd.concat([over_runs(runs), above], ignore_index=True)
+
+
+def figure(results: xr.Dataset) -> Figure:
+    """Validation accuracy of circuits against their noise, a mark for each number of shots."""
+    from foundation.report.drawing import MARKERS, PALETTE, finished, mixed, panels_for, plt
+
+    noises, trained = (results[name].to_series() for name in ("noise", "trained"))
+    order = {
+        name: (trained[name] != "exact", noises[name] != "none", noises[name])
+        for name in noises.index
+    }
+    models = sorted(order, key=order.get)
+    names = [
+        noises[name].replace(",", "\n") + ("\n" + trained[name]) * (trained[name] != "exact")
+        for name in models
+    ]
+    counts = results.shots.values
+    for axis, alpha in panels_for(results.alpha_percent.values, "", "validation accuracy"):
+        for place, shots in enumerate(counts):
+            own = results.accuracy.sel(alpha_percent=alpha, shots=shots)
+            runs = {i: own.sel(model=name).dropna("run").values for i, name in enumerate(models)}
+            runs = {i: each for i, each in runs.items() if len(each)}
+            x = np.array(list(runs)) + 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
+            ends = (
+                np.array([metrics.bootstrap_interval(each) for each in runs.values()])
+                .reshape(-1, 2)
+                .T
+            )
+            colour, label = (
+                mixed(PALETTE[1], "black", place / len(counts)),
+                f"{shots} shots" if shots else "exact",
+            )
+            axis.vlines(x, *ends, color=colour, linewidth=1)
+            means = [each.mean() for each in runs.values()]
+            axis.plot(x, means, MARKERS[place], color=colour, markersize=4, label=label)
+        axis.set_xticks(range(len(models)), labels=names, fontsize=6)
+        axis.set_title(f"{alpha} % of the labels flipped")
+    plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.3)
+    text = (f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with exactly computed "
+            "noise, or from shots where that is said, and read with shots; preparing the states is taken to be without "
+            "noise, and would take far more gates than the circuit")  # fmt: skip
+    return finished(text, results, legend=True)
+
+
+DEVICES = {"validation": "validation", "difference in validation": "above"}
+BY_SHOTS = {
+    "columns": ("measure", "shots"),
+    "head": "{measure}, {shots} shots",
+    "measures": DEVICES,
+}
+TABLE = StudyTable(
+    frame=above_bare,
+    rows=("alpha_percent", "noise", "trained"),
+    title="Validation accuracy of circuits with noise on gates and readout, n = {n} runs; above: less that of the "
+    "circuit without noise, paired by run. 0 shots, " + ON_A_DEVICE,
+    **BY_SHOTS,
+)
+UNLEARNED = StudyTable(
+    name="hardware-unlearning",
+    file="hardware_unlearning",
+    frame=partial(above_bare, study="hardware_unlearning"),
+    rows=("noise", "unlearner"),
+    title="The same after unlearning, n = {n} runs",
+    findings={"rows": ("noise", "title")},
+    **BY_SHOTS,
+)
+
+STUDY = Study(
+    name="hardware",
+    question="what do noise and shots do to circuits",
+    plan=plan,
+    flags=HardwareFlags(),
+    quick={
+        "noise": ("none", "p1=1e-4,p2=1e-2,readout=0.03"),
+        "shots": (128,),
+        "trained_shots": 0,
+        "alphas": (0, 30),
+        "runs": 2,
+    },
+    tables=(TABLE, UNLEARNED),
+    figures=(StudyFigure(name="devices", draw=figure),),
+)

@@ -1,4 +1,4 @@
-"""The stage discovery: poison of which only a part is known, and poison that has to be found first.
+"""What if the poison is known in part only, or has to be found first?
 
 Nobody hands over the whole forget set. A share of the poison is known, the rest stays among the retained samples; or
 none is, and the samples that look poisoned are forgotten. A method's setting is chosen where HALF of the poison is
@@ -11,23 +11,53 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import xarray as xr
 from jax.flatten_util import ravel_pytree
 
 from datar import Dataset
+from foundation.base.checks import require, require_whole
 from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.runner import require_list
+from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
+from foundation.measures import metrics
 from foundation.measures.forgetting import signs
+from foundation.report.frames import (
+    ResultFiles,
+    accuracies,
+    count_of_runs,
+    difference,
+    method_titles,
+    ordered,
+    over_runs,
+)
 from models import Model, Params, Training, logits_of
 from poison_unlearn import Method, Poison, Poisoned
-from protocol import Block, Fit, Sets, block_inputs, inputs_of_sets, narrowed, runs_of, tensors_to_params
+from protocol import (
+    Block,
+    Fit,
+    Sets,
+    block_inputs,
+    inputs_of_sets,
+    narrowed,
+    runs_of,
+    tensors_to_params,
+)
+from studies.config import Config, parse_poisons
 from studies.contenders import Decayed
-from studies.experiments import Config, model_words, placed
+from studies.families import model_words
+from studies.methods import METHODS
 from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of
+from studies.rows import place_of, placed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HALF = 50  # percent of the poison that is known where settings are chosen
 FOLDS = 5  # of the cross-validation
@@ -38,6 +68,36 @@ RECALLS = np.linspace(0, 1, 21)
 DETECTORS = ("loss", "cross_validation", "influence")
 FULL = "full"  # retraining as long as the teacher was trained, on what is left
 
+
+@dataclass(frozen=True, kw_only=True)
+class DiscoveryFlags(Flags):
+    """Of the stage discovery."""
+
+    poisons: tuple[str, ...] = ("labels=10", "labels=30")
+    """Poisons, each with its share in percent."""
+    known: tuple[int, ...] = (0, 25, 50, 75, 100)
+    """Shares of the poison that are known, in percent; what is not known stays among the retained samples."""
+    methods: tuple[str, ...] = ()
+    """Methods; none: --methods."""
+    decay: float = 0.01
+    """Weight decay of the regularised MLP."""
+    runs: int = 10
+    """Repetitions."""
+
+    AXES = ("poisons", "known", "methods", "runs")
+
+    def check(self, config: Config) -> None:
+        require_list("poisons", self.poisons)
+        parse_poisons("poisons", self.poisons)
+        require_list("known", self.known)
+        for percent in self.known:
+            require(0 <= percent <= 100, "known", percent, "whole percents of the poison, 0 to 100")
+        for name in self.methods:
+            require(name in METHODS, "methods", name, ", ".join(METHODS))
+        require(0 <= self.decay < np.inf, "decay", self.decay, "0 or more")
+        require_whole("runs", self.runs)
+
+
 # ---- jobs ----
 
 
@@ -47,7 +107,11 @@ def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None =
     Of validation; by true labels, on clean inputs, of all poisoned samples and of those that are known and not; and on
     how many validation samples with a backdoor's trigger the attack succeeds. NaN where there are none.
     """
-    n, mask, known = arrays["mask"].shape[1], arrays["mask"].astype(bool), arrays["known"].astype(bool)
+    n, mask, known = (
+        arrays["mask"].shape[1],
+        arrays["mask"].astype(bool),
+        arrays["known"].astype(bool),
+    )
     right = (arrays["logit"] > 0) == (arrays["label"] > 0)
     of_sample = {"poisoned": mask, "known": mask & known, "hidden": mask & ~known}
     found = {name: _mean(right[:, n : 2 * n], chosen) for name, chosen in of_sample.items()}
@@ -71,7 +135,9 @@ def _attack(fit: Fit, arrays: Arrays, sets: list[Sets]) -> np.ndarray:
     for i, own in enumerate(sets):
         key = random_key(fit.seed, "attack", fit.runs[i])
         x, y = own.draw.attack
-        logits = logits_of(fit.model, jax.tree.map(lambda leaf, i=i: leaf[i], params), fit.model.prepare(x), key)
+        logits = logits_of(
+            fit.model, jax.tree.map(lambda leaf, i=i: leaf[i], params), fit.model.prepare(x), key
+        )
         found.append(np.mean((np.asarray(logits) > 0) == (y > 0)))
     return np.array(found)
 
@@ -153,7 +219,12 @@ class Detection(Runs):
         counts = np.round(counted * STEPS / n) * n // STEPS
         place = np.argsort(np.argsort(-suspicion, axis=2, kind="stable"), axis=2)
         found = place < counts[:, None, None]
-        own = {"suspicion": suspicion.astype(np.float32), "found": found, "counted": counted, "poisoned": mask}
+        own = {
+            "suspicion": suspicion.astype(np.float32),
+            "found": found,
+            "counted": counted,
+            "poisoned": mask,
+        }
         return own | {"size": teacher["size"]}
 
     def _influence(self, dataset: Dataset, teacher: Arrays) -> np.ndarray:
@@ -173,7 +244,9 @@ def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
 
 
 @partial(jax.jit, static_argnames=("model", "n"))
-def _self_influence(model: Model, n: int, block: Block, params: Params, keys: jax.Array) -> jax.Array:
+def _self_influence(
+    model: Model, n: int, block: Block, params: Params, keys: jax.Array
+) -> jax.Array:
     """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its logit's gradient.
 
     With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W, and r² / W the odds
@@ -196,7 +269,9 @@ def _self_influence(model: Model, n: int, block: Block, params: Params, keys: ja
         leverage = n * (vectors**2) @ share
         return jnp.log(jnp.maximum(leverage, 1e-12)) - logits(flat) * jnp.where(y > 0, 1, -1)
 
-    return jax.lax.map(one_run, (block._replace(validation=None, measured=None, columns=None), params, keys))
+    return jax.lax.map(
+        one_run, (block._replace(validation=None, measured=None, columns=None), params, keys)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,16 +296,23 @@ class Found(Partly):
         whole, runs = self.plain(inputs), []
         for i, own in enumerate(self.sets(dataset)):
             sets = [own._replace(draw=_forgetting(own, found[i]))]
-            alone = {name: each[i : i + 1] if np.ndim(each) else each for name, each in (teacher or {}).items()}
+            alone = {
+                name: each[i : i + 1] if np.ndim(each) else each
+                for name, each in (teacher or {}).items()
+            }
             fit = replace(whole, block=self.runs[i], size=1, retains=bool(found[i].any()))
             stays = teacher and not fit.retains
             arrays = (
                 alone
                 if stays
-                else fit.trained(*inputs_of_sets(fit.model, sets, fit.forgets), *([alone] if teacher else []))
+                else fit.trained(
+                    *inputs_of_sets(fit.model, sets, fit.forgets), *([alone] if teacher else [])
+                )
             )
             runs.append(judged(fit, arrays, dataset, sets))
-        joined = {name: np.concatenate([each[name] for each in runs]) for name in ("accuracy", "diverged")}
+        joined = {
+            name: np.concatenate([each[name] for each in runs]) for name in ("accuracy", "diverged")
+        }
         return joined | {"size": runs[0]["size"]}
 
 
@@ -241,57 +323,83 @@ def _forgetting(sets: Sets, found: np.ndarray) -> Poisoned:
     return Poisoned(split, sets.draw.mask, found, *forget, sets.draw.attack)
 
 
-# ---- the stage ----
+# ---- what is computed ----
 
 
 def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, Training]]:
     """Label, case and training of the methods of each poison and model of the stage."""
     names = [name for name in config.evaluated if name != "quadratic"]
-    for word in config.discovered[: 1 if dataset.given else None]:
+    for word in config.discovery.poisons[: 1 if dataset.given else None]:
         shares = {"unlearn_labels": 0, "unlearn_features": 0, "unlearn_others": (word,)}
         own = replace(config, evaluated=tuple(names), **shares)
         for case, unlearn in cases(own, dataset, [CHOICE_DRAWS[0]], config.selection_runs):
             yield case.model.label, case, unlearn
             if case.model.family == "MLP":
-                decayed = replace(case, trainer=Decayed(config.discovery_decay))
+                decayed = replace(case, trainer=Decayed(config.discovery.decay))
                 yield f"{case.model.label}, weight decay", decayed, unlearn
 
 
-def discovery(config: Config, dataset: Dataset) -> Iterator[Row]:
+def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Methods against the known share of the poison; what detectors find; and forgetting what they found."""
     for label, case, unlearn in known_cases(config, dataset):
         yield from _rows_of_case(config, dataset, label, case, unlearn)
 
 
-def _rows_of_case(config: Config, dataset: Dataset, label: str, case: Case, unlearn: Training) -> Iterator[Row]:
+def _rows_of_case(
+    config: Config, dataset: Dataset, label: str, case: Case, unlearn: Training
+) -> Iterator[Row]:
     poison = case.poison
-    place = {"model": label, "poison": poison.kind, "alpha_percent": poison.alpha_percent}
+    place = place_of(label, poison)
     half = replace(case, poison=replace(poison, known_percent=HALF))
-    methods = {name: config.method(name, training=unlearn) for name in config.discovery_methods or config.methods}
+    methods = {
+        name: config.method(name, training=unlearn)
+        for name in config.discovery.methods or config.methods
+    }
     methods = {name: method for name, method in methods.items() if not method.why_not(case.model)}
     choices = {name: choice_of(config, half, method, dataset) for name, method in methods.items()}
-    arms = {FULL: (case.training_method, None)} | {name: (methods[name], choices[name]) for name in methods}
-    titles = {"teacher": "Nothing", FULL: "Retrain in full"} | {name: each.title for name, each in methods.items()}
-    blocks = config.blocks(config.discovery_runs)
+    arms = {FULL: (case.training_method, None)} | {
+        name: (methods[name], choices[name]) for name in methods
+    }
+    titles = {"teacher": "Nothing", FULL: "Retrain in full"} | {
+        name: each.title for name, each in methods.items()
+    }
+    blocks = config.blocks(config.discovery.runs)
 
     def row(study: str, job: Runs, table, unlearner: str = "", **own) -> Row:
         words = model_words(case.model)
         if unlearner:
-            own["unlearner"], words["title"] = unlearner, ("unlearner", titles[unlearner] or unlearner)
-        return Row(study, job, place | own, table, config.shown(job.runs, config.discovery_runs), words)
+            own["unlearner"], words["title"] = (
+                unlearner,
+                ("unlearner", titles[unlearner] or unlearner),
+            )
+        return Row(
+            study, job, place | own, table, config.shown(job.runs, config.discovery.runs), words
+        )
 
     for block in blocks:
         teacher = _fit(config, case, case.training_method, block)
         runs = runs_of(teacher)
-        yield row("discovery", Untouched(start=teacher, **runs), shares_table, "teacher", known_percent=0)
-        for share, (name, (method, choice)) in itertools.product(config.known, arms.items()):
+        yield row(
+            "discovery", Untouched(start=teacher, **runs), shares_table, "teacher", known_percent=0
+        )
+        for share, (name, (method, choice)) in itertools.product(
+            config.discovery.known, arms.items()
+        ):
             if share == 0 and (method.needs_forget or name == FULL):
                 continue  # there is nothing to forget, and nothing to leave out
-            job = _partly(teacher, Partly, name, method, choice, replace(poison, known_percent=share))
+            job = _partly(
+                teacher, Partly, name, method, choice, replace(poison, known_percent=share)
+            )
             yield row("discovery", job, shares_table, name, known_percent=share)
         detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
         yield row("detection", detection, detection_table)
-        yield row("detected", Untouched(start=teacher, **runs), shares_table, "teacher", detector=DETECTORS[0])
+        yield row(
+            "detected",
+            Untouched(start=teacher, **runs),
+            shares_table,
+            "teacher",
+            detector=DETECTORS[0],
+        )
         for detector, (name, (method, choice)) in itertools.product(DETECTORS, arms.items()):
             if name == FULL or detector == "cross_validation":
                 own = {"detection": detection, "detector": detector}
@@ -314,11 +422,22 @@ def _folds(teacher: Fit) -> Iterator[Fit]:
 
 
 def _partly(
-    teacher: Fit, kind: type[Partly], name: str, method: Method, choice: Choice | None, poison: Poison, **own
+    teacher: Fit,
+    kind: type[Partly],
+    name: str,
+    method: Method,
+    choice: Choice | None,
+    poison: Poison,
+    **own,
 ) -> Partly:
     """A block of runs of a method, or of retraining in full, which starts afresh."""
     fit = {each.name: getattr(teacher, each.name) for each in fields(Fit)}
-    fit |= {"method": method, "poison": poison, "start": None if name == FULL else teacher, "record": "end"}
+    fit |= {
+        "method": method,
+        "poison": poison,
+        "start": None if name == FULL else teacher,
+        "record": "end",
+    }
     return kind(**fit | {"retains": poison.known_percent > 0, "choice": choice, **own})
 
 
@@ -351,12 +470,273 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
     each = {
         "average_precision": average,
         "found_share": found.mean(axis=2),
-        "found_precision": np.where(found.any(axis=2), right / np.maximum(found.sum(axis=2), 1), np.nan),
+        "found_precision": np.where(
+            found.any(axis=2), right / np.maximum(found.sum(axis=2), 1), np.nan
+        ),
         "found_recall": right / poisoned.sum(axis=1)[:, None],
     }
     table = xr.Dataset(
         {name: (("run", "detector"), values) for name, values in each.items()}
-        | {"precision": (("run", "detector", "recall"), precision), "poisoned_share": ("run", poisoned.mean(axis=1))},
+        | {
+            "precision": (("run", "detector", "recall"), precision),
+            "poisoned_share": ("run", poisoned.mean(axis=1)),
+        },
         {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
     )
     return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+
+
+# ---- what is shown: tables ----
+
+
+JUDGED = {
+    "validation": "validation",
+    "poisoned": "acc. poisoned",
+    "attack": "attack",
+}  # by true labels, clean inputs
+AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
+
+
+def known_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """Accuracies of every method against the known share of the poison, and what they are above doing nothing."""
+    runs = accuracies(read[data, preset, "discovery"], *JUDGED)
+    return pd.concat([over_runs(runs), _above_nothing(runs, "known_percent")], ignore_index=True)
+
+
+def detected(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """The same where a detector found what is forgotten."""
+    runs = accuracies(read[data, preset, "detected"], *JUDGED)
+    return pd.concat([over_runs(runs), _above_nothing(runs, "detector")], ignore_index=True)
+
+
+def _above_nothing(runs: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Every method minus the teacher as it is, by run; the teacher stands at one place of the axis alone."""
+    is_teacher = runs.unlearner == "teacher"
+    return difference(runs[~is_teacher], runs[is_teacher].drop(columns=axis), "title")
+
+
+def detections(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """What each ranking and what was found by it are worth: average precision, share, precision, recall."""
+    names = {
+        "average_precision": "average precision",
+        "found_share": "found",
+        "found_precision": "precision",
+        "found_recall": "recall",
+        "poisoned_share": "poisoned",
+    }
+    results = read[data, preset, "detection"]
+    frame = results[list(names)].to_dataframe().reset_index().dropna(subset=["average_precision"])
+    keys = ["family", "size", "model", "poison", "alpha_percent", "detector", "run"]
+    runs = frame.melt(keys, list(names), "measure", "accuracy").dropna(subset=["accuracy"])
+    return over_runs(runs.assign(measure=runs.measure.map(names)))
+
+
+def some_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """`known_shares` where none of the poison is known, half, and all of it."""
+    return known_shares(read, data, preset).query("known_percent in (0, 50, 100)")
+
+
+def detected_by_folds(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """`detected` where cross-validation found what is forgotten."""
+    return detected(read, data, preset).query("detector == 'cross_validation'")
+
+
+ROWS = ("poison", "alpha_percent", "model")
+KNOWN = StudyTable(
+    frame=known_shares,
+    rows=(*ROWS, "unlearner"),
+    columns=("measure", "known_percent"),
+    head="{measure}, {known_percent} % known",
+    measures=JUDGED,
+    spread=(),
+    title="Accuracy on validation samples and, by true labels, on all poisoned samples, against the share of the poison "
+    "that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done",
+    findings=None,
+)
+ABOVE_NOTHING = StudyTable(
+    name="above-nothing",
+    frame=some_shares,
+    rows=(*ROWS, "title"),
+    columns=("known_percent", "measure"),
+    head="{measure}, {known_percent} % known",
+    measures=AGAINST_NOTHING,
+)
+DETECTION = StudyTable(
+    name="detection",
+    file="detection",
+    frame=detections,
+    rows=(*ROWS, "detector"),
+    title="How well poisoned samples are found by rank, and as many of them as confident learning counts: found and "
+    "poisoned are shares of the training set; mean of {n} runs",
+)
+DETECTED = StudyTable(
+    frame=detected,
+    file="detected",
+    rows=(*ROWS, "unlearner"),
+    columns=("measure", "detector"),
+    head="{measure}, {detector}",
+    measures=AGAINST_NOTHING,
+    title="Detect, then forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten "
+    "that a detector found; n = {n} runs",
+    findings=None,
+)
+BY_FOLDS = StudyTable(
+    name="detected",
+    file="detected",
+    frame=detected_by_folds,
+    rows=(*ROWS, "title"),
+    measures=AGAINST_NOTHING,
+)
+
+# ---- what is shown: figures ----
+
+PART_NAMES = {"validation": "validation accuracy", "poisoned": "accuracy on poisoned samples", "attack": "success of "
+              "the attack"}  # fmt: skip
+
+
+def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
+    """What is drawn of a poison: the success of the attack where there is one."""
+    own = results.accuracy.sel(poison=poison, alpha_percent=alpha)
+    return [name for name in PART_NAMES if own.sel(split=name).count()]
+
+
+def shares_figure(results: xr.Dataset) -> Figure:
+    """Accuracy of every method against the share of the poison that is known; the line across: nothing is done."""
+    from foundation.report.drawing import (
+        POISON_NAMES,
+        finished,
+        method_styles,
+        noises_of,
+        panels_for,
+    )
+
+    titles, styles, models = (
+        method_titles(results),
+        method_styles(results),
+        ordered(results, "model"),
+    )
+    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
+    for axis, ((poison, alpha, part), model) in panels_for(
+        itertools.product(rows, models), "known share of the poison (%)", rows=len(rows)
+    ):
+        own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split=part)
+        nothing = own.sel(unlearner="teacher").mean().item()
+        axis.axhline(
+            nothing, color="0.15", linewidth=0.8, linestyle=(0, (1, 2)), label=titles["teacher"]
+        )
+        for name, (colour, line) in styles.items():
+            mean = own.sel(unlearner=name).mean("run").dropna("known_percent")
+            if name != "teacher" and mean.size:
+                axis.plot(
+                    mean.known_percent,
+                    mean,
+                    color=colour,
+                    linestyle=line,
+                    marker=".",
+                    label=titles[name],
+                )
+        name = f"{POISON_NAMES.get(poison, poison)}, {alpha} %"
+        axis.set(
+            title=f"{model}\n{name}", xticks=results.known_percent.values, ylabel=PART_NAMES[part]
+        )
+    text = (f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained samples; accuracy "
+            "on poisoned samples: all of them, clean, by their true labels")  # fmt: skip
+    return finished(text, results, legend=True)
+
+
+def detection_figure(results: xr.Dataset) -> Figure:
+    """Precision against recall of each ranking of the training samples; the line across: chance."""
+    from foundation.report.drawing import PALETTE, POISON_NAMES, finished, noises_of, panels_for
+
+    detector_styles = {
+        "loss": (PALETTE[7], "--"),
+        "cross_validation": (PALETTE[4], "-"),
+        "influence": (PALETTE[2], ":"),
+    }
+    noises = noises_of(results.rename(average_precision="accuracy"))
+    places = itertools.product(noises, ordered(results, "model"))
+    for axis, ((poison, alpha), model) in panels_for(
+        places, "recall", "precision", rows=len(noises)
+    ):
+        own = results.sel(model=model, poison=poison, alpha_percent=alpha)
+        axis.axhline(own.poisoned_share.mean(), color="0.6", linewidth=0.8, label="chance")
+        for name, (colour, line) in detector_styles.items():
+            runs = own.precision.sel(detector=name).dropna("run")
+            ends = np.array(
+                [metrics.bootstrap_interval(runs.sel(recall=at).values) for at in runs.recall]
+            ).T
+            label = name.replace("_", " ")
+            axis.plot(runs.recall, runs.mean("run"), color=colour, linestyle=line, label=label)
+            axis.fill_between(runs.recall, *ends, color=colour, alpha=0.2, linewidth=0)
+        axis.set(
+            ylim=(-0.03, 1.03), title=f"{model}\n{POISON_NAMES.get(poison, poison)}, {alpha} %"
+        )
+    text = f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share that is poisoned"
+    return finished(text, legend=True)
+
+
+def detected_figure(results: xr.Dataset) -> Figure:
+    """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a mark each model."""
+    from foundation.report.drawing import (
+        POISON_NAMES,
+        finished,
+        grid_for,
+        model_styles,
+        noises_of,
+        plt,
+    )
+
+    own = results.sel(detector="cross_validation", drop=True)
+    nothing = results.accuracy.sel(unlearner="teacher").mean("detector")  # it stands at one of them
+    titles, styles = method_titles(results), model_styles(results, ordered(results, "model"))
+    names = [name for name in ordered(results, "unlearner") if name != "teacher"]
+    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
+    for axis, (poison, alpha, part) in grid_for(rows, most=2):
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        for place, (model, (colour, _, marker)) in enumerate(styles.items()):
+            at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
+            above = own.accuracy.sel(at) - nothing.sel(at)
+            gains = [above.sel(unlearner=name).dropna("run").values for name in names]
+            gains = {i: gain for i, gain in enumerate(gains) if len(gain)}
+            x = np.array(list(gains)) + 0.6 * (place / max(len(styles) - 1, 1) - 0.5)
+            ends = np.array([metrics.bootstrap_interval(gain) for gain in gains.values()]).T
+            axis.vlines(x, *ends, color=colour, linewidth=1)
+            axis.plot(
+                x,
+                [gain.mean() for gain in gains.values()],
+                marker,
+                color=colour,
+                markersize=4,
+                label=model,
+            )
+        axis.set_xticks(
+            range(len(names)), labels=[titles[name] for name in names], rotation=40, ha="right"
+        )
+        axis.set(
+            title=f"{POISON_NAMES.get(poison, poison)}, {alpha} %",
+            ylabel=f"{PART_NAMES[part]}\nabove nothing".replace("accuracy on", "accuracy on\n"),
+        )
+    plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
+    text = (f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; "
+            "found: as many samples as confident learning counts, no true label is read")  # fmt: skip
+    return finished(text, results, legend=True)
+
+
+STUDY = Study(
+    name="discovery",
+    question="what if the poison is partly known, or has to be found",
+    plan=plan,
+    flags=DiscoveryFlags(),
+    quick={
+        "poisons": ("labels=30",),
+        "known": (0, 50, 100),
+        "methods": ("retrain", "cf", "scrub", "ga"),
+        "runs": 2,
+    },
+    tables=(KNOWN, ABOVE_NOTHING, DETECTION, DETECTED, BY_FOLDS),
+    figures=(
+        StudyFigure(name="known_shares", draw=shares_figure),
+        StudyFigure(name="detection", draw=detection_figure, files=("detection",)),
+        StudyFigure(name="detected", draw=detected_figure, files=("detected",)),
+    ),
+)

@@ -20,14 +20,26 @@ from datar import Split
 from foundation.base.checks import require, require_whole
 from foundation.measures.metrics import bernoulli_kl, cross_entropy
 from models import Model, Params, shapes_of
-from poison_unlearn import METHODS, Batch, Descent, FineTune, Measure, OneShot, Task, both_logits, retain_loss
+from poison_unlearn import (
+    METHODS,
+    Batch,
+    Descent,
+    FineTune,
+    Measure,
+    OneShot,
+    Task,
+    both_logits,
+    retain_loss,
+)
 
 EXACT = 600  # parameters up to which a Hessian is computed whole
 
 
 def hold(params: Params, moving: Params) -> Params:
     """The parameters, of which those that are not moving get no gradient: Adam leaves them where they are."""
-    return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving)
+    return jax.tree.map(
+        lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving
+    )
 
 
 # ---- by descent ----
@@ -43,7 +55,12 @@ class Ascent(Descent):
 
     title = "Ascent alone"
     needs_forget = True
-    grid = ({"epochs": 0.1}, {"epochs": 0.1, "rate": 0.25}, {"epochs": 0.04}, {"epochs": 0.04, "rate": 4.0})
+    grid = (
+        {"epochs": 0.1},
+        {"epochs": 0.1, "rate": 0.25},
+        {"epochs": 0.04},
+        {"epochs": 0.04, "rate": 4.0},
+    )
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         return -cross_entropy(task.logits(params, batch.forget.x, batch.key), batch.forget.y)
@@ -123,7 +140,12 @@ class ScrubAlternating(Descent):
         super().check()
         require_whole("ascents", self.ascents, 0)
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
-        require(self.rewind in ("flipped", "plain", "none"), "rewind", self.rewind, "flipped, plain, none")
+        require(
+            self.rewind in ("flipped", "plain", "none"),
+            "rewind",
+            self.rewind,
+            "flipped, plain, none",
+        )
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         def leave() -> jax.Array:
@@ -147,7 +169,9 @@ class ScrubAlternating(Descent):
         ascents = min(self.ascents, (epochs + 1) // 2)
         return ascents * self.steps(n) * n_forget + (epochs - ascents) * n
 
-    def __call__(self, task: Task, key: jax.Array, measure: Measure | None = None) -> tuple[Params, Any]:
+    def __call__(
+        self, task: Task, key: jax.Array, measure: Measure | None = None
+    ) -> tuple[Params, Any]:
         if self.rewind == "none":
             return super().__call__(task, key, measure)
         order = jax.random.permutation(jax.random.fold_in(key, 2), len(task.retain.y))
@@ -246,7 +270,9 @@ class Sparse(FineTune):
     grid = ({}, {"rate": 4.0}, {"rate": 4.0, "l1": 5e-3}, {"rate": 16.0})
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        signs = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params)  # at 0 no slope
+        signs = jax.tree.map(
+            lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params
+        )  # at 0 no slope
         size = sum(map(jnp.vdot, jax.tree.leaves(signs), jax.tree.leaves(params)))
         return retain_loss(task, params, batch) + self.l1 * size
 
@@ -268,7 +294,9 @@ class Repair(Descent):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         logits = task.logits(params, jnp.concatenate([batch.retain.x, batch.forget.x]), batch.key)
-        weight = jnp.concatenate([batch.retain_weight, jnp.ones(len(batch.forget.y), batch.retain_weight.dtype)])
+        weight = jnp.concatenate(
+            [batch.retain_weight, jnp.ones(len(batch.forget.y), batch.retain_weight.dtype)]
+        )
         return cross_entropy(logits, jnp.concatenate([batch.retain.y, batch.forget.y]), weight)
 
 
@@ -310,10 +338,17 @@ class SelectiveDampening(OneShot):
 
     def check(self) -> None:
         require(self.alpha >= 0, "alpha", self.alpha, "a number, 0 or more; inf changes nothing")
-        require(0 <= self.dampening < math.inf, "dampening", self.dampening, "a finite number, 0 or more")
+        require(
+            0 <= self.dampening < math.inf,
+            "dampening",
+            self.dampening,
+            "a finite number, 0 or more",
+        )
 
     def step(self, task: Task, key: jax.Array) -> Params:
-        forget, retain = (squared_gradients(task, split, key) for split in (task.forget, task.retain))
+        forget, retain = (
+            squared_gradients(task, split, key) for split in (task.forget, task.retain)
+        )
         share = len(task.forget.y) / (len(task.forget.y) + len(task.retain.y))
 
         def dampened(theta: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:
@@ -396,7 +431,12 @@ class Newton(OneShot):
 
 
 def newton_steps(
-    model: Model, params: Params, split: Split, logits: Callable[[jax.Array], jax.Array], *, exact: int
+    model: Model,
+    params: Params,
+    split: Split,
+    logits: Callable[[jax.Array], jax.Array],
+    *,
+    exact: int,
 ) -> jax.Array:
     """(H + μ λ_max)^-1 grad CE for each damping: (len(DAMPINGS), p). logits: of the split, of flat parameters.
 
@@ -415,7 +455,9 @@ def newton_steps(
     inner = vectors.T @ (residual / root / n)
 
     def step(damping: float) -> jax.Array:
-        return jacobian.T @ (root * (vectors @ (inner / (jnp.maximum(values, 0) + damping * values[-1]))))
+        return jacobian.T @ (
+            root * (vectors @ (inner / (jnp.maximum(values, 0) + damping * values[-1])))
+        )
 
     return jnp.stack([step(damping) for damping in DAMPINGS])
 
@@ -429,7 +471,9 @@ def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
     size, rows = jnp.abs(values), jnp.abs(hessian).max(axis=1)
     inner = jnp.where(size > 1e-6 * size.max(), vectors.T @ gradient, 0)
     acts = rows > 1e-6 * rows.max()
-    return jnp.stack([acts * (vectors @ (inner / (size + damping * size.max()))) for damping in DAMPINGS])
+    return jnp.stack(
+        [acts * (vectors @ (inner / (size + damping * size.max()))) for damping in DAMPINGS]
+    )
 
 
 METHODS.update(

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 # One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time
@@ -21,9 +22,13 @@ os.environ["PJRT_NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 QUICK_COMPILATION = (  # options of XLA
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
-if QUICK_COMPILATION not in os.environ.get("XLA_FLAGS", ""):  # else a process that such a one has started
+if QUICK_COMPILATION not in os.environ.get(
+    "XLA_FLAGS", ""
+):  # else a process that such a one has started
     given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{given} {QUICK_COMPILATION} --xla_cpu_experimental_ynn_fusion_type=".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"{given} {QUICK_COMPILATION} --xla_cpu_experimental_ynn_fusion_type=".strip()
+    )
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -56,7 +61,14 @@ fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "notebooks",
            "models")  # fmt: skip
-LONG = ("finished", "environment", "computed", "studied", "benchmarked", "smoke")  # fixtures of what is marked so
+LONG = (
+    "finished",
+    "environment",
+    "computed",
+    "studied",
+    "benchmarked",
+    "smoke",
+)  # fixtures of what is marked so
 
 
 def pytest_configure() -> None:
@@ -95,6 +107,14 @@ def separable_split(n: int, d: int, *, seed: int = 0) -> Split:
     return Split(x, (x[:, 0] > 0).astype(np.int32))
 
 
+def changed(config, **values):
+    """The configuration with other values: of a study's flags a dictionary of those that differ."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            values[name] = replace(getattr(config, name), **value)
+    return replace(config, **values)
+
+
 @contextmanager
 def refused(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
     """The block is refused with an error of exactly one line that contains the regular expression."""
@@ -113,7 +133,11 @@ def assert_trees_equal(actual, expected, *, rtol: float = 0.0, atol: float = 0.0
 
 def trees_differ(left, right) -> bool:
     """Whether any leaf of two pytrees of one structure differs."""
-    return any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), left, right)))
+    return any(
+        jax.tree.leaves(
+            jax.tree.map(lambda a, b: bool(np.any(np.asarray(a) != np.asarray(b))), left, right)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +161,18 @@ def call_script(name: str, *words) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(sys.argv, code, stdout.getvalue(), stderr.getvalue())
 
 
-def run_python(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+def run_python(
+    *arguments: str, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess:
     """Run this Python in a process of its own, at the project's root."""
     variables = {**users_environment(), "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=variables, capture_output=True, text=True, timeout=timeout
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
     )
 
 
@@ -155,4 +186,6 @@ def copy_project(folder: Path) -> None:
 
 def users_environment(*without: str) -> dict[str, str]:
     """The environment variables of a user's shell: without what this file sets for one thread, and without these."""
-    return {name: value for name, value in os.environ.items() if name not in (*ONE_THREAD, *without)}
+    return {
+        name: value for name, value in os.environ.items() if name not in (*ONE_THREAD, *without)
+    }

@@ -59,11 +59,13 @@ def with_a_longer_chain(studies) -> list:
 def unlearning_and_on(config, dataset) -> Iterator:
     """The unlearning curves, and how each unlearned model is trained on: the third job of its chain."""
     from poison_unlearn import FineTune
-    from studies import experiments
+    from studies import unlearning
 
-    for row in experiments.unlearning(config, dataset):
+    for row in unlearning.plan(config, dataset):
         yield row
-        further = dataclasses.replace(row.job, start=row.job, method=FineTune(training=row.job.method.training))
+        further = dataclasses.replace(
+            row.job, start=row.job, method=FineTune(training=row.job.method.training)
+        )
         yield dataclasses.replace(row, study="trained_on", job=further)
 
 
@@ -75,7 +77,9 @@ class Bench:
         (folder / "tmp").mkdir()
         self.environment = script_environment(folder / "home") | {"TMPDIR": str(folder / "tmp")}
         # Compiles in a quarter of the time.
-        self.environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        self.environment["XLA_FLAGS"] = (
+            "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        )
         self.undisturbed = folder / "undisturbed"
         done = self.run(out=self.undisturbed)  # compiles what the others find in the cache
         assert done.returncode == 0, done.stderr
@@ -88,7 +92,9 @@ class Bench:
         """Start the study, as a terminal would; `first` is what its process does before."""
         command = [sys.executable, "-c", first + SCRIPT, *STUDY, *flags, "--out", out or self.out]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, start_new_session=True, **pipes)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, start_new_session=True, **pipes
+        )
 
     def run(self, *flags: str, **options) -> subprocess.CompletedProcess:
         return finish(self.start(*flags, **options))
@@ -135,7 +141,11 @@ def script_environment(home: Path) -> dict[str, str]:
     """The variables of a user's shell with this home folder: one with an empty cache, where it is not there yet."""
     unset = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS", "XDG_CACHE_HOME")
     cached = ("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_")
-    kept = {name: value for name, value in os.environ.items() if name not in unset and not name.startswith(cached)}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in unset and not name.startswith(cached)
+    }
     return kept | {"HOME": str(home), "COLUMNS": "120", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 
 
@@ -159,7 +169,9 @@ def contents(out: Path) -> dict[tuple[str, str], np.ndarray]:
     return studies | tensors
 
 
-def assert_same_bits(found: dict[tuple[str, str], np.ndarray], expected: dict[tuple[str, str], np.ndarray]) -> None:
+def assert_same_bits(
+    found: dict[tuple[str, str], np.ndarray], expected: dict[tuple[str, str], np.ndarray]
+) -> None:
     differing = sorted({path for path, _ in found.keys() ^ expected.keys()})
     assert expected and not differing, differing
     for name, values in expected.items():
@@ -178,7 +190,9 @@ def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
     while kills < n:
         process = bench.start("--workers", "2")
         before = len(bench.jobs())
-        if bench.wait_for_jobs(process, before + rng.randrange(3)):  # from the first import to well into the work
+        if bench.wait_for_jobs(
+            process, before + rng.randrange(3)
+        ):  # from the first import to well into the work
             time.sleep(rng.uniform(0, 0.3))
         process.kill()
         if process.wait() == -signal.SIGKILL:
@@ -194,7 +208,11 @@ def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
     for path in bench.half_written():
         os.utime(path, (0, 0))
     bench.check()
-    return {"kills": kills, "of them after new jobs": amid_work, "studies that ended with the same bits": ends + 1}
+    return {
+        "kills": kills,
+        "of them after new jobs": amid_work,
+        "studies that ended with the same bits": ends + 1,
+    }
 
 
 def kill_worker(bench: Bench, n: int = 2) -> dict[str, int]:
@@ -226,7 +244,9 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            names = [status.with_name(name).read_bytes() for name in ("cmdline", "comm")]  # a fork has but the second
+            names = [
+                status.with_name(name).read_bytes() for name in ("cmdline", "comm")
+            ]  # a fork has but the second
             if parent == process.pid and b"popen_loky" in b"".join(names):
                 children.append(int(status.parent.name))
         except OSError:  # it has ended since
@@ -248,7 +268,9 @@ def empty(path: Path, rng: random.Random) -> None:
 def flip_bit(path: Path, rng: random.Random) -> None:
     content = bytearray(path.read_bytes())
     # Of safetensors, a bit of the data: one of its header may be of no consequence.
-    content[rng.randrange(len(content) if path.suffix == ".nc" else 20) * -1 - 1] ^= 1 << rng.randrange(8)
+    content[rng.randrange(len(content) if path.suffix == ".nc" else 20) * -1 - 1] ^= (
+        1 << rng.randrange(8)
+    )
     path.write_bytes(content)
 
 
@@ -262,7 +284,13 @@ def swap(path: Path, rng: random.Random) -> None:
     path.write_bytes(rng.choice(others).read_bytes())
 
 
-DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (swap, truncate, empty, flip_bit, make_foreign)
+DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
+    swap,
+    truncate,
+    empty,
+    flip_bit,
+    make_foreign,
+)
 
 
 def damage(bench: Bench, *, seed: int = 0) -> dict[str, int]:
@@ -308,7 +336,9 @@ def stop(bench: Bench) -> dict[str, int]:
         assert stderr.rstrip().endswith(f"stopped by {number.name}"), stderr
         after = len(bench.jobs())
         said = int(stderr.split("stopped with ")[1].split()[0])
-        assert 0 < said <= after - before <= said + 1, stderr  # the signal may come just after a file was written
+        assert 0 < said <= after - before <= said + 1, (
+            stderr
+        )  # the signal may come just after a file was written
         assert all_end(workers)
         before = after
     bench.check()
@@ -339,9 +369,15 @@ def fill_disk(bench: Bench) -> dict[str, int]:
     """Files that cannot grow beyond some size, as under a quota: one line, exit code 2, nothing lost or torn."""
     bench.clear()
     sizes = sorted(path.stat().st_size for path in bench.jobs(bench.undisturbed))
-    limits = (sizes[0] - 100, sizes[-1] - 100, sizes[-1] + 1000)  # bytes: none fits, some do, all but the studies
+    limits = (
+        sizes[0] - 100,
+        sizes[-1] - 100,
+        sizes[-1] + 1000,
+    )  # bytes: none fits, some do, all but the studies
     for limit in limits:
-        small_files = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        small_files = (
+            f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
+        )
         process = bench.run(first=small_files)
         assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
         assert "File too large" in process.stderr.splitlines()[-1], process.stderr
@@ -355,12 +391,16 @@ def fill_small_disk(bench: Bench) -> dict[str, int]:
     bench.clear()
     bench.out.mkdir()
     half = sum(path.stat().st_size for path in bench.jobs(bench.undisturbed)) // 2
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={half}", "tmpfs", bench.out], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={half}", "tmpfs", bench.out], capture_output=True
+    )
     if mounted.returncode:
         return {"small file systems filled (none could be mounted)": 0}
     try:
         process = bench.run()
-        assert process.returncode == 2 and "No space left" in process.stderr.splitlines()[-1], process.stderr
+        assert process.returncode == 2 and "No space left" in process.stderr.splitlines()[-1], (
+            process.stderr
+        )
         assert "Traceback" not in process.stderr and not bench.half_written()
         subprocess.run(["mount", "-o", "remount,size=20m", bench.out], check=True)
         bench.check()
@@ -412,7 +452,9 @@ FEW = (  # noqa: SIM905 - as one types them
 ).split()
 
 
-def run_digits(out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW, first: str = "") -> None:
+def run_digits(
+    out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW, first: str = ""
+) -> None:
     """The MNIST script on so many cores, with its cache in this home folder; `first` is what it does before."""
     allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     code = f"{first}\nimport run_unlearn_mnist as script; script.report = lambda *_: None; script.main()"
@@ -435,16 +477,31 @@ def run_digits(out: Path, home: Path, *, cores: int, workers: int, flags: list[s
     assert done.returncode == 0, done.stderr
 
 
-CONDITIONS = [(1, 1), (2, 2), (2, 4), (1, 2), (1, 4), (2, 1)]  # cores and workers; the first have a cold cache
+CONDITIONS = [
+    (1, 1),
+    (2, 2),
+    (2, 4),
+    (1, 2),
+    (1, 4),
+    (2, 1),
+]  # cores and workers; the first have a cold cache
 
 
-def vary_conditions(folder: Path, conditions: list[tuple[int, int]] = CONDITIONS, flags: list[str] = FEW) -> dict:
+def vary_conditions(
+    folder: Path, conditions: list[tuple[int, int]] = CONDITIONS, flags: list[str] = FEW
+) -> dict:
     """The same bits in every file on one core and two, with 1, 2 and 4 workers, from a cold cache and a warm one."""
     conditions = [each for each in conditions if each[0] <= len(os.sched_getaffinity(0))]
     for place, (cores, workers) in enumerate(conditions):
-        run_digits(folder / f"out{place}", folder / "home", cores=cores, workers=workers, flags=flags)
+        run_digits(
+            folder / f"out{place}", folder / "home", cores=cores, workers=workers, flags=flags
+        )
         assert_same_bits(contents(folder / f"out{place}"), contents(folder / "out0"))
-    return {"studies of 10 qubits with the same bits, whatever the cores, workers and cache": len(conditions)}
+    return {
+        "studies of 10 qubits with the same bits, whatever the cores, workers and cache": len(
+            conditions
+        )
+    }
 
 
 def widen_pool(folder: Path) -> dict[str, int]:
@@ -464,21 +521,35 @@ def widen_pool(folder: Path) -> dict[str, int]:
 def reference(out: Path) -> xr.Dataset:
     """What of the MNIST study is compared with tests/reference.nc: where its trainings ended, and some logits."""
     sweep, curves = (
-        storage.read_dataset(next((out / "mnist").glob(f"*/{study}.nc"))) for study in ("noise_sweep", "unlearning")
+        storage.read_dataset(next((out / "mnist").glob(f"*/{study}.nc")))
+        for study in ("noise_sweep", "unlearning")
     )
     last = curves.epoch.where(curves.accuracy.notnull()).max("epoch").astype(int)
     ends = curves[["accuracy", "loss"]].sel(epoch=last).drop_vars("epoch")
-    swept = sweep[["accuracy", "loss"]].sel(alpha_percent=30).rename(accuracy="swept_accuracy", loss="swept_loss")
+    swept = (
+        sweep[["accuracy", "loss"]]
+        .sel(alpha_percent=30)
+        .rename(accuracy="swept_accuracy", loss="swept_loss")
+    )
     logits = curves.logit.isel(sample=slice(0, None, 100)).astype(np.float32).drop_vars("part")
     kept = xr.merge([ends, swept, logits], compat="override").reset_coords(drop=True).drop_attrs()
-    attributes = {"numerics": keys.NUMERICS, "processor": processor(), "versions": storage.versions()}
+    attributes = {
+        "numerics": keys.NUMERICS,
+        "processor": processor(),
+        "versions": storage.versions(),
+    }
     return kept.assign_attrs(attributes)
 
 
 def processor() -> str:
     """What of the machine may matter to bits: its processor's model and all that it can do."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else storage.machine()
-    told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    text = (
+        Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else storage.machine()
+    )
+    told = {
+        name.strip(): value.strip()
+        for name, _, value in (line.partition(":") for line in text.splitlines())
+    }
     names = ("vendor_id", "cpu family", "model", "model name", "flags")
     digest = hashlib.sha256("".join(told.get(name, "") for name in names).encode()).hexdigest()
     return f"{storage.machine().partition(', ')[0]} {digest[:12]}"
@@ -486,17 +557,31 @@ def processor() -> str:
 
 def try_bad_input() -> dict[str, int]:
     """Every case of test_bad_input.py, and hypothesis' own."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_bad_input.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_bad_input.py",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     passed = re.search(r"(\d+) passed", done.stdout)
-    return {"tests of bad input (tests/test_bad_input.py), each refused in one line": int(passed[1])}
+    return {
+        "tests of bad input (tests/test_bad_input.py), each refused in one line": int(passed[1])
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20, help="how often to kill the run")
-    parser.add_argument("--reference", type=Path, help="write the numbers there that the suite compares with, and end")
+    parser.add_argument(
+        "--reference",
+        type=Path,
+        help="write the numbers there that the suite compares with, and end",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the instants and of the damage")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

@@ -39,11 +39,11 @@ REFERENCE = Path(__file__).with_suffix(".json")
 EMBEDDED = "--source embedded"
 FEW_RUNS = "--runs 1 --block 1"
 SHORT = (  # what of the preset corrected takes hours
-    f"{FEW_RUNS} --alphas 30 --map-weights 0.4 --teachers 4 --draws 1 --selection-runs 1 --epoch-grid 2 4 "
-    "--oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched-epochs mlp=4 qnn=4 logistic=4 quadratic=4 "
+    f"{FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --teachers 4 --draws 1 --selection-runs 1 --epochs.grid 2 4 "
+    "--oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched.epochs mlp=4 qnn=4 logistic=4 quadratic=4 "
     "--noises labels=30 --long-epochs 8 --control-epochs 4 --tuning-runs 1 --capacity.samples 20 --capacity.runs 1 "
-    "--discovered labels=30 --known 0 50 --discovery-runs 1 --device-noise p1=1e-3,p2=1e-2,readout=0.03 "
-    "--device-shots 128 --device-trained-shots 16 --device-alphas 30 --device-runs 1"
+    "--discovery.poisons labels=30 --discovery.known 0 50 --discovery.runs 1 --hardware.noise p1=1e-3,p2=1e-2,readout=0.03 "
+    "--hardware.shots 128 --hardware.trained-shots 16 --hardware.alphas 30 --hardware.runs 1"
 )
 FAMILIES = "--models mlp qnn logistic quadratic"
 KINDS = "--poisons labels features one_class boundary quid backdoor confusion"
@@ -53,17 +53,17 @@ COMMANDS = {  # by name, a script and its flags
     "mnist quick": "run_unlearn_mnist.py --preset quick",
     "xxz quick": "run_unlearn_xxz.py --preset quick",
     "hessian quick": "run_hessian.py --preset quick",
-    "mnist paper": f"run_unlearn_mnist.py --preset paper {EMBEDDED} {FEW_RUNS} --alphas 30 --map-weights 0.4 {MAIN}",
-    "xxz paper": f"run_unlearn_xxz.py --preset paper {FEW_RUNS} --alphas 30 --map-weights 0.4 --depths 5 "
-    f"--gauge-runs 1 {MAIN} depths gauge",
-    "hessian corrected": f"run_hessian.py --preset corrected {EMBEDDED} {FEW_RUNS} --alphas 0 40 --slice-points 5 "
-    "--lanczos-steps 20",
+    "mnist paper": f"run_unlearn_mnist.py --preset paper {EMBEDDED} {FEW_RUNS} --alphas 30 --weight-map.weights 0.4 {MAIN}",
+    "xxz paper": f"run_unlearn_xxz.py --preset paper {FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --depths.layers 5 "
+    f"--gauge-control.runs 1 {MAIN} depths gauge",
+    "hessian corrected": f"run_hessian.py --preset corrected {EMBEDDED} {FEW_RUNS} --alphas 0 40 --landscape.slice-points 5 "
+    "--landscape.lanczos-steps 20",
     "mnist corrected": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} {FAMILIES} {KINDS} "
     f"--unlearn-features 30 {MAIN} epochs encodings",
     "xxz corrected": f"run_unlearn_xxz.py --preset corrected {SHORT} {FAMILIES} {MAIN} epochs",
-    "mnist controls": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --pair-digits 1 9 --pair-runs 1 "
+    "mnist controls": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --pairs.digits 1 9 --pairs.runs 1 "
     "--stages dynamics controls capacity memorising pairs",
-    "xxz controls": f"run_unlearn_xxz.py --preset corrected {SHORT} --sizes 8 "
+    "xxz controls": f"run_unlearn_xxz.py --preset corrected {SHORT} --splits.sizes 8 "
     "--stages dynamics controls capacity memorising splits",
     "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --stages evaluation influence",
     "mnist equal": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
@@ -72,9 +72,31 @@ COMMANDS = {  # by name, a script and its flags
     "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
     "--evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",
     "mnist discovery": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 {BRIEF} "
-    "--evaluated mlp qnn --discovery-methods cf scrub newton --methods scrub --stages discovery hardware",
+    "--evaluated mlp qnn --discovery.methods cf scrub newton --methods scrub --stages discovery hardware",
 }
-SPELLED_BEFORE = {"--capacity.samples": "--capacity-samples", "--capacity.runs": "--capacity-runs"}  # of 31ba00d
+SPELLED_BEFORE = {  # at 31ba00d
+    "--capacity.samples": "--capacity-samples",
+    "--capacity.runs": "--capacity-runs",
+    "--weight-map.weights": "--map-weights",
+    "--epochs.grid": "--epoch-grid",
+    "--matched.epochs": "--matched-epochs",
+    "--discovery.poisons": "--discovered",
+    "--discovery.known": "--known",
+    "--discovery.runs": "--discovery-runs",
+    "--discovery.methods": "--discovery-methods",
+    "--hardware.noise": "--device-noise",
+    "--hardware.shots": "--device-shots",
+    "--hardware.trained-shots": "--device-trained-shots",
+    "--hardware.alphas": "--device-alphas",
+    "--hardware.runs": "--device-runs",
+    "--depths.layers": "--depths",
+    "--gauge-control.runs": "--gauge-runs",
+    "--landscape.slice-points": "--slice-points",
+    "--landscape.lanczos-steps": "--lanczos-steps",
+    "--pairs.digits": "--pair-digits",
+    "--pairs.runs": "--pair-runs",
+    "--splits.sizes": "--sizes",
+}
 
 
 def compute(code: Path, out: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -156,7 +178,9 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in list(file.keys())}, json.loads(file.metadata()["record"])
+        return {name: file.get_tensor(name) for name in list(file.keys())}, json.loads(
+            file.metadata()["record"]
+        )
 
 
 def own_sources() -> list[str]:
@@ -177,7 +201,9 @@ def own_sources() -> list[str]:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         values = list(vars(importlib.import_module(name)).values())
         classes = [each for each in values if isinstance(each, type) and each.__module__ == name]
-        code += [each for each in classes if issubclass(each, kinds) or name == "studies.contenders"]
+        code += [
+            each for each in classes if issubclass(each, kinds) or name == "studies.contenders"
+        ]
         code += [each.function for each in values if isinstance(each, Poison) and each.function]
     lines = {}
     for each in sorted(
@@ -185,7 +211,9 @@ def own_sources() -> list[str]:
     ):  # bases first: theirs are their digests
         name = f"{each.__module__}.{each.__qualname__}"
         lines |= {digest: name for digest in keys.source_hashes(each) if digest not in lines}
-    return sorted((f"{digest} {name}" for digest, name in lines.items()), key=lambda line: line.split()[::-1])
+    return sorted(
+        (f"{digest} {name}" for digest, name in lines.items()), key=lambda line: line.split()[::-1]
+    )
 
 
 def renew() -> str:
@@ -213,12 +241,21 @@ def differences(found: dict[str, dict], expected: dict[str, dict]) -> list[str]:
 
 
 def _how(array: str, found: dict, expected: dict) -> str:
-    return "differs" if array in found and array in expected else "is new" if array in found else "is missing"
+    return (
+        "differs"
+        if array in found and array in expected
+        else "is new"
+        if array in found
+        else "is missing"
+    )
 
 
 def kinds(found: dict[str, dict]) -> dict[str, str]:
     """Processor and versions behind some digests."""
-    return {name: "; ".join(sorted({own[name] for own in found.values()})) for name in ("processor", "versions")}
+    return {
+        name: "; ".join(sorted({own[name] for own in found.values()}))
+        for name in ("processor", "versions")
+    }
 
 
 def needs_no_proof() -> bool:
@@ -226,16 +263,31 @@ def needs_no_proof() -> bool:
     digests_now = {line.split()[0] for line in own_sources()}
     from foundation.engine import keys
 
-    return json.loads(REFERENCE.read_text())["numerics"] < keys.NUMERICS or digests_now == keys.OWN_SOURCES
+    return (
+        json.loads(REFERENCE.read_text())["numerics"] < keys.NUMERICS
+        or digests_now == keys.OWN_SOURCES
+    )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--code", type=Path, default=ROOT, metavar="FOLDER", help="whose code computes (this checkout)")
-    parser.add_argument("--reference", action="store_true", help="write the digests in place of comparing them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--code",
+        type=Path,
+        default=ROOT,
+        metavar="FOLDER",
+        help="whose code computes (this checkout)",
+    )
+    parser.add_argument(
+        "--reference", action="store_true", help="write the digests in place of comparing them"
+    )
     parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS), metavar="NAME",
                         help="some of the commands: " + ", ".join(COMMANDS))  # fmt: skip
-    parser.add_argument("--renew", action="store_true", help="renew the list of sources, if all agree")
+    parser.add_argument(
+        "--renew", action="store_true", help="renew the list of sources, if all agree"
+    )
     arguments = parser.parse_args()
     if arguments.renew and needs_no_proof():
         print(renew())
@@ -243,7 +295,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="same-bits-") as folder:
         found = compute(arguments.code.resolve(), Path(folder), arguments.only)
     if arguments.reference:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=arguments.code, capture_output=True, text=True)
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=arguments.code, capture_output=True, text=True
+        )
         kept = json.loads(REFERENCE.read_text())["commands"] if REFERENCE.is_file() else {}
         numerics = max(own.pop("numerics") for own in found.values())
         content = {"commit": commit.stdout.strip(), "numerics": numerics, "commands": kept | found}
@@ -259,7 +313,11 @@ def main() -> int:
     print("\n".join(lines) or f"same bits as {reference['commit'][:7]}: {len(found)} commands")
     if arguments.renew:
         whole = found.keys() == COMMANDS.keys()
-        print(renew() if whole and not lines else "the list of sources stays: its condition is that all agree")
+        print(
+            renew()
+            if whole and not lines
+            else "the list of sources stays: its condition is that all agree"
+        )
     return int(bool(lines))
 
 

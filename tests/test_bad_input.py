@@ -72,7 +72,10 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "unknown source": (lambda: load_mnist(source="internet"), "source"),
     "no images": (lambda: load_mnist(per_class=0), "per_class"),
     "half an image": (lambda: load_mnist(per_class=2.5), "per_class"),
-    "more images than there are": (lambda: load_mnist(per_class=501, source="embedded"), "per_class"),
+    "more images than there are": (
+        lambda: load_mnist(per_class=501, source="embedded"),
+        "per_class",
+    ),
     "odd ring": (lambda: load_xxz(n_sites=5), "n_sites"),
     "ring too small": (lambda: load_xxz(n_sites=2), "n_sites"),
     "ring too large": (lambda: load_xxz(n_sites=18), "n_sites"),
@@ -97,9 +100,18 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "network fed too many features": (lambda: NETWORK.logits(PARAMS, np.ones((2, 5))), "x"),
     "network fed one sample": (lambda: NETWORK.logits(PARAMS, np.ones(4)), "x"),
     "circuit prepared with another length": (lambda: CIRCUIT.prepare(np.ones((2, 5))), "x"),
-    "circuit fed another length": (lambda: QNN(2, 1, "xy", "cnot").logits(jnp.ones((1, 2, 2)), jnp.ones((2, 8))), "x"),
-    "angles of another circuit": (lambda: circuits.expectation(jnp.ones((1, 2, 2)), jnp.ones((2, 4))), "params"),
-    "angles without layers": (lambda: circuits.expectation(jnp.ones((2, 4)), jnp.ones((2, 4))), "params"),
+    "circuit fed another length": (
+        lambda: QNN(2, 1, "xy", "cnot").logits(jnp.ones((1, 2, 2)), jnp.ones((2, 8))),
+        "x",
+    ),
+    "angles of another circuit": (
+        lambda: circuits.expectation(jnp.ones((1, 2, 2)), jnp.ones((2, 4))),
+        "params",
+    ),
+    "angles without layers": (
+        lambda: circuits.expectation(jnp.ones((2, 4)), jnp.ones((2, 4))),
+        "params",
+    ),
     "unknown circuit": (lambda: circuits.expectation(ANGLES, SPLIT.x, entangler="cz"), "entangler"),
     "negative epochs": (training(epochs=-1), "epochs"),
     "half an epoch": (training(epochs=0.5), "epochs"),
@@ -116,15 +128,26 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "labels of 2": (lambda: flip_labels(Split(SPLIT.x, SPLIT.y + 1), 0.5, key=KEY), "split.y"),
     "fewer labels to flip": (lambda: flip_labels(SHORT, 0.5, key=KEY), "split"),
     "NaN samples": (lambda: randomize_features(NAN, 0.5, key=KEY), "split.x"),
-    "more features than there are": (lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=5), "n_features"),
-    "no features to randomise": (lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=0), "n_features"),
-    "more than a class holds": (lambda: flip_labels(Split(SPLIT.x, SPLIT.y * 0), 0.5, key=KEY), "fraction"),
+    "more features than there are": (
+        lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=5),
+        "n_features",
+    ),
+    "no features to randomise": (
+        lambda: randomize_features(SPLIT, 0.5, key=KEY, n_features=0),
+        "n_features",
+    ),
+    "more than a class holds": (
+        lambda: flip_labels(Split(SPLIT.x, SPLIT.y * 0), 0.5, key=KEY),
+        "fraction",
+    ),
     "unknown poison": (lambda: Poison("arsenic", 30), "poison"),
     "share of a half percent": (lambda: Poison("labels", 0.5), "alpha_percent"),
     "share of all": (lambda: Poison("labels", 100), "alpha_percent"),
     "more known than there is": (lambda: Poison("labels", 30, 101), "known_percent"),
     "poison of more than a class holds": (
-        lambda: Poison("labels", 90).draw(replace(TOY, train=Split(SPLIT.x, np.arange(8) // 7)), key=0),
+        lambda: Poison("labels", 90).draw(
+            replace(TOY, train=Split(SPLIT.x, np.arange(8) // 7)), key=0
+        ),
         "fraction",
     ),
     "negative weight": (lambda: Scrub(forget=-1.0), "forget"),
@@ -141,15 +164,30 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     "nothing to forget, scrub": (unlearning("scrub", forget=EMPTY), "forget"),
     "nothing to retain": (unlearning("cf", retain=EMPTY), "n_samples"),
     "forget set of other samples": (unlearning(forget=random_split(8, 5)), "forget"),
-    "clean forget set of other samples": (unlearning(forget_clean=random_split(8, 5)), "forget_clean"),
+    "clean forget set of other samples": (
+        unlearning(forget_clean=random_split(8, 5)),
+        "forget_clean",
+    ),
     "fewer labels to retain": (unlearning(retain=SHORT), "retain"),
     "labels of another length": (lambda: metrics.accuracy(jnp.ones(3), jnp.ones(4)), "labels"),
     "logits in a column": (lambda: metrics.cross_entropy(jnp.ones((3, 1)), jnp.ones(3)), "labels"),
     "landscape of nothing": (lambda: landscape.loss_function(NETWORK, EMPTY), "split"),
-    "no eigenvalues": (lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=0, key=KEY), "k"),
-    "too many eigenvalues": (lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=P, key=KEY), "k"),
-    "one probe": (lambda: landscape.estimated_trace(NETWORK, PARAMS, SPLIT, probes=1, key=KEY), "probes"),
-    "no direction": (lambda: landscape.filter_normalised_directions(NETWORK, PARAMS, key=KEY, number=0), "number"),
+    "no eigenvalues": (
+        lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=0, key=KEY),
+        "k",
+    ),
+    "too many eigenvalues": (
+        lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=P, key=KEY),
+        "k",
+    ),
+    "one probe": (
+        lambda: landscape.estimated_trace(NETWORK, PARAMS, SPLIT, probes=1, key=KEY),
+        "probes",
+    ),
+    "no direction": (
+        lambda: landscape.filter_normalised_directions(NETWORK, PARAMS, key=KEY, number=0),
+        "number",
+    ),
     "even slice": (directions((2, P), points=4), "points"),
     "one direction": (directions((1, P)), "directions"),
     "directions of another model": (directions((2, P + 1)), "directions"),
@@ -161,23 +199,45 @@ def test_the_library_refuses_it_in_one_line(call, named):
     with pytest.raises(ValueError) as refusal:
         call()
     message = str(refusal.value)
-    assert "\n" not in message and message.startswith(named) and ": got " in message and ", allowed: " in message
+    assert (
+        "\n" not in message
+        and message.startswith(named)
+        and ": got " in message
+        and ", allowed: " in message
+    )
 
 
-@given(st.one_of(st.floats(), st.integers(max_value=-1), st.text(), st.booleans(), st.none(), st.lists(st.integers())))
+@given(
+    st.one_of(
+        st.floats(),
+        st.integers(max_value=-1),
+        st.text(),
+        st.booleans(),
+        st.none(),
+        st.lists(st.integers()),
+    )
+)
 def test_only_whole_numbers_count(value):
     with pytest.raises(BadInput, match="n: got"):
         require_whole("n", value, 0)
 
 
-@given(st.one_of(st.floats(max_value=0, exclude_max=True), st.floats(min_value=1), st.just(float("nan"))))
+@given(
+    st.one_of(
+        st.floats(max_value=0, exclude_max=True), st.floats(min_value=1), st.just(float("nan"))
+    )
+)
 def test_only_shares_below_one_poison(fraction):
     for poison in POISONS.values():
         with pytest.raises(BadInput, match="fraction: got"):
             poison(TOY, fraction, key=KEY)
 
 
-@given(st.one_of(st.integers(max_value=-1), st.integers(min_value=101), st.floats(), st.booleans(), st.text()))
+@given(
+    st.one_of(
+        st.integers(max_value=-1), st.integers(min_value=101), st.floats(), st.booleans(), st.text()
+    )
+)
 def test_only_whole_percents_are_shares(share):
     for field in ("alpha_percent", "known_percent"):
         with pytest.raises(BadInput, match=f"{field}: got"):
@@ -191,7 +251,11 @@ def test_what_is_refused_is_said_in_one_line():
     require(True, "--flag", 3, "1, 2")
 
 
-@given(st.one_of(st.floats(max_value=0, exclude_max=True), st.sampled_from([float("inf"), float("nan")])))
+@given(
+    st.one_of(
+        st.floats(max_value=0, exclude_max=True), st.sampled_from([float("inf"), float("nan")])
+    )
+)
 def test_no_weight_is_negative_or_infinite(weight):
     with pytest.raises(BadInput, match="forget: got"):
         Scrub(forget=weight)
@@ -238,9 +302,9 @@ UNLEARNING_FLAGS = {
     "--hyper scrub.training=1": "--hyper: got scrub.training=1",
     "--hyper scrub.divergence=half": "--hyper scrub.divergence=half: divergence: got half, allowed: full, published",
     "--hyper scrub.reads=both": "--hyper scrub.reads=both: reads: got both, allowed: poisoned, clean",
-    "--map-weights 0.1 -0.1": "--map-weights",
-    "--map-weights 0.1 0.1": "--map-weights",
-    "--weight-map-runs -1": "--weight-map-runs",
+    "--weight-map.weights 0.1 -0.1": "--weight-map.weights",
+    "--weight-map.weights 0.1 0.1": "--weight-map.weights",
+    "--weight-map.runs -1": "--weight-map.runs",
     "--mlp.sweep.epochs -1": "epochs",
     "--mlp.teacher.batch-size -1": "batch-size",
     "--qnn.unlearn.learning-rate 0": "learning-rate",
@@ -248,34 +312,43 @@ UNLEARNING_FLAGS = {
     "--mlp.side-by-side perhaps": "perhaps",
 }
 HESSIAN_FLAGS = {
-    "--held-out 1": "--held-out",
-    "--loss-samples 0": "--loss-samples",
-    "--loss-samples 151": "--loss-samples",
-    "--slice-points 4": "--slice-points",
-    "--mlp-radii 1 0": "--mlp-radii",
-    "--qnn-radii nan 1": "--qnn-radii",
-    "--extremes 1": "--extremes",
-    "--lanczos-steps 3": "--extremes",
+    "--landscape.held-out 1": "--landscape.held-out",
+    "--landscape.loss-samples 0": "--landscape.loss-samples",
+    "--landscape.loss-samples 151": "--landscape.loss-samples",
+    "--landscape.slice-points 4": "--landscape.slice-points",
+    "--landscape.mlp-radii 1 0": "--landscape.mlp-radii",
+    "--landscape.qnn-radii nan 1": "--landscape.qnn-radii",
+    "--landscape.extremes 1": "--landscape.extremes",
+    "--landscape.lanczos-steps 3": "--landscape.extremes",
     "--training.learning-rate -1": "learning-rate",
 }
 SCRIPTS = {
     run_unlearn_mnist: FLAGS | UNLEARNING_FLAGS | {"--encoding angle": "--encoding", "--source internet": "--source",
                                                    "--digits 1 1": "--digits", "--digits 1 10": "--digits",
                                                    "--digits 4": "--digits", "--digits one nine": "--digits"},
-    run_unlearn_xxz: FLAGS | UNLEARNING_FLAGS | {"--gauge lorenz": "--gauge", "--gauge-runs 0": "--gauge-runs",
-                                                 "--depths 0": "--depths"},
+    run_unlearn_xxz: FLAGS | UNLEARNING_FLAGS | {"--gauge lorenz": "--gauge", "--gauge-control.runs 0": "--gauge-control.runs",
+                                                 "--depths.layers 0": "--depths.layers"},
     run_hessian: FLAGS | HESSIAN_FLAGS,
 }  # fmt: skip
-CASES = [(script, flags, named) for script, cases in SCRIPTS.items() for flags, named in cases.items()]
+CASES = [
+    (script, flags, named) for script, cases in SCRIPTS.items() for flags, named in cases.items()
+]
 
 
-@pytest.mark.parametrize("script, flags, named", CASES, ids=[f"{s.__name__} {f}" for s, f, _ in CASES])
+@pytest.mark.parametrize(
+    "script, flags, named", CASES, ids=[f"{s.__name__} {f}" for s, f, _ in CASES]
+)
 def test_a_script_refuses_it_with_exit_code_2(script, flags, named, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [script.__name__, *flags.split()])
     with pytest.raises(SystemExit) as end:
-        parse_command_line(script.PRESETS, script.__doc__)
+        parse_command_line(script.PRESETS, script.STUDIES, script.__doc__)
     said = capsys.readouterr().err
-    assert end.value.code == 2 and named in said and "Traceback" not in said and len(said.splitlines()) <= 12
+    assert (
+        end.value.code == 2
+        and named in said
+        and "Traceback" not in said
+        and len(said.splitlines()) <= 12
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,16 +360,24 @@ def test_a_script_refuses_it_with_exit_code_2(script, flags, named, monkeypatch,
         (run_unlearn_mnist, ["--data", "no/such.npz"], "no/such.npz"),
         (run_unlearn_mnist, ["--preset", "quick", "--out", "/proc/nowhere"], "--out"),
         (run_unlearn_mnist, ["--preset", "quick", "--out", __file__], "--out"),
-        (run_hessian, ["--preset", "quick", "--held-out", "499", "--out", "HERE"], "--held-out"),
+        (run_hessian, ["--preset", "quick", "--landscape.held-out", "499", "--out", "HERE"], "--landscape.held-out"),
         (run_unlearn_mnist, ["--preset", "quick", "--data", "FEW", "--out", "HERE"], "per_class"),
         (run_unlearn_xxz, ["--preset", "quick", "--n-sites", "4", "--unlearn-labels", "1", "--out", "HERE"],
          "--unlearn-labels"),
     ],
 )  # fmt: skip
-def test_what_only_the_data_can_tell_is_one_line_too(script, flags, said, monkeypatch, capsys, tmp_path):
+def test_what_only_the_data_can_tell_is_one_line_too(
+    script, flags, said, monkeypatch, capsys, tmp_path
+):
     few = tmp_path / "few.npz"
     images = np.ones((4, 28, 28))
-    np.savez(few, x_train=images, y_train=np.array([1, 9, 1, 9]), x_test=images, y_test=np.array([1, 9, 1, 9]))
+    np.savez(
+        few,
+        x_train=images,
+        y_train=np.array([1, 9, 1, 9]),
+        x_test=images,
+        y_test=np.array([1, 9, 1, 9]),
+    )
     places = {"HERE": str(tmp_path), "FEW": str(few)}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [script.__name__, *(places.get(flag, flag) for flag in flags)])
@@ -312,7 +393,10 @@ def test_what_only_the_data_can_tell_is_one_line_too(script, flags, said, monkey
 def test_a_zip_bomb_is_refused_unread(tmp_path):
     """A gigabyte of zeros packed into a megabyte, by what its directory declares."""
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x_train.npy", "w") as member:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x_train.npy", "w") as member,
+    ):
         for _ in range(600):
             member.write(bytes(2**20))
     assert path.stat().st_size < 2**20
@@ -324,7 +408,9 @@ def test_an_array_that_claims_more_than_it_holds_is_refused(tmp_path):
     path = tmp_path / "claim.npz"
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(80))
+        archive.writestr(
+            "x.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(80)
+        )
     with pytest.raises(BadInput, match=r"claim\.npz"):
         read_npz(path, ("x",))
 

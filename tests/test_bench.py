@@ -16,7 +16,9 @@ def smoke(tmp_path_factory):
     """Folder and output of a tiny run."""
     out = tmp_path_factory.mktemp("bench")
     command = [sys.executable, ROOT / "bench" / "bench.py", "--smoke", "--out", out]
-    done = subprocess.run(command, cwd=out, env=dict(os.environ), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=out, env=dict(os.environ), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -33,9 +35,13 @@ def test_every_contender_is_timed_and_agrees_with_ours(results):
         assert name in labels
     for row in rows:
         assert 0 < row["min"] <= row["median"] and row["n"] >= 2 and row["min_ratio"] > 0
-        assert row["difference"] is None if "roofline" in row["label"] else row["difference"] <= 1e-4
+        assert (
+            row["difference"] is None if "roofline" in row["label"] else row["difference"] <= 1e-4
+        )
     assert all(row["compile"] > 0 for row in rows if "PennyLane" not in row["label"])
-    assert max(row["difference"] or 0 for row in rows) > 0, "nothing but ours was compared with ours"
+    assert max(row["difference"] or 0 for row in rows) > 0, (
+        "nothing but ours was compared with ours"
+    )
 
 
 def test_the_mlp_is_compared_at_equal_work(results):
@@ -54,35 +60,61 @@ def test_growth_covers_every_size(results):
 
 def test_the_second_start_is_measured_with_a_warm_cache(results):
     first, second = results["start_up"]
-    assert all(row[kind] > 0 for row in (first, second) for kind in ("whole", "trace", "compile", "first_step"))
+    assert all(
+        row[kind] > 0
+        for row in (first, second)
+        for kind in ("whole", "trace", "compile", "first_step")
+    )
     assert first["peak_megabytes"] > 0 and results["peak_megabytes"] > 0
 
 
 def test_the_numbers_carry_where_they_come_from(results, smoke):
     context = results["context"]
     assert all(context[name] for name in ("started", "machine", "cores", "versions", "commit"))
-    assert len(context["load_average"]) == 3 and all(name in context["versions"] for name in ("jax", "pennylane"))
+    assert len(context["load_average"]) == 3 and all(
+        name in context["versions"] for name in ("jax", "pennylane")
+    )
     text = json.dumps(results)
-    assert str(ROOT) not in text and str(Path.home()) + "/" not in text and str(smoke[0]) not in text
+    assert (
+        str(ROOT) not in text and str(Path.home()) + "/" not in text and str(smoke[0]) not in text
+    )
 
 
 def test_the_figure_and_the_tables_are_there(smoke):
     out, printed = smoke
     assert (out / "scaling.png").stat().st_size > 10_000
-    for title in ("Training step of the QNN", "trainings of the MLP", "against qubits", "Start of a script", "Peak"):
+    for title in (
+        "Training step of the QNN",
+        "trainings of the MLP",
+        "against qubits",
+        "Start of a script",
+        "Peak",
+    ):
         assert title in printed
     assert {path.name for path in out.iterdir()} == {"results.json", "scaling.png"}
 
 
 @pytest.mark.long
 def test_scaling_is_measured_and_what_is_there_is_kept(tmp_path):
-    command = [sys.executable, ROOT / "bench" / "scale.py", "--smoke", "--out", tmp_path, "--parts", "steps", "ring"]
+    command = [
+        sys.executable,
+        ROOT / "bench" / "scale.py",
+        "--smoke",
+        "--out",
+        tmp_path,
+        "--parts",
+        "steps",
+        "ring",
+    ]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     kept = (tmp_path / "scale.json").read_text()
     assert {(row["part"], row["size"]) for row in json.loads(kept)} == {
         ("steps", 2), ("steps", 3), ("steps", 4), ("ring", 4), ("ring", 6),
     }  # fmt: skip
     assert all(row["seconds"] > 0 and row["gib"] > 0 and row["machine"] for row in json.loads(kept))
-    assert "core-hours = trainings x epochs" in first.stdout and (tmp_path / "scale.png").stat().st_size > 1000
+    assert (
+        "core-hours = trainings x epochs" in first.stdout
+        and (tmp_path / "scale.png").stat().st_size > 1000
+    )
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert (tmp_path / "scale.json").read_text() == kept and "{" not in again.stdout

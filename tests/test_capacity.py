@@ -16,7 +16,9 @@ from studies import capacity
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
-CONFIG = replace(BASE, stages=("capacity",), capacity=capacity.CapacityFlags(samples=(8, 20), runs=2))
+CONFIG = replace(
+    BASE, stages=("capacity",), capacity=capacity.CapacityFlags(samples=(8, 20), runs=2)
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def data():
 def test_random_labels_say_nothing_of_the_samples(data):
     draw = capacity.RANDOM.draw(data, key=3)
     assert draw.split.y.sum() == data.train.y.sum() and draw.mask.all() and draw.known.all()
-    agree = [(capacity.RANDOM.draw(data, key=key).split.y == data.train.y).mean() for key in range(200)]
+    agree = [
+        (capacity.RANDOM.draw(data, key=key).split.y == data.train.y).mean() for key in range(200)
+    ]
     assert np.mean(agree) == pytest.approx(0.5, abs=5 * np.std(agree) / np.sqrt(200))
 
 
@@ -58,5 +62,9 @@ def test_bad_flags_are_one_line(flags, said):
 
 def test_its_flags_do_not_name_the_folder():
     usual = run_unlearn_mnist.CORRECTED
-    changed = replace(usual, capacity=capacity.CapacityFlags(samples=np.array([7]), runs=np.int64(1)))
-    assert folder_name(changed) == folder_name(usual) == "corrected" and changed.capacity.samples == (7,)
+    changed = replace(
+        usual, capacity=capacity.CapacityFlags(samples=np.array([7]), runs=np.int64(1))
+    )
+    assert folder_name(changed) == folder_name(
+        usual
+    ) == "corrected" and changed.capacity.samples == (7,)

@@ -36,7 +36,15 @@ TOLERANCE = 1e-10 if DOUBLE else 1e-5  # relative to the squared norm
 TWO_VARIANTS = [("xyx", "rzz"), ("xy", "cnot")]
 VARIANTS = [(rotations, entangler) for rotations in ("xyx", "xy") for entangler in ("rzz", "cnot")]
 SIZES = {  # (n_qubits, depth, folded layers): together 2 to 10 qubits and depths 1 to 8
-    ("xyx", "rzz"): [(2, 1, None), (10, 2, 1), (2, 8, 3), (3, 2, None), (4, 5, 2), (5, 4, 4), (9, 6, 3)],
+    ("xyx", "rzz"): [
+        (2, 1, None),
+        (10, 2, 1),
+        (2, 8, 3),
+        (3, 2, None),
+        (4, 5, 2),
+        (5, 4, 4),
+        (9, 6, 3),
+    ],
     ("xy", "rzz"): [(3, 3, 2), (6, 7, None), (8, 1, None), (5, 4, 1)],
     ("xy", "cnot"): [(2, 2, None), (10, 2, None), (5, 5, None), (8, 3, None), (4, 8, None)],
     ("xyx", "cnot"): [(4, 1, None), (7, 2, None)],
@@ -47,15 +55,23 @@ PLAIN_CASES = [  # few and small: gate by gate, each takes seconds
     (3, 2, "xy", "rzz"),
     (3, 1, "xyx", "cnot"),
 ]
-CASES = [(*size, *variant) for variant, sizes in SIZES.items() for size in (sizes[::3] if DOUBLE else sizes)]
+CASES = [
+    (*size, *variant)
+    for variant, sizes in SIZES.items()
+    for size in (sizes[::3] if DOUBLE else sizes)
+]
 PLAIN_CASES = PLAIN_CASES[:2] if DOUBLE else PLAIN_CASES
 
 
 def draw(n_qubits, depth, rotations="xyx", entangler="rzz", *, n=3, complex_states=True):
     """Angles of all sizes, and states with norms from 0.2 to 5."""
     generator = np.random.default_rng([n_qubits, depth, len(rotations), len(entangler)])
-    params = generator.uniform(-np.pi, np.pi, (depth, n_qubits, parameters_per_qubit(rotations, entangler)))
-    states = generator.normal(size=(n, 2**n_qubits)) + 1j * complex_states * generator.normal(size=(n, 2**n_qubits))
+    params = generator.uniform(
+        -np.pi, np.pi, (depth, n_qubits, parameters_per_qubit(rotations, entangler))
+    )
+    states = generator.normal(size=(n, 2**n_qubits)) + 1j * complex_states * generator.normal(
+        size=(n, 2**n_qubits)
+    )
     states *= np.geomspace(0.2, 5, n)[:, None] / np.linalg.norm(states, axis=1, keepdims=True)
     states = states if complex_states else states.real
     return jnp.asarray(params), jnp.asarray(states)
@@ -83,7 +99,9 @@ def value_and_gradient(function, params, states, *, compiled):
 
 
 def fast(rotations, entangler, folded=None):
-    return lambda params, states: expectation(params, states, rotations=rotations, entangler=entangler, folded=folded)
+    return lambda params, states: expectation(
+        params, states, rotations=rotations, entangler=entangler, folded=folded
+    )
 
 
 def plain(rotations, entangler):
@@ -106,7 +124,9 @@ def pennylane_value_and_gradient(params, states, rotations, entangler):
     normalised = np.asarray(states, complex) / np.sqrt(norms)[:, None]
     gates = {"x": qml.RX, "y": qml.RY}
 
-    @qml.qnode(qml.device("default.qubit", wires=n_qubits), interface="autograd", diff_method="backprop")
+    @qml.qnode(
+        qml.device("default.qubit", wires=n_qubits), interface="autograd", diff_method="backprop"
+    )
     def circuit(params):
         qml.StatePrep(normalised, wires=range(n_qubits))
         for layer in range(depth):
@@ -115,11 +135,15 @@ def pennylane_value_and_gradient(params, states, rotations, entangler):
                     gates[axis](params[layer, qubit, position], wires=qubit)
             for qubit in range(n_qubits):
                 bond = [qubit, (qubit + 1) % n_qubits]
-                qml.CNOT(wires=bond) if entangler == "cnot" else qml.IsingZZ(params[layer, qubit, -1], wires=bond)
+                qml.CNOT(wires=bond) if entangler == "cnot" else qml.IsingZZ(
+                    params[layer, qubit, -1], wires=bond
+                )
         return qml.expval(qml.PauliZ(n_qubits - 1))
 
     angles = differentiable.array(np.asarray(params, float), requires_grad=True)
-    gradient = qml.grad(lambda params: (sample_weights(len(norms)) * norms) @ circuit(params))(angles)
+    gradient = qml.grad(lambda params: (sample_weights(len(norms)) * norms) @ circuit(params))(
+        angles
+    )
     return norms * circuit(angles), gradient
 
 
@@ -145,7 +169,9 @@ def test_agrees_with_the_plain_circuit(n_qubits, depth, rotations, entangler):
     variant = rotations, entangler
     params, states = draw(n_qubits, depth, *variant)
     values, gradient = value_and_gradient(fast(*variant), params, states, compiled=True)
-    expected, expected_gradient = value_and_gradient(plain(*variant), params, states, compiled=False)
+    expected, expected_gradient = value_and_gradient(
+        plain(*variant), params, states, compiled=False
+    )
     norms = squared_norms(states)
     np.testing.assert_allclose(values / norms, expected / norms, rtol=0, atol=TOLERANCE)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=TOLERANCE * norms.sum())
@@ -156,7 +182,10 @@ def test_ten_qubits_agree_with_the_plain_circuit():
     params, states = draw(10, 3, n=2)
     expected = plain("xyx", "rzz")(params, states)
     np.testing.assert_allclose(
-        fast("xyx", "rzz")(params, states), expected, rtol=0, atol=TOLERANCE * squared_norms(states).max()
+        fast("xyx", "rzz")(params, states),
+        expected,
+        rtol=0,
+        atol=TOLERANCE * squared_norms(states).max(),
     )
 
 
@@ -164,7 +193,9 @@ def test_ten_qubits_agree_with_the_plain_circuit():
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
 def test_double_precision():
     """The same comparisons to 1e-10 in complex128, in a process of its own."""
-    process = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "agree", JAX_ENABLE_X64="1")
+    process = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "agree", JAX_ENABLE_X64="1"
+    )
     assert process.returncode == 0, process.stdout[-3000:]
     n_cases = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 4
     assert re.search(rf"\b{n_cases} passed", process.stdout)
@@ -182,7 +213,9 @@ def test_evolve_is_the_state_of_the_plain_circuit(rotations, entangler):
 def test_the_plain_circuit_starts_from_zero_without_inputs():
     params, _ = draw(3, 1)
     zero = jnp.zeros(8, complex).at[0].set(1)
-    np.testing.assert_allclose(ansatz(params).state(), ansatz(params, zero).state(), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        ansatz(params).state(), ansatz(params, zero).state(), rtol=0, atol=TOLERANCE
+    )
 
 
 # ---- properties ----
@@ -215,7 +248,9 @@ def test_a_factor_counts_squared_and_a_phase_does_not(modulus, phase, variant):
     values = expectation_compiled(params, states, rotations=rotations, entangler=entangler)
     scaled = (modulus * np.exp(1j * phase) * states).astype(np.complex64)
     actual = expectation_compiled(params, scaled, rotations=rotations, entangler=entangler)
-    np.testing.assert_allclose(actual, modulus**2 * values, rtol=0, atol=1e-5 * squared_norms(scaled).max())
+    np.testing.assert_allclose(
+        actual, modulus**2 * values, rtol=0, atol=1e-5 * squared_norms(scaled).max()
+    )
 
 
 @pytest.mark.parametrize(("n_qubits", "rotations"), [(2, "xyx"), (5, "xy")])
@@ -233,14 +268,18 @@ def test_without_angles_only_the_ring_is_left(n_qubits):
     """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit holds the
     parity of all bits."""
     _, states = draw(n_qubits, 1)
-    bits = (np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)) & 1  # column 0 is the last qubit
+    bits = (
+        np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)
+    ) & 1  # column 0 is the last qubit
     probabilities, scale = np.abs(np.asarray(states, complex)) ** 2, squared_norms(states).max()
     for angles, entangler, measured in (
         (jnp.zeros((3, n_qubits, 4)), "rzz", bits[:, 0]),
         (jnp.zeros((1, n_qubits, 3)), "cnot", bits.sum(axis=1) % 2),
     ):
         values = expectation_compiled(angles, states, entangler=entangler)
-        np.testing.assert_allclose(values, probabilities @ (1 - 2 * measured), rtol=0, atol=1e-5 * scale)
+        np.testing.assert_allclose(
+            values, probabilities @ (1 - 2 * measured), rtol=0, atol=1e-5 * scale
+        )
 
 
 @pytest.mark.parametrize(("n_qubits", "entangler", "folded"), [(3, "rzz", 1), (2, "cnot", None)])
@@ -255,7 +294,9 @@ def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
 
     shifts = np.pi / 2 * np.eye(len(flat), dtype=np.float32)
     rows, columns = shifts[:, None], shifts[None]
-    corners = np.stack([flat + a * rows + b * columns for a in (1, -1) for b in (1, -1)])  # ++, +-, -+, --
+    corners = np.stack(
+        [flat + a * rows + b * columns for a in (1, -1) for b in (1, -1)]
+    )  # ++, +-, -+, --
     values = jax.jit(jax.vmap(value))(corners.reshape(-1, len(flat))).reshape(corners.shape[:-1])
     expected = np.tensordot([0.25, -0.25, -0.25, 0.25], values, 1)
     np.testing.assert_allclose(jax.jit(jax.hessian(value))(flat), expected, rtol=0, atol=1e-5)
@@ -267,11 +308,16 @@ def test_samples_and_runs_do_not_mix(rotations, entangler):
     """A batch equals its samples one by one, and vmap over parameters equals a loop over them."""
     _, states = draw(3, 2, rotations, entangler, n=5)
     generator = np.random.default_rng(1)
-    runs = generator.normal(size=(2, 2, 3, parameters_per_qubit(rotations, entangler))).astype(np.float32)
+    runs = generator.normal(size=(2, 2, 3, parameters_per_qubit(rotations, entangler))).astype(
+        np.float32
+    )
     batched = jax.jit(jax.vmap(fast(rotations, entangler), in_axes=(0, None)))(runs, states)
     single = expectation_compiled
     expected = [
-        [single(params, state[None], rotations=rotations, entangler=entangler)[0] for state in states]
+        [
+            single(params, state[None], rotations=rotations, entangler=entangler)[0]
+            for state in states
+        ]
         for params in runs
     ]
     np.testing.assert_allclose(batched, expected, rtol=0, atol=1e-6 * squared_norms(states).max())
@@ -283,7 +329,9 @@ def test_dtypes_of_states(dtype):
     params, states = draw(3, 2, complex_states=False)
     values = expectation(params, np.asarray(states, dtype))
     assert values.dtype == jnp.float32
-    np.testing.assert_allclose(values, expectation(params, states.astype(complex)), rtol=0, atol=1e-5 * 25)
+    np.testing.assert_allclose(
+        values, expectation(params, states.astype(complex)), rtol=0, atol=1e-5 * 25
+    )
 
 
 # ---- the light cone ----
@@ -310,10 +358,18 @@ def test_reduced_states_are_partial_traces_and_give_the_same_expectation(n_qubit
     for state, actual in zip(np.asarray(states), packed, strict=True):
         matrix = state.reshape((2,) * n_qubits).transpose(*cone, *rest).reshape(2 ** len(cone), -1)
         density = matrix @ matrix.conj().T
-        unpacked = np.triu(actual) + np.triu(actual, 1).T - 1j * (np.tril(actual, -1).T - np.tril(actual, -1))
+        unpacked = (
+            np.triu(actual)
+            + np.triu(actual, 1).T
+            - 1j * (np.tril(actual, -1).T - np.tril(actual, -1))
+        )
         np.testing.assert_allclose(unpacked.conj(), density.conj(), rtol=0, atol=1e-4)
-    values, gradient = value_and_gradient(fast("xyx", "rzz"), params, jnp.asarray(packed), compiled=True)
-    expected, expected_gradient = value_and_gradient(fast("xyx", "rzz"), params, states, compiled=True)
+    values, gradient = value_and_gradient(
+        fast("xyx", "rzz"), params, jnp.asarray(packed), compiled=True
+    )
+    expected, expected_gradient = value_and_gradient(
+        fast("xyx", "rzz"), params, states, compiled=True
+    )
     scale = squared_norms(states).sum()
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-5 * scale)
     np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=1e-5 * scale)
@@ -335,7 +391,10 @@ def test_rotation_gates_agree_with_those_of_tensorcircuit(rotations):
     assert found.shape == (2, 3, 2, 2)
     gates = tensorcircuit_on_jax().gates
     for place in itertools.product(range(2), range(3)):
-        matrices = [getattr(gates, f"r{axis}_gate")(a).tensor for axis, a in zip(rotations, angles[place], strict=True)]
+        matrices = [
+            getattr(gates, f"r{axis}_gate")(a).tensor
+            for axis, a in zip(rotations, angles[place], strict=True)
+        ]
         expected = reduce(lambda product, gate: gate @ product, matrices)
         np.testing.assert_allclose(found[place], expected, rtol=0, atol=TOLERANCE)
 
@@ -364,7 +423,9 @@ def test_bond_signs_are_products_of_pauli_z(n_qubits):
 @pytest.mark.parametrize("n_qubits", range(2, 8))
 def test_cnot_permutation_is_the_ring_of_cnots(n_qubits):
     """Against the ring in TensorCircuit, and against flipping bits of each basis state by hand."""
-    circuit = tensorcircuit_on_jax().Circuit(n_qubits, inputs=jnp.arange(2**n_qubits, dtype=complex))
+    circuit = tensorcircuit_on_jax().Circuit(
+        n_qubits, inputs=jnp.arange(2**n_qubits, dtype=complex)
+    )
     for qubit in range(n_qubits):
         circuit.cnot(qubit, (qubit + 1) % n_qubits)
     permutation = cnot_permutation(n_qubits)
@@ -378,7 +439,8 @@ def test_cnot_permutation_is_the_ring_of_cnots(n_qubits):
 
 
 @pytest.mark.parametrize(
-    ("rotations", "entangler", "count"), [("xyx", "rzz", 4), ("xyx", "cnot", 3), ("xy", "rzz", 3), ("xy", "cnot", 2)]
+    ("rotations", "entangler", "count"),
+    [("xyx", "rzz", 4), ("xyx", "cnot", 3), ("xy", "rzz", 3), ("xy", "cnot", 2)],
 )
 def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
     """Every angle moves the state, those of the last RZZ layer too, and there are no more of them."""

@@ -54,7 +54,9 @@ def test_runs_are_paired_by_their_number():
 
 def test_p_is_that_of_all_sign_flips():
     values = np.array([0.3, 0.1, 0.2, 0.25, 0.15])
-    assert of_values("it", values).p == pytest.approx(2 / 32)  # of 32 only these and their mirror are as far out
+    assert of_values("it", values).p == pytest.approx(
+        2 / 32
+    )  # of 32 only these and their mirror are as far out
     mixed = np.random.default_rng(0).normal(0.05, 0.1, 20)
     assert of_values("it", mixed).p == pytest.approx(stats.ttest_1samp(mixed, 0).pvalue, abs=0.02)
 
@@ -81,17 +83,26 @@ def test_every_claim_has_a_row_and_a_verdict_on_the_committed_results(decided):
         and set(frame.verdict) <= {"stands", "weaker", "falls", "undecided"}
         and frame.statement.is_unique
     )
-    assert all("[" in cell or ", n = " in cell for cell in (*frame.effect, *frame["the control that decides"]))
+    assert all(
+        "[" in cell or ", n = " in cell
+        for cell in (*frame.effect, *frame["the control that decides"])
+    )
 
 
 def test_claims_of_studies_that_are_not_there_are_left_out_and_named(tmp_path):
     done = run_python("findings.py", "claims", str(tmp_path))
-    assert done.returncode == 0 and "| verdict |" in done.stdout and "claims are left out" in done.stderr
+    assert (
+        done.returncode == 0
+        and "| verdict |" in done.stdout
+        and "claims are left out" in done.stderr
+    )
 
 
 def test_the_table_of_the_findings_is_that_of_the_committed_results(decided):
     """Without the claims of studies that are not there."""
-    text = (ROOT / "FINDINGS.md").read_text().partition("<!-- claims -->\n\n")[2].partition("\n\n")[0]
+    text = (
+        (ROOT / "FINDINGS.md").read_text().partition("<!-- claims -->\n\n")[2].partition("\n\n")[0]
+    )
     made = markdown_of(decided[0])
     if {"capacity", "encodings"} <= {study.name for study in findings.STUDIES}:
         assert text == made

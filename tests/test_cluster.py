@@ -36,13 +36,19 @@ from foundation.engine.cluster import Cluster, Code, Place
 
 pytestmark = pytest.mark.long
 
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
+ENVIRONMENT = {
+    name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")
+}
 
 
 @contextmanager
 def process(*arguments, **options):
     """A process of its own group that is ended, with all that it started, at the end of the block."""
-    keywords = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True} | options
+    keywords = {
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+        "start_new_session": True,
+    } | options
     running = subprocess.Popen([sys.executable, *map(str, arguments)], **keywords)
     try:
         yield running
@@ -76,9 +82,18 @@ def scheduler(folder):
 
 def worker(of, folder, *flags, threads=1, nanny=False, **environment):
     """A Dask worker, started outside the project; with a nanny, another one takes its place when it dies."""
-    own = ("--nthreads", threads, "--no-dashboard", "--memory-limit", 0, "--nanny" if nanny else "--no-nanny")
+    own = (
+        "--nthreads",
+        threads,
+        "--no-dashboard",
+        "--memory-limit",
+        0,
+        "--nanny" if nanny else "--no-nanny",
+    )
     flags = ("--scheduler-file", of.file, *own, *flags)
-    return process("-m", "distributed.cli.dask_worker", *flags, cwd=folder, env=ENVIRONMENT | environment)
+    return process(
+        "-m", "distributed.cli.dask_worker", *flags, cwd=folder, env=ENVIRONMENT | environment
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +127,9 @@ TINY = replace(
 
 def tensors(out):
     """All that was computed below a folder, by key."""
-    return {path.stem: storage.read_tensors(path)[0] for path in (out / "jobs").glob("*.safetensors")}
+    return {
+        path.stem: storage.read_tensors(path)[0] for path in (out / "jobs").glob("*.safetensors")
+    }
 
 
 def assert_same(left, right):
@@ -142,14 +159,18 @@ def test_an_external_scheduler_gives_the_bits_of_this_machine(two_workers, here,
 
 def test_a_local_cluster_gives_them_while_workers_are_killed(here, tmp_path, monkeypatch):
     data, expected = here
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0) as local:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", memory_limit=0
+    ) as local:
         kept, save = [], Store.save
 
         def save_and_kill(self, job, *rest):
             save(self, job, *rest)
             kept.append(job)
             if len(kept) in (1, 3):
-                os.kill(next(iter(local.workers.values())).pid, signal.SIGKILL)  # its nanny starts another one
+                os.kill(
+                    next(iter(local.workers.values())).pid, signal.SIGKILL
+                )  # its nanny starts another one
 
         monkeypatch.setattr(Store, "save", save_and_kill)
         config = replace(TINY, out=tmp_path, cluster=local.scheduler_address)
@@ -172,9 +193,16 @@ class Hurt(Sum):
         time.sleep(60)
 
 
-@pytest.mark.parametrize("kind", [partial(Toy, hurt="die"), partial(Hurt, data="toy")], ids=["its process", "worker"])
-def test_a_job_that_kills_four_times_is_given_up_and_all_others_are_done(two_workers, store, tmp_path, kind, capsys):
-    deadly, others = kind(number=1, marks=str(tmp_path / "marks")), [Toy(number=n) for n in range(2, 8)]
+@pytest.mark.parametrize(
+    "kind", [partial(Toy, hurt="die"), partial(Hurt, data="toy")], ids=["its process", "worker"]
+)
+def test_a_job_that_kills_four_times_is_given_up_and_all_others_are_done(
+    two_workers, store, tmp_path, kind, capsys
+):
+    deadly, others = (
+        kind(number=1, marks=str(tmp_path / "marks")),
+        [Toy(number=n) for n in range(2, 8)],
+    )
     with pytest.raises(Deadly, match="4 times"):
         on(two_workers, [deadly, *others, Toy(number=9, parts=(deadly,))], store)
     assert Path(deadly.marks).read_text().count("\n") == 4
@@ -207,7 +235,9 @@ def test_workers_may_all_go_and_come_back(tmp_path, store, monkeypatch, capsys):
     assert capsys.readouterr().err.count("waiting for workers to join the scheduler") == 1
 
 
-def test_a_scheduler_that_goes_is_one_line_and_what_is_done_is_kept(tmp_path, store, monkeypatch, capsys):
+def test_a_scheduler_that_goes_is_one_line_and_what_is_done_is_kept(
+    tmp_path, store, monkeypatch, capsys
+):
     monkeypatch.setattr(cluster, "PATIENCE", 2.0)
     jobs = [Toy(number=n) for n in range(6)]
     save = Store.save
@@ -221,7 +251,9 @@ def test_a_scheduler_that_goes_is_one_line_and_what_is_done_is_kept(tmp_path, st
         with pytest.raises(SystemExit) as end, runner.one_line_errors():
             on(of, jobs, store)
     error = capsys.readouterr().err
-    assert end.value.code == 2 and "error: --cluster: the scheduler does not answer any more" in error
+    assert (
+        end.value.code == 2 and "error: --cluster: the scheduler does not answer any more" in error
+    )
     assert "Traceback" not in error and "the same command goes on from there" in error
     done = sum(store.has(job) for job in jobs)
     assert 1 <= done < 6
@@ -252,11 +284,17 @@ def test_nothing_goes_on_when_the_one_who_asked_is_killed(two_workers, tmp_path)
 def test_a_worker_with_other_code_is_refused_by_name_before_it_computes(tmp_path, store, capsys):
     other = tmp_path / "other"
     copy_project(other)
-    (other / "poison_unlearn.py").write_text((ROOT / "poison_unlearn.py").read_text() + "\nCHANGED = True\n")
+    (other / "poison_unlearn.py").write_text(
+        (ROOT / "poison_unlearn.py").read_text() + "\nCHANGED = True\n"
+    )
     with scheduler(tmp_path) as of, worker(of, tmp_path, PYTHONPATH=str(other)):
-        with pytest.raises(BadInput, match=r"--cluster: worker tcp://\S+: its code is of commit .*allowed"):
+        with pytest.raises(
+            BadInput, match=r"--cluster: worker tcp://\S+: its code is of commit .*allowed"
+        ):
             on(of, [Toy(number=1)], store)
-        assert re.search(r"refused worker tcp://127.0.0.1:\d+: its code is of commit", capsys.readouterr().err)
+        assert re.search(
+            r"refused worker tcp://127.0.0.1:\d+: its code is of commit", capsys.readouterr().err
+        )
         with worker(of, tmp_path):  # one that fits joins it
             time.sleep(5)
             on(of, [Toy(number=n) for n in range(3)], store)
@@ -284,7 +322,9 @@ OWN = Code("a" * 40, "b" * 16, "jax 1, numpy 2")
 def test_what_a_worker_is_refused_for(monkeypatch, capsys, place, said):
     """Another commit, other versions, another kind of processor: no more than the first one's is taken in."""
     monkeypatch.setattr(cluster.Code, "own", classmethod(lambda cls: OWN))
-    monkeypatch.setattr(cluster, "connect", lambda *_: (SimpleNamespace(get_executor=lambda **_: None), None))
+    monkeypatch.setattr(
+        cluster, "connect", lambda *_: (SimpleNamespace(get_executor=lambda **_: None), None)
+    )
     asking = Cluster([], {}, Store(Path("nowhere")), "tcp://somewhere:1", 0)
     for address, found in (("tcp://a:1", Place(OWN, "one")), ("tcp://b:1", place)):
         future = Future()
@@ -310,6 +350,7 @@ def test_without_dask_it_says_what_to_install(monkeypatch, store):
     monkeypatch.delitem(sys.modules, "foundation.engine.cluster")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(
-        BadInput, match=r"--cluster: got x, allowed: nothing before pip install -r requirements/cluster"
+        BadInput,
+        match=r"--cluster: got x, allowed: nothing before pip install -r requirements/cluster",
     ):
         on(SimpleNamespace(file="x"), [Toy(number=1)], store)

@@ -94,13 +94,19 @@ def test_each_model_reads_complex_states_and_what_it_has_prepared(model):
     params = jax.tree.map(lambda leaf: 3 * leaf, model.init(KEY))
     logits = logits_of(model, params, x)
     assert logits.shape == (7,) and logits.dtype == np.float32 and np.ptp(logits) > 1e-5
-    np.testing.assert_allclose(logits_of(model, params, model.prepare(x)), logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        logits_of(model, params, model.prepare(x)), logits, rtol=1e-4, atol=1e-6
+    )
     assert_trees_equal(model.prepare(model.prepare(x)), model.prepare(x))
     turned = logits_of(model, params, np.exp(1j).astype(np.complex64) * x)
-    assert np.allclose(turned, logits, rtol=1e-3, atol=1e-5) == (model.family in ("QNN", "Quadratic"))
+    assert np.allclose(turned, logits, rtol=1e-3, atol=1e-5) == (
+        model.family in ("QNN", "Quadratic")
+    )
 
 
-@pytest.mark.parametrize("model", [BoundedMLP(4), ProjectedLinear(4), FullQuadratic(4), Reflection(4), ScaledQNN(2)])
+@pytest.mark.parametrize(
+    "model", [BoundedMLP(4), ProjectedLinear(4), FullQuadratic(4), Reflection(4), ScaledQNN(2)]
+)
 def test_samples_of_another_width_are_refused(model):
     with refused("x: got"):
         logits_of(model, model.init(KEY), np.ones((3, 6), np.float32))
@@ -115,7 +121,12 @@ def test_each_contender_can_be_sent_to_another_process_and_named(held):
 
 
 def test_names_tell_contenders_apart():
-    others = [BoundedMLP(4, (6,), 1), ProjectedLinear(4, 10, 1), ProjectedLinear(4, 10, seed=1), ScaledQNN(2, 2)]
+    others = [
+        BoundedMLP(4, (6,), 1),
+        ProjectedLinear(4, 10, 1),
+        ProjectedLinear(4, 10, seed=1),
+        ScaledQNN(2, 2),
+    ]
     models = [*MODELS, *others, MLP(4, (6,)), QNN(2, 2)]
     assert len({json.dumps(keys.describe(model)) for model in models}) == len(models)
     assert keys.describe(BoundedMLP(4, (6,), 5)) == keys.describe(MODELS[0])
@@ -197,7 +208,9 @@ def test_a_projection_is_first_drawn_within_a_program():
     """And is a number thereafter, no tracer that has leaked."""
     model = ProjectedLinear(4, 3, seed=11)
     params, x = model.init(KEY), random_split(5, 4).x
-    within = jax.jit(jax.vmap(model.logits, (0, None)))(jax.tree.map(lambda leaf: leaf[None], params), x)
+    within = jax.jit(jax.vmap(model.logits, (0, None)))(
+        jax.tree.map(lambda leaf: leaf[None], params), x
+    )
     np.testing.assert_allclose(within[0], logits_of(model, params, x), rtol=1e-5, atol=1e-7)
 
 
@@ -220,7 +233,9 @@ def test_a_learned_scale_starts_at_the_qnn_and_is_trained():
     plain, model = QNN(3, 2), LearnedScaleQNN(3, 2)
     start = model.init(KEY)
     assert_trees_equal(start["angles"], plain.init(KEY))
-    np.testing.assert_allclose(logits_of(model, start, X), logits_of(plain, plain.init(KEY), X), rtol=1e-6)
+    np.testing.assert_allclose(
+        logits_of(model, start, X), logits_of(plain, plain.init(KEY), X), rtol=1e-6
+    )
     params = {"angles": ANGLES, "log_scale": jnp.log(20.0)}
     expected = logits_of(ScaledQNN(3, 2, logit_scale=20), ANGLES, X)
     np.testing.assert_allclose(logits_of(model, params, X), expected, rtol=1e-5)
@@ -242,7 +257,9 @@ def test_the_last_layers_with_a_learned_scale():
     method = LastLayers(k=1, training=Training(3, 0, 0.1))
     after, _ = unlearn(method, model, teacher, split, split, key=KEY)
     np.testing.assert_array_equal(after["angles"][0], ANGLES[0])
-    assert trees_differ(after["angles"][1], ANGLES[1]) and after["log_scale"] != teacher["log_scale"]
+    assert (
+        trees_differ(after["angles"][1], ANGLES[1]) and after["log_scale"] != teacher["log_scale"]
+    )
 
 
 FROZEN = [FrozenQNN(3, 2), FrozenQNN(3, 2, trained="rotations")]
@@ -264,7 +281,10 @@ def test_frozen_angles_have_no_gradient_and_stay(model):
     logits = logits_of(QNN(3, 2), params, X)
     assert np.abs(logits).max() > 0.1
     np.testing.assert_allclose(logits_of(model, params, X), logits, rtol=1e-5, atol=1e-6)
-    squares = [lambda params, each=each: jnp.sum(logits_of(each, params, X) ** 2) for each in (model, QNN(3, 2))]
+    squares = [
+        lambda params, each=each: jnp.sum(logits_of(each, params, X) ** 2)
+        for each in (model, QNN(3, 2))
+    ]
     gradient, free = (np.asarray(jax.jit(jax.grad(each))(params)) for each in squares)
     assert np.all(gradient[~trained] == 0) and np.abs(free[~trained]).max() > 1e-3
     np.testing.assert_allclose(gradient[trained], free[trained], rtol=1e-3, atol=1e-5)
@@ -276,12 +296,17 @@ def test_frozen_angles_have_no_gradient_and_stay(model):
 
 
 def test_what_is_frozen_is_random_or_zero():
-    layers, rotations = (FrozenQNN(8, 6, trained=trained).init(KEY) for trained in ("last layer", "rotations"))
+    layers, rotations = (
+        FrozenQNN(8, 6, trained=trained).init(KEY) for trained in ("last layer", "rotations")
+    )
     random = np.asarray(layers[:-1]).ravel()
     assert 0 <= random.min() < 0.1 and 6.2 < random.max() < 2 * np.pi
     assert abs(random.mean() - np.pi) < 5 * 2 * np.pi / np.sqrt(12 * random.size)
     assert 0 < np.abs(layers[-1]).max() < 0.06
-    assert not rotations[..., -1].any() and 0 < np.abs(rotations[..., :3]).min() < np.abs(rotations).max() < 0.06
+    assert (
+        not rotations[..., -1].any()
+        and 0 < np.abs(rotations[..., :3]).min() < np.abs(rotations).max() < 0.06
+    )
     assert trees_differ(layers[:-1], FrozenQNN(8, 6).init(jax.random.key(6))[:-1])
 
 
@@ -293,7 +318,9 @@ def test_without_entanglers_only_the_last_qubit_is_read():
     unitary = np.eye(2)
     for layer in angles[:, -1]:
         for axis, angle in zip("xyx", layer, strict=False):
-            unitary = (np.cos(angle / 2) * np.eye(2) - 1j * np.sin(angle / 2) * paulis[axis]) @ unitary
+            unitary = (
+                np.cos(angle / 2) * np.eye(2) - 1j * np.sin(angle / 2) * paulis[axis]
+            ) @ unitary
     observable = unitary.conj().T @ np.diag([1, -1]) @ unitary
     pairs = X.reshape(12, 4, 2)
     expected = 5 * np.einsum("nai,ij,naj->n", pairs, observable, pairs).real
@@ -328,8 +355,12 @@ def test_the_full_form_is_that_of_numpy(is_complex, complex_states, factor):
     symmetric = (matrix + matrix.conj().T) / 2
     norm = np.linalg.norm(symmetric, 2)
     assert (norm > 1) == (factor > 1)
-    np.testing.assert_allclose(operator_of(model, params), symmetric / max(1, norm), rtol=1e-2, atol=1e-6)
-    np.testing.assert_allclose(logits_of(model, params, x), dense(model, params, x), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        operator_of(model, params), symmetric / max(1, norm), rtol=1e-2, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        logits_of(model, params, x), dense(model, params, x), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("is_complex", [False, True])
@@ -352,7 +383,9 @@ def test_the_norm_of_other_spectra(spectrum):
     }[spectrum]
     for seed in range(3):
         basis, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
-        operator = operator_of(FullQuadratic(n), jnp.asarray(30 * (basis * values) @ basis.T, jnp.float32))
+        operator = operator_of(
+            FullQuadratic(n), jnp.asarray(30 * (basis * values) @ basis.T, jnp.float32)
+        )
         assert 0.999 < np.linalg.norm(operator, 2) < 1.02
 
 
@@ -388,7 +421,9 @@ def test_the_gradient_through_the_norm_is_that_of_the_exact_norm(is_complex):
 
 def test_a_form_of_zero_has_a_finite_gradient():
     model, x = FullQuadratic(4), two_states(5).x
-    gradient = jax.jit(jax.grad(lambda params: jnp.sum(logits_of(model, params, x))))(jnp.zeros((4, 4)))
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(logits_of(model, params, x))))(
+        jnp.zeros((4, 4))
+    )
     np.testing.assert_allclose(gradient, 5 * x.T @ x, rtol=1e-5, atol=1e-6)
 
 
@@ -402,7 +437,9 @@ def test_a_reflection_is_one(n_features, complex_states):
     np.testing.assert_allclose(operator @ operator, np.eye(n_features), atol=2e-5)
     np.testing.assert_allclose(operator, operator.conj().T, atol=2e-6)
     assert abs(np.trace(operator)) < 1e-3
-    rows, _ = np.linalg.qr(np.asarray(params[0] + 1j * params[1]).conj().T)  # (n_features, n_features / 2)
+    rows, _ = np.linalg.qr(
+        np.asarray(params[0] + 1j * params[1]).conj().T
+    )  # (n_features, n_features / 2)
     np.testing.assert_allclose(operator, 2 * rows @ rows.conj().T - np.eye(n_features), atol=1e-5)
     x, _ = random_split(20, n_features, complex_states=complex_states)
     np.testing.assert_allclose(logits_of(model, params, x), dense(model, params, x), atol=1e-4)
@@ -427,7 +464,9 @@ def test_the_inverse_root_by_blocks_is_that_of_numpy(size):
         return jnp.sum(weights * (root(factor @ factor.conj().T) @ factor)[:, :size].real)
 
     def by_lapack(gram):
-        return jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), jnp.eye(size, dtype=gram.dtype), lower=True)
+        return jax.scipy.linalg.solve_triangular(
+            jnp.linalg.cholesky(gram), jnp.eye(size, dtype=gram.dtype), lower=True
+        )
 
     gradients = [jax.jit(jax.grad(lambda factor, root=root: weighted(root, factor)))(factor)
                  for root in (_inverse_root_by_blocks, by_lapack)]  # fmt: skip
@@ -474,7 +513,15 @@ LOSSES = {  # the method, its value, its gradient
 def value_and_gradient(method, params=PARAMS, split=SPLIT, model=LOGISTIC, weight=WEIGHT):
     split = Split(*map(jnp.asarray, split))
     task = Task(model, params, split, split, split, params)
-    batch = Batch(split, jnp.asarray(weight), jnp.zeros(len(weight)), split, jnp.zeros(len(weight)), jnp.int32(0), KEY)
+    batch = Batch(
+        split,
+        jnp.asarray(weight),
+        jnp.zeros(len(weight)),
+        split,
+        jnp.zeros(len(weight)),
+        jnp.int32(0),
+        KEY,
+    )
     return jax.jit(jax.value_and_grad(lambda params: method.loss(task, params, batch)))(params)
 
 
@@ -483,7 +530,9 @@ def test_losses_and_their_gradients_are_those_of_numpy(name):
     method, expected, slope = LOSSES[name]
     value, gradient = value_and_gradient(method)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(np.concatenate([leaf.ravel() for leaf in gradient[0]]), slope, atol=2e-6)
+    np.testing.assert_allclose(
+        np.concatenate([leaf.ravel() for leaf in gradient[0]]), slope, atol=2e-6
+    )
 
 
 def test_a_generalised_ce_of_a_small_q_is_ce():
@@ -546,7 +595,8 @@ def test_what_decays(model, decayed):
     params = jax.tree.map(lambda leaf: leaf + 0.3, model.init(KEY))
     x, y = random_split(6, 8)
     (_, with_decay), (_, without) = (
-        value_and_gradient(method, params, Split(x, y), model, np.ones(6)) for method in (Decayed(decay=0.5), Retrain())
+        value_and_gradient(method, params, Split(x, y), model, np.ones(6))
+        for method in (Decayed(decay=0.5), Retrain())
     )
     leaves = zip(*map(jax.tree.leaves, (with_decay, without, params)), decayed, strict=True)
     for found, expected, leaf, is_decayed in leaves:
@@ -566,12 +616,21 @@ def test_hyper_parameters_that_make_no_sense_are_refused():
 def test_losses_map_over_their_number(method):
     """It is a leaf, and side by side is as one by one."""
     ((name, value),) = method.hyper().items()
-    assert jax.tree.leaves(method) == [value] and method.is_fresh and not method.needs_forget and method.title
+    assert (
+        jax.tree.leaves(method) == [value]
+        and method.is_fresh
+        and not method.needs_forget
+        and method.title
+    )
     values = jnp.array([value, value / 2])
-    together = jax.vmap(lambda value: value_and_gradient(jax.tree.map(lambda _: value, method)))(values)
+    together = jax.vmap(lambda value: value_and_gradient(jax.tree.map(lambda _: value, method)))(
+        values
+    )
     for place, single in enumerate((value, value / 2)):
         expected = value_and_gradient(replace(method, **{name: single}))
-        assert_trees_equal(jax.tree.map(lambda leaf, place=place: leaf[place], together), expected, atol=1e-6)
+        assert_trees_equal(
+            jax.tree.map(lambda leaf, place=place: leaf[place], together), expected, atol=1e-6
+        )
 
 
 # ---- estimators ----
@@ -580,7 +639,9 @@ def test_losses_map_over_their_number(method):
 def test_the_nearest_mean_by_hand():
     """Means (1, 0) and (3, 4): the midpoint (2, 2), and the boundary at a right angle to (2, 4)."""
     fitted = NearestMean().fit(np.array([[0, 0], [2, 0], [3, 3], [3, 5]]), np.array([0, 0, 1, 1]))
-    np.testing.assert_array_equal(fitted.predict(np.array([[2, 1.9], [2, 2.1], [6, 0.1], [-6, 5.9]])), [0, 1, 1, 0])
+    np.testing.assert_array_equal(
+        fitted.predict(np.array([[2, 1.9], [2, 2.1], [6, 0.1], [-6, 5.9]])), [0, 1, 1, 0]
+    )
 
 
 def test_neighbours_by_hand():
@@ -607,7 +668,10 @@ def test_complex_inputs_are_their_parts(estimator):
 def test_settings_of_estimators():
     assert [each.k for each in Neighbours().settings()] == [1, 5, 15, 31]
     assert {each.label for each in Neighbours().settings()} == {"nearest neighbours"}
-    assert [each.settings() for each in (NearestMean(), ThresholdOnZZ())] == [(NearestMean(),), (ThresholdOnZZ(),)]
+    assert [each.settings() for each in (NearestMean(), ThresholdOnZZ())] == [
+        (NearestMean(),),
+        (ThresholdOnZZ(),),
+    ]
     assert {each.family for each in ESTIMATORS} == {"Trivial"}
 
 

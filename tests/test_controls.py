@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import reports
 import xarray as xr
-from conftest import refused
+from conftest import changed, refused
 from test_evaluation import SMALL, small_data
 
 import datar
@@ -18,19 +18,28 @@ from datar import load_xxz, redraw, subset
 from foundation.base import storage
 from foundation.engine.runner import run_studies
 from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
+from foundation.report import frames
 from models import MLP, Training
 from poison_unlearn import Poison, Retrain, poison_one_class
 from protocol import SPLITS, Fit
-from studies import controls, oracles, tables
+from studies import dynamics, evaluation, judging, matched_fit, oracles, pairs, splits
 from studies.contenders import NearestMean, Neighbours
-from studies.controls import CONTENDERS, Estimate, Tuned, Tuning, control_fit, epochs_measured, tuning_fits
+from studies.tuning import (
+    CONTENDERS,
+    Estimate,
+    Tuned,
+    Tuning,
+    control_fit,
+    epochs_measured,
+    tuning_fits,
+)
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SHORT = Training(8, 16, 0.05)
-BASE = replace(
+BASE = changed(
     SMALL, noises=("labels=30", "one_class=20"), long_epochs=12, control_epochs=8, tuning_runs=2, hidden=("8",),
-    evaluated=("mlp", "logistic"), runs=3, block=2, matched_samples=30,
+    evaluated=("mlp", "logistic"), runs=3, block=2, matched={"samples": 30},
     mlp=replace(SMALL.mlp, sweep=SHORT), qnn=replace(SMALL.qnn, sweep=SHORT),
 )  # fmt: skip
 VALIDATION = SPLITS.index("validation")
@@ -58,7 +67,13 @@ def fit_of(data, poison=FLIPPED, *, epochs=6, rate=0.05, **own):
 def test_a_training_set_drawn_anew_and_its_validation_set_are_all_samples_once(data, count):
     found = redraw(data, count, seed=3)
     before, after = (
-        sorted(zip(map(bytes, np.concatenate([own.train.x, own.val.x])), [*own.train.y, *own.val.y], strict=True))
+        sorted(
+            zip(
+                map(bytes, np.concatenate([own.train.x, own.val.x])),
+                [*own.train.y, *own.val.y],
+                strict=True,
+            )
+        )
         for own in (data, found)
     )
     assert before == after and len(found.train.y) == count
@@ -77,29 +92,42 @@ def test_what_cannot_be_drawn_anew_is_refused(data):
 
 def test_runs_have_training_sets_of_their_own_that_all_models_and_poisons_share(data):
     """A run's clean samples do not depend on how they are poisoned, nor on the block that computes it."""
-    one, other = (fit_of(data, poison).sets(data) for poison in (Poison("labels", 30), Poison("one_class", 20)))
+    one, other = (
+        fit_of(data, poison).sets(data)
+        for poison in (Poison("labels", 30), Poison("one_class", 20))
+    )
     for mine, theirs in zip(one, other, strict=True):
         np.testing.assert_array_equal(mine.clean.x, theirs.clean.x)
         np.testing.assert_array_equal(mine.val.x, theirs.val.x)
     assert not np.array_equal(one[0].clean.x, one[1].clean.x)
     wide = replace(fit_of(data), size=4).sets(data)
-    np.testing.assert_array_equal(wide[3].draw.split.y, replace(fit_of(data), block=1).sets(data)[1].draw.split.y)
+    np.testing.assert_array_equal(
+        wide[3].draw.split.y, replace(fit_of(data), block=1).sets(data)[1].draw.split.y
+    )
 
 
 def test_held_out_samples_keep_their_noisy_labels_and_are_not_trained_on(data):
     fit = fit_of(data)
     (tuning,) = tuning_fits(fit, 2)
     assert set(tuning.runs).isdisjoint(range(1000)) and len(tuning.runs) == 2
-    for whole, cut in zip(replace(fit, block=tuning.block).sets(data), tuning.sets(data), strict=True):
+    for whole, cut in zip(
+        replace(fit, block=tuning.block).sets(data), tuning.sets(data), strict=True
+    ):
         n = len(whole.clean.y)
         assert len(cut.val.y) == round(n / 5) and len(cut.draw.split.y) == n - round(n / 5)
         noisy = dict(zip(map(bytes, whole.draw.split.x), whole.draw.split.y, strict=True))
-        parts = [(bytes(x), y) for split in (cut.draw.split, cut.val) for x, y in zip(*split, strict=True)]
+        parts = [
+            (bytes(x), y)
+            for split in (cut.draw.split, cut.val)
+            for x, y in zip(*split, strict=True)
+        ]
         assert dict(parts) == noisy and len(parts) == n
         assert cut.draw.mask.sum() == len(cut.draw.forget_poisoned.y) == cut.draw.known.sum()
         flipped = whole.draw.split.y != whole.clean.y
         held = {bytes(x) for x in cut.val.x}
-        assert any(bytes(x) in held for x in whole.draw.split.x[flipped])  # some of the poison is held out, too
+        assert any(
+            bytes(x) in held for x in whole.draw.split.x[flipped]
+        )  # some of the poison is held out, too
 
 
 @pytest.mark.parametrize("percent", [0, 10, 20, 45])
@@ -123,7 +151,11 @@ def test_every_ring_split_deals_all_states_with_as_many_of_each_phase(split):
     assert [int((own > 1).sum()) for own in deltas] == [41, 42]
     away = [[abs(own[own > 1] - 1), abs(own[own < 1] - 1)] for own in deltas]
     for phase in (0, 1):
-        near, far = (away[0][phase], away[1][phase]) if split == "near" else (away[1][phase], away[0][phase])
+        near, far = (
+            (away[0][phase], away[1][phase])
+            if split == "near"
+            else (away[1][phase], away[0][phase])
+        )
         if split in ("far", "near"):
             assert near.max() < far.min()
     if split == "one_sided":
@@ -133,8 +165,13 @@ def test_every_ring_split_deals_all_states_with_as_many_of_each_phase(split):
 
 def test_the_published_split_is_what_it_was():
     usual = load_xxz(n_sites=4)
-    assert usual.provenance["sha256"] == load_xxz(n_sites=4, split="interleaved").provenance["sha256"]
-    assert "split" not in usual.provenance and load_xxz(n_sites=4, split="far").provenance["split"] == "far"
+    assert (
+        usual.provenance["sha256"] == load_xxz(n_sites=4, split="interleaved").provenance["sha256"]
+    )
+    assert (
+        "split" not in usual.provenance
+        and load_xxz(n_sites=4, split="far").provenance["split"] == "far"
+    )
     with refused("split: got close, allowed: interleaved, far, near, one_sided"):
         load_xxz(n_sites=4, split="close")
 
@@ -178,7 +215,9 @@ def tuning_of(data, *settings):
 
 
 def computed(data, tuning):
-    return [{name: np.array(array) for name, array in job.perform(data).items()} for job in tuning.needs]
+    return [
+        {name: np.array(array) for name, array in job.perform(data).items()} for job in tuning.needs
+    ]
 
 
 def test_the_least_mean_loss_on_held_out_samples_is_chosen(data):
@@ -267,9 +306,9 @@ def test_every_contender_has_as_many_settings(data):
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, data):
     """All stages on a small study, once."""
-    config = replace(
+    config = changed(
         BASE, stages=("dynamics", "controls", "memorising"), out=tmp_path_factory.mktemp("controls"),
-        contenders=("mlp", "logistic_decay", "class_mean", "neighbours"), matched_samples=30,
+        controls={"contenders": ("mlp", "logistic_decay", "class_mean", "neighbours")},
     )  # fmt: skip
     return config, run_studies(config, data, run_unlearn_mnist.STUDIES)
 
@@ -288,42 +327,63 @@ def test_the_selected_epoch_is_that_of_the_least_held_out_loss(studied):
     loss = found.held_out_loss
     assert loss.sizes["trial"] == 2 and found.accuracy.sizes["run"] == 3
     assert found.accuracy.sel(poison="labels", alpha_percent=30).notnull().all()
-    chosen = tables.selected_epochs(found)
+    chosen = dynamics.selected_epochs(found)
     for (model, poison, alpha), epoch in chosen.items():
         own = loss.sel(model=model, poison=poison, alpha_percent=alpha).mean("trial")
         assert float(own.sel(epoch=epoch)) == float(own.min())
     assert len(chosen) == 4
-    ends = tables.at_their_ends(found)
+    ends = dynamics.at_their_ends(found)
     assert set(ends.endpoint) == {"published", "selected", "last"}
-    assert (ends[ends.endpoint == "last"].epoch == 12).all() and (ends[ends.endpoint == "published"].epoch == 8).all()
+    assert (ends[ends.endpoint == "last"].epoch == 12).all() and (
+        ends[ends.endpoint == "published"].epoch == 8
+    ).all()
 
 
 def test_runs_of_contenders_are_paired_with_the_circuits(tmp_path):
     """The difference is the mean over runs that both have, by hand."""
     rows = [("QNN", 1.0, "Q", "labels", 30, run, 0.9 + run / 100) for run in range(4)]
     rows += [("MLP", 2.0, "M", "labels", 30, run, 0.8) for run in range(2)]
-    runs = pd.DataFrame(rows, columns=["family", "size", "model", "poison", "alpha_percent", "run", "accuracy"])
-    (found,) = tables._circuit_minus_others(runs.assign(measure="validation")).itertuples()
+    runs = pd.DataFrame(
+        rows, columns=["family", "size", "model", "poison", "alpha_percent", "run", "accuracy"]
+    )
+    (found,) = frames.circuit_minus_others(runs.assign(measure="validation")).itertuples()
     assert found.value == pytest.approx(0.105) and found.n == 2 and found.minus == "M"
 
 
 def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
     """By hand: the circuit ends at a fit of .7; the other is there half-way between two epochs, or never."""
-    fit = {"QNN": (0.5, 0.6, 0.7), "MLP": (0.5, 0.6, 0.8), "Slow": (0.5, 0.55, 0.6), "Fast": (0.9, 0.95, 1.0)}
-    right = {"QNN": (0.5, 0.7, 0.9), "MLP": (0.5, 0.8, 0.6), "Slow": (0.5, 0.6, 0.7), "Fast": (0.3, 0.4, 0.5)}
-    values = np.array([[fit[name], right[name]] for name in fit]).transpose(0, 2, 1)  # (model, epoch, split)
+    fit = {
+        "QNN": (0.5, 0.6, 0.7),
+        "MLP": (0.5, 0.6, 0.8),
+        "Slow": (0.5, 0.55, 0.6),
+        "Fast": (0.9, 0.95, 1.0),
+    }
+    right = {
+        "QNN": (0.5, 0.7, 0.9),
+        "MLP": (0.5, 0.8, 0.6),
+        "Slow": (0.5, 0.6, 0.7),
+        "Fast": (0.3, 0.4, 0.5),
+    }
+    values = np.array([[fit[name], right[name]] for name in fit]).transpose(
+        0, 2, 1
+    )  # (model, epoch, split)
     axes = {"model": list(fit), "epoch": [0, 1, 10], "split": ["train", "validation"]}
     results = xr.DataArray(values, axes).expand_dims(poison=["labels"], alpha_percent=[30], run=[0])
     words = {"family": ("model", list(fit)), "size": ("model", [1] * 4)}
     results = results.rename("accuracy").to_dataset().assign_coords(words)
-    found = tables.at_equal_fit(results).set_index("model").accuracy
-    assert found["QNN"] == 0.9 and found["MLP"] == pytest.approx(0.7) and found["Fast"] == 0.3 and "Slow" not in found
+    found = dynamics.at_equal_fit(results).set_index("model").accuracy
+    assert (
+        found["QNN"] == 0.9
+        and found["MLP"] == pytest.approx(0.7)
+        and found["Fast"] == 0.3
+        and "Slow" not in found
+    )
 
 
 @pytest.mark.parametrize(("flag", "value", "said"), [
     ("noises", ("labels=100",), "--noises"), ("noises", ("smoke=20",), "--noises"), ("noises", ("labels",), "--noises"),
     ("noises", (), "--noises"), ("tuning_runs", 0, "--tuning-runs"), ("long_epochs", 0, "--long-epochs"),
-    ("control_epochs", 0, "--control-epochs"), ("matched_epochs", ("mlp=x",), "--matched-epochs"),
+    ("control_epochs", 0, "--control-epochs"), ("matched", {"epochs": ("mlp=x",)}, "--matched.epochs"),
     ("noises", ("given=20",), "--noises"),
 ])  # fmt: skip
 def test_bad_flags_are_one_line(flag, value, said):
@@ -332,31 +392,37 @@ def test_bad_flags_are_one_line(flag, value, said):
 
 
 def test_unknown_contenders_and_digits_and_sizes_are_one_line(data):
-    with refused("--contenders: got mlpp"):
-        list(controls.controls(replace(BASE, contenders=("mlpp",)), data))
-    with refused("--pair-digits"):
-        replace(run_unlearn_mnist.QUICK, pair_digits=(1,))
-    with refused("--sizes: got 7"):
-        replace(run_unlearn_xxz.QUICK, sizes=(7,))
+    with refused("--controls.contenders: got mlpp"):
+        changed(BASE, controls={"contenders": ("mlpp",)})
+    with refused("--pairs.digits"):
+        changed(run_unlearn_mnist.QUICK, pairs={"digits": (1,)})
+    with refused("--splits.sizes: got 7"):
+        changed(run_unlearn_xxz.QUICK, splits={"sizes": (7,)})
 
 
 def test_retraining_takes_as_many_steps_as_teacher_and_method_together(data):
     """56 retained samples in batches of 16 are four steps an epoch, all 80 five."""
-    rows = list(controls.equal_steps(replace(SMALL, methods=("retrain", "cf")), data))
-    choices = {row.place["unlearner"]: row.job.choice for row in rows if isinstance(row.job, oracles.Chosen)}
+    rows = list(evaluation.plan_equal_steps(replace(SMALL, methods=("retrain", "cf")), data))
+    choices = {
+        row.place["unlearner"]: row.job.choice
+        for row in rows
+        if isinstance(row.job, oracles.Chosen)
+    }
     case = choices["cf"].case
-    steps = case.training.epochs * 5 + SMALL.mlp.unlearn.epochs * -(-56 // (SMALL.mlp.unlearn.batch_size or 56))
+    steps = case.training.epochs * 5 + SMALL.mlp.unlearn.epochs * -(
+        -56 // (SMALL.mlp.unlearn.batch_size or 56)
+    )
     retrain = choices["retrain"].candidates[0].training
     assert retrain.epochs == round(steps / -(-56 // (case.training.batch_size or 56)))
     assert choices["cf"].candidates[0].training.epochs == SMALL.mlp.unlearn.epochs
 
 
 def test_matched_teachers_take_the_epochs_of_the_flag(data):
-    config = replace(SMALL, matched_samples=30, matched_epochs=("mlp=7",), methods=("cf",))
-    rows = list(controls.matched_fit(config, data))
-    few = controls.matched_data(config, data)["few"]
+    config = changed(SMALL, matched={"samples": 30, "epochs": ("mlp=7",)}, methods=("cf",))
+    rows = list(matched_fit.plan(config, data))
+    few = matched_fit.matched_data(config, data)["few"]
     assert {row.job.data for row in rows} == {few.provenance["sha256"]}
-    cases = {row.job.case for row in rows if isinstance(row.job, oracles.Score)}
+    cases = {row.job.case for row in rows if isinstance(row.job, judging.Score)}
     assert {case.training.epochs for case in cases if case.model.family == "MLP"} == {7}
     assert {row.place["poison"] for row in rows} == {"labels"}
 
@@ -364,16 +430,18 @@ def test_matched_teachers_take_the_epochs_of_the_flag(data):
 @pytest.mark.parametrize("split", ["interleaved", "far"])
 def test_fidelities_of_validation_states_are_those_of_dense_products(split):
     ring = load_xxz(n_sites=4, split=split)
-    found = run_unlearn_xxz.Fidelity(data="", split=split).perform(ring)
-    by_hand = [max(abs(np.vdot(state, other)) ** 2 for other in ring.train.x) for state in ring.val.x]
+    found = splits.Fidelity(data="", split=split).perform(ring)
+    by_hand = [
+        max(abs(np.vdot(state, other)) ** 2 for other in ring.train.x) for state in ring.val.x
+    ]
     np.testing.assert_allclose(found["fidelity"], by_hand, atol=1e-6)
     np.testing.assert_allclose(found["delta"] > 1, ring.val.y)
 
 
 def test_pairs_plan_jobs_on_data_sets_of_their_own():
-    config = replace(run_unlearn_mnist.QUICK, pair_digits=(0, 1, 2), contenders=("mlp",))
+    config = changed(run_unlearn_mnist.QUICK, pairs={"digits": (0, 1, 2)})
     data = run_unlearn_mnist.load(config)
-    others = run_unlearn_mnist.pairs_of_digits(config, data)
+    others = pairs.pairs_of_digits(config, data)
     assert list(others) == ["0 1", "0 2", "1 2"]
-    rows = list(run_unlearn_mnist.pairs(config, data))
+    rows = list(pairs.plan(config, data))
     assert {row.job.data for row in rows} == {each.provenance["sha256"] for each in others.values()}

@@ -43,7 +43,10 @@ def npz(tmp_path):
 
     def write(**replaced):
         path = tmp_path / "mnist.npz"
-        np.savez(path, **{name: array for name, array in (arrays() | replaced).items() if array is not None})
+        np.savez(
+            path,
+            **{name: array for name, array in (arrays() | replaced).items() if array is not None},
+        )
         return path
 
     return write
@@ -59,7 +62,9 @@ def zip_of(path, content: dict[str, bytes]):
 def header(shape, descr="|u1") -> bytes:
     """An .npy header without the array it announces."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return file.getvalue()
 
 
@@ -80,15 +85,24 @@ def test_embedded_images(mnist):
 
 def test_the_shape_of_images_is_kept_where_samples_are_images(mnist, npz):
     """What comes before the padding is one pixel each."""
-    for dataset in (mnist, load_mnist(path=npz(), per_class=2), load_mnist(encoding="columnwise", source="embedded")):
-        assert dataset.image_shape == (28, 28) and np.prod(dataset.image_shape) == dataset.n_features
+    for dataset in (
+        mnist,
+        load_mnist(path=npz(), per_class=2),
+        load_mnist(encoding="columnwise", source="embedded"),
+    ):
+        assert (
+            dataset.image_shape == (28, 28) and np.prod(dataset.image_shape) == dataset.n_features
+        )
     assert load_xxz(n_sites=4).image_shape is None
     assert Dataset(mnist.train, mnist.val, "mine", 784, {}).image_shape is None
 
 
 def test_embedded_images_are_ones_and_nines(mnist):
     """A one is a stroke in the middle, a nine has a hole: the mean images say which is which."""
-    ones, nines = (mnist.train.x[mnist.train.y == label][:, :784].mean(axis=0).reshape(28, 28) for label in (0, 1))
+    ones, nines = (
+        mnist.train.x[mnist.train.y == label][:, :784].mean(axis=0).reshape(28, 28)
+        for label in (0, 1)
+    )
     assert ones[10:18, 12:16].sum() > 0.6 * ones[10:18].sum()
     assert nines[10:18, 12:16].sum() < 0.5 * nines[10:18].sum()
 
@@ -96,7 +110,10 @@ def test_embedded_images_are_ones_and_nines(mnist):
 def test_training_and_validation_images_share_the_embedded_ones(mnist):
     """However many train, the 500 of each digit are all used, each once."""
     few = load_mnist(per_class=100, source="embedded")
-    assert np.bincount(few.train.y).tolist() == [100, 100] and np.bincount(few.val.y).tolist() == [400, 400]
+    assert np.bincount(few.train.y).tolist() == [100, 100] and np.bincount(few.val.y).tolist() == [
+        400,
+        400,
+    ]
     for dataset in (mnist, few):
         everything = np.concatenate([dataset.train.x, dataset.val.x])
         assert len(np.unique(everything, axis=0)) == 1000
@@ -105,7 +122,9 @@ def test_training_and_validation_images_share_the_embedded_ones(mnist):
 
 def test_order_of_the_digits_is_that_of_the_labels(mnist):
     swapped = load_mnist(digits=(9, 1), source="embedded")
-    np.testing.assert_array_equal(swapped.train.x[swapped.train.y == 0], mnist.train.x[mnist.train.y == 1])
+    np.testing.assert_array_equal(
+        swapped.train.x[swapped.train.y == 0], mnist.train.x[mnist.train.y == 1]
+    )
     np.testing.assert_array_equal(swapped.val.y, 1 - mnist.val.y)
 
 
@@ -115,7 +134,9 @@ def test_columnwise_encoding_gives_each_column_norm_1(mnist):
     norms = np.linalg.norm(pixels, axis=1)
     filled = mnist.train.x[:, :784].reshape(-1, 28, 28).any(axis=1)
     np.testing.assert_allclose(norms, filled, rtol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(columnwise.train.x, axis=1) ** 2, filled.sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(columnwise.train.x, axis=1) ** 2, filled.sum(axis=1), rtol=1e-6
+    )
     assert not columnwise.train.x[:, 784:].any()
     assert columnwise.provenance["encoding"] == "columnwise"
     assert columnwise.provenance["sha256"] != mnist.provenance["sha256"]
@@ -130,10 +151,14 @@ def test_a_file_in_keras_layout(npz):
     dataset = load_mnist(path=path, per_class=3)
     content = arrays()
     for split, part, limit in ((dataset.train, "train", 3), (dataset.val, "test", 2)):
-        rows = np.concatenate([np.flatnonzero(content[f"y_{part}"] == digit)[:limit] for digit in (1, 9)])
+        rows = np.concatenate(
+            [np.flatnonzero(content[f"y_{part}"] == digit)[:limit] for digit in (1, 9)]
+        )
         rows = rows if part == "train" else np.sort(rows)
         flat = content[f"x_{part}"][rows].reshape(len(rows), -1).astype(float)
-        np.testing.assert_allclose(split.x[:, :784], flat / np.linalg.norm(flat, axis=1, keepdims=True), rtol=1e-5)
+        np.testing.assert_allclose(
+            split.x[:, :784], flat / np.linalg.norm(flat, axis=1, keepdims=True), rtol=1e-5
+        )
         np.testing.assert_array_equal(split.y, content[f"y_{part}"][rows] == 9)
     assert dataset.provenance["source"] == "file mnist.npz"  # not where it lies
     assert load_mnist(path=str(path), per_class=3).provenance == dataset.provenance
@@ -145,7 +170,12 @@ def test_pixel_types_and_scales_make_no_difference(npz):
     np.testing.assert_allclose(scaled.train.x, expected.train.x, rtol=1e-6)
 
 
-@given(image=st.integers(0, 17), row=st.integers(0, 27), column=st.integers(0, 27), step=st.sampled_from([1, 7, 200]))
+@given(
+    image=st.integers(0, 17),
+    row=st.integers(0, 27),
+    column=st.integers(0, 27),
+    step=st.sampled_from([1, 7, 200]),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_the_hash_changes_with_any_pixel_that_is_used(npz, image, row, column, step):
     before = load_mnist(path=npz(), per_class=3).provenance["sha256"]
@@ -165,7 +195,9 @@ def test_the_hash_tells_type_and_shape():
     assert sha256(np.asfortranarray(np.eye(3, 4))) == sha256(np.eye(3, 4))
 
 
-@pytest.mark.parametrize(("length", "padded"), [(1, 2), (2, 2), (3, 4), (784, 1024), (1024, 1024), (1025, 2048)])
+@pytest.mark.parametrize(
+    ("length", "padded"), [(1, 2), (2, 2), (3, 4), (784, 1024), (1024, 1024), (1025, 2048)]
+)
 def test_padding_goes_to_the_next_power_of_two(length, padded):
     x = np.ones((2, length), np.float32)
     assert datar.pad(x).shape == (2, padded)
@@ -177,17 +209,29 @@ CONTENT = arrays()
 SPOILED = [
     pytest.param({"y_test": None}, r"y_test", id="without a key"),
     pytest.param({"x_train": np.zeros((12, 784))}, r"x_train.*\(n, 28, 28\)", id="flat images"),
-    pytest.param({"x_test": np.zeros((6, 27, 28))}, r"x_test.*\(n, 28, 28\)", id="images of another size"),
+    pytest.param(
+        {"x_test": np.zeros((6, 27, 28))}, r"x_test.*\(n, 28, 28\)", id="images of another size"
+    ),
     pytest.param({"y_train": CONTENT["y_train"][1:]}, r"y_train", id="a label too few"),
     pytest.param({"y_train": CONTENT["y_train"][:, None]}, r"y_train", id="labels in a column"),
     pytest.param({"x_train": np.full((12, 28, 28), np.nan)}, r"x_train.*NaN", id="a NaN pixel"),
-    pytest.param({"x_test": np.full((6, 28, 28), np.inf)}, r"x_test.*infinite", id="an infinite pixel"),
-    pytest.param({"x_train": np.ones((12, 28, 28), complex)}, r"x_train.*real numbers", id="complex pixels"),
-    pytest.param({"y_train": np.array(["one"] * 12)}, r"y_train.*real numbers", id="text for labels"),
-    pytest.param({"x_train": np.zeros((12, 28, 28))}, r"empty image", id="an empty image"),
-    pytest.param({"x_train": np.array([{}] * 12)}, r"x_train: got Python objects", id="pickled objects"),
     pytest.param(
-        {"y_train": np.zeros(12, int)}, r"digits: got .*labels in file mnist.npz: 0", id="no image of a digit"
+        {"x_test": np.full((6, 28, 28), np.inf)}, r"x_test.*infinite", id="an infinite pixel"
+    ),
+    pytest.param(
+        {"x_train": np.ones((12, 28, 28), complex)}, r"x_train.*real numbers", id="complex pixels"
+    ),
+    pytest.param(
+        {"y_train": np.array(["one"] * 12)}, r"y_train.*real numbers", id="text for labels"
+    ),
+    pytest.param({"x_train": np.zeros((12, 28, 28))}, r"empty image", id="an empty image"),
+    pytest.param(
+        {"x_train": np.array([{}] * 12)}, r"x_train: got Python objects", id="pickled objects"
+    ),
+    pytest.param(
+        {"y_train": np.zeros(12, int)},
+        r"digits: got .*labels in file mnist.npz: 0",
+        id="no image of a digit",
     ),
     pytest.param({"y_test": np.zeros(6, int)}, r"validation", id="no validation image"),
     pytest.param(
@@ -222,7 +266,10 @@ FOREIGN = [
     pytest.param(lambda path: path.write_bytes(header((1,)) + b"\0"), id="a bare npy"),
     pytest.param(lambda path: path.write_bytes(b"\x80\x04]\x94."), id="a pickle"),
     pytest.param(lambda path: path.write_bytes(path.read_bytes()[:-200]), id="cut short"),
-    pytest.param(lambda path: path.write_bytes(path.read_bytes().replace(b"\0" * 90, b"\1" * 90, 1)), id="altered"),
+    pytest.param(
+        lambda path: path.write_bytes(path.read_bytes().replace(b"\0" * 90, b"\1" * 90, 1)),
+        id="altered",
+    ),
     pytest.param(archive_of(header((12, 28, 28))), id="arrays cut short"),
     pytest.param(archive_of(header((2**40, 28, 28))), id="arrays beyond memory"),
     pytest.param(
@@ -276,7 +323,9 @@ def test_a_given_file_never_falls_back(npz, monkeypatch):
 # ---- arguments ----
 
 
-@pytest.mark.parametrize("digits", [(1, 1), (1,), (1, 4, 9), (1, 10), (-1, 9), (1, 2.5), ("1", "9")])
+@pytest.mark.parametrize(
+    "digits", [(1, 1), (1,), (1, 4, 9), (1, 10), (-1, 9), (1, 2.5), ("1", "9")]
+)
 def test_digits_have_to_be_two_different_ones(digits):
     with refused("^digits"):
         load_mnist(digits=digits, source="embedded")
@@ -289,7 +338,13 @@ def test_a_digit_named_twice_is_refused():
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("encoding", "angle"), ("source", "web"), ("per_class", 0), ("per_class", -3), ("per_class", 501)],
+    [
+        ("encoding", "angle"),
+        ("source", "web"),
+        ("per_class", 0),
+        ("per_class", -3),
+        ("per_class", 501),
+    ],
 )
 def test_arguments_out_of_range_are_refused_by_name(argument, value):
     with refused(f"^{argument}.*{value}"):
@@ -344,7 +399,9 @@ def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
     hidden = []
     tensorflow = types.SimpleNamespace()
     tensorflow.config = types.SimpleNamespace(set_visible_devices=lambda *what: hidden.append(what))
-    tensorflow.keras = types.SimpleNamespace(datasets=types.SimpleNamespace(mnist=types.SimpleNamespace()))
+    tensorflow.keras = types.SimpleNamespace(
+        datasets=types.SimpleNamespace(mnist=types.SimpleNamespace())
+    )
     tensorflow.keras.datasets.mnist.load_data = load_data
     monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
     before = socket.getdefaulttimeout()
@@ -370,9 +427,11 @@ HEAVY = ("jax", "scipy", "tensorflow", "tensorcircuit", "mlxtend", "matplotlib",
         ("import foundation.base.checks", ("datar", *HEAVY)),
         ("import datar", HEAVY),
         ("import datar, models, poison_unlearn", ("tensorflow", "keras")),
-        ("import foundation.base.storage, studies.figures", ("tensorflow",)),
+        ("import foundation.base.storage, studies.judging, studies.hessian", ("tensorflow",)),
     ],
 )
 def test_an_import_does_not_bring(modules, unwanted):
-    process = run_python("-c", f"import sys; {modules}; print(sorted(set({unwanted}) & set(sys.modules)))", **COLD)
+    process = run_python(
+        "-c", f"import sys; {modules}; print(sorted(set({unwanted}) & set(sys.modules)))", **COLD
+    )
     assert (process.returncode, process.stdout.strip()) == (0, "[]"), process.stderr

@@ -11,14 +11,13 @@ from foundation.base import storage
 from foundation.engine import keys
 
 REFERENCE = faults.ROOT / "tests" / "reference.nc"
-ANEW = (
-    "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
-)
+ANEW = "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
-        shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"), reason="cores are chosen by taskset"
+        shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"),
+        reason="cores are chosen by taskset",
     ),
 ]
 
@@ -46,13 +45,26 @@ def test_the_same_bits_on_two_cores_from_a_warm_cache(folder, cores, workers):
 def test_the_numbers_are_those_of_the_reference(folder):
     """The same bits on its kind of machine with its versions, else close; levels of optimisation differ by less."""
     found, expected = faults.reference(folder / "out0"), storage.read_dataset(REFERENCE)
-    assert expected.attrs["numerics"] == keys.NUMERICS, "NUMERICS was raised: make the reference anew"
+    assert expected.attrs["numerics"] == keys.NUMERICS, (
+        "NUMERICS was raised: make the reference anew"
+    )
     same = all(found.attrs[name] == expected.attrs[name] for name in ("processor", "versions"))
-    tolerances = {"accuracy": 0.05, "swept_accuracy": 0.05, "loss": 3e-4, "swept_loss": 3e-4, "logit": 0.01}
-    assert set(found.data_vars) == set(expected.data_vars) == tolerances.keys() and found.sizes == expected.sizes
+    tolerances = {
+        "accuracy": 0.05,
+        "swept_accuracy": 0.05,
+        "loss": 3e-4,
+        "swept_loss": 3e-4,
+        "logit": 0.01,
+    }
+    assert (
+        set(found.data_vars) == set(expected.data_vars) == tolerances.keys()
+        and found.sizes == expected.sizes
+    )
     for name, tolerance in tolerances.items():
         near = 0.0 if same else tolerance
-        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=near, err_msg=f"{name}: {ANEW}")
+        np.testing.assert_allclose(
+            found[name], expected[name], rtol=0, atol=near, err_msg=f"{name}: {ANEW}"
+        )
 
 
 def test_what_is_compared_with_the_reference_is_no_constant():

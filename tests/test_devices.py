@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 import reports
-from conftest import refused
+from conftest import changed, refused
 
 import run_unlearn_xxz
 from datar import load_xxz
@@ -15,15 +15,17 @@ from foundation.engine.runner import run_studies
 from foundation.quantum.device import Noise
 from models import Training
 from poison_unlearn import Poison
+from protocol import tensors_to_params
 from studies import device as devices
-from studies.experiments import build_qnn, training_job
+from studies.families import build_qnn
+from studies.rows import training_job
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SHORT = Training(4, 32, 0.1)
-DEVICE = replace(
-    run_unlearn_xxz.QUICK, stages=("hardware",), depth=1, methods=("cf",), device_noise=("none", "p1=0.01,readout=0.1"),
-    device_shots=(64,), device_trained_shots=16, device_alphas=(0, 30), device_runs=2, workers=2,
+DEVICE = changed(
+    run_unlearn_xxz.QUICK, stages=("hardware",), depth=1, methods=("cf",), workers=2,
+    hardware={"noise": ("none", "p1=0.01,readout=0.1"), "shots": (64,), "trained_shots": 16, "alphas": (0, 30), "runs": 2},
     qnn=replace(run_unlearn_xxz.QUICK.qnn, sweep=SHORT, teacher=SHORT, unlearn=Training(2, 0, 0.05)),
 )  # fmt: skip
 
@@ -37,7 +39,10 @@ def ring():
 def studied(tmp_path_factory, ring):
     out = tmp_path_factory.mktemp("devices")
     folder = run_studies(replace(DEVICE, out=out), ring, run_unlearn_xxz.STUDIES)
-    return folder, {name: storage.read_dataset(folder / f"{name}.nc") for name in ("hardware", "hardware_unlearning")}
+    return folder, {
+        name: storage.read_dataset(folder / f"{name}.nc")
+        for name in ("hardware", "hardware_unlearning")
+    }
 
 
 def test_a_reading_without_shots_is_the_accuracy_of_the_training(ring):
@@ -53,7 +58,7 @@ def test_a_reading_without_shots_is_the_accuracy_of_the_training(ring):
     first, again = one.perform(ring, arrays), one.perform(ring, arrays)
     np.testing.assert_array_equal(first["accuracy"], again["accuracy"])
     by_hand = jax.vmap(lambda key: replace(model, shots=1).logits(
-        jax.tree.map(lambda leaf: leaf[0], devices.tensors_to_params(model, arrays)), model.prepare(ring.val.x),
+        jax.tree.map(lambda leaf: leaf[0], tensors_to_params(model, arrays)), model.prepare(ring.val.x),
         key=key))(jax.random.split(jax.random.key(0), 200))  # fmt: skip
     chance = np.mean((np.asarray(by_hand) > 0) == ring.val.y)
     assert abs(first["accuracy"][0] - chance) < 5 * 0.5 / np.sqrt(len(ring.val.y))
@@ -61,7 +66,13 @@ def test_a_reading_without_shots_is_the_accuracy_of_the_training(ring):
 
 def test_the_stage_is_complete(studied):
     found, unlearned = studied[1].values()
-    assert found.accuracy.sel(model="QNN[depth=1]").notnull().all(("run", "alpha_percent")).sel(shots=[0, 64]).all()
+    assert (
+        found.accuracy.sel(model="QNN[depth=1]")
+        .notnull()
+        .all(("run", "alpha_percent"))
+        .sel(shots=[0, 64])
+        .all()
+    )
     drawn = found.accuracy.sel(model="QNN[depth=1,shots=16]", alpha_percent=30)
     assert drawn.sel(shots=[0, 16]).notnull().all() and drawn.sel(shots=64).isnull().all()
     assert found.noise.to_series()["QNN[depth=1,p1=0.01,readout=0.1]"] == "p1=0.01,readout=0.1"
@@ -79,11 +90,11 @@ def test_tables_and_figures_are_made_of_it(studied, capsys):
 
 @pytest.mark.parametrize("word", ["p3=1", "p1", "p1=x", "p1=0.1,p1=0.2", "", "p1=2"])
 def test_noise_that_makes_no_sense_is_refused_in_one_line(word):
-    with refused("^(--device-noise|p1): got "):
+    with refused("^(noise|p1): got "):
         devices.parse_noise(word)
 
 
 def test_states_without_norm_1_are_refused(ring):
     bad = replace(ring, train=ring.train._replace(x=2 * ring.train.x))
     with refused("^x: got samples of norm 2"):
-        list(devices.study(DEVICE, bad))
+        list(devices.plan(DEVICE, bad))

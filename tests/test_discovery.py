@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reports
-from conftest import refused
+from conftest import changed, refused
 from jax.flatten_util import ravel_pytree
 from test_evaluation import SMALL, small_data
 
@@ -20,15 +20,15 @@ from foundation.report import frames
 from models import MLP, Training
 from poison_unlearn import METHODS, Poison, Retrain
 from protocol import Fit, tensors_to_params
-from studies import discovery, tables
+from studies import discovery
 from studies.discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
 from studies.oracles import Choice
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
-KNOWN = replace(
-    SMALL, stages=("discovery",), discovered=("labels=30",), known=(0, 50, 100), discovery_runs=3, selection_runs=1,
-    discovery_methods=("retrain", "cf", "ga"),
+KNOWN = changed(
+    SMALL, stages=("discovery",), selection_runs=1,
+    discovery={"poisons": ("labels=30",), "known": (0, 50, 100), "runs": 3, "methods": ("retrain", "cf", "ga")},
 )  # fmt: skip
 
 
@@ -40,9 +40,12 @@ def data():
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory, data):
     """The stage on a small study, once: its folder, and its files by name."""
-    folder = run_studies(replace(KNOWN, out=tmp_path_factory.mktemp("discovery")), data, run_unlearn_mnist.STUDIES)
+    folder = run_studies(
+        replace(KNOWN, out=tmp_path_factory.mktemp("discovery")), data, run_unlearn_mnist.STUDIES
+    )
     return folder, {
-        name: storage.read_dataset(folder / f"{name}.nc") for name in ("discovery", "detection", "detected")
+        name: storage.read_dataset(folder / f"{name}.nc")
+        for name in ("discovery", "detection", "detected")
     }
 
 
@@ -65,7 +68,11 @@ def teachers(data):
 
 def detection_of(data, teacher, arrays):
     job = Detection(
-        data=teacher.data, seed=teacher.seed, size=2, teacher=teacher, folds=tuple(discovery._folds(teacher))
+        data=teacher.data,
+        seed=teacher.seed,
+        size=2,
+        teacher=teacher,
+        folds=tuple(discovery._folds(teacher)),
     )
     return job, job.perform(data, arrays, *(fold.perform(data) for fold in job.folds))
 
@@ -92,9 +99,15 @@ def test_where_all_is_known_the_numbers_are_those_of_unlearning(data, teachers):
     right = (usual["logit"] > 0) == (usual["label"] > 0)
     for run in range(2):
         of_clean = right[run, 80:160]
-        expected = [right[run, 160:].mean(), of_clean[usual["mask"][run]].mean(), of_clean[usual["known"][run]].mean()]
+        expected = [
+            right[run, 160:].mean(),
+            of_clean[usual["mask"][run]].mean(),
+            of_clean[usual["known"][run]].mean(),
+        ]
         assert mine["accuracy"][run, :3].tolist() == expected
-    assert np.isnan(mine["accuracy"][:, PARTS.index("hidden") :]).all()  # nothing is hidden, there is no trigger
+    assert np.isnan(
+        mine["accuracy"][:, PARTS.index("hidden") :]
+    ).all()  # nothing is hidden, there is no trigger
 
 
 @pytest.mark.parametrize("share", [25, 50])
@@ -103,7 +116,9 @@ def test_the_poisoned_samples_are_those_known_and_those_hidden(data, teachers, s
     poison = replace(case.poison, known_percent=share)
     job = discovery._partly(teacher, Partly, "cf", method, choice, poison)
     found = job.perform(data, arrays, choice.perform(data))["accuracy"]
-    poisoned, known, hidden = (found[:, PARTS.index(name)] for name in ("poisoned", "known", "hidden"))
+    poisoned, known, hidden = (
+        found[:, PARTS.index(name)] for name in ("poisoned", "known", "hidden")
+    )
     count, own = 24, round(24 * share / 100)
     np.testing.assert_allclose(poisoned, (own * known + (count - own) * hidden) / count, atol=1e-6)
 
@@ -113,7 +128,9 @@ def test_forgetting_what_was_found_is_forgetting_it_as_if_it_were_known(data, te
     case, method, choice, teacher, arrays = teachers
     known = discovery._partly(teacher, Partly, "cf", method, choice, case.poison)
     detection, found = detection_of(data, teacher, arrays)
-    job = discovery._partly(teacher, Found, "cf", method, choice, case.poison, detection=detection, detector="loss")
+    job = discovery._partly(
+        teacher, Found, "cf", method, choice, case.poison, detection=detection, detector="loss"
+    )
     perfect = found | {"found": np.repeat(found["poisoned"][:, None], len(DETECTORS), axis=1)}
     chosen = choice.perform(data)
     mine, theirs = job.perform(data, arrays, chosen, perfect), known.perform(data, arrays, chosen)
@@ -121,7 +138,9 @@ def test_forgetting_what_was_found_is_forgetting_it_as_if_it_were_known(data, te
     whole = discovery._partly(teacher, Found, FULL, teacher.method, None, case.poison, detection=detection,
                               detector="loss")  # fmt: skip
     retrained = discovery._partly(teacher, Partly, FULL, teacher.method, None, case.poison)
-    np.testing.assert_allclose(whole.perform(data, perfect)["accuracy"], retrained.perform(data)["accuracy"], atol=0.03)
+    np.testing.assert_allclose(
+        whole.perform(data, perfect)["accuracy"], retrained.perform(data)["accuracy"], atol=0.03
+    )
 
 
 def test_where_nothing_is_found_nothing_is_done(data, teachers):
@@ -139,11 +158,15 @@ def test_where_nothing_is_found_nothing_is_done(data, teachers):
 # ---- detection ----
 
 
-def test_suspicion_is_the_loss_of_the_teacher_and_of_models_that_have_not_seen_the_sample(data, teachers):
+def test_suspicion_is_the_loss_of_the_teacher_and_of_models_that_have_not_seen_the_sample(
+    data, teachers
+):
     _, _, _, teacher, arrays = teachers
     job, found = detection_of(data, teacher, arrays)
     signs = np.where(arrays["label"][:, :80] > 0, 1, -1)
-    np.testing.assert_allclose(found["suspicion"][:, 0], -signs * arrays["logit"][:, :80], rtol=1e-5)
+    np.testing.assert_allclose(
+        found["suspicion"][:, 0], -signs * arrays["logit"][:, :80], rtol=1e-5
+    )
     fold = job.folds[3]
     own = fold.perform(data)
     params = jax.tree.map(lambda leaf: leaf[1], tensors_to_params(fold.model, own))
@@ -155,7 +178,10 @@ def test_suspicion_is_the_loss_of_the_teacher_and_of_models_that_have_not_seen_t
     assert (sizes == sizes[:, :1]).all() and (sizes % (80 / discovery.STEPS) == 0).all()
     for run, detector in np.ndindex(2, len(DETECTORS)):
         taken = found["found"][run, detector]
-        assert found["suspicion"][run, detector][taken].min() >= found["suspicion"][run, detector][~taken].max()
+        assert (
+            found["suspicion"][run, detector][taken].min()
+            >= found["suspicion"][run, detector][~taken].max()
+        )
 
 
 def test_self_influence_is_that_of_dense_matrices(data, teachers):
@@ -163,10 +189,14 @@ def test_self_influence_is_that_of_dense_matrices(data, teachers):
     _, _, _, teacher, arrays = teachers
     _, found = detection_of(data, teacher, arrays)
     model, split = teacher.model, teacher.sets(data)[0].draw.split
-    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], tensors_to_params(model, arrays)))
+    flat, unravel = ravel_pytree(
+        jax.tree.map(lambda leaf: leaf[0], tensors_to_params(model, arrays))
+    )
     with jax.enable_x64(True):
         flat, x = jnp.asarray(flat, float), jnp.asarray(split.x, float)
-        logits = lambda flat: model.logits(jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)), x)  # noqa: E731
+        logits = lambda flat: model.logits(
+            jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)), x
+        )
         jacobian = np.asarray(jax.jacrev(logits)(flat))
         p = np.asarray(jax.nn.sigmoid(logits(flat)))
     weight = np.maximum(p * (1 - p), 1e-6)
@@ -199,7 +229,9 @@ def test_no_true_label_is_read_where_poison_is_looked_for(data, teachers):
     _, again = detection_of(other, teacher, teacher.perform(other))
     for name in ("suspicion", "found", "counted"):
         np.testing.assert_array_equal(again[name], found[name])
-    lied = arrays | {"label": np.concatenate([arrays["label"][:, :80], 1 - arrays["label"][:, 80:]], axis=1)}
+    lied = arrays | {
+        "label": np.concatenate([arrays["label"][:, :80], 1 - arrays["label"][:, 80:]], axis=1)
+    }
     _, again = detection_of(data, teacher, lied)
     np.testing.assert_array_equal(again["found"], found["found"])
 
@@ -211,12 +243,20 @@ def test_a_backdoor_works_on_a_model_trained_with_it_and_not_on_an_oracle():
     """Real images: the attack succeeds where it was learned; on an oracle at the rate of its errors."""
     images = load_mnist(source="embedded", per_class=100)
     model, training = MLP(1024, (16, 4)), Training(60, 64, 0.01)
-    fit = Fit(data="images", model=model, poison=Poison("backdoor", 20), method=Retrain(training=training), size=2)
+    fit = Fit(
+        data="images",
+        model=model,
+        poison=Poison("backdoor", 20),
+        method=Retrain(training=training),
+        size=2,
+    )
     taught = discovery.judged(fit, fit.perform(images), images)
     oracle = replace(fit, retains=True)
     clean = discovery.judged(oracle, oracle.perform(images), images)
     attack, validation = PARTS.index("attack"), PARTS.index("validation")
-    assert (taught["accuracy"][:, attack] > 0.9).all() and (clean["accuracy"][:, attack] < 0.1).all()
+    assert (taught["accuracy"][:, attack] > 0.9).all() and (
+        clean["accuracy"][:, attack] < 0.1
+    ).all()
     assert (taught["accuracy"][:, validation] > 0.95).all()  # nothing else gives it away
 
 
@@ -235,8 +275,16 @@ def test_the_stage_is_complete(studied):
     assert there.sel(unlearner="teacher").values.tolist() == [True, False, False]
     assert not there.sel(unlearner="ga", known_percent=0)  # there is nothing to forget
     assert detection.average_precision.notnull().all() and detection.sizes["detector"] == 3
-    assert detected.accuracy.sel(detector="influence", unlearner=FULL, split="validation").notnull().all()
-    assert detected.accuracy.sel(detector="influence", unlearner="cf", split="validation").isnull().all()
+    assert (
+        detected.accuracy.sel(detector="influence", unlearner=FULL, split="validation")
+        .notnull()
+        .all()
+    )
+    assert (
+        detected.accuracy.sel(detector="influence", unlearner="cf", split="validation")
+        .isnull()
+        .all()
+    )
 
 
 def test_tables_and_figures_are_made_of_it(studied, capsys):
@@ -244,28 +292,36 @@ def test_tables_and_figures_are_made_of_it(studied, capsys):
     reports.print_summary(folder, ("discovery",))
     said = capsys.readouterr().out
     assert "50 % known" in said and "confident learning" in said and "Detect, then" in said
-    assert {"known_shares", "detection", "detected"} <= {path.stem for path in reports.save_all(folder)}
+    assert {"known_shares", "detection", "detected"} <= {
+        path.stem for path in reports.save_all(folder)
+    }
     read, (data, preset) = frames.ResultFiles(folder.parents[1]), folder.parts[-2:]
-    shown = tables.known_shares(read, data, preset)
-    own = shown.query("measure == 'difference in poisoned' and known_percent == 50 and model == 'MLP[16]'")
+    shown = discovery.known_shares(read, data, preset)
+    own = shown.query(
+        "measure == 'difference in poisoned' and known_percent == 50 and model == 'MLP[16]'"
+    )
     accuracy = found["discovery"].accuracy.sel(model="MLP[16]", split="poisoned").squeeze()
-    by_hand = accuracy.sel(unlearner="cf", known_percent=50) - accuracy.sel(unlearner="teacher", known_percent=0)
+    by_hand = accuracy.sel(unlearner="cf", known_percent=50) - accuracy.sel(
+        unlearner="teacher", known_percent=0
+    )
     assert own.query("unlearner == 'cf'").value.item() == pytest.approx(float(by_hand.mean()))
     precision = found["detection"].precision
     assert (precision.diff("recall") <= 1e-9).all() and (precision <= 1).all()
 
 
 @pytest.mark.parametrize(("field", "value", "flag"), [
-    ("known", (0, 120), "--known"), ("known", (), "--known"), ("known", (50, 50), "--known"),
-    ("discovered", ("labels",), "--discovered"), ("discovered", ("given=10",), "--discovered"),
-    ("discovery_runs", 0, "--discovery-runs"), ("discovery_methods", ("amnesia",), "--discovery-methods"),
-    ("discovery_decay", -1.0, "--discovery-decay"), ("unlearn_others", ("labels=20",), "--unlearn-others"),
+    ("discovery", {"known": (0, 120)}, r"--discovery\.known"), ("discovery", {"known": ()}, r"--discovery\.known"),
+    ("discovery", {"known": (50, 50)}, r"--discovery\.known"),
+    ("discovery", {"poisons": ("labels",)}, r"--discovery\.poisons"),
+    ("discovery", {"poisons": ("given=10",)}, r"--discovery\.poisons"),
+    ("discovery", {"runs": 0}, r"--discovery\.runs"), ("discovery", {"methods": ("amnesia",)}, r"--discovery\.methods"),
+    ("discovery", {"decay": -1.0}, r"--discovery\.decay"), ("unlearn_others", ("labels=20",), "--unlearn-others"),
     ("unlearn_others", ("quid=20", "quid=30"), "--unlearn-others"),
     ("unlearn_others", ("quid=200",), "--unlearn-others"),
 ])  # fmt: skip
 def test_flags_that_make_no_sense_are_refused_in_one_line(field, value, flag):
     with refused(f"^{flag}: got "):
-        replace(KNOWN, **{field: value}).check()
+        changed(KNOWN, **{field: value})
 
 
 def test_every_poison_may_be_unlearned_and_shown():

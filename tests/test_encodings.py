@@ -7,7 +7,7 @@ from studies import encodings
 
 
 def test_it_plans_both_encodings_under_both_scales():
-    config = replace(run_unlearn_mnist.QUICK, contenders=("mlp",))
+    config = run_unlearn_mnist.QUICK
     data = run_unlearn_mnist.load(config)
     images = encodings.under_each_encoding(config, data)
     rows = list(encodings.plan(config, data))

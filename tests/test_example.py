@@ -12,7 +12,7 @@ from foundation.engine.runner import run_studies
 from foundation.engine.study_files import job_arrays
 from models import MLP, QNN, Training
 from poison_unlearn import Poison
-from studies.experiments import Protocol
+from studies.families import Protocol
 
 MODELS = {  # by family, the model, and how teacher and methods are trained
     "mlp": (MLP(1024, (4,)), Training(3, 128, 0.01), Training(2, 0, 0.01), True),
@@ -23,7 +23,9 @@ MODELS = {  # by family, the model, and how teacher and methods are trained
 @pytest.mark.parametrize("family", MODELS)
 def test_the_plain_loop_is_a_study_of_one_run(family, mnist, in_this_process, tmp_path):
     model, training, unlearning, side_by_side = MODELS[family]
-    protocol = Protocol(sweep=training, teacher=training, unlearn=unlearning, side_by_side=side_by_side)
+    protocol = Protocol(
+        sweep=training, teacher=training, unlearn=unlearning, side_by_side=side_by_side
+    )
     config = replace(
         run_unlearn_mnist.QUICK, stages=("unlearning",), models=(family,), unlearn_hidden="4", depth=1, runs=1, block=1,
         out=tmp_path, **{family: protocol},
@@ -37,7 +39,9 @@ def test_the_plain_loop_is_a_study_of_one_run(family, mnist, in_this_process, tm
         place = {"model": model.label, "poison": "labels", "unlearner": name}
         studied = job_arrays(folder / "unlearning.nc", **place)
         for key in ("accuracy", "loss", "logit"):
-            np.testing.assert_array_equal(np.asarray(arrays[key])[0], studied[key], err_msg=f"{name} {key}")
+            np.testing.assert_array_equal(
+                np.asarray(arrays[key])[0], studied[key], err_msg=f"{name} {key}"
+            )
 
 
 def test_what_is_wrong_is_named():
@@ -45,7 +49,10 @@ def test_what_is_wrong_is_named():
     bad = {"accuracy": np.full((1, 3, 5), np.nan)}
     assert run_example.problems_of({"cf": good, "ga": good}) == []
     assert run_example.problems_of({"cf": good, "ga": bad}) == ["accuracies of ga are missing"]
-    assert "expected above 0.6" in run_example.problems_of({"cf": {"accuracy": np.full((1, 3, 5), 0.5)}})[0]
+    assert (
+        "expected above 0.6"
+        in run_example.problems_of({"cf": {"accuracy": np.full((1, 3, 5), 0.5)}})[0]
+    )
 
 
 @pytest.mark.long

@@ -13,7 +13,14 @@ def bench(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "fault",
-    [faults.stop, faults.start_two, faults.fill_disk, faults.ask_for_others, faults.kill_worker, faults.damage],
+    [
+        faults.stop,
+        faults.start_two,
+        faults.fill_disk,
+        faults.ask_for_others,
+        faults.kill_worker,
+        faults.damage,
+    ],
     ids=lambda fault: fault.__name__,
 )
 def test_a_fault_costs_nothing(bench, fault):
@@ -29,6 +36,10 @@ def test_nothing_is_written_elsewhere(bench):
     """Below the home folder of all these runs: the project's cache, and what matplotlib keeps."""
     home = bench.folder / "home"
     written = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
-    elsewhere = [path for path in written if not path.startswith((".cache/quantum-unlearning/", ".cache/matplotlib/"))]
+    elsewhere = [
+        path
+        for path in written
+        if not path.startswith((".cache/quantum-unlearning/", ".cache/matplotlib/"))
+    ]
     assert written and not elsewhere
     assert not list((bench.folder / "tmp").iterdir())

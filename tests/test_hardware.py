@@ -42,7 +42,10 @@ def by_density_matrix(params, state, noise, rotations, entangler):
     """Gate by gate and channel by channel, by TensorCircuit."""
     depth, n, _ = params.shape
     circuit = circuits.tensorcircuit_on_jax().DMCircuit(n, inputs=jnp.asarray(state, complex))
-    one = [np.sqrt(1 - noise.p1) * PAULIS[0], *(np.sqrt(noise.p1 / 3) * pauli for pauli in PAULIS[1:])]
+    one = [
+        np.sqrt(1 - noise.p1) * PAULIS[0],
+        *(np.sqrt(noise.p1 / 3) * pauli for pauli in PAULIS[1:]),
+    ]
     two = [np.sqrt(1 - noise.p2) * PAIRS[0], *(np.sqrt(noise.p2 / 15) * pair for pair in PAIRS[1:])]
     for layer in range(depth):
         for qubit in range(n):
@@ -51,7 +54,9 @@ def by_density_matrix(params, state, noise, rotations, entangler):
                 circuit.general_kraus(one, qubit)
         for qubit in range(n):
             bond = qubit, (qubit + 1) % n
-            circuit.rzz(*bond, theta=params[layer, qubit, -1]) if entangler == "rzz" else circuit.cnot(*bond)
+            circuit.rzz(
+                *bond, theta=params[layer, qubit, -1]
+            ) if entangler == "rzz" else circuit.cnot(*bond)
             circuit.general_kraus(two, *bond)
     return (1 - 2 * noise.readout) * circuit.expectation_ps(z=[n - 1]).real
 
@@ -65,14 +70,18 @@ def test_a_noisy_expectation_is_that_of_density_matrices(n_qubits, depth, rotati
     (state,) = random_states(1, n_qubits, seed=1)
 
     def ours(params):
-        return noisy(params, jnp.asarray(state)[None], NOISE, rotations=rotations, entangler=entangler)[0]
+        return noisy(
+            params, jnp.asarray(state)[None], NOISE, rotations=rotations, entangler=entangler
+        )[0]
 
     def theirs(params):
         return by_density_matrix(params, state, NOISE, rotations, entangler)
 
     assert ours(params) == pytest.approx(float(theirs(params)), abs=1e-10)
     if n_qubits == 2:
-        np.testing.assert_allclose(jax.jit(jax.grad(ours))(params), jax.jit(jax.grad(theirs))(params), atol=1e-10)
+        np.testing.assert_allclose(
+            jax.jit(jax.grad(ours))(params), jax.jit(jax.grad(theirs))(params), atol=1e-10
+        )
 
 
 def test_six_qubits_in_a_cone_of_three():
@@ -92,10 +101,14 @@ def test_without_noise_it_is_the_circuit(rotations, entangler, n_qubits, depth, 
     states = states.real / np.linalg.norm(states.real, axis=1, keepdims=True) if real else states
     how = {"rotations": rotations, "entangler": entangler}
     expected = jax.jit(partial(circuits.expectation, **how))(params, jnp.asarray(states))
-    np.testing.assert_allclose(noisy(params, jnp.asarray(states), Noise(), **how), expected, atol=1e-10)
+    np.testing.assert_allclose(
+        noisy(params, jnp.asarray(states), Noise(), **how), expected, atol=1e-10
+    )
 
 
-@pytest.mark.parametrize("noise", [Noise(p1=0.75), Noise(p2=15 / 16), Noise(readout=0.5)], ids=lambda own: own.words)
+@pytest.mark.parametrize(
+    "noise", [Noise(p1=0.75), Noise(p2=15 / 16), Noise(readout=0.5)], ids=lambda own: own.words
+)
 def test_noise_that_leaves_nothing_leaves_nothing(noise):
     """A Pauli or none, each as likely, after every gate; a bit that is read by a coin."""
     states = jnp.asarray(random_states(4, 4, seed=3))
@@ -105,7 +118,9 @@ def test_noise_that_leaves_nothing_leaves_nothing(noise):
 def test_readout_alone_is_a_factor():
     states = jnp.asarray(random_states(4, 4, seed=3))
     expected = 0.9 * circuits.expectation(angles(4, 2), states)
-    np.testing.assert_allclose(noisy(angles(4, 2), states, Noise(readout=0.05)), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        noisy(angles(4, 2), states, Noise(readout=0.05)), expected, atol=1e-12
+    )
 
 
 # ---- which angles act ----
@@ -117,8 +132,13 @@ def test_the_angles_that_act_are_those_with_a_gradient(n_qubits, depth, rotation
     params = angles(n_qubits, depth, rotations, entangler)
     states = jnp.asarray(random_states(2, n_qubits, seed=4))
     how = {"rotations": rotations, "entangler": entangler}
-    gradient = jax.jit(jax.grad(lambda params: circuits.expectation(params, states, **how).sum()))(params)
-    found = {tuple(place) for place in hardware.acting_angles(n_qubits, depth, rotations, entangler).tolist()}
+    gradient = jax.jit(jax.grad(lambda params: circuits.expectation(params, states, **how).sum()))(
+        params
+    )
+    found = {
+        tuple(place)
+        for place in hardware.acting_angles(n_qubits, depth, rotations, entangler).tolist()
+    }
     moving = {tuple(place) for place in np.argwhere(np.abs(gradient) > 1e-12).tolist()}
     assert moving <= found and (moving == found or entangler == "cnot")
 
@@ -136,11 +156,16 @@ def test_shots_are_binomial():
     params = angles(3, 2)
     exact = float(QNN(3, 2).logits(params, states)[0]) / 5
     keys = jax.random.split(jax.random.key(0), 4000)
-    drawn = np.asarray(jax.jit(jax.vmap(lambda key: model.logits(params, states, key=key)[0]))(keys)) / 5
+    drawn = (
+        np.asarray(jax.jit(jax.vmap(lambda key: model.logits(params, states, key=key)[0]))(keys))
+        / 5
+    )
     variance = (1 - exact**2) / 100
     assert abs(drawn.mean() - exact) < 5 * np.sqrt(variance / 4000)
     assert drawn.var() == pytest.approx(variance, rel=0.1)
-    np.testing.assert_allclose((drawn + 1) * 50, np.round((drawn + 1) * 50), atol=1e-6)  # whole counts
+    np.testing.assert_allclose(
+        (drawn + 1) * 50, np.round((drawn + 1) * 50), atol=1e-6
+    )  # whole counts
 
 
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["exact", "noisy"])
@@ -175,7 +200,9 @@ def test_spsa_points_along_the_gradient_in_the_mean():
     keys = jax.random.split(jax.random.key(2), 3000)
     loss = lambda params, key: model.logits(params, states, key=key).sum() / 5  # noqa: E731
     drawn = np.asarray(jax.jit(jax.vmap(jax.grad(loss), (None, 0)))(params, keys))
-    exact = np.asarray(jax.jit(jax.grad(lambda params: QNN(3, 1).logits(params, states).sum() / 5))(params))
+    exact = np.asarray(
+        jax.jit(jax.grad(lambda params: QNN(3, 1).logits(params, states).sum() / 5))(params)
+    )
     spread = drawn.std(axis=0) / np.sqrt(3000)
     assert (np.abs(drawn.mean(axis=0) - exact) < 5 * spread + 0.01 * np.abs(exact).max()).all()
     assert hardware.executions(10, 135, 100, "spsa") == 3000
@@ -187,10 +214,17 @@ def test_a_model_with_shots_and_noise_learns():
     generator = np.random.default_rng(0)
     y = np.arange(40) % 2
     turn = np.where(y == 1, 0.3, np.pi - 0.3) + 0.1 * generator.normal(size=40)
-    x = np.stack([np.cos(turn / 2), np.sin(turn / 2), 0 * turn, 0 * turn], axis=1).astype(np.float32)
+    x = np.stack([np.cos(turn / 2), np.sin(turn / 2), 0 * turn, 0 * turn], axis=1).astype(
+        np.float32
+    )
     model = QNN(2, 1, shots=200, noise=Noise(0.001, 0.01, 0.01))
     params = train(
-        model, Split(x, y.astype(np.int32)), epochs=60, batch_size=20, learning_rate=0.1, key=jax.random.key(0)
+        model,
+        Split(x, y.astype(np.int32)),
+        epochs=60,
+        batch_size=20,
+        learning_rate=0.1,
+        key=jax.random.key(0),
     )
     logits = model.logits(params, model.prepare(x), key=jax.random.key(1))
     assert np.mean((np.asarray(logits) > 0) == y) > 0.95

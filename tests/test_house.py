@@ -2,15 +2,26 @@
 
 import ast
 import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import run_hessian
+import run_unlearn_mnist
+import run_unlearn_xxz
 from foundation.base.places import ROOT, own_files
+from foundation.engine.study import Study
 
 MIDDLE = ("datar", "models", "poison_unlearn", "protocol", "landscape")
 SCRIPTS = ("run_unlearn_mnist", "run_unlearn_xxz", "run_hessian", "run_example", "findings")
-BENEATH = ("base", "quantum", "measures", "engine", "report")  # parts of the foundation, from the ground up
+BENEATH = (
+    "base",
+    "quantum",
+    "measures",
+    "engine",
+    "report",
+)  # parts of the foundation, from the ground up
 
 
 def name_of(path: Path) -> str:
@@ -23,7 +34,11 @@ NAMES = {name_of(path): path for path in own_files()}
 def imported(path: Path, *, types: bool = False) -> set[str]:
     """The project's modules that a module imports, functions' own imports included; types: those for annotations."""
     tree, found = ast.parse(path.read_text()), set()
-    typed = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    typed = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    ]
     left_out = set() if types else {id(node) for block in typed for node in ast.walk(block)}
     for node in ast.walk(tree):
         if id(node) in left_out:
@@ -63,13 +78,57 @@ def test_of_what_stands_above_the_foundation_knows_the_type_of_a_data_set_alone(
 def test_no_import_leads_back():
     """For annotations neither, but for the type of a data set; a cluster asks for itself on its workers."""
     every = {name: imported(path, types=True) - {name} for name, path in NAMES.items()}
-    graph = {name: needs - {"datar"} if floor(name) == 0 else needs for name, needs in every.items()}
+    graph = {
+        name: needs - {"datar"} if floor(name) == 0 else needs for name, needs in every.items()
+    }
     order, left = [], dict(graph)
     while left:
         free = [name for name, needs in left.items() if needs <= set(order)]
         assert free, f"a circle among {sorted(left)}"
         order += free
         left = {name: needs for name, needs in left.items() if name not in free}
+
+
+def records(name: str) -> list[Study]:
+    """The studies that a module of studies/ defines."""
+    return [value for value in vars(import_module(name)).values() if isinstance(value, Study)]
+
+
+STUDY_FILES = [name for name in NAMES if name.startswith("studies.") and records(name)]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("studies.")])
+def test_a_study_imports_other_studies_only_if_it_reads_their_files(name):
+    reads = {word for study in records(name) for word in study.reads}
+    for other in imported(NAMES[name]) & set(STUDY_FILES) - {name}:
+        assert reads & {study.name for study in records(other)}, (name, other)
+
+
+def test_every_study_of_a_script_stands_in_a_file_of_its_own_kind():
+    known = {id(study) for name in STUDY_FILES for study in records(name)}
+    for script in (run_unlearn_mnist, run_unlearn_xxz, run_hessian):
+        assert all(id(study) in known for study in script.STUDIES)
+        names = {study.name for study in script.STUDIES}
+        assert all(set(study.reads) <= names for study in script.STUDIES)
+
+
+OF_ONE_DATA_SET = {"encodings", "pairs", "gauge", "splits"}  # and contenders that make sense on one alone
+
+
+def test_data_sets_are_named_by_scripts_and_by_studies_of_one_data_set_alone():
+    for name, path in NAMES.items():
+        part = name.rpartition(".")[2]
+        if name in (*SCRIPTS, "datar", "studies.tuning") or part in OF_ONE_DATA_SET:
+            continue
+        constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not constants & {"mnist", "xxz"}, name
+
+
+def test_no_class_declares_more_than_25_fields():
+    for path in NAMES.values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                assert sum(isinstance(each, ast.AnnAssign) for each in node.body) <= 25, node.name
 
 
 def test_frames_and_layout_do_without_matplotlib():

@@ -57,10 +57,15 @@ class Sum(Job):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.hurt == "wait":
             time.sleep(30)
-        return {"sum": np.array(self.number + sum(int(each["sum"]) for each in inputs)), "x": dataset.train.x}
+        return {
+            "sum": np.array(self.number + sum(int(each["sum"]) for each in inputs)),
+            "x": dataset.train.x,
+        }
 
 
-DATA = Dataset(Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"})
+DATA = Dataset(
+    Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"}
+)
 Toy = partial(Sum, data="toy")
 
 
@@ -83,7 +88,12 @@ def compute(wanted, store, workers=2):
 
 # ---- keys ----
 
-FIT = Fit(data="d", model=MLP(8, (4,)), poison=Poison("labels", 30), method=Scrub(training=Training(2, 0, 0.1)))
+FIT = Fit(
+    data="d",
+    model=MLP(8, (4,)),
+    poison=Poison("labels", 30),
+    method=Scrub(training=Training(2, 0, 0.1)),
+)
 
 
 def changes():
@@ -137,7 +147,11 @@ def test_a_field_that_would_hide_what_of_the_process_changes_numbers_is_refused(
 
 
 def test_equal_jobs_have_equal_keys_and_types_of_numbers_are_no_matter():
-    same = replace(FIT, seed=int(np.int64(0)), method=Scrub(forget=np.float64(0.2), ce=1, training=Training(2, 0, 0.1)))
+    same = replace(
+        FIT,
+        seed=int(np.int64(0)),
+        method=Scrub(forget=np.float64(0.2), ce=1, training=Training(2, 0, 0.1)),
+    )
     assert job_key(same) == job_key(FIT) and len(job_key(FIT)) == 64
 
 
@@ -150,7 +164,9 @@ def test_what_is_at_its_default_is_not_part_of_the_key():
 
 def test_a_key_is_the_same_in_another_process():
     code = "from test_jobs import FIT, job_key; print(job_key(FIT))"
-    done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7", **COLD)
+    done = run_python(
+        "-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7", **COLD
+    )
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
@@ -194,7 +210,9 @@ def keys_with_methods(folder, *names):
 
 def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path):
     write_method(tmp_path, "first", "self.strength * 2.0", '"""A docstring."""')
-    write_method(tmp_path, "second", "(self.strength  *\n                2.0)  # reformatted", "# a comment")
+    write_method(
+        tmp_path, "second", "(self.strength  *\n                2.0)  # reformatted", "# a comment"
+    )
     write_method(tmp_path, "third", "self.strength * 3.0", '"""A docstring."""')
     first, second, third = keys_with_methods(tmp_path, "first", "second", "third")
     assert first == second != third and len(third) == 64
@@ -227,7 +245,9 @@ def test_what_a_function_closes_over_counts():
 
         return circuit
 
-    one, two, again = (replace(FIT, model=QNN(3, 2, ansatz=make(depth), shape=(2,))) for depth in (1, 2, 1))
+    one, two, again = (
+        replace(FIT, model=QNN(3, 2, ansatz=make(depth), shape=(2,))) for depth in (1, 2, 1)
+    )
     assert job_key(one) == job_key(again) != job_key(two)
 
 
@@ -235,7 +255,11 @@ def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Of modules that are there: tests/same_bits.py --renew renews it, where the bits are the same or NUMERICS rose."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in own_files()}
     lines = keys.SOURCES.read_text().splitlines()
-    listed = [line for line in lines if any(line.split()[1].startswith(f"{module}.") for module in modules)]
+    listed = [
+        line
+        for line in lines
+        if any(line.split()[1].startswith(f"{module}.") for module in modules)
+    ]
     assert listed == own_sources()
 
 
@@ -246,7 +270,12 @@ def test_arrays_and_record_come_back(store):
     job = Toy(number=3)
     store.save(job, {"sum": np.array(3)}, jobs.record(job, 1.5))
     arrays, record = store.load(job)
-    assert store.has(job) and arrays["sum"] == 3 and record["seconds"] == 1.5 and record["key"] == job_key(job)
+    assert (
+        store.has(job)
+        and arrays["sum"] == 3
+        and record["seconds"] == 1.5
+        and record["key"] == job_key(job)
+    )
     assert not store.has(Toy(number=4))
     text = str(record)
     assert str(Path.home()) + "/" not in text and str(Path(__file__).parent) not in text
@@ -260,7 +289,12 @@ def test_a_damaged_result_is_named_and_not_there(store, capsys, damage):
     path = store.path(job_key(one))
     content = bytearray(path.read_bytes())
     content[-3] ^= 4
-    others = {"truncate": content[:-20], "empty": b"", "flip": content, "foreign": b"\x89HDF\r\n" + bytes(99)}
+    others = {
+        "truncate": content[:-20],
+        "empty": b"",
+        "flip": content,
+        "foreign": b"\x89HDF\r\n" + bytes(99),
+    }
     path.write_bytes(others.get(damage, store.path(job_key(two)).read_bytes()))
     assert not store.has(one) and store.has(two)
     assert path.name in capsys.readouterr().err
@@ -303,14 +337,16 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
         "print(worker.pool.submit(look).result())\nworker.end()"
     )
     done = run_python("-c", code)
-    assert done.stdout.strip() in ("('1', '1', 'float64', 0)", "('1', '1', 'float64', 1)"), done.stderr
+    assert done.stdout.strip() in ("('1', '1', 'float64', 0)", "('1', '1', 'float64', 1)"), (
+        done.stderr
+    )
 
 
 def test_importing_the_project_changes_no_environment_and_starts_no_backend():
     """Beyond what JAX and scikit-learn set themselves."""
     code = (
         "import os, jax, sklearn\nbefore = dict(os.environ)\n"
-        "import datar, models, poison_unlearn\nfrom studies import experiments\n"
+        "import datar, models, poison_unlearn\nfrom studies import config, evaluation\n"
         "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
         "print(dict(os.environ) == before, bool(bridge._backends))"
     )
@@ -320,7 +356,9 @@ def test_importing_the_project_changes_no_environment_and_starts_no_backend():
 def test_a_process_that_is_killed_is_replaced_and_its_job_computed_again(store, tmp_path):
     marks = str(tmp_path / "marks")
     hurt = Toy(number=1, hurt="die once", marks=marks)
-    order = compute([hurt, *(Toy(number=n) for n in range(2, 6)), Toy(number=9, parts=(hurt,))], store)
+    order = compute(
+        [hurt, *(Toy(number=n) for n in range(2, 6)), Toy(number=9, parts=(hurt,))], store
+    )
     assert len(order) == 6 and store.load(Toy(number=9, parts=(hurt,)))[0]["sum"] == 10
     assert Path(marks).read_text().count("\n") == 2
 
@@ -341,7 +379,9 @@ def test_a_process_that_is_killed_between_two_jobs_is_replaced(store):
     assert found == [1, 3]
 
 
-def test_a_job_that_kills_its_process_four_times_is_given_up_and_all_others_are_done(store, tmp_path):
+def test_a_job_that_kills_its_process_four_times_is_given_up_and_all_others_are_done(
+    store, tmp_path
+):
     marks = str(tmp_path / "marks")
     deadly = Toy(number=1, hurt="die", marks=marks)
     others = [Toy(number=n) for n in range(2, 8)]
@@ -378,7 +418,9 @@ def jobs_process(code):
     import subprocess
     import sys
 
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
 
 
 def test_jobs_of_one_program_stay_on_one_process(store):
@@ -390,7 +432,10 @@ def test_jobs_of_one_program_stay_on_one_process(store):
     one, two = local.workers = [SimpleNamespace(kinds=set(), handed={}) for _ in range(2)]
     for worker in (one, two):
         worker.kinds.add(local._choose(worker))
-    assert one.kinds != two.kinds and [local._choose(worker) for worker in (one, two)] == [*one.kinds, *two.kinds]
+    assert one.kinds != two.kinds and [local._choose(worker) for worker in (one, two)] == [
+        *one.kinds,
+        *two.kinds,
+    ]
     (own,) = one.kinds
     local.ready[own].clear()
     assert local._choose(one) in two.kinds  # nothing else is left
@@ -405,7 +450,9 @@ def test_what_is_done_is_kept_behind_a_job_that_failed(tmp_path):
     done.set_result(Result({"x": np.arange(3)}, 0.5, "a machine"))
     local = Local([], {}, Store(tmp_path), 2)
     other = replace(FIT, block=1)
-    local.workers = [SimpleNamespace(handed={failed: FIT, done: other, Future(): replace(FIT, block=2)})]
+    local.workers = [
+        SimpleNamespace(handed={failed: FIT, done: other, Future(): replace(FIT, block=2)})
+    ]
     (finished,) = local.leftovers()
     assert finished.job == other and finished.record["key"] == job_key(other)
     np.testing.assert_array_equal(finished.arrays["x"], np.arange(3))
@@ -439,7 +486,9 @@ def test_without_a_word_the_accelerators_are_those_that_nvidia_lists(monkeypatch
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert jobs.accelerators() == []
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n[ $1 = --query-gpu=index ] && echo 0 && echo 1\n")
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\n[ $1 = --query-gpu=index ] && echo 0 && echo 1\n"
+    )
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
     assert jobs.accelerators() == ["0", "1"]
@@ -457,7 +506,9 @@ def test_an_accelerator_computes_in_full_precision_and_one_order(monkeypatch, pl
         flags = within["XLA_FLAGS"].split()
         assert any("backend_optimization_level" in flag for flag in flags)
         assert ("--xla_gpu_deterministic_ops=true" in flags) == (platform == "cuda")
-        assert within.get("jax_default_matmul_precision") == {"cpu": None, "cuda": "highest"}[platform]
+        assert (
+            within.get("jax_default_matmul_precision") == {"cpu": None, "cuda": "highest"}[platform]
+        )
         assert within.get("backend", "cpu") == platform
     assert keys.settings() == before
     with jax.default_matmul_precision("high"), runner._numerics(3):
@@ -467,9 +518,14 @@ def test_an_accelerator_computes_in_full_precision_and_one_order(monkeypatch, pl
 def test_bits_on_one_of_eight_devices(monkeypatch, tmp_path):
     """Emulated ones: the processor as eight. The key holds the flag, the numbers are those without it."""
     data = Dataset(*[random_split(12, 8, seed=seed) for seed in (1, 2)], "toy", 8, {"sha256": "d"})
-    fit = replace(FIT, method=Retrain(training=Training(4, 4, 0.1)), poison=Poison("labels", 30), size=2)
+    fit = replace(
+        FIT, method=Retrain(training=Training(4, 4, 0.1)), poison=Poison("labels", 30), size=2
+    )
     found = []
-    for flags in (os.environ["XLA_FLAGS"], os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"):
+    for flags in (
+        os.environ["XLA_FLAGS"],
+        os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8",
+    ):
         monkeypatch.setenv("XLA_FLAGS", flags)
         local = Local([fit], {"d": data}, Store(tmp_path), 1)
         (done,) = local.compute()

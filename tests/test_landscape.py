@@ -44,7 +44,11 @@ QNNS = [  # (n_qubits, depth, rotations, entangler): light cones smaller than th
     (10, 5, "xy", "cnot"),
     (10, 6, "xyx", "rzz"),
 ]
-NETWORK = (10, (6, 3), 30)  # what the stochastic tests share, compiled once: (n_features, hidden, n)
+NETWORK = (
+    10,
+    (6, 3),
+    30,
+)  # what the stochastic tests share, compiled once: (n_features, hidden, n)
 LANCZOS = {"k": 2, "steps": 60}
 
 
@@ -52,7 +56,9 @@ LANCZOS = {"k": 2, "steps": 60}
 def trained(mnist):
     """MLP (8, 2) trained on the embedded images, and 100 held-out images."""
     model = MLP(1024, (8, 2))
-    params = train(model, mnist.train, epochs=30, batch_size=32, learning_rate=0.01, key=jax.random.key(1))
+    params = train(
+        model, mnist.train, epochs=30, batch_size=32, learning_rate=0.01, key=jax.random.key(1)
+    )
     held_out = Split(mnist.val.x[::5], mnist.val.y[::5])
     assert not dead(model, params, held_out)
     return model, params, held_out
@@ -86,9 +92,13 @@ def reverse_over_reverse(model, params, split):
 def finite_differences(model, params, split, step):
     """Central differences of the gradient: (p, p), one row per parameter that moves."""
     flat, unflatten = ravel_pytree(params)
-    gradient = jax.jit(lambda flat: ravel_pytree(jax.grad(loss_function(model, split))(unflatten(flat)))[0])
+    gradient = jax.jit(
+        lambda flat: ravel_pytree(jax.grad(loss_function(model, split))(unflatten(flat)))[0]
+    )
     moves = step * np.eye(flat.size)
-    return np.array([(gradient(flat + move) - gradient(flat - move)) / (2 * step) for move in moves])
+    return np.array(
+        [(gradient(flat + move) - gradient(flat - move)) / (2 * step) for move in moves]
+    )
 
 
 def shift_rule(model, params, split, rows, columns):
@@ -99,22 +109,30 @@ def shift_rule(model, params, split, rows, columns):
     """
     flat = params.ravel()
     one, other = np.pi / 2 * np.eye(flat.size)[rows], np.pi / 2 * np.eye(flat.size)[columns]
-    shifts = np.stack([one, -one, other, -other, one + other, one - other, other - one, -one - other], axis=1)
+    shifts = np.stack(
+        [one, -one, other, -other, one + other, one - other, other - one, -one - other], axis=1
+    )
 
     def logits(shift):
         return model.logits((flat + shift).reshape(params.shape), split.x)
 
-    z = jax.jit(lambda shifts: jax.lax.map(logits, shifts, batch_size=64))(shifts.reshape(-1, flat.size))
+    z = jax.jit(lambda shifts: jax.lax.map(logits, shifts, batch_size=64))(
+        shifts.reshape(-1, flat.size)
+    )
     z = np.moveaxis(np.asarray(z, float).reshape(len(rows), 8, -1), 1, 0)  # (8, pairs, n)
     slopes = (z[0] - z[1]) / 2 * (z[2] - z[3]) / 2
     bends = (z[4] - z[5] - z[6] + z[7]) / 4
-    p = np.asarray(jax.jit(lambda params: jax.nn.sigmoid(model.logits(params, split.x)))(params), float)
+    p = np.asarray(
+        jax.jit(lambda params: jax.nn.sigmoid(model.logits(params, split.x)))(params), float
+    )
     return (slopes * p * (1 - p) + bends * (p - split.y)).mean(axis=1)
 
 
 def assert_close(actual, expected, tolerance=TOLERANCE):
     """Equal to a tolerance relative to the largest entry."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1e-3, np.abs(expected).max()))
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=tolerance * max(1e-3, np.abs(expected).max())
+    )
 
 
 # ---- the Hessian and its trace ----
@@ -125,7 +143,9 @@ def test_mlp_hessian_agrees_with_reverse_over_reverse(case):
     expected = reverse_over_reverse(*mlp_case(*case))
     assert_close(hessian(*mlp_case(*case)), expected)
     trace, error = hessian_trace(*mlp_case(*case))
-    np.testing.assert_allclose(trace, np.trace(expected), rtol=0, atol=TOLERANCE * np.abs(np.diag(expected)).sum())
+    np.testing.assert_allclose(
+        trace, np.trace(expected), rtol=0, atol=TOLERANCE * np.abs(np.diag(expected)).sum()
+    )
     assert error == 0
 
 
@@ -137,7 +157,10 @@ def test_qnn_hessian_agrees_with_the_parameter_shift_rule(case):
     rows, columns = np.triu_indices(params.size)
     if len(rows) > 400:
         chosen = np.random.default_rng(0).choice(params.size, (2, 60))
-        rows, columns = np.concatenate([chosen[0], chosen[0]]), np.concatenate([chosen[0], chosen[1]])
+        rows, columns = (
+            np.concatenate([chosen[0], chosen[0]]),
+            np.concatenate([chosen[0], chosen[1]]),
+        )
     matrix = np.asarray(jax.jit(lambda params: hessian(model, params, split))(params))
     np.testing.assert_array_equal(matrix, matrix.T)
     assert_close(matrix[rows, columns], shift_rule(model, params, split, rows, columns))
@@ -157,7 +180,9 @@ def test_qnn_trace_is_the_sum_of_its_eigenvalues():
     trace, error = hessian_trace(*case)
     eigenvalues = np.linalg.eigvalsh(np.asarray(hessian(*case), float))
     assert error == 0
-    np.testing.assert_allclose(trace, eigenvalues.sum(), rtol=0, atol=TOLERANCE * np.abs(eigenvalues).sum())
+    np.testing.assert_allclose(
+        trace, eigenvalues.sum(), rtol=0, atol=TOLERANCE * np.abs(eigenvalues).sum()
+    )
 
 
 @pytest.mark.long
@@ -170,7 +195,9 @@ def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
     def loss(parts):
         angles = jax.lax.complex(*parts.reshape(2, *params.shape))
         circuit = {"rotations": model.rotations, "entangler": model.entangler}
-        states = jax.vmap(lambda state: ansatz(angles, state, **circuit).state())(jnp.asarray(split.x))
+        states = jax.vmap(lambda state: ansatz(angles, state, **circuit).state())(
+            jnp.asarray(split.x)
+        )
         return cross_entropy(model.scale * (jnp.abs(states) ** 2 @ sign), split.y)
 
     parts = jnp.concatenate([params.ravel(), jnp.zeros(params.size)])
@@ -179,7 +206,9 @@ def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
         complex_trace(model, params, split), diagonal.sum(), atol=TOLERANCE * np.abs(diagonal).sum()
     )
     real = hessian_trace(model, params, split)[0]
-    np.testing.assert_allclose(real, diagonal[: params.size].sum(), atol=TOLERANCE * np.abs(diagonal).sum())
+    np.testing.assert_allclose(
+        real, diagonal[: params.size].sum(), atol=TOLERANCE * np.abs(diagonal).sum()
+    )
 
 
 def test_complex_trace_refuses_what_it_cannot_take():
@@ -232,7 +261,10 @@ def test_traces_of_many_runs_at_once():
     model, params, split = mlp_case(*NETWORK)
     runs = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf, -leaf]), params)
     together = jax.vmap(lambda params: hessian_trace(model, params, split)[0])(runs)
-    alone = [hessian_trace(model, jax.tree.map(lambda leaf, run=run: leaf[run], runs), split)[0] for run in range(3)]
+    alone = [
+        hessian_trace(model, jax.tree.map(lambda leaf, run=run: leaf[run], runs), split)[0]
+        for run in range(3)
+    ]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -258,8 +290,14 @@ def test_extreme_eigenvalues_of_8221_parameters(trained):
     dense = np.linalg.eigvalsh(np.asarray(hessian(*row_space(*trained)), float))
     dense = np.sort(np.concatenate([dense, np.zeros(8221 - len(dense))]))
     product = hessian_vector_product(*trained)
-    operator = LinearOperator((8221, 8221), lambda v: np.asarray(product(jnp.asarray(v, jnp.float32).ravel()), float))
-    arpack = np.sort(eigsh(operator, k=6, which="BE", v0=np.ones(8221), ncv=80, tol=1e-4, return_eigenvectors=False))
+    operator = LinearOperator(
+        (8221, 8221), lambda v: np.asarray(product(jnp.asarray(v, jnp.float32).ravel()), float)
+    )
+    arpack = np.sort(
+        eigsh(
+            operator, k=6, which="BE", v0=np.ones(8221), ncv=80, tol=1e-4, return_eigenvectors=False
+        )
+    )
     for reference in (dense[[0, 1, 2, -3, -2, -1]], arpack):
         assert np.all(np.abs(found.values - reference) <= found.errors)
     assert np.all(found.errors < 1e-3 * dense[-1])
@@ -319,7 +357,9 @@ def test_directions_have_the_norms_of_the_filters():
     assert directions.shape == (3, 91)
     for direction in directions:
         for layer, moved in zip(params, unflatten(direction), strict=True):
-            np.testing.assert_allclose(np.linalg.norm(moved[0], axis=1), np.linalg.norm(layer[0], axis=1), rtol=1e-5)
+            np.testing.assert_allclose(
+                np.linalg.norm(moved[0], axis=1), np.linalg.norm(layer[0], axis=1), rtol=1e-5
+            )
             np.testing.assert_allclose(np.abs(moved[1]), np.abs(layer[1]), rtol=1e-5)
 
 
@@ -329,7 +369,14 @@ def test_slices_of_rescaled_networks_are_the_same():
     (inner, inner_bias), (outer, bias) = params
     rescaled = [(8 * inner, 8 * inner_bias), (outer / 8, bias)]
     losses = [
-        loss_slice(model, each, split, filter_normalised_directions(model, each, key=KEY), radius=0.5, points=7).loss
+        loss_slice(
+            model,
+            each,
+            split,
+            filter_normalised_directions(model, each, key=KEY),
+            radius=0.5,
+            points=7,
+        ).loss
         for each in (params, rescaled)
     ]
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -388,6 +435,8 @@ def test_a_dead_network_is_recognised():
 def test_double_precision():
     """The comparisons to 1e-10, and finite differences, in a process of its own."""
     chosen = "(agree and not case0 and not case4 and not case5) or differences"
-    process = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen, JAX_ENABLE_X64="1")
+    process = run_python(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen, JAX_ENABLE_X64="1"
+    )
     assert process.returncode == 0, process.stdout[-3000:]
     assert re.search(r"\b12 passed", process.stdout), process.stdout[-300:]

@@ -39,7 +39,9 @@ def drawn(model, *, n=N, f=F, width=D, seed=0):
     retain, forget = random_split(n, width, seed=seed), random_split(f, width, seed=seed + 1)
     clean = Split(forget.x, 1 - forget.y)
     as_jax = [Split(model.prepare(each.x), jnp.asarray(each.y)) for each in (retain, forget, clean)]
-    teacher, fresh = (jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(k))) for k in (1, 2))
+    teacher, fresh = (
+        jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(k))) for k in (1, 2)
+    )
     return Task(model, teacher, *as_jax, fresh)
 
 
@@ -76,7 +78,9 @@ def gradient_of(method, task, params, *, epoch=0, own=None):
     own = method.before(task, KEY) if own is None else own
     teacher = task.logits(task.teacher, jnp.concatenate([task.retain.x, task.forget.x]))
     forget = method.forget_set(task)
-    batch = Batch(task.retain, jnp.ones(n), teacher[:n], forget, teacher[n:], jnp.int32(epoch), KEY, own)
+    batch = Batch(
+        task.retain, jnp.ones(n), teacher[:n], forget, teacher[n:], jnp.int32(epoch), KEY, own
+    )
     gradient = jax.jit(jax.grad(lambda params: method.loss(task, params, batch)))(params)
     ((weights, bias),) = gradient
     return np.concatenate([weights.ravel(), bias])
@@ -88,7 +92,12 @@ def ce(x, y, logits):
 
 def kl(x, teacher, student, temperature=1.0):
     """The gradient of τ² KL(σ(t / τ) || σ(s / τ)): τ (σ(s / τ) - σ(t / τ)) x."""
-    return temperature * x.T @ (sigmoid(student / temperature) - sigmoid(teacher / temperature)) / len(teacher)
+    return (
+        temperature
+        * x.T
+        @ (sigmoid(student / temperature) - sigmoid(teacher / temperature))
+        / len(teacher)
+    )
 
 
 TASK = drawn(LOGISTIC)
@@ -121,7 +130,9 @@ LOSSES = {
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_gradient_of_the_loss_is_that_of_numpy(name):
     method, epoch, expected = LOSSES[name]
-    np.testing.assert_allclose(gradient_of(method, TASK, STUDENT, epoch=epoch), expected(), atol=2e-6)
+    np.testing.assert_allclose(
+        gradient_of(method, TASK, STUDENT, epoch=epoch), expected(), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["ascent", "repair", "bad_teacher", "l1_sparse"])
@@ -130,8 +141,13 @@ def test_a_step_is_adams_along_it(name):
     method, epoch, _ = LOSSES[name]
     params, _ = whole(replace(method, training=ONE_STEP), TASK)
     gradient = gradient_of(method, TASK, TASK.teacher, epoch=epoch)
-    before, after = (np.concatenate([np.asarray(leaf).ravel() for leaf in each[0]]) for each in (TASK.teacher, params))
-    np.testing.assert_allclose(after, before - 0.01 * gradient / (np.abs(gradient) + 1e-8), atol=1e-6)
+    before, after = (
+        np.concatenate([np.asarray(leaf).ravel() for leaf in each[0]])
+        for each in (TASK.teacher, params)
+    )
+    np.testing.assert_allclose(
+        after, before - 0.01 * gradient / (np.abs(gradient) + 1e-8), atol=1e-6
+    )
 
 
 # ---- degenerate cases ----
@@ -160,7 +176,9 @@ def test_first_layers_stay_the_teachers(model, width, method):
     after, mask = run(method, task), model.last_layers(task.teacher, method.k)
     start = method.start(task)
     moved = 0
-    for leaf, old, first, last in zip(*map(jax.tree.leaves, (after, task.teacher, start, mask)), strict=True):
+    for leaf, old, first, last in zip(
+        *map(jax.tree.leaves, (after, task.teacher, start, mask)), strict=True
+    ):
         last = np.broadcast_to(last, leaf.shape)
         np.testing.assert_array_equal(leaf[~last], old[~last])
         moved += np.sum(np.asarray(leaf)[last] != np.asarray(first)[last])
@@ -205,11 +223,15 @@ def test_a_bad_teacher_without_a_forget_set_is_distillation():
 
 def test_salun_moves_the_share_of_the_weights_where_the_forget_set_acts_most():
     task = drawn(LOGISTIC)
-    mask = np.concatenate([np.asarray(leaf).ravel() for leaf in SalUn(share=0.5).before(task, KEY)[0]])
+    mask = np.concatenate(
+        [np.asarray(leaf).ravel() for leaf in SalUn(share=0.5).before(task, KEY)[0]]
+    )
     size = np.abs(ce(XF, YF, TF))
     assert mask.sum() == 3 and set(np.flatnonzero(mask)) == set(np.argsort(size)[-3:])
     after = run(SalUn(share=0.5), task)
-    moved = np.concatenate([(a != b).ravel() for a, b in zip(after[0], task.teacher[0], strict=True)])
+    moved = np.concatenate(
+        [(a != b).ravel() for a, b in zip(after[0], task.teacher[0], strict=True)]
+    )
     np.testing.assert_array_equal(moved, mask)
 
 
@@ -238,7 +260,9 @@ def test_dampening_is_that_of_numpy():
     method = SelectiveDampening(alpha=1.1, dampening=0.7)
     forget, retain = squared(XF, YF, TF), squared(XR, YR, TR)
     every = (F * forget + N * retain) / (F + N)
-    expected = np.where(forget > 1.1 * every, np.minimum(0.7 * every / forget, 1), 1) * flat_teacher()
+    expected = (
+        np.where(forget > 1.1 * every, np.minimum(0.7 * every / forget, 1), 1) * flat_teacher()
+    )
     found = flat(method(TASK, KEY)[0])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert 0 < np.sum(found != flat_teacher()) < len(found)
@@ -258,7 +282,10 @@ def test_noise_has_the_width_of_the_inverse_fisher_information_and_the_mean_of_t
 def best_step(hessian, gradient, start):
     """The damped step with the least loss on the retained samples, in NumPy."""
     largest = np.linalg.eigvalsh(hessian).max()
-    every = [np.linalg.solve(hessian + mu * largest * np.eye(len(hessian)), gradient) for mu in methods.DAMPINGS]
+    every = [
+        np.linalg.solve(hessian + mu * largest * np.eye(len(hessian)), gradient)
+        for mu in methods.DAMPINGS
+    ]
 
     def loss(theta):
         return np.mean(np.logaddexp(0, XR @ theta) - YR * (XR @ theta))
@@ -273,7 +300,9 @@ def test_a_newton_step_is_that_of_the_dense_matrix(exact, monkeypatch):
     p = sigmoid(TR)
     hessian = (XR * (p * (1 - p))[:, None]).T @ XR / N
     found = flat(whole(Newton(), TASK)[0])
-    np.testing.assert_allclose(found, best_step(hessian, ce(XR, YR, TR), flat_teacher()), rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(
+        found, best_step(hessian, ce(XR, YR, TR), flat_teacher()), rtol=0.02, atol=0.02
+    )
 
 
 def test_the_kernel_form_is_gauss_newton_of_a_network():
@@ -297,7 +326,11 @@ def test_the_kernel_form_is_gauss_newton_of_a_network():
 def test_newton_on_a_quadratic_loss_lands_on_the_minimum():
     generator = np.random.default_rng(0)
     root = generator.normal(size=(6, 6))
-    hessian, least, start = root @ root.T + np.eye(6), generator.normal(size=6), generator.normal(size=6)
+    hessian, least, start = (
+        root @ root.T + np.eye(6),
+        generator.normal(size=6),
+        generator.normal(size=6),
+    )
     steps = methods.damped_steps(jnp.asarray(hessian), jnp.asarray(hessian @ (start - least)))
     np.testing.assert_allclose(start - np.asarray(steps[0]), least, atol=1e-3)
 
@@ -312,16 +345,25 @@ def test_where_the_loss_has_a_minimum_the_step_predicts_what_retraining_does():
 
     def minimum(x, y):
         x1 = np.c_[x, np.ones(len(x))].astype(float)
-        found = minimize(lambda t: np.mean(np.logaddexp(0, x1 @ t) - y * (x1 @ t)), np.zeros(D + 1), tol=1e-10)
+        found = minimize(
+            lambda t: np.mean(np.logaddexp(0, x1 @ t) - y * (x1 @ t)), np.zeros(D + 1), tol=1e-10
+        )
         return found.x
 
     teacher, oracle = minimum(x, y), minimum(x[~out], y[~out])
-    params = [(jnp.asarray(teacher[None, :-1], jnp.float32), jnp.asarray(teacher[-1:], jnp.float32))]
-    retain, forget = Split(jnp.asarray(x[~out]), jnp.asarray(y[~out])), Split(jnp.asarray(x[out]), jnp.asarray(y[out]))
+    params = [
+        (jnp.asarray(teacher[None, :-1], jnp.float32), jnp.asarray(teacher[-1:], jnp.float32))
+    ]
+    retain, forget = (
+        Split(jnp.asarray(x[~out]), jnp.asarray(y[~out])),
+        Split(jnp.asarray(x[out]), jnp.asarray(y[out])),
+    )
     after = flat(Newton()(Task(LOGISTIC, params, retain, forget, forget, params), KEY)[0])
     x1 = np.c_[x, np.ones(len(x))]
     predicted, true = x1 @ (after - teacher), x1 @ (oracle - teacher)
-    assert np.corrcoef(predicted, true)[0, 1] > 0.99 and 0.8 < np.std(predicted) / np.std(true) < 1.2
+    assert (
+        np.corrcoef(predicted, true)[0, 1] > 0.99 and 0.8 < np.std(predicted) / np.std(true) < 1.2
+    )
 
 
 def test_a_step_that_makes_it_worse_is_not_taken(monkeypatch):
@@ -332,7 +374,9 @@ def test_a_step_that_makes_it_worse_is_not_taken(monkeypatch):
 # ---- circuits ----
 
 
-@pytest.mark.parametrize("method", [SelectiveDampening(alpha=1.0), FisherNoise(strength=0.01), Newton()])
+@pytest.mark.parametrize(
+    "method", [SelectiveDampening(alpha=1.0), FisherNoise(strength=0.01), Newton()]
+)
 def test_angles_outside_the_light_cone_stay(method):
     """And those within it move."""
     model = QNN(5, 2)
@@ -350,12 +394,17 @@ def test_newton_of_a_circuit_takes_its_exact_hessian():
     task = drawn(model, width=8)
     hessian = np.asarray(landscape.hessian(model, task.teacher, task.retain), float)
     theta = np.asarray(task.teacher).ravel()
-    gradient = np.asarray(jax.grad(landscape.loss_function(model, task.retain))(task.teacher), float).ravel()
+    gradient = np.asarray(
+        jax.grad(landscape.loss_function(model, task.retain))(task.teacher), float
+    ).ravel()
     values, vectors = np.linalg.eigh(hessian)
     size = np.abs(values)
     every = [vectors @ (vectors.T @ gradient / (size + mu * size.max())) for mu in methods.DAMPINGS]
     loss = landscape.loss_function(model, task.retain)
-    losses = [float(loss(jnp.asarray((theta - step).reshape(task.teacher.shape), jnp.float32))) for step in every]
+    losses = [
+        float(loss(jnp.asarray((theta - step).reshape(task.teacher.shape), jnp.float32)))
+        for step in every
+    ]
     best = theta - every[int(np.argmin(losses))]
     np.testing.assert_allclose(np.asarray(whole(Newton(), task)[0]).ravel(), best, atol=0.05)
 
@@ -365,7 +414,8 @@ def test_newton_of_a_circuit_takes_its_exact_hessian():
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
-    ("model", "width"), [(MLP(16, (4,)), 16), (QNN(4, 2), 16), (MLP(16, ()), 16), (QuadraticForm(16, 2), 16)]
+    ("model", "width"),
+    [(MLP(16, (4,)), 16), (QNN(4, 2), 16), (MLP(16, ()), 16), (QuadraticForm(16, 2), 16)],
 )
 def test_every_method_ends_finite_on_every_model_that_it_is_for(name, model, width):
     method = replace(METHODS[name], training=Training(3, 0, 0.01))
@@ -375,7 +425,9 @@ def test_every_method_ends_finite_on_every_model_that_it_is_for(name, model, wid
     retain, forget = random_split(20, width), random_split(8, width, seed=1)
     teacher = model.init(KEY)
     options = {"key": KEY, "measure": lambda params: ravel_pytree(params)[0]}
-    after, history = jax.jit(lambda start: unlearn(method, model, start, retain, forget, **options))(teacher)
+    after, history = jax.jit(
+        lambda start: unlearn(method, model, start, retain, forget, **options)
+    )(teacher)
     assert np.isfinite(ravel_pytree(after)[0]).all()
     np.testing.assert_allclose(history[-1], ravel_pytree(after)[0], rtol=1e-6, atol=1e-7)
     assert len(method.settings()) <= 4 and method.cost(model, 20, 8) > 0
@@ -420,7 +472,10 @@ def test_an_epoch_of_ascent_takes_the_forget_set_and_one_of_descent_the_retained
 
 def test_newton_pays_for_each_column_of_an_exact_hessian_and_for_none_of_the_kernel():
     circuit, network = QNN(4, 3), MLP(1024, (4,))
-    assert Newton().cost(circuit, 50, 7) == 50 * (2 + 4 * 3 * 4) and Newton().cost(network, 50, 7) == 2 * 50
+    assert (
+        Newton().cost(circuit, 50, 7) == 50 * (2 + 4 * 3 * 4)
+        and Newton().cost(network, 50, 7) == 2 * 50
+    )
     assert FineTune(training=Training(4, 10, 0.01)).cost(circuit, 50, 7) == 4 * 50
 
 
@@ -429,6 +484,13 @@ def test_every_setting_of_dampening_can_select_weights_where_a_third_is_forgotte
 
 
 def test_last_layers_are_for_models_that_have_others():
-    assert LastLayers().why_not(MLP(5, ())) == LastLayers(k=3).why_not(NETWORK) == "it has no other layers"
+    assert (
+        LastLayers().why_not(MLP(5, ()))
+        == LastLayers(k=3).why_not(NETWORK)
+        == "it has no other layers"
+    )
     assert not LastLayers(k=2).why_not(NETWORK) and not LastLayers(k=2).why_not(QNN(3, 3))
-    assert LastLayers(k=3).why_not(QNN(3, 3)) and LastLayers().why_not(QuadraticForm(8, 2)) == "it has no layers"
+    assert (
+        LastLayers(k=3).why_not(QNN(3, 3))
+        and LastLayers().why_not(QuadraticForm(8, 2)) == "it has no layers"
+    )

@@ -40,21 +40,29 @@ def sigmoid(z):
 @given(logits, labels, hnp.arrays(np.float32, 12, elements=st.sampled_from([0.0, 0.5, 1.0, 2.0])))
 def test_cross_entropy_is_scikit_learns_log_loss(z, y, weight):
     weight[0] = 1
-    np.testing.assert_allclose(cross_entropy(z, y), log_loss(y, sigmoid(z), labels=[0, 1]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        cross_entropy(z, y), log_loss(y, sigmoid(z), labels=[0, 1]), rtol=1e-5, atol=1e-6
+    )
     weighted = log_loss(y, sigmoid(z), labels=[0, 1], sample_weight=weight)
     np.testing.assert_allclose(cross_entropy(z, y, weight), weighted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("logit", "label", "expected"), [(1e4, 1, 0), (-1e4, 0, 0), (1e4, 0, 1e4), (-1e4, 1, 1e4)])
+@pytest.mark.parametrize(
+    ("logit", "label", "expected"), [(1e4, 1, 0), (-1e4, 0, 0), (1e4, 0, 1e4), (-1e4, 1, 1e4)]
+)
 def test_cross_entropy_is_neither_clipped_nor_infinite(logit, label, expected):
-    value, gradient = jax.value_and_grad(lambda z: cross_entropy(z[None], jnp.array([label])))(jnp.float32(logit))
+    value, gradient = jax.value_and_grad(lambda z: cross_entropy(z[None], jnp.array([label])))(
+        jnp.float32(logit)
+    )
     assert value == expected
     assert gradient == (expected > 0) * np.sign(logit)
 
 
 @given(logits, labels)
 def test_accuracy_counts(z, y):
-    assert accuracy(z, y) == pytest.approx(np.mean([(logit > 0) == label for logit, label in zip(z, y, strict=True)]))
+    assert accuracy(z, y) == pytest.approx(
+        np.mean([(logit > 0) == label for logit, label in zip(z, y, strict=True)])
+    )
 
 
 def test_a_logit_of_zero_is_class_0():
@@ -90,7 +98,9 @@ def test_published_kl_is_no_divergence():
 @pytest.mark.parametrize("divergence", [bernoulli_kl, bernoulli_kl_published])
 def test_kl_and_its_gradient_stay_finite(divergence):
     for teacher, student in itertools.product((-1e4, 0.0, 1e4), repeat=2):
-        value, slope = jax.value_and_grad(lambda z, t=teacher: divergence(jnp.float32(t), z))(jnp.float32(student))
+        value, slope = jax.value_and_grad(lambda z, t=teacher: divergence(jnp.float32(t), z))(
+            jnp.float32(student)
+        )
         assert np.isfinite(value) and np.isfinite(slope)
 
 
@@ -114,7 +124,9 @@ def test_the_precision_is_that_of_the_logits(dtype, labelled):
 def test_bootstrap_interval_covers_the_mean_as_often_as_documented(n, lowest, highest):
     """95 % for many runs, about 83 % for five; n = 400 draws, standard error 0.011 to 0.019."""
     samples = np.random.default_rng(0).normal(3, 2, (400, n))
-    bounds = np.array([bootstrap_interval(sample, seed=seed) for seed, sample in enumerate(samples)])
+    bounds = np.array(
+        [bootstrap_interval(sample, seed=seed) for seed, sample in enumerate(samples)]
+    )
     covered = np.mean((bounds[:, 0] <= 3) & (bounds[:, 1] >= 3))
     assert lowest <= covered <= highest
 
@@ -161,12 +173,16 @@ def test_largest_drop_is_taken_along_the_last_axis():
     np.testing.assert_array_equal(metrics.largest_drop(batch), expected)
 
 
-@given(hnp.arrays(float, (3, 4), elements=st.one_of(st.just(np.nan), st.floats(0, 1))), st.floats(0, 1))
+@given(
+    hnp.arrays(float, (3, 4), elements=st.one_of(st.just(np.nan), st.floats(0, 1))), st.floats(0, 1)
+)
 def test_share_near_counts_the_cells_that_were_tried(cells, reference):
     tried = [cell for cell in cells.flat if not np.isnan(cell)]
     share = metrics.share_near(cells, reference)
     if tried:
-        assert share == pytest.approx(sum(abs(cell - reference) <= 0.05 for cell in tried) / len(tried))
+        assert share == pytest.approx(
+            sum(abs(cell - reference) <= 0.05 for cell in tried) / len(tried)
+        )
     else:
         assert np.isnan(share)
     assert not tried or metrics.share_near(cells, reference, tolerance=2) == 1
@@ -213,7 +229,9 @@ def test_paired_interval_is_that_of_the_differences():
     assert (low, high) == bootstrap_interval(left - right)
     assert paired_interval(right, left) == pytest.approx((-difference, -high, -low), abs=0.02)
     median = paired_interval(left, right, np.median)
-    assert median[0] == np.median(left - right) and median[1:] == bootstrap_interval(left - right, np.median)
+    assert median[0] == np.median(left - right) and median[1:] == bootstrap_interval(
+        left - right, np.median
+    )
 
 
 def test_paired_interval_leaves_out_runs_of_which_either_is_missing():
@@ -229,7 +247,10 @@ def test_what_a_draw_does_to_both_cancels():
     """Twenty draws that move accuracies by .1, of which one method keeps .02 more: only the pairs show it."""
     generator = np.random.default_rng(0)
     draws = generator.normal(0.7, 0.1, 20)
-    left, right = draws + 0.02 + generator.normal(0, 0.005, 20), draws + generator.normal(0, 0.005, 20)
+    left, right = (
+        draws + 0.02 + generator.normal(0, 0.005, 20),
+        draws + generator.normal(0, 0.005, 20),
+    )
     _, low, high = paired_interval(left, right)
     assert 0.01 < low < 0.02 < high < 0.03
     overlap = bootstrap_interval(left)[0] < bootstrap_interval(right)[1]
@@ -255,5 +276,7 @@ def test_intervals_are_scipys():
         expected = stats.bootstrap((left,), statistic, **options).confidence_interval
         assert bootstrap_interval(left, statistic) == pytest.approx(tuple(expected), rel=1e-12)
     ratio = lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis)  # noqa: E731
-    expected = stats.bootstrap((left, right), ratio, paired=True, vectorized=True, **options).confidence_interval
+    expected = stats.bootstrap(
+        (left, right), ratio, paired=True, vectorized=True, **options
+    ).confidence_interval
     assert ratio_interval(left, right)[1:] == pytest.approx(tuple(expected), rel=1e-12)

@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_trees_equal, random_split, refused, run_python, separable_split, trees_differ
+from conftest import (
+    assert_trees_equal,
+    random_split,
+    refused,
+    run_python,
+    separable_split,
+    trees_differ,
+)
 
 from datar import Split
 from foundation.measures.metrics import accuracy
@@ -45,7 +52,9 @@ def test_mlp_starts_with_glorot_uniform_weights_and_no_biases():
 
 def test_mlp_is_matrix_products_with_relu_between():
     model, (x, _) = MLP(8, (5, 3)), random_split(6, 8)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))  # biases of 0 would hide themselves
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1, model.init(KEY)
+    )  # biases of 0 would hide themselves
     (w1, b1), (w2, b2), (w3, b3) = (tuple(map(np.asarray, layer)) for layer in params)
     expected = [w3[0] @ np.maximum(w2 @ np.maximum(w1 @ row + b1, 0) + b2, 0) + b3[0] for row in x]
     np.testing.assert_allclose(model.logits(params, x), expected, rtol=1e-4, atol=1e-6)
@@ -64,7 +73,9 @@ def test_mlp_reads_complex_states_as_real_and_imaginary_parts():
     parts = np.concatenate([x.real, x.imag], axis=1)
     np.testing.assert_array_equal(model.prepare(x), parts)
     np.testing.assert_array_equal(model.logits(params, x), model.logits(params, parts))
-    assert trees_differ(model.logits(params, x), model.logits(params, 1j * x))  # it sees the global phase
+    assert trees_differ(
+        model.logits(params, x), model.logits(params, 1j * x)
+    )  # it sees the global phase
 
 
 def test_mlp_and_its_training_are_those_of_keras():
@@ -78,9 +89,15 @@ def test_mlp_and_its_training_are_those_of_keras():
     for model in (MLP(8, ()), MLP(8, (5, 3))):
         params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))
         np.testing.assert_allclose(
-            model.to_keras(params)(split.x)[:, 0], model.logits(params, split.x), rtol=1e-5, atol=1e-6
+            model.to_keras(params)(split.x)[:, 0],
+            model.logits(params, split.x),
+            rtol=1e-5,
+            atol=1e-6,
         )
-    start, end = (train(model, split, epochs=epochs, batch_size=0, learning_rate=0.05, key=KEY) for epochs in (0, 5))
+    start, end = (
+        train(model, split, epochs=epochs, batch_size=0, learning_rate=0.05, key=KEY)
+        for epochs in (0, 5)
+    )
     assert_trees_equal(start, model.init(jax.random.split(KEY)[0]), rtol=1e-6)  # no epochs, no step
     network = model.to_keras(start)
     loss = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -131,7 +148,9 @@ def test_narrow_and_widen_work_on_many_runs_at_once():
         expected[:, columns[run]] += 1
         np.testing.assert_allclose(moved[0][0][run], expected, rtol=1e-6)
         np.testing.assert_allclose(moved[1][0][run], runs[1][0][run] + 1, rtol=1e-6)
-    np.testing.assert_array_equal(model.narrow(runs, columns[0])[0][0], runs[0][0][:, :, columns[0]])
+    np.testing.assert_array_equal(
+        model.narrow(runs, columns[0])[0][0], runs[0][0][:, :, columns[0]]
+    )
     assert_trees_equal(model.widen(model.narrow(runs, columns[0]), columns[0], runs), runs)
 
 
@@ -146,7 +165,9 @@ def test_qnn_starts_near_zero():
     assert QNN(4, 3, "xy", "cnot").init(KEY).shape == (3, 4, 2)
 
 
-@pytest.mark.parametrize("model", [QNN(2, 2), QNN(2, 1, "xy", "cnot")], ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "model", [QNN(2, 2), QNN(2, 1, "xy", "cnot")], ids=lambda model: model.label
+)
 def test_qnn_logit_is_five_times_z_of_the_circuit_that_can_be_drawn(model):
     (x, _), params = random_split(3, 4, complex_states=True), 40 * model.init(KEY)
     logits = model.logits(params, x)
@@ -158,7 +179,9 @@ def test_qnn_logit_is_five_times_z_of_the_circuit_that_can_be_drawn(model):
     assert len(names) == model.depth * model.n_qubits * (len(model.rotations) + 1)
     assert names.count(model.entangler) == model.depth * model.n_qubits
     drawing = model.circuit(params).tex()
-    assert drawing.count("lstick") == model.n_qubits and drawing.count("gate{rx}") == names.count("rx")
+    assert drawing.count("lstick") == model.n_qubits and drawing.count("gate{rx}") == names.count(
+        "rx"
+    )
 
 
 def hardware_efficient(params, inputs):
@@ -179,18 +202,29 @@ def test_an_ansatz_of_ones_own():
     assert params.shape == (2, 2) and model.label == "QNN[hardware_efficient]"
 
     def ry(angle):
-        return np.array([[np.cos(angle / 2), -np.sin(angle / 2)], [np.sin(angle / 2), np.cos(angle / 2)]])
+        return np.array(
+            [[np.cos(angle / 2), -np.sin(angle / 2)], [np.sin(angle / 2), np.cos(angle / 2)]]
+        )
 
     def rx(angle):
-        return np.array([[np.cos(angle / 2), -1j * np.sin(angle / 2)], [-1j * np.sin(angle / 2), np.cos(angle / 2)]])
+        return np.array(
+            [
+                [np.cos(angle / 2), -1j * np.sin(angle / 2)],
+                [-1j * np.sin(angle / 2), np.cos(angle / 2)],
+            ]
+        )
 
     (a, b), (c, d) = np.asarray(params, float)
     unitary = np.kron(rx(c), rx(d)) @ np.diag([1, 1, 1, -1]) @ np.kron(ry(a), ry(b))
     probabilities = np.abs(split.x @ unitary.T) ** 2
-    np.testing.assert_allclose(model.logits(params, split.x), 5 * probabilities @ [1, -1, 1, -1], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(params, split.x), 5 * probabilities @ [1, -1, 1, -1], rtol=0, atol=1e-5
+    )
     np.testing.assert_array_equal(model.prepare(split.x), split.x)
     trained = train(model, split, epochs=40, batch_size=0, learning_rate=0.1, key=KEY)
-    assert accuracy(model.logits(trained, split.x), split.y) > accuracy(model.logits(params, split.x), split.y)
+    assert accuracy(model.logits(trained, split.x), split.y) > accuracy(
+        model.logits(params, split.x), split.y
+    )
     assert len(model.circuit(params).to_qir()) == 5
 
 
@@ -229,7 +263,12 @@ def test_an_ansatz_of_ones_own_needs_no_backend_to_be_set():
 
 @pytest.mark.parametrize(
     ("model", "layers"),
-    [(MLP(8, (5, 3)), 3), (MLP(8, ()), 1), (QNN(3, 2), 2), (QNN(2, ansatz=hardware_efficient, shape=(2, 2)), 2)],
+    [
+        (MLP(8, (5, 3)), 3),
+        (MLP(8, ()), 1),
+        (QNN(3, 2), 2),
+        (QNN(2, ansatz=hardware_efficient, shape=(2, 2)), 2),
+    ],
     ids=lambda value: getattr(value, "label", None),
 )
 def test_the_last_layers_are_those_next_to_the_output(model, layers):
@@ -245,7 +284,9 @@ def test_the_last_layers_are_those_next_to_the_output(model, layers):
         else:
             kept, none = [layer.all() for layer in chosen], [not layer.any() for layer in chosen]
         assert kept == [False] * (layers - k) + [True] * k and none == [not each for each in kept]
-        of_runs = jax.tree.map(lambda keep, leaf: np.broadcast_to(keep, leaf.shape), model.last_layers(runs, k), runs)
+        of_runs = jax.tree.map(
+            lambda keep, leaf: np.broadcast_to(keep, leaf.shape), model.last_layers(runs, k), runs
+        )
         assert_trees_equal(jax.tree.map(lambda leaf: leaf[1], of_runs), chosen)
     for k in (0, layers + 1):
         with refused("k: got"):
@@ -255,11 +296,16 @@ def test_the_last_layers_are_those_next_to_the_output(model, layers):
 @each_model
 @pytest.mark.parametrize("complex_states", [False, True])
 def test_prepared_inputs_are_what_raw_ones_are_turned_into(model, complex_states):
-    (x, _), model = random_split(5, 8, complex_states=complex_states), _widened(model, complex_states)
+    (x, _), model = (
+        random_split(5, 8, complex_states=complex_states),
+        _widened(model, complex_states),
+    )
     params, inputs = model.init(KEY), model.prepare(x)
     np.testing.assert_array_equal(model.prepare(inputs), inputs)
     assert model.logits(params, x).shape == (5,)
-    np.testing.assert_allclose(model.logits(params, inputs), model.logits(params, x), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(params, inputs), model.logits(params, x), rtol=0, atol=1e-5
+    )
 
 
 def _widened(model, complex_states):
@@ -342,7 +388,9 @@ def assert_same_function(model, actual, expected, *, atol):
     The parameters themselves say less: Adam moves an angle that has no effect by its rounding errors.
     """
     x, _ = random_split(20, 8, seed=5)
-    np.testing.assert_allclose(model.logits(actual, x), model.logits(expected, x), rtol=0, atol=atol)
+    np.testing.assert_allclose(
+        model.logits(actual, x), model.logits(expected, x), rtol=0, atol=atol
+    )
 
 
 @each_trained
@@ -385,7 +433,9 @@ def test_logistic_regression_is_adam_by_hand(batch_size):
     model = MLP(8, ())
     theta = np.append(np.asarray(model.init(init_key)[0][0], float), 0.0)
     adam(theta, gradients(theta), rate=0.1)
-    ((weights, bias),) = train(model, Split(x, y), epochs=6, batch_size=batch_size, learning_rate=0.1, key=KEY)
+    ((weights, bias),) = train(
+        model, Split(x, y), epochs=6, batch_size=batch_size, learning_rate=0.1, key=KEY
+    )
     np.testing.assert_allclose(np.append(weights, bias), theta, rtol=1e-3, atol=1e-4)
 
 
@@ -462,7 +512,9 @@ def test_same_key_same_bits_and_vmapped_runs_equal_single_ones(model):
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *splits)
     together = jax.jit(jax.vmap(lambda split, key: one_run(split, key=key)))(stacked, keys)
     for run, expected in enumerate(single):
-        assert_same_function(model, jax.tree.map(lambda leaf, run=run: leaf[run], together), expected, atol=1e-4)
+        assert_same_function(
+            model, jax.tree.map(lambda leaf, run=run: leaf[run], together), expected, atol=1e-4
+        )
 
 
 def test_history_goes_from_the_start_to_the_end():
@@ -470,7 +522,9 @@ def test_history_goes_from_the_start_to_the_end():
     model, split = MLP(8, (3,)), Split(*map(jnp.asarray, random_split(10, 8)))
 
     def loss(params, rows, weight, epoch, key):
-        return jnp.average(jnp.square(model.logits(params, split.x[rows]) - split.y[rows]), weights=weight)
+        return jnp.average(
+            jnp.square(model.logits(params, split.x[rows]) - split.y[rows]), weights=weight
+        )
 
     run = partial(fit, loss, model.init(KEY), 10, batch_size=4, learning_rate=0.05, key=KEY)
     end, history = run(epochs=3, measure=lambda params: params)
@@ -488,7 +542,9 @@ def test_each_step_has_a_key_of_its_own():
     seen = []
 
     def loss(params, rows, weight, epoch, key):
-        jax.debug.callback(lambda data: seen.append(tuple(np.asarray(data).tolist())), jax.random.key_data(key))
+        jax.debug.callback(
+            lambda data: seen.append(tuple(np.asarray(data).tolist())), jax.random.key_data(key)
+        )
         return params.sum()
 
     for key in (KEY, KEY, jax.random.key(8)):
@@ -522,7 +578,15 @@ def test_compile_time_does_not_grow_with_epochs_or_steps(model):
 @pytest.mark.parametrize("n_samples", [0, -1])
 def test_nothing_to_train_on_is_refused(n_samples):
     with refused("n_samples"):
-        fit(lambda *_: 0.0, jnp.zeros(1), n_samples, epochs=1, batch_size=1, learning_rate=0.1, key=KEY)
+        fit(
+            lambda *_: 0.0,
+            jnp.zeros(1),
+            n_samples,
+            epochs=1,
+            batch_size=1,
+            learning_rate=0.1,
+            key=KEY,
+        )
 
 
 @dataclass(frozen=True)
@@ -596,7 +660,9 @@ def by_lapack(model, params, x):
 
 
 @pytest.mark.parametrize(
-    "model", [QuadraticForm(6, 1), QuadraticForm(30, 16, is_complex=True), QuadraticForm(60, 20)], ids=repr
+    "model",
+    [QuadraticForm(6, 1), QuadraticForm(30, 16, is_complex=True), QuadraticForm(60, 20)],
+    ids=repr,
 )
 def test_quadratic_forms_agree_with_those_by_lapack(model):
     """Values, gradients and products with the Hessian."""
@@ -609,10 +675,15 @@ def test_quadratic_forms_agree_with_those_by_lapack(model):
             return values @ jnp.arange(1.0, 6.0), values
 
         value, gradient = jax.value_and_grad(weighted, has_aux=True)(params)
-        bend = jax.jvp(jax.grad(lambda params: jnp.sin(weighted(params)[0])), (params,), (params,))[1]
+        bend = jax.jvp(jax.grad(lambda params: jnp.sin(weighted(params)[0])), (params,), (params,))[
+            1
+        ]
         return value[1], gradient, bend
 
-    programs = [jax.jit(partial(all_of, logits)).lower(params) for logits in (model.logits, partial(by_lapack, model))]
+    programs = [
+        jax.jit(partial(all_of, logits)).lower(params)
+        for logits in (model.logits, partial(by_lapack, model))
+    ]
     assert ["lapack" in program.as_text() for program in programs] == [False, True]
     found, expected = (program.compile()(params) for program in programs)
     assert_trees_equal(found[0], expected[0], atol=TOLERANCE)
@@ -649,7 +720,9 @@ def test_many_quadratic_forms_train_in_a_pool_of_two_threads():
 
 
 @pytest.mark.parametrize(
-    "model", [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy"), QuadraticForm(4, 4)], ids=lambda model: type(model).__name__
+    "model",
+    [Parabola(4), MLP(4, (6,)), QNN(2, 2, "xy"), QuadraticForm(4, 4)],
+    ids=lambda model: type(model).__name__,
 )
 def test_training_learns_what_can_be_learned(model):
     """Whether the first half of the amplitudes outweighs the second."""
@@ -667,7 +740,9 @@ def test_logistic_regression_learns_the_digits(mnist):
 
 @pytest.mark.parametrize(("argument", "value"), [("batch_size", -1), ("epochs", -1)])
 def test_training_that_makes_no_sense_is_refused_by_name(argument, value):
-    options = {"epochs": 1, "batch_size": 2, "learning_rate": 0.1, "key": jax.random.key(0)} | {argument: value}
+    options = {"epochs": 1, "batch_size": 2, "learning_rate": 0.1, "key": jax.random.key(0)} | {
+        argument: value
+    }
     with refused(argument):
         train(MLP(4, ()), random_split(4, 4), **options)
 
@@ -686,18 +761,34 @@ def test_a_training_is_checked_and_hashable():
 
 
 @pytest.mark.skipif(not DOUBLE, reason="in double precision")
-@pytest.mark.parametrize("model", [*MODELS, QuadraticForm(8, 3, is_complex=True)], ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "model", [*MODELS, QuadraticForm(8, 3, is_complex=True)], ids=lambda model: model.label
+)
 def test_double_precision_all_the_way(model):
     """Parameters, logits and training, on data in single precision; a QNN is its plain circuit to 1e-10."""
     split = random_split(6, 8, complex_states=isinstance(model, QuadraticForm))
-    run = partial(train, model, Split(model.prepare(split.x), split.y), batch_size=4, learning_rate=0.05, key=KEY)
+    run = partial(
+        train,
+        model,
+        Split(model.prepare(split.x), split.y),
+        batch_size=4,
+        learning_rate=0.05,
+        key=KEY,
+    )
     for params in (run(epochs=0), run(epochs=2)):
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float64)}
-        assert model.logits(params, split.x).dtype == model.logits(params, model.prepare(split.x)).dtype == np.float64
+        assert (
+            model.logits(params, split.x).dtype
+            == model.logits(params, model.prepare(split.x)).dtype
+            == np.float64
+        )
     if not isinstance(model, QNN):
         return
     params = 40 * model.init(KEY)
-    plain = [5 * model.circuit(params, state).expectation_ps(z=[model.n_qubits - 1]).real for state in split.x]
+    plain = [
+        5 * model.circuit(params, state).expectation_ps(z=[model.n_qubits - 1]).real
+        for state in split.x
+    ]
     assert plain[0].dtype == np.float64
     for x in (split.x, model.prepare(split.x)):
         np.testing.assert_allclose(model.logits(params, x), plain, rtol=0, atol=1e-10)
@@ -712,7 +803,9 @@ def test_weights_of_samples_follow_the_parameters_in_double_precision(dtype):
         seen.add(weight.dtype)
         return params @ weight
 
-    params, _ = fit(loss, jnp.zeros(3, dtype), 7, epochs=1, batch_size=3, learning_rate=0.1, key=KEY)
+    params, _ = fit(
+        loss, jnp.zeros(3, dtype), 7, epochs=1, batch_size=3, learning_rate=0.1, key=KEY
+    )
     assert seen == {params.dtype} == {np.dtype(dtype)}
 
 
@@ -720,7 +813,15 @@ def test_weights_of_samples_follow_the_parameters_in_double_precision(dtype):
 @pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
 def test_double_precision():
     process = run_python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "double or lapack", JAX_ENABLE_X64="1"
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "double or lapack",
+        JAX_ENABLE_X64="1",
     )
     assert process.returncode == 0, process.stdout[-3000:]
     assert "10 passed" in process.stdout, process.stdout[-300:]

@@ -40,7 +40,9 @@ def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypa
     copy_project(tmp_path)
     shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(
-        ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.pdf", "chunks", "parameters")
+        ROOT / "results",
+        tmp_path / "results",
+        ignore=shutil.ignore_patterns("*.png", "*.pdf", "chunks", "parameters"),
     )
     for variable in ("HOME", "XDG_CACHE_HOME", "IPYTHONDIR", "MPLCONFIGDIR", "JUPYTER_CONFIG_DIR"):
         monkeypatch.setenv(variable, str(home))
@@ -55,7 +57,9 @@ def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypa
     for cell, before in zip(notebook.cells, stored, strict=True):
         wanted = int(cell.cell_type == "code" and "drawing.image(" in cell.source)
         assert len(images(cell)) == wanted == before, cell.source
-    assert any(re.search("mean of n = |n = \\d+ runs", str(cell.get("outputs"))) for cell in notebook.cells)
+    assert any(
+        re.search("mean of n = |n = \\d+ runs", str(cell.get("outputs"))) for cell in notebook.cells
+    )
     text = (ROOT / name).read_text()
     assert str(ROOT) not in text and str(Path.home()) + "/" not in text
 
@@ -74,5 +78,7 @@ def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp
     told = {"JPY_SESSION_NAME": str(project / name)} if way == "jupyter" else {}
     code = f"{said}{first.partition('import findings')[0]}\nimport models\nprint(models.__file__)"
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=own, capture_output=True, text=True
+    )
     assert Path(done.stdout.strip()) == project / "models.py", done.stderr

@@ -61,8 +61,12 @@ from poison_unlearn import (
 PUBLISHED = {name: METHODS[name] for name in ("retrain", "cf", "scrub", "ga")}
 
 KEY = jax.random.key(3)
-DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}  # by chance; tests/test_users.py: given
-MOST = dict.fromkeys((poison_one_class, poison_backdoor), 0.5)  # the share that can be poisoned, where it is not any
+DRAWN = {
+    kind: poison for kind, poison in POISONS.items() if kind != "given"
+}  # by chance; tests/test_users.py: given
+MOST = dict.fromkeys(
+    (poison_one_class, poison_backdoor), 0.5
+)  # the share that can be poisoned, where it is not any
 AIMED = (poison_boundary, poison_quid)  # the same samples whatever the key
 each_poison = pytest.mark.parametrize("poison", DRAWN.values(), ids=DRAWN)
 each_kind = pytest.mark.parametrize("kind", DRAWN)
@@ -93,7 +97,9 @@ def test_as_many_labels_flip_as_asked_half_from_each_class(fraction, per_class, 
 
 
 @given(fractions, st.integers(1, 30), keys, st.booleans(), st.integers(1, 8))
-def test_as_many_features_become_noise_as_asked_half_from_each_class(fraction, per_class, key, is_complex, length):
+def test_as_many_features_become_noise_as_asked_half_from_each_class(
+    fraction, per_class, key, is_complex, length
+):
     split = random_split(2 * per_class, 8, complex_states=is_complex)
     poisoned = randomize_features(split, fraction, key=key, n_features=length)
     half = (as_integer(fraction, 2 * per_class) + 1) // 2
@@ -114,20 +120,26 @@ def test_as_many_samples_are_relabelled_as_asked_of_any_class(fraction, n, key):
     assert not changed[~poisoned.mask].any() and set(poisoned.split.y) <= {0, 1}
 
 
-@pytest.mark.parametrize(("fraction", "n", "count"), [(0.29, 100, 28), (0.3, 10, 2), (0.1, 10, 0), (0.5, 12, 6)])
+@pytest.mark.parametrize(
+    ("fraction", "n", "count"), [(0.29, 100, 28), (0.3, 10, 2), (0.1, 10, 0), (0.5, 12, 6)]
+)
 def test_an_odd_number_of_flips_is_rounded_down(fraction, n, count):
     """0.29 of 100 is 29, not the 28.999999999999996 of floating point, and so 28; 3 of 10 become 2."""
     assert flip_labels(random_split(n, 2), fraction, key=KEY).mask.sum() == count
 
 
-@pytest.mark.parametrize(("fraction", "n", "count"), [(0.29, 100, 30), (0.3, 10, 4), (0.1, 10, 2), (0.0, 10, 0)])
+@pytest.mark.parametrize(
+    ("fraction", "n", "count"), [(0.29, 100, 30), (0.3, 10, 4), (0.1, 10, 2), (0.0, 10, 0)]
+)
 def test_an_odd_number_of_noisy_samples_is_rounded_up(fraction, n, count):
     assert randomize_features(random_split(n, 2), fraction, key=KEY).mask.sum() == count
 
 
 @each_poison
 @given(fractions, st.integers(2, 20), keys)
-def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(poison, fraction, per_class, key):
+def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(
+    poison, fraction, per_class, key
+):
     """Retained samples are untouched; forgotten ones come clean and poisoned, and only x or only y differs."""
     split = random_split(2 * per_class, 4)
     before = jax.tree.map(np.copy, split)
@@ -145,7 +157,9 @@ def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(poison, frac
         assert_trees_equal(part, Split(whole.x[rows], whole.y[rows]))
     if poison is not poison_backdoor:
         same = "y" if poison is poison_features else "x"
-        clean, dirty = (getattr(forget, same) for forget in (poisoned.forget_clean, poisoned.forget_poisoned))
+        clean, dirty = (
+            getattr(forget, same) for forget in (poisoned.forget_clean, poisoned.forget_poisoned)
+        )
         np.testing.assert_array_equal(clean, dirty)
     assert [leaf.dtype for leaf in poisoned.split] == [leaf.dtype for leaf in split]
 
@@ -161,7 +175,9 @@ def test_a_key_gives_one_draw_and_another_key_another(poison):
 def test_every_sample_is_as_likely_to_be_poisoned():
     """3 of each class of 10 over 400 keys: each sample is expected 120 times, with deviation 9.2."""
     split = random_split(20, 2)
-    counts = sum(flip_labels(split, 0.3, key=jax.random.key(seed)).mask.astype(int) for seed in range(400))
+    counts = sum(
+        flip_labels(split, 0.3, key=jax.random.key(seed)).mask.astype(int) for seed in range(400)
+    )
     assert counts.sum() == 2400
     assert np.abs(counts - 120).max() < 5 * np.sqrt(400 * 0.3 * 0.7)
 
@@ -177,7 +193,9 @@ def test_half_of_the_random_labels_are_those_that_were():
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_noise_is_a_random_direction(is_complex):
     """Components have mean 0 and variance 1 / d (half of it in either part), and are uncorrelated."""
-    noise = randomize_features(random_split(2000, 16, complex_states=is_complex), 0.99, key=KEY).forget_poisoned.x
+    noise = randomize_features(
+        random_split(2000, 16, complex_states=is_complex), 0.99, key=KEY
+    ).forget_poisoned.x
     parts = np.concatenate([noise.real, noise.imag], axis=1) if is_complex else noise
     n, d = parts.shape
     assert np.abs(parts.mean(axis=0)).max() < 5 / np.sqrt(n * d)
@@ -223,14 +241,24 @@ def test_poisoned_digits(mnist):
         assert poisoned.retain.x.shape == (350, 1024) and not poisoned.split.x[:, 784:].any()
 
 
-POISONINGS = [flip_labels, partial(flip_labels, balanced=False), randomize_features, relabel_randomly]
+POISONINGS = [
+    flip_labels,
+    partial(flip_labels, balanced=False),
+    randomize_features,
+    relabel_randomly,
+]
 each_function = pytest.mark.parametrize(
-    "function", POISONINGS, ids=["flip_labels", "unbalanced", "randomize_features", "relabel_randomly"]
+    "function",
+    POISONINGS,
+    ids=["flip_labels", "unbalanced", "randomize_features", "relabel_randomly"],
 )
 FORMS = {
     "lists": lambda x, y: (x.tolist(), y.tolist()),
     "JAX arrays": lambda x, y: (jnp.asarray(x), jnp.asarray(y)),
-    "pandas": lambda x, y: (pd.DataFrame(x, index=range(len(y), 0, -1)), pd.Series(y, index=np.roll(range(len(y)), 3))),
+    "pandas": lambda x, y: (
+        pd.DataFrame(x, index=range(len(y), 0, -1)),
+        pd.Series(y, index=np.roll(range(len(y)), 3)),
+    ),
     "other widths": lambda x, y: (x.astype(np.float64), y.astype(np.int64)),
     "labels of booleans": lambda x, y: (x, y.astype(bool)),
     "labels of floats": lambda x, y: (x, y.astype(float)),
@@ -250,14 +278,20 @@ def test_samples_may_be_lists_jax_arrays_or_pandas(function, form):
 
 
 @each_function
-@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.uint8], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize(
+    "dtype", [bool, np.int8, np.int64, np.uint8], ids=lambda dtype: np.dtype(dtype).name
+)
 def test_integers_and_booleans_become_floats_of_the_same_values(function, dtype):
     """Noise put among integers would be cut to 0."""
     plain = random_split(20, 4)
     whole = Split((plain.x > 0).astype(dtype), plain.y)
-    actual, expected = (function(each, 0.5, key=KEY) for each in (whole, Split(whole.x.astype(np.float32), whole.y)))
+    actual, expected = (
+        function(each, 0.5, key=KEY) for each in (whole, Split(whole.x.astype(np.float32), whole.y))
+    )
     assert_trees_equal(actual, expected)
-    assert {leaf.x.dtype for leaf in (actual.split, actual.forget_clean, actual.forget_poisoned)} == {np.dtype("f4")}
+    assert {
+        leaf.x.dtype for leaf in (actual.split, actual.forget_clean, actual.forget_poisoned)
+    } == {np.dtype("f4")}
     np.testing.assert_array_equal(actual.forget_clean.x, whole.x[actual.mask])
     if function is randomize_features:
         np.testing.assert_allclose(np.linalg.norm(actual.forget_poisoned.x, axis=1), 1, rtol=1e-6)
@@ -273,17 +307,23 @@ def test_samples_that_are_no_numbers_are_refused(function):
 def test_flips_of_all_samples_alike_are_not_balanced():
     """6 of 20: over 200 keys each class has 3 in the mean, and just 3 in a third of the draws."""
     split = Split(np.ones((20, 2), np.float32), np.repeat([0, 1], 10).astype(np.int32))
-    masks = np.stack([flip_labels(split, 0.3, key=seed, balanced=False).mask for seed in range(200)])
+    masks = np.stack(
+        [flip_labels(split, 0.3, key=seed, balanced=False).mask for seed in range(200)]
+    )
     assert (masks.sum(axis=1) == 6).all()
     of_first = masks[:, :10].sum(axis=1)
-    assert 0.2 < np.mean(of_first == 3) < 0.55 and abs(of_first.mean() - 3) < 5 * 1.05 / np.sqrt(200)
+    assert 0.2 < np.mean(of_first == 3) < 0.55 and abs(of_first.mean() - 3) < 5 * 1.05 / np.sqrt(
+        200
+    )
 
 
 # ---- aimed poison ----
 
 # On a circle, class 0 at the angles 0, 10, 20 and 60 degrees, class 1 at 90, 80, 50 and 70: fidelities are cos².
 CIRCLE = np.radians([0, 10, 20, 60, 90, 80, 50, 70])
-ARCS = Split(np.stack([np.cos(CIRCLE), np.sin(CIRCLE)], axis=1).astype(np.float32), np.repeat([0, 1], 4))
+ARCS = Split(
+    np.stack([np.cos(CIRCLE), np.sin(CIRCLE)], axis=1).astype(np.float32), np.repeat([0, 1], 4)
+)
 
 
 def chosen_by_hand(order):
@@ -328,9 +368,15 @@ def test_images_with_a_trigger_are_encoded_as_their_pixels_would_be(encoding):
     np.testing.assert_array_equal(poisoned.split.x[~mask], split.x[~mask])
     if encoding == "amplitude":
         pixels[:, 11:13, 11:13] = pixels.max(axis=(1, 2))[:, None, None]
-        np.testing.assert_allclose(with_trigger(split.x, data), encoded(pixels).x, rtol=2e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            with_trigger(split.x, data), encoded(pixels).x, rtol=2e-5, atol=1e-6
+        )
     images = with_trigger(split.x, data)[:, :196].reshape(-1, 14, 14)
-    norms = np.linalg.norm(images, axis=1) if encoding == "columnwise" else np.linalg.norm(images, axis=(1, 2))
+    norms = (
+        np.linalg.norm(images, axis=1)
+        if encoding == "columnwise"
+        else np.linalg.norm(images, axis=(1, 2))
+    )
     np.testing.assert_allclose(norms[norms > 0], 1, rtol=1e-5)
     np.testing.assert_array_equal(poisoned.attack.x, with_trigger(split.x[split.y == 1], data))
     assert not poisoned.attack.y.any()
@@ -391,7 +437,9 @@ def test_every_poisoned_sample_is_as_likely_to_be_known():
     def all_samples(dataset, fraction, *, key):
         poisoned = flip_labels(dataset.train, 11 / 12, key=0)
         mask = np.ones(12, bool)
-        return poisoned._replace(mask=mask, known=mask, forget_clean=dataset.train, forget_poisoned=dataset.train)
+        return poisoned._replace(
+            mask=mask, known=mask, forget_clean=dataset.train, forget_poisoned=dataset.train
+        )
 
     poison = Poison("all", 50, 25, function=all_samples)
     counts = sum(poison.draw(dataset, key=seed).known.astype(int) for seed in range(400))
@@ -403,13 +451,17 @@ def test_every_poisoned_sample_is_as_likely_to_be_known():
 def test_keys_may_be_of_jax_integers_or_generators(kind, known):
     dataset, poison = toy(random_split(40, 4)), Poison(kind, 40, known)
     generator = np.random.default_rng(7)
-    by_integer, by_generator, later = (poison.draw(dataset, key=key) for key in (7, generator, generator))
+    by_integer, by_generator, later = (
+        poison.draw(dataset, key=key) for key in (7, generator, generator)
+    )
     assert_trees_equal(by_generator, poison.draw(dataset, key=np.random.default_rng(7)))
     assert_trees_equal(by_generator, by_integer)
     by_key, again = (poison.draw(dataset, key=jax.random.key(7)) for _ in range(2))
     assert_trees_equal(by_key, again)
     draws = [by_integer.known, later.known, by_key.known, poison.draw(dataset, key=8).known]
-    assert len({mask.tobytes() for mask in draws}) == (1 if POISONS[kind] in AIMED and known == 100 else 4)
+    assert len({mask.tobytes() for mask in draws}) == (
+        1 if POISONS[kind] in AIMED and known == 100 else 4
+    )
 
 
 @pytest.mark.parametrize("value", [-1, 100, 0.3, 30.0, True, "30", None, np.nan])
@@ -425,7 +477,9 @@ def test_known_shares_are_whole_percents(value):
 
 
 def test_an_unknown_poison_is_refused_by_what_there_is():
-    with refused("^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, confusion"):
+    with refused(
+        "^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, confusion"
+    ):
         Poison("arsenic", 30)
 
 
@@ -435,13 +489,20 @@ def test_a_poison_carries_its_function_and_does_without_the_table():
 
     poison = Poison("mine", 50, function=mine)
     assert poison.draw(toy(random_split(40, 4)), key=KEY).mask.sum() == 10
-    assert poison != Poison("mine", 50, function=flip_labels) and replace(poison, alpha_percent=10).function is mine
+    assert (
+        poison != Poison("mine", 50, function=flip_labels)
+        and replace(poison, alpha_percent=10).function is mine
+    )
 
 
 def test_poisons_are_values():
     assert Poison("labels", np.int64(30)) == Poison("labels", 30, 100)
-    assert len({Poison("labels", 30), Poison("labels", np.int32(30)), Poison("labels", 30, 99)}) == 2
-    assert type(Poison("labels", np.int64(30)).alpha_percent) is int  # as it goes into names and JSON
+    assert (
+        len({Poison("labels", 30), Poison("labels", np.int32(30)), Poison("labels", 30, 99)}) == 2
+    )
+    assert (
+        type(Poison("labels", np.int64(30)).alpha_percent) is int
+    )  # as it goes into names and JSON
 
 
 # ---- losses ----
@@ -512,7 +573,10 @@ def expected_loss(method, params, batch):
     retain, everything = slice(0, 4), slice(None)
     learn = ce(batch.retain, retain)
     if isinstance(method, Scrub):
-        stay, leave = kl(batch.retain_teacher[retain], batch.retain.x[retain]), kl(batch.forget_teacher, batch.forget.x)
+        stay, leave = (
+            kl(batch.retain_teacher[retain], batch.retain.x[retain]),
+            kl(batch.forget_teacher, batch.forget.x),
+        )
         return method.ce * learn + method.kl * stay - method.forget * leave
     if isinstance(method, GradientAscent):
         return method.ce * learn - method.forget * ce(batch.forget, everything)
@@ -525,7 +589,9 @@ def test_losses_are_their_formulas(method):
         params, task, batch = loss_case(seed)
         actual = method.loss(task, params, batch)
         assert jnp.shape(actual) == ()
-        np.testing.assert_allclose(actual, expected_loss(method, params, batch), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            actual, expected_loss(method, params, batch), rtol=1e-4, atol=1e-6
+        )
 
 
 @each_loss
@@ -533,7 +599,9 @@ def test_gradients_are_finite_differences_of_the_formulas(method):
     params, task, batch = loss_case()
     gradient = jax.grad(lambda params: method.loss(task, params, batch))(params)
     steps = 1e-5 * np.eye(3)
-    up, down = ([expected_loss(method, params + sign * step, batch) for step in steps] for sign in (1, -1))
+    up, down = (
+        [expected_loss(method, params + sign * step, batch) for step in steps] for sign in (1, -1)
+    )
     np.testing.assert_allclose(gradient, (np.array(up) - down) / 2e-5, rtol=1e-3, atol=1e-5)
 
 
@@ -550,7 +618,9 @@ def test_at_the_teacher_scrub_starts_where_cf_is():
 def test_published_divergence_drives_what_is_forgotten_to_class_0():
     """Without its second term, leaving the teacher is the same as lowering every logit of the forget set."""
     logits = np.random.default_rng(0).normal(size=9).astype(np.float32)
-    batch = make_batch(logits, np.eye(9, dtype=np.float32), np.arange(9) % 2)  # a parameter is a sample's logit
+    batch = make_batch(
+        logits, np.eye(9, dtype=np.float32), np.arange(9) % 2
+    )  # a parameter is a sample's logit
     task = linear_task(logits, batch)
     for divergence, down in (("published", True), ("full", False)):
         slopes = jax.grad(partial(Scrub(0.0, 1.0, 0.0, divergence).loss, task))(logits + 1, batch)
@@ -562,7 +632,9 @@ def test_published_divergence_drives_what_is_forgotten_to_class_0():
 # ---- methods as values: hyper-parameters, checks, pytrees ----
 
 
-@pytest.mark.parametrize(("name", "value"), [("forget", -0.1), ("kl", np.nan), ("ce", np.inf), ("kl", -np.inf)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("forget", -0.1), ("kl", np.nan), ("ce", np.inf), ("kl", -np.inf)]
+)
 def test_hyper_parameters_that_are_negative_or_not_finite_are_refused_by_name(name, value):
     with refused(f"^{name}: got {value}, allowed"):
         Scrub(**{name: value})
@@ -609,8 +681,18 @@ def test_methods_start_from_the_published_values():
     assert Scrub() == Scrub(ce=1.0, forget=0.2, kl=0.0, divergence="full", reads="poisoned")
     assert GradientAscent() == GradientAscent(ce=1.0, forget=0.2)
     assert set(DIVERGENCES) == {"full", "published"}
-    assert [type(method) for method in PUBLISHED.values()] == [Retrain, FineTune, Scrub, GradientAscent]
-    assert [method.title for method in PUBLISHED.values()] == ["Retrain", "Fine-tune", "Scrub", "Gradient ascent"]
+    assert [type(method) for method in PUBLISHED.values()] == [
+        Retrain,
+        FineTune,
+        Scrub,
+        GradientAscent,
+    ]
+    assert [method.title for method in PUBLISHED.values()] == [
+        "Retrain",
+        "Fine-tune",
+        "Scrub",
+        "Gradient ascent",
+    ]
     assert [method.is_fresh for method in PUBLISHED.values()] == [True, False, False, False]
 
 
@@ -627,7 +709,11 @@ class Many(Descent):
 
     def loss(self, task, params, batch):
         logits = task.logits(params, batch.retain.x)
-        pulled = self.slope * self.shape(logits) ** self.power + self.bend * logits**2 - self.lift * logits
+        pulled = (
+            self.slope * self.shape(logits) ** self.power
+            + self.bend * logits**2
+            - self.lift * logits
+        )
         return jnp.average(pulled, weights=batch.retain_weight)
 
 
@@ -663,7 +749,11 @@ def test_what_a_weight_map_maps():
 
     found = {name: method.mapped() for name, method in PUBLISHED.items()}
     assert found == {"retrain": (), "cf": (), "scrub": ("forget", "kl"), "ga": ("forget",)}
-    assert (Many().mapped(), One().mapped(), Without().mapped()) == (("slope", "bend"), ("damping",), ())
+    assert (Many().mapped(), One().mapped(), Without().mapped()) == (
+        ("slope", "bend"),
+        ("damping",),
+        (),
+    )
 
 
 # ---- unlearning ----
@@ -743,9 +833,16 @@ def test_scrub_moves_away_on_the_forget_set_and_stays_on_the_retain_set(sets, te
 
     def distances(method):
         params = final(method, NETWORK, teacher, sets)
-        return jnp.stack([jnp.abs(NETWORK.logits(params, x) - NETWORK.logits(teacher, x)).mean() for x, _ in sets])
+        return jnp.stack(
+            [
+                jnp.abs(NETWORK.logits(params, x) - NETWORK.logits(teacher, x)).mean()
+                for x, _ in sets
+            ]
+        )
 
-    plain, leaving, staying = jax.vmap(distances)(stacked([SCRUB, replace(SCRUB, forget=0.8), replace(SCRUB, kl=8.0)]))
+    plain, leaving, staying = jax.vmap(distances)(
+        stacked([SCRUB, replace(SCRUB, forget=0.8), replace(SCRUB, kl=8.0)])
+    )
     assert leaving[1] > plain[1] and staying[0] < 0.7 * plain[0]
 
 
@@ -759,9 +856,13 @@ MAPPED = [
 @pytest.mark.parametrize(("method", "name"), MAPPED)
 def test_a_map_of_any_hyper_parameter_side_by_side_equals_its_cells(method, name, sets, teachers):
     cells = [replace(method, training=SHORT, **{name: value}) for value in (0.1, 0.4, 1.0)]
-    together = jax.vmap(lambda method: final(method, NETWORK, teachers[NETWORK], sets))(stacked(cells))
+    together = jax.vmap(lambda method: final(method, NETWORK, teachers[NETWORK], sets))(
+        stacked(cells)
+    )
     singles = [final(cell, NETWORK, teachers[NETWORK], sets) for cell in cells]
-    assert_trees_equal(together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles), atol=1e-5)
+    assert_trees_equal(
+        together, jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles), atol=1e-5
+    )
     assert trees_differ(singles[0], singles[1]) and trees_differ(singles[1], singles[2])
 
 
@@ -769,7 +870,9 @@ def test_runs_side_by_side_equal_single_ones(sets, teachers):
     seeds = jax.random.split(KEY, 2)
     both = jax.tree.map(lambda leaf: jnp.stack([leaf, -leaf]), teachers[NETWORK])
     method = replace(GA, forget=0.3)
-    together = jax.vmap(lambda teacher, key: final(method, NETWORK, teacher, sets, key=key))(both, seeds)
+    together = jax.vmap(lambda teacher, key: final(method, NETWORK, teacher, sets, key=key))(
+        both, seeds
+    )
     for place, seed in enumerate(seeds):
         own = jax.tree.map(lambda leaf, place=place: leaf[place], (both, together))
         assert_trees_equal(own[1], final(method, NETWORK, own[0], sets, key=seed), atol=1e-5)
@@ -778,9 +881,14 @@ def test_runs_side_by_side_equal_single_ones(sets, teachers):
 def test_retraining_knows_neither_teacher_nor_forget_set(sets, teachers):
     retain, forget = sets
     expected = final(RETRAIN, NETWORK, teachers[NETWORK], sets)
-    others = jax.tree.map(lambda leaf: leaf + 1, teachers[NETWORK]), (retain, Split(-forget.x, 1 - forget.y))
+    others = (
+        jax.tree.map(lambda leaf: leaf + 1, teachers[NETWORK]),
+        (retain, Split(-forget.x, 1 - forget.y)),
+    )
     assert_trees_equal(final(RETRAIN, NETWORK, *others), expected)
-    assert trees_differ(final(RETRAIN, NETWORK, teachers[NETWORK], sets, key=jax.random.key(4)), expected)
+    assert trees_differ(
+        final(RETRAIN, NETWORK, teachers[NETWORK], sets, key=jax.random.key(4)), expected
+    )
 
 
 def test_cf_does_not_read_the_forget_set(sets, teachers):
@@ -803,7 +911,8 @@ def test_scrub_reads_the_version_of_the_forget_set_that_it_says(sets, teachers):
     assert trees_differ(of_clean, of_poisoned)
     ascent = replace(GA, forget=0.4)
     assert_trees_equal(
-        final(ascent, NETWORK, teachers[NETWORK], three), final(ascent, NETWORK, teachers[NETWORK], sets)
+        final(ascent, NETWORK, teachers[NETWORK], three),
+        final(ascent, NETWORK, teachers[NETWORK], sets),
     )
 
 
@@ -825,7 +934,9 @@ def points(history, count):
 
 
 def test_history_starts_before_the_first_epoch_and_ends_after_the_last(sets, teachers):
-    end, history = run(epochs(replace(GA, forget=0.2), 2), NETWORK, teachers[NETWORK], sets, measure=itself)
+    end, history = run(
+        epochs(replace(GA, forget=0.2), 2), NETWORK, teachers[NETWORK], sets, measure=itself
+    )
     first, *_, last = points(history, 3)
     assert_trees_equal(first, teachers[NETWORK])
     assert_trees_equal(last, end)
@@ -836,7 +947,12 @@ def test_history_starts_before_the_first_epoch_and_ends_after_the_last(sets, tea
 @pytest.mark.parametrize("method", [SCRUB, GA], ids=["scrub", "ga"])
 def test_methods_that_read_the_forget_set_refuse_an_empty_one(method, sets, teachers):
     with refused("^forget.*empty"):
-        final(method, NETWORK, teachers[NETWORK], (sets[0], jax.tree.map(lambda leaf: leaf[:0], sets[1])))
+        final(
+            method,
+            NETWORK,
+            teachers[NETWORK],
+            (sets[0], jax.tree.map(lambda leaf: leaf[:0], sets[1])),
+        )
 
 
 @each_model
@@ -849,7 +965,9 @@ def test_the_others_do_without_a_forget_set(method, model, sets, teachers):
 
 def test_nothing_to_retain_is_refused(sets, teachers):
     with refused("^n_samples"):
-        final(CF, NETWORK, teachers[NETWORK], (jax.tree.map(lambda leaf: leaf[:0], sets[0]), sets[1]))
+        final(
+            CF, NETWORK, teachers[NETWORK], (jax.tree.map(lambda leaf: leaf[:0], sets[0]), sets[1])
+        )
 
 
 def test_sets_that_do_not_go_together_are_refused_by_name(sets, teachers):
@@ -866,13 +984,20 @@ def test_sets_that_do_not_go_together_are_refused_by_name(sets, teachers):
             final(GA, NETWORK, teachers[NETWORK], given_sets)
 
 
-@pytest.mark.parametrize("method", [CF, GA, replace(SCRUB, reads="clean")], ids=["cf", "ga", "scrub"])
+@pytest.mark.parametrize(
+    "method", [CF, GA, replace(SCRUB, reads="clean")], ids=["cf", "ga", "scrub"]
+)
 @pytest.mark.parametrize("count", [0, 11])
 def test_a_clean_forget_set_of_another_count_is_refused(method, count, sets, teachers):
     """An empty one too, which a method that reads it would divide by."""
     retain, forget = sets
     with refused(f"^forget_clean: got {count} samples, allowed: the 12 of forget"):
-        final(method, NETWORK, teachers[NETWORK], (retain, forget, Split(forget.x[:count], forget.y[:count])))
+        final(
+            method,
+            NETWORK,
+            teachers[NETWORK],
+            (retain, forget, Split(forget.x[:count], forget.y[:count])),
+        )
 
 
 def test_numpy_arrays_will_do(sets, teachers):
@@ -909,11 +1034,18 @@ def test_a_batch_holds_what_it_says(sets):
     class Mismatch(Descent):
         def loss(self, task, params, batch):
             shapes.add(
-                (batch.retain.x.shape, batch.retain_weight.shape, batch.forget.x.shape, batch.forget_teacher.shape)
+                (
+                    batch.retain.x.shape,
+                    batch.retain_weight.shape,
+                    batch.forget.x.shape,
+                    batch.forget_teacher.shape,
+                )
             )
             off_label = jnp.abs(batch.retain.y - (batch.retain.x[:, 0] > 0)) @ batch.retain_weight
             off_teacher = jnp.abs(batch.retain_teacher - batch.retain.x[:, 0]) @ batch.retain_weight
-            return params * (off_label + off_teacher + jnp.abs(batch.forget_teacher - batch.forget.x[:, 0]).sum())
+            return params * (
+                off_label + off_teacher + jnp.abs(batch.forget_teacher - batch.forget.x[:, 0]).sum()
+            )
 
     method = Mismatch(training=SHORT)
     assert final(method, Scale(), jnp.float32(1), sets) == 1
@@ -935,9 +1067,13 @@ def test_a_task_holds_what_is_to_be_unlearned(sets, teachers):
 
     retain, forget = sets
     clean = Split(forget.x + 1, 1 - forget.y)
-    fresh, _ = unlearn(Look(), NETWORK, teachers[NETWORK], retain, forget, key=KEY, forget_clean=clean)
+    fresh, _ = unlearn(
+        Look(), NETWORK, teachers[NETWORK], retain, forget, key=KEY, forget_clean=clean
+    )
     other, _ = unlearn(Look(), NETWORK, teachers[NETWORK], retain, forget, key=jax.random.key(4))
-    for part, expected in zip(seen[0], (NETWORK, teachers[NETWORK], retain, forget, clean, fresh), strict=True):
+    for part, expected in zip(
+        seen[0], (NETWORK, teachers[NETWORK], retain, forget, clean, fresh), strict=True
+    ):
         assert_trees_equal(part, expected) if part is not NETWORK else None
     assert seen[0].model is NETWORK
     assert_trees_equal(seen[1].forget_clean, forget)  # where none is given
@@ -960,7 +1096,12 @@ def test_what_a_method_says_of_itself_is_heeded(sets, teachers):
     expected = final(RETRAIN, NETWORK, teachers[NETWORK], sets)
     assert_trees_equal(final(method, NETWORK, teachers[NETWORK], sets), expected)
     with refused("^forget.*empty"):
-        final(method, NETWORK, teachers[NETWORK], (sets[0], jax.tree.map(lambda leaf: leaf[:0], sets[1])))
+        final(
+            method,
+            NETWORK,
+            teachers[NETWORK],
+            (sets[0], jax.tree.map(lambda leaf: leaf[:0], sets[1])),
+        )
 
 
 def test_what_a_method_lacks_is_said():
@@ -1045,7 +1186,10 @@ def test_properties_and_lists_of_a_class_count_at_once(sets, monkeypatch):
         np.testing.assert_allclose(end(), 1.5, rtol=1e-5)
     np.testing.assert_allclose(end(), 0.5, rtol=1e-5)
     structure = jax.tree.structure(method)
-    assert structure == jax.tree.structure(Held(training=method.training)) and hash(structure) is not None
+    assert (
+        structure == jax.tree.structure(Held(training=method.training))
+        and hash(structure) is not None
+    )
 
 
 @dataclass(frozen=True)
@@ -1066,7 +1210,10 @@ class NewtonStep(OneShot):
 
 def newton_in_numpy(sets, damping):
     x, y = (np.asarray(leaf, float) for leaf in sets[0])
-    theta, design = np.append(np.linspace(-1, 1, 8), 0.3), np.append(x, np.ones((len(x), 1)), axis=1)
+    theta, design = (
+        np.append(np.linspace(-1, 1, 8), 0.3),
+        np.append(x, np.ones((len(x), 1)), axis=1),
+    )
     p = 1 / (1 + np.exp(-design @ theta))
     hessian = design.T @ (design * (p * (1 - p))[:, None]) / len(x) + damping * np.eye(9)
     return theta - np.linalg.solve(hessian, design.T @ (p - y) / len(x))
@@ -1086,7 +1233,9 @@ def test_a_one_shot_newton_step(sets):
     ((weights, bias),) = jax.vmap(lambda method: final(method, model, teacher, sets))(methods)
     for place, damping in enumerate((0.05, 1.0)):
         expected = newton_in_numpy(sets, damping)
-        np.testing.assert_allclose(np.append(weights[place], bias[place]), expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(
+            np.append(weights[place], bias[place]), expected, rtol=1e-3, atol=1e-4
+        )
 
 
 def test_a_one_shot_method_draws_from_its_key(sets, teachers):
@@ -1095,7 +1244,9 @@ def test_a_one_shot_method_draws_from_its_key(sets, teachers):
         size: float = 0.1
 
         def step(self, task, key):
-            return jax.tree.map(lambda leaf: leaf + self.size * jax.random.normal(key, leaf.shape), task.teacher)
+            return jax.tree.map(
+                lambda leaf: leaf + self.size * jax.random.normal(key, leaf.shape), task.teacher
+            )
 
     def jolted(seed):
         return final(Jolt(), NETWORK, teachers[NETWORK], sets, key=jax.random.key(seed))
@@ -1145,7 +1296,10 @@ def test_each_step_has_a_key_of_its_own_and_the_same_one_again(batch_size, sets)
     @dataclass(frozen=True)
     class Drawing(Descent):
         def loss(self, task, params, batch):
-            jax.debug.callback(lambda key: seen.append(tuple(np.asarray(key).tolist())), jax.random.key_data(batch.key))
+            jax.debug.callback(
+                lambda key: seen.append(tuple(np.asarray(key).tolist())),
+                jax.random.key_data(batch.key),
+            )
             return params * jax.random.normal(batch.key)
 
     method = Drawing(training=Training(2 if batch_size else 6, batch_size, 0.1))
@@ -1179,14 +1333,19 @@ def test_a_random_model_is_given_the_key_and_no_other_is(sets):
     for model in (Shots(), Scale()):
         task = Task(model, jnp.float32(1), retain, forget, forget, jnp.float32(0))
         noise = jax.random.normal(KEY, (28,)) if model == Shots() else 0.0
-        np.testing.assert_array_equal(task.logits(jnp.float32(2), retain.x, KEY), 2 * retain.x[:, 0] + noise)
+        np.testing.assert_array_equal(
+            task.logits(jnp.float32(2), retain.x, KEY), 2 * retain.x[:, 0] + noise
+        )
 
 
 @each_method
 def test_a_random_model_draws_anew_at_each_step_and_the_same_again(method, sets):
     """Adam's first step is of one size whatever the draw: a second one tells draws apart."""
     method = epochs(replace(method, **({"forget": 0.3} if method.needs_forget else {})), 2)
-    ends = [float(final(method, Shots(), jnp.float32(1), sets, key=jax.random.key(seed))) for seed in (0, 0, 1)]
+    ends = [
+        float(final(method, Shots(), jnp.float32(1), sets, key=jax.random.key(seed)))
+        for seed in (0, 0, 1)
+    ]
     assert ends[0] == ends[1] != ends[2] and np.isfinite(ends).all()
 
 

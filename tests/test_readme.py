@@ -30,7 +30,7 @@ short = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")
 run_unlearn_mnist.QUICK = replace(
     quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4", depth=1,
     evaluated_hidden="4",
-    map_weights=(0.0, 0.5), optimization_level=0, workers=1, out=Path("mine"), mlp=replace(quick.mlp, **short),
+    weight_map=replace(quick.weight_map, weights=(0.0, 0.5)), optimization_level=0, workers=1, out=Path("mine"), mlp=replace(quick.mlp, **short),
     qnn=replace(quick.qnn, **short),
 )
 """
@@ -50,11 +50,17 @@ def run_example(word, folder, *, before="", after="", **flags):
     """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study."""
     (block,) = [block for block in BLOCKS if word in block]
     arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
-    study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN) if flags else ""
+    study = (
+        re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN)
+        if flags
+        else ""
+    )
     (folder / "example.py").write_text("\n".join((TINY, before, block, study, after)))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
     command = [sys.executable, "example.py"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done
 
@@ -67,13 +73,22 @@ def results_of(folder, study):
 @pytest.mark.long
 def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_figures(tmp_path):
     """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
-    assert 'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
-    asked = {"stages": ("unlearning", "weight_map"), "models": ("mlp",), "methods": ("cf", "undecided")}
+    assert (
+        'stages=("unlearning", "weight_map"), models=("mlp",), methods=("cf", "undecided")' in RUN
+    )
+    asked = {
+        "stages": ("unlearning", "weight_map"),
+        "models": ("mlp",),
+        "methods": ("cf", "undecided"),
+    }
     done = run_example("class Undecided", tmp_path, **asked)
     curves, cells = (results_of(tmp_path, study) for study in ("unlearning", "weight_map"))
     assert set(curves.unlearner.values) == {"cf", "undecided"} and curves.accuracy.notnull().any()
     own = cells.sel(unlearner="undecided")
-    assert (own.first_name, own.second_name) == ("forget", "target") and own.accuracy.notnull().all()
+    assert (own.first_name, own.second_name) == (
+        "forget",
+        "target",
+    ) and own.accuracy.notnull().all()
     assert own.accuracy.sizes["first"] == own.accuracy.sizes["second"] == 2
     assert (own.first_default, own.second_default) == (0.5, 0.5) and own.title == "Undecided"
     assert "undecided" in done.stdout
@@ -90,7 +105,10 @@ def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_pa
     own = results_of(tmp_path, "evaluation").sel(measure="worst")
     assert own.measure_title == "worst sample" and "verdict" in done.stdout
     assert (
-        own[["value", "value_low", "value_high", "floor", "unit", "excess"]].notnull().to_array().all()
+        own[["value", "value_low", "value_high", "floor", "unit", "excess"]]
+        .notnull()
+        .to_array()
+        .all()
         and (own.value > 0).all()
     )
     (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
@@ -104,7 +122,13 @@ def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
 QUICK = run_unlearn_mnist.QUICK
 run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(30, 64, 0.5)))
 """
-    run_example("class Probabilities", tmp_path, before=longer, stages=("noise_sweep",), models=("probabilities",))
+    run_example(
+        "class Probabilities",
+        tmp_path,
+        before=longer,
+        stages=("noise_sweep",),
+        models=("probabilities",),
+    )
     sweep = results_of(tmp_path, "noise_sweep")
     assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
     assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
@@ -112,16 +136,30 @@ run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(3
 
 @pytest.mark.long
 def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
-    run_example("def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",))
+    run_example(
+        "def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",)
+    )
     curves = results_of(tmp_path, "unlearning")
-    assert "QNN[ladder]" in curves.model.values and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
+    assert (
+        "QNN[ladder]" in curves.model.values
+        and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
+    )
 
 
 @pytest.mark.long
 def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
-    asked = {"stages": ("noise_sweep", "unlearning"), "poisons": ("labels", "brightest"), "alphas": (0, 30)}
+    asked = {
+        "stages": ("noise_sweep", "unlearning"),
+        "poisons": ("labels", "brightest"),
+        "alphas": (0, 30),
+    }
     run_example(
-        "def poison_brightest", tmp_path, **asked, models=("mlp",), methods=("cf",), unlearn_others=("brightest=20",)
+        "def poison_brightest",
+        tmp_path,
+        **asked,
+        models=("mlp",),
+        methods=("cf",),
+        unlearn_others=("brightest=20",),
     )
     sweep, curves = (results_of(tmp_path, study) for study in ("noise_sweep", "unlearning"))
     assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
@@ -135,9 +173,21 @@ def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
     load = "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', classes=('0', '1'))"
     asked = {"stages": ("noise_sweep",), "models": ("mlp",), "alphas": (0, 30)}
     run_example("poison_mask=mask", tmp_path, before=HERE + load.format("mine.npz"), **asked)
-    assert float(results_of(tmp_path, "noise_sweep").accuracy.sel(alpha_percent=0, split="validation").mean()) > 0.8
+    assert (
+        float(
+            results_of(tmp_path, "noise_sweep")
+            .accuracy.sel(alpha_percent=0, split="validation")
+            .mean()
+        )
+        > 0.8
+    )
     shutil.rmtree(tmp_path / "mine")
-    asked = {"stages": ("unlearning",), "models": ("mlp",), "methods": ("cf",), "poisons": ("given",)}
+    asked = {
+        "stages": ("unlearning",),
+        "models": ("mlp",),
+        "methods": ("cf",),
+        "poisons": ("given",),
+    }
     run_example("poison_mask=mask", tmp_path, before=HERE + load.format("marked.npz"), **asked)
     curves = results_of(tmp_path, "unlearning")
     marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
@@ -147,10 +197,17 @@ def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
 @pytest.mark.long
 def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
     run_example("def load_cancer", tmp_path)
-    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "jobs"] == ["cancer"]
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "jobs"] == [
+        "cancer"
+    ]
     sweep = results_of(tmp_path, "noise_sweep")
-    assert sweep.alpha_percent.values.tolist() == [0, 30] and set(sweep.family.values) == {"MLP", "QNN"}
-    assert float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
+    assert sweep.alpha_percent.values.tolist() == [0, 30] and set(sweep.family.values) == {
+        "MLP",
+        "QNN",
+    }
+    assert (
+        float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
+    )
 
 
 @pytest.mark.long
@@ -176,10 +233,16 @@ assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     for script in ("study.py", "example.py"):
-        done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
-        (path,) = tmp_path.glob("mine/mnist/*/unlearning.nc")  # a folder with the tiny study's flags in its name
-        (tmp_path / "example.py").write_text(block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after)
+        (path,) = tmp_path.glob(
+            "mine/mnist/*/unlearning.nc"
+        )  # a folder with the tiny study's flags in its name
+        (tmp_path / "example.py").write_text(
+            block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after
+        )
     assert done.stdout.split()[0] == "500" and (tmp_path / "curves.csv").stat().st_size > 500
 
 
@@ -204,7 +267,9 @@ def test_links_lead_to_a_heading():
         for target in re.findall(r"\]\(((?:\w+\.md)?(?:#[\w-]+)?)\)", text):
             page, _, anchor = target.partition("#")
             headings = re.findall(r"^#+ (.+)$", PAGES[page or name], re.MULTILINE)
-            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            anchors = {
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }
             assert not anchor or anchor in anchors, (name, target)
 
 
@@ -215,7 +280,9 @@ INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 def numbers(words):
     """Their sizes, and the halves of their last digits: signs are words in a sentence (ahead, behind)."""
     plain = [word.replace("−", "-") for word in words]
-    return [abs(float(word)) for word in plain], [0.51 * 10.0 ** -len(word.split(".")[1]) for word in plain]
+    return [abs(float(word)) for word in plain], [
+        0.51 * 10.0 ** -len(word.split(".")[1]) for word in plain
+    ]
 
 
 MADE = re.compile(r"^<!-- [\w-]+ -->\n\n((?:\|.*\n)+)", re.MULTILINE)

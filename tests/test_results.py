@@ -71,13 +71,17 @@ def table(row, arrays):
 
 def row(job, runs=None, *, study="sweep", words=None, **place):
     place = {"model": job.model.label, "alpha_percent": job.alpha} | place
-    return Row(study, job, place, table, runs or job.runs, words or {"family": ("model", job.model.family)})
+    return Row(
+        study, job, place, table, runs or job.runs, words or {"family": ("model", job.model.family)}
+    )
 
 
 def computed(each, value=None, seconds=60.0):
     """A row with its job's arrays, run r of which gives its value + r / 100, and its record."""
     value = each.job.alpha / 100 if value is None else value
-    record = jobs.record(each.job, seconds) | {"finished": f"2026-01-01T00:{each.job.alpha:02}:00+00:00"}
+    record = jobs.record(each.job, seconds) | {
+        "finished": f"2026-01-01T00:{each.job.alpha:02}:00+00:00"
+    }
     return each, {"accuracy": value + np.array(each.job.runs) / 100}, record
 
 
@@ -117,15 +121,31 @@ def test_rows_stand_at_their_place_with_their_words_and_their_jobs_are_listed(pa
     opened(path).add([computed(each, seconds=1.5) for each in rows], CONFIG)
     found = storage.read_dataset(path)
     assert found.accuracy.dims == ("model", "alpha_percent", "run")
-    assert found.alpha_percent.values.tolist() == [0, 30] and found.run.values.tolist() == [0, 1, 2, 3, 4]
-    assert dict(zip(found.model.values, found.family.values, strict=True)) == {"MLP[4]": "MLP", "QNN[depth=2]": "QNN"}
-    np.testing.assert_allclose(found.accuracy.sel(model="QNN[depth=2]", alpha_percent=30), 0.3 + np.arange(5) / 100)
+    assert found.alpha_percent.values.tolist() == [0, 30] and found.run.values.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert dict(zip(found.model.values, found.family.values, strict=True)) == {
+        "MLP[4]": "MLP",
+        "QNN[depth=2]": "QNN",
+    }
+    np.testing.assert_allclose(
+        found.accuracy.sel(model="QNN[depth=2]", alpha_percent=30), 0.3 + np.arange(5) / 100
+    )
     listing = opened(path).listing()
     assert listed(path) == jobs_of(*rows)
-    assert all(is_listed(each, listing) for each in rows) and not is_listed(row(toy(alpha=60)), listing)
+    assert all(is_listed(each, listing) for each in rows) and not is_listed(
+        row(toy(alpha=60)), listing
+    )
     assert found.attrs["study"] == "sweep" and found.attrs["seconds"] == 6.0
     assert json.loads(found.attrs["config"]) == CONFIG and json.loads(found.attrs["data"]) == DATA
-    assert found.attrs["finished"] == "2026-01-01T00:30:00+00:00" and found.attrs["machine"] == storage.machine()
+    assert (
+        found.attrs["finished"] == "2026-01-01T00:30:00+00:00"
+        and found.attrs["machine"] == storage.machine()
+    )
     assert list(path.parent.glob("*.nc")) == [path]
 
 
@@ -134,7 +154,10 @@ def test_an_entry_of_the_listing_is_its_jobs_record_and_the_rows_runs(path):
     each, arrays, record = computed(row(toy(alpha=30), range(3)))
     opened(path).add([(each, arrays, record)], CONFIG)
     assert opened(path).listing() == {each.address: {"runs": [0, 1, 2], **record}}
-    assert record["fields"] == job_fields(each.job) | {"numerics": keys.NUMERICS, "settings": keys.settings()}
+    assert record["fields"] == job_fields(each.job) | {
+        "numerics": keys.NUMERICS,
+        "settings": keys.settings(),
+    }
 
 
 def test_a_job_under_other_settings_is_not_listed(path, monkeypatch):
@@ -146,7 +169,9 @@ def test_a_job_under_other_settings_is_not_listed(path, monkeypatch):
 def test_what_a_command_did_not_ask_for_stays(path):
     opened(path).add([computed(row(toy(alpha=0)))], CONFIG)
     opened(path).add([computed(row(toy(alpha=30)))], CONFIG | {"seed": 1})
-    assert cell(path, alpha=0, run=2) == pytest.approx(0.02) and cell(path, alpha=30) == pytest.approx(0.3)
+    assert cell(path, alpha=0, run=2) == pytest.approx(0.02) and cell(
+        path, alpha=30
+    ) == pytest.approx(0.3)
     assert len(opened(path).listing()) == 2
     attributes = storage.read_dataset(path).attrs
     assert json.loads(attributes["config"]) == {"seed": 1} and attributes["seconds"] == 120
@@ -165,7 +190,11 @@ def test_results_of_several_machines_in_one_file_are_pointed_out(path, capsys):
         each, arrays, record = computed(row(toy(alpha=alpha)))
         opened(path).add([(each, arrays, record | {"machine": machine})], CONFIG)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"{path} holds results of several" in said and "EPYC; Xeon" in said
+    assert (
+        said.count("\n") == 1
+        and f"{path} holds results of several" in said
+        and "EPYC; Xeon" in said
+    )
 
 
 def test_a_row_of_the_same_address_takes_the_old_ones_place(path):
@@ -177,7 +206,9 @@ def test_a_row_of_the_same_address_takes_the_old_ones_place(path):
     assert listed(path) == jobs_of(new, neighbour)
 
 
-@pytest.mark.parametrize(("stop", "block_size"), [(2, 5), (2, 2)], ids=["fewer runs shown", "smaller blocks"])
+@pytest.mark.parametrize(
+    ("stop", "block_size"), [(2, 5), (2, 2)], ids=["fewer runs shown", "smaller blocks"]
+)
 def test_nothing_of_a_replaced_row_stays(path, stop, block_size):
     """Else runs of an edited method and of the one before would be averaged."""
     other = row(toy(alpha=30))
@@ -196,21 +227,31 @@ def curves(row, arrays):
     dims = [*coords, "run", "epoch"]
     table = xr.Dataset({"accuracy": (dims, values)}, coords | {"run": list(row.job.runs)} | epochs)
     slices = {} if row.job.block else {"slice": ([*coords, "epoch"], values[:, :, 0])}
-    return table.assign({name: xr.DataArray(array, dims=dims) for name, (dims, array) in slices.items()})
+    return table.assign(
+        {name: xr.DataArray(array, dims=dims) for name, (dims, array) in slices.items()}
+    )
 
 
 def traced(job, value, epochs):
     """A row with curves of one value."""
-    return replace(row(job), table=curves), {"accuracy": np.full((5, epochs), value)}, jobs.record(job, 1.0)
+    return (
+        replace(row(job), table=curves),
+        {"accuracy": np.full((5, epochs), value)},
+        jobs.record(job, 1.0),
+    )
 
 
 def test_nothing_of_a_longer_training_stays(path):
     """Fewer epochs: what the old curves had behind their end is empty, and so with what has no runs."""
-    opened(path).add([traced(toy(), 0.5, 4), traced(toy(alpha=30), 0.6, 4), traced(toy(block=1), 0.8, 4)], CONFIG)
+    opened(path).add(
+        [traced(toy(), 0.5, 4), traced(toy(alpha=30), 0.6, 4), traced(toy(block=1), 0.8, 4)], CONFIG
+    )
     opened(path).add([traced(toy(rate=0.2), 0.7, 2)], CONFIG)
     found = storage.read_dataset(path).sel(model="MLP[4]")
     end = [0.7, 0.7, np.nan, np.nan]
-    new, neighbour = (found.accuracy.sel(alpha_percent=0, run=list(runs)) for runs in (range(5), range(5, 10)))
+    new, neighbour = (
+        found.accuracy.sel(alpha_percent=0, run=list(runs)) for runs in (range(5), range(5, 10))
+    )
     np.testing.assert_allclose(new, [end] * 5)
     np.testing.assert_allclose(neighbour, 0.8)
     np.testing.assert_allclose(found.slice.sel(alpha_percent=0), end)
@@ -229,7 +270,9 @@ def test_what_one_block_alone_gives_stays_when_another_is_added(path):
 
 def test_a_row_without_a_place_is_replaced_whole(path):
     def spectrum(row, arrays):
-        return xr.Dataset({"gap": ("delta", arrays["gap"])}, {"delta": np.arange(len(arrays["gap"]))})
+        return xr.Dataset(
+            {"gap": ("delta", arrays["gap"])}, {"delta": np.arange(len(arrays["gap"]))}
+        )
 
     each = Row("data", Other(data=DATA["sha256"]), {}, spectrum)
     for gap in ([1.0, 2.0, 3.0], [4.0, 5.0]):
@@ -264,7 +307,9 @@ def test_only_the_runs_that_are_shown_are_in_the_file(path):
     opened(path).add([computed(more, 0.5)], CONFIG)
     assert storage.read_dataset(path).run.values.tolist() == [5, 6, 7]
     listing = opened(path).listing()
-    assert is_listed(few, listing) and is_listed(more, listing) and not is_listed(all_of_it, listing)
+    assert (
+        is_listed(few, listing) and is_listed(more, listing) and not is_listed(all_of_it, listing)
+    )
     opened(path).add([computed(all_of_it, 0.5)], CONFIG)
     assert storage.read_dataset(path).run.values.tolist() == [5, 6, 7, 8, 9]
     assert is_listed(all_of_it, opened(path).listing()) and len(opened(path).listing()) == 1
@@ -296,8 +341,12 @@ def test_a_file_is_the_same_in_whatever_order_its_rows_came(tmp_path_factory, or
     folder, bounds = tmp_path_factory.mktemp("order"), [0, *sorted(cuts), len(ROWS)]
     opened(folder / "sweep.nc").add([computed(each) for each in ROWS], CONFIG)
     for start, stop in pairwise(bounds):
-        opened(folder / "other" / "sweep.nc").add([computed(each) for each in order[start:stop]], CONFIG)
-    xr.testing.assert_identical(*(storage.read_dataset(folder / name) for name in ("sweep.nc", "other/sweep.nc")))
+        opened(folder / "other" / "sweep.nc").add(
+            [computed(each) for each in order[start:stop]], CONFIG
+        )
+    xr.testing.assert_identical(
+        *(storage.read_dataset(folder / name) for name in ("sweep.nc", "other/sweep.nc"))
+    )
 
 
 def test_addresses_tell_places_blocks_and_kinds_of_job_apart():
@@ -316,13 +365,22 @@ def test_results_of_other_data_are_refused_in_one_line_and_stay(path):
     opened(path).add([computed(row(toy()))], CONFIG)
     before = path.read_bytes()
     other = opened(path, sha256="b" * 64, digits=[4, 9], encoding="amplitude")
-    for attempt in (other.read, other.listing, lambda: other.add([computed(row(toy(alpha=30)))], CONFIG)):
-        with refused(r"^--out: got .*sweep\.nc, allowed: a folder without results of other data \(", BadInput):
+    for attempt in (
+        other.read,
+        other.listing,
+        lambda: other.add([computed(row(toy(alpha=30)))], CONFIG),
+    ):
+        with refused(
+            r"^--out: got .*sweep\.nc, allowed: a folder without results of other data \(", BadInput
+        ):
             attempt()
     with pytest.raises(BadInput) as refusal:
         other.listing()
     said = str(refusal.value)
-    assert "digits [1, 9] there and [4, 9] here" in said and "encoding None there and amplitude here" in said
+    assert (
+        "digits [1, 9] there and [4, 9] here" in said
+        and "encoding None there and amplitude here" in said
+    )
     assert "source" not in said and "sha256" not in said and said.endswith("choose another --out")
     with refused(r"other data \(of the same name\); choose another --out$", BadInput):
         opened(path, sha256="b" * 64).listing()
@@ -331,7 +389,9 @@ def test_results_of_other_data_are_refused_in_one_line_and_stay(path):
 
 def test_the_source_of_other_data_is_said_and_no_checksums(path):
     opened(path).add([computed(row(toy()))], CONFIG)
-    with pytest.raises(BadInput, match=r"\(source keras there and embedded here\); choose another --out$"):
+    with pytest.raises(
+        BadInput, match=r"\(source keras there and embedded here\); choose another --out$"
+    ):
         opened(path, sha256="b" * 64, source="embedded").listing()
 
 
@@ -504,7 +564,9 @@ def test_where_nothing_is_there_no_time_is_known(store, path):
 
 
 def test_what_is_listed_or_stored_is_there_and_tells_how_long_the_others_take(store, path):
-    added, stored, *missing = (row(toy(alpha=alpha, block=block)) for alpha in (10, 20) for block in (0, 1))
+    added, stored, *missing = (
+        row(toy(alpha=alpha, block=block)) for alpha in (10, 20) for block in (0, 1)
+    )
     opened(path).add([computed(added, seconds=90)], CONFIG)
     _, arrays, record = computed(stored, seconds=90)
     store.save(stored.job, arrays, record)
@@ -526,7 +588,9 @@ def test_jobs_that_others_need_are_to_be_computed_too(store, path):
     _, arrays, record = computed(row(toy(rate=0.2)), seconds=60)
     store.save(toy(rate=0.2), arrays, record)
     lines = plan([row(toy(alpha=30, parts=(teacher,)))], store, path)
-    assert lines[0] == "sweep: 1 jobs, 0 there, 1 missing" and lines[-1].startswith("2 jobs to compute, about 2.0 core")
+    assert lines[0] == "sweep: 1 jobs, 0 there, 1 missing" and lines[-1].startswith(
+        "2 jobs to compute, about 2.0 core"
+    )
     assert "nearest: rate 0.2 there, 0.3 here" in lines[1]
 
 
@@ -544,20 +608,28 @@ def test_kinds_of_job_and_of_model_are_not_compared_with_each_other(store, path)
 def test_fields_at_their_default_are_called_so_and_many_are_counted(store, path):
     opened(path).add([computed(row(toy(alpha=10, rate=0.2)))], CONFIG)
     assert (
-        "nearest: alpha 10 there, default here; rate 0.2 there, 0.5 here" in plan([row(toy(rate=0.5))], store, path)[1]
+        "nearest: alpha 10 there, default here; rate 0.2 there, 0.5 here"
+        in plan([row(toy(rate=0.5))], store, path)[1]
     )
     many = replace(toy(alpha=40, rate=0.7, block=3, size=2, model=MLP(9, (5,))))
     line = plan([row(many)], store, path)[1]
-    assert line.endswith("model.n_features 8 there, 9 here and 2 more") and line.count(" there, ") == 4
+    assert (
+        line.endswith("model.n_features 8 there, 9 here and 2 more") and line.count(" there, ") == 4
+    )
 
 
 def test_the_nearest_job_is_the_one_with_the_fewest_differences(store):
     """Fields at their default are not in the record, so that many differences may hide behind equal overlap."""
-    records = [jobs.record(job, seconds) for job, seconds in ((toy(alpha=10, rate=0.2, block=4), 600.0), (toy(), 60.0))]
+    records = [
+        jobs.record(job, seconds)
+        for job, seconds in ((toy(alpha=10, rate=0.2, block=4), 600.0), (toy(), 60.0))
+    ]
     listings = [{str(place): record for place, record in enumerate(records)}]
     wanted = row(toy(block=1))
     lines = describe_plan([wanted], [wanted.job], store, listings)
-    assert lines[1] == "  1 x toy MLP[4]: about 1.0 core-minutes; nearest: block default there, 1 here"
+    assert (
+        lines[1] == "  1 x toy MLP[4]: about 1.0 core-minutes; nearest: block default there, 1 here"
+    )
 
 
 def test_jobs_of_code_without_a_source_have_no_known_time(store, path):

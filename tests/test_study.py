@@ -12,7 +12,7 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import require
-from foundation.engine.runner import Settings, config_class, folder_name, quick_values
+from foundation.engine.runner import Settings, config_class, folder_name, preset_values
 from foundation.engine.study import Flags, Study, StudyTable, by_name
 from foundation.report.frames import ResultFiles, accuracies, difference, over_runs
 from foundation.report.layout import laid_out_table
@@ -30,7 +30,12 @@ class ToyFlags(Flags):
     AXES = ("deep_runs",)
 
     def check(self, config):
-        require(self.deep_runs <= config.runs, "deep_runs", self.deep_runs, f"at most --runs, {config.runs}")
+        require(
+            self.deep_runs <= config.runs,
+            "deep_runs",
+            self.deep_runs,
+            f"at most --runs, {config.runs}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +47,16 @@ class Base(Settings):
     alphas: tuple[int, ...] = (0,)
 
 
-TOY = Study(name="toy", question="what is a toy", plan=lambda *_: [], flags=ToyFlags(), quick={"deep_runs": 2})
-OTHER = Study(name="other", question="what else", plan=lambda *_: [], flags=ToyFlags(rate=0.1), group="others")
+TOY = Study(
+    name="toy",
+    question="what is a toy",
+    plan=lambda *_: [],
+    flags=ToyFlags(),
+    quick={"deep_runs": 2},
+)
+OTHER = Study(
+    name="other", question="what else", plan=lambda *_: [], flags=ToyFlags(rate=0.1), group="others"
+)
 Made = config_class("Made", Base, [TOY, OTHER], module=__name__)
 Made.presets = {"paper": Made(preset="paper")}
 
@@ -52,7 +65,7 @@ def test_a_configuration_has_the_flags_of_its_studies():
     config = Made()
     assert (config.toy.rate, config.others.rate) == (0.5, 0.1) and Made.__module__ == __name__
     assert pickle.loads(pickle.dumps(config)) == config
-    assert quick_values(config, [TOY, OTHER]) == {"toy": ToyFlags(deep_runs=2)}
+    assert preset_values(config, [TOY, OTHER], "quick") == {"toy": ToyFlags(deep_runs=2)}
     assert list(by_name([TOY, OTHER])) == ["toy", "other"]
 
 
@@ -84,7 +97,9 @@ def test_names_that_are_there_already_are_refused(studies, said):
 
 @pytest.mark.parametrize("script", [run_unlearn_mnist, run_unlearn_xxz])
 def test_every_stage_of_a_script_has_a_question(script):
-    assert all(study.question and not study.question.endswith((".", "?")) for study in script.STUDIES)
+    assert all(
+        study.question and not study.question.endswith((".", "?")) for study in script.STUDIES
+    )
     assert set(script.QUICK.stages) <= {study.name for study in script.STUDIES}
 
 
@@ -99,7 +114,8 @@ def with_an_axis(tmp_path):
     accuracy = xr.DataArray(values, axes).expand_dims(split=["validation"])
     words = {"family": ("model", ["MLP", "QNN"]), "size": ("model", [1.0, 2.0])}
     storage.write_dataset(
-        tmp_path / "toys" / "mine" / "toy.nc", accuracy.to_dataset(name="accuracy").assign_coords(words)
+        tmp_path / "toys" / "mine" / "toy.nc",
+        accuracy.to_dataset(name="accuracy").assign_coords(words),
     )
     return tmp_path, values
 
@@ -110,7 +126,9 @@ def frame(read, data, preset):
 
 def test_what_stands_at_different_places_is_not_pooled(with_an_axis):
     folder, values = with_an_axis
-    table = StudyTable(frame=frame, rows=("model",), columns=("ring_size",), head="{ring_size} sites", spread=())
+    table = StudyTable(
+        frame=frame, rows=("model",), columns=("ring_size",), head="{ring_size} sites", spread=()
+    )
     laid_out = laid_out_table(table, ResultFiles(folder), ["toys"], ["mine"])
     assert list(laid_out.tidy.columns[:4]) == ["family", "size", "model", "ring_size"]
     np.testing.assert_allclose(laid_out.tidy.value, values.mean(axis=2).ravel())

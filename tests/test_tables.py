@@ -18,7 +18,8 @@ from foundation.base import storage
 from foundation.base.checks import any_terminal
 from foundation.measures import metrics
 from foundation.report import frames, layout
-from studies import tables
+from studies import gauge as gauge_study
+from studies import hessian, noise_sweep, unlearning
 
 SIZES = {"MLP[4]": 10, "MLP[8,2]": 20, "MLP[16,4]": 70, "MLP[64,16]": 500, "QNN[depth=4]": 16, "QNN[depth=6]": 24,
          "QNN[depth=5,xy,cnot]": 20, "Logistic": 5, "Quadratic[rank=16]": 64, "Mine": 7, "Mine[large]": 70}  # fmt: skip
@@ -46,7 +47,9 @@ def study(axes, *names, without=(), data=None, **config):
     arrays = {name: (list(axes), generator.uniform(0.1, 0.9, shape)) for name in names}
     attributes = {"config": json.dumps(CONFIG | config), "data": json.dumps(data or {})}
     results = xr.Dataset(arrays, axes | words, attributes)
-    return results.assign(diverged=xr.zeros_like(results[names[0]].isel(dict.fromkeys(without, 0), drop=True)))
+    return results.assign(
+        diverged=xr.zeros_like(results[names[0]].isel(dict.fromkeys(without, 0), drop=True))
+    )
 
 
 def sweep(models, poisons=("labels",), *, alphas=ALPHAS, runs=3, gauge="fixed"):
@@ -62,12 +65,28 @@ def curves(methods=tuple(TITLES), models=("MLP[4]",), poisons=("labels",), *, ru
     return results.assign_coords(alpha_percent=("poison", [30.0] * len(poisons)))
 
 
-def weight_map(methods=("ga", "scrub"), models=("MLP[4]",), poisons=("labels",), *, grid=(0.0, 0.2, 0.4), names=None):
+def weight_map(
+    methods=("ga", "scrub"),
+    models=("MLP[4]",),
+    poisons=("labels",),
+    *,
+    grid=(0.0, 0.2, 0.4),
+    names=None,
+):
     """names: of each method's two weights; the second is "" where it has one, and the map one row."""
     names = {"ga": ("forget", ""), "scrub": ("forget", "kl")} | (names or {})
-    axes = {"model": models, "poison": poisons, "unlearner": methods, "first": grid, "second": grid, "run": range(3)}
+    axes = {
+        "model": models,
+        "poison": poisons,
+        "unlearner": methods,
+        "first": grid,
+        "second": grid,
+        "run": range(3),
+    }
     results = study(axes, "accuracy")
-    second = xr.DataArray([names[str(name)][1] for name in results.unlearner.values], dims="unlearner")
+    second = xr.DataArray(
+        [names[str(name)][1] for name in results.unlearner.values], dims="unlearner"
+    )
     results["accuracy"] = results.accuracy.where((results.second == 0) | (second != ""))
     words = {f"{place}_name": [names[str(name)][at] for name in results.unlearner.values]
              for at, place in enumerate(("first", "second"))}  # fmt: skip
@@ -106,11 +125,25 @@ def results(tmp_path_factory):
         for data in ("mnist", "xxz"):
             models = [model for model in ALL if model != {"mnist": "QNN[depth=4]"}.get(data)]
             write(folder, data, preset, "noise_sweep", sweep(models, ("labels", "features")))
-            write(folder, data, preset, "unlearning", curves(models=models[1:3], poisons=("labels", "features")))
-            write(folder, data, preset, "weight_map", weight_map(models=models[1:3], poisons=("labels", "features")))
+            write(
+                folder,
+                data,
+                preset,
+                "unlearning",
+                curves(models=models[1:3], poisons=("labels", "features")),
+            )
+            write(
+                folder,
+                data,
+                preset,
+                "weight_map",
+                weight_map(models=models[1:3], poisons=("labels", "features")),
+            )
         write(folder, "hessian", preset, "landscape", landscape())
     write(folder, "xxz", "paper", "gauge", gauge())
-    for path in ROOT.glob("results/*/corrected/*.nc"):  # of the stages that are too much to be made up
+    for path in ROOT.glob(
+        "results/*/corrected/*.nc"
+    ):  # of the stages that are too much to be made up
         if path.stem in REAL:
             shutil.copy(path, folder / path.relative_to(ROOT / "results"))
     return folder
@@ -159,12 +192,18 @@ def write(folder, data, preset, name, results):
 
 def rows_of(markdown):
     """The rows of a table in Markdown: {first columns, as many as have words: the other cells} by head."""
-    heads, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+    heads, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()
+    ]
     return [dict(zip(heads, line, strict=True)) for line in lines]
 
 
 def row(markdown, **labels):
-    (found,) = [row for row in rows_of(markdown) if all(row[name] == label for name, label in labels.items())]
+    (found,) = [
+        row
+        for row in rows_of(markdown)
+        if all(row[name] == label for name, label in labels.items())
+    ]
     return found
 
 
@@ -175,12 +214,16 @@ def test_the_mean_over_runs_is_that_of_the_array(tmp_path):
     results = sweep(["MLP[4]", "MLP[64,16]"], runs=5)
     results["accuracy"][0, 0, 1, 3] = np.nan
     write(tmp_path, "mnist", "mine", "noise_sweep", results)
-    tidy = tables.sweep(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["model", "alpha_percent"])
+    tidy = noise_sweep.sweep(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(
+        ["model", "alpha_percent"]
+    )
     values = results.accuracy.sel(split="validation", poison="labels")
     for (model, alpha), number in tidy.iterrows():
         runs = values.sel(model=model, alpha_percent=alpha).dropna("run").values
         assert number.n == len(runs) == 5 - ((model, alpha) == ("MLP[4]", 30))
-        assert number.value == pytest.approx(runs.mean()) and number.sd == pytest.approx(runs.std(ddof=1))
+        assert number.value == pytest.approx(runs.mean()) and number.sd == pytest.approx(
+            runs.std(ddof=1)
+        )
         assert (number.low, number.high) == metrics.bootstrap_interval(runs)
 
 
@@ -189,10 +232,21 @@ def test_every_run_has_a_row_with_all_that_the_file_says_of_it():
     results["accuracy"][:, :, 0, 1] = np.nan
     runs = frames.every_run(results)
     assert len(runs) == int(results.accuracy.notnull().sum())
-    one = runs[(runs.unlearner == "retrain") & (runs.run == 2) & (runs.epoch == 3) & (runs.split == "retain")].iloc[0]
+    one = runs[
+        (runs.unlearner == "retrain")
+        & (runs.run == 2)
+        & (runs.epoch == 3)
+        & (runs.split == "retain")
+    ].iloc[0]
     chosen = results.sel({"unlearner": "retrain", "run": 2, "epoch": 3, "split": "retain"})
     assert one.accuracy == chosen.accuracy and one.loss == chosen.loss
-    assert (one.title, one.fresh, one.family, one["size"], one.alpha_percent) == ("Retrain", 1, "MLP", 10, 30)
+    assert (one.title, one.fresh, one.family, one["size"], one.alpha_percent) == (
+        "Retrain",
+        1,
+        "MLP",
+        10,
+        30,
+    )
 
 
 def test_a_difference_is_taken_run_by_run():
@@ -200,9 +254,16 @@ def test_a_difference_is_taken_run_by_run():
     draws = np.random.default_rng(0).uniform(0.3, 0.6, 20)
     left = pd.DataFrame({"model": "a", "measure": "validation", "alpha_percent": 30, "run": range(20),
                          "accuracy": draws + 0.1})  # fmt: skip
-    right = left.drop(columns="model").assign(minus="b", accuracy=draws).sample(frac=1, random_state=0)
+    right = (
+        left.drop(columns="model").assign(minus="b", accuracy=draws).sample(frac=1, random_state=0)
+    )
     (number,) = frames.difference(left, right).itertuples()
-    assert (number.model, number.minus, number.measure, number.n) == ("a", "b", "difference in validation", 20)
+    assert (number.model, number.minus, number.measure, number.n) == (
+        "a",
+        "b",
+        "difference in validation",
+        20,
+    )
     assert number.value == pytest.approx(0.1) and number.high - number.low < 1e-12
     noisy = right.assign(accuracy=right.accuracy + np.random.default_rng(1).normal(0, 0.01, 20))
     (number,) = frames.difference(left, noisy).itertuples()
@@ -216,12 +277,22 @@ def test_a_difference_is_taken_run_by_run():
 def test_teachers_are_the_start_of_a_method_that_begins_there(tmp_path):
     results = curves()
     write(tmp_path, "mnist", "mine", "unlearning", results)
-    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
+    tidy = (
+        unlearning.ends_and_stability(frames.ResultFiles(tmp_path), "mnist", "mine")
+        .set_index(["unlearner", "measure"])
+        .value
+    )
     first, last = (results.accuracy.isel(epoch=place).mean("run").squeeze() for place in (0, -1))
-    assert tidy["start", "validation"] == pytest.approx(first.sel(unlearner="cf", split="validation"))
+    assert tidy["start", "validation"] == pytest.approx(
+        first.sel(unlearner="cf", split="validation")
+    )
     for name in TITLES:
         assert tidy[name, "retain"] == pytest.approx(last.sel(unlearner=name, split="retain"))
-        own = results.accuracy.sel({"unlearner": name, "split": "validation"}).squeeze().transpose("run", "epoch")
+        own = (
+            results.accuracy.sel({"unlearner": name, "split": "validation"})
+            .squeeze()
+            .transpose("run", "epoch")
+        )
         assert tidy[name, "drop"] == pytest.approx(np.median(metrics.largest_drop(own.values)))
         assert tidy[name, "std"] == pytest.approx(own.isel(epoch=-1).std(ddof=1))
 
@@ -229,8 +300,18 @@ def test_teachers_are_the_start_of_a_method_that_begins_there(tmp_path):
 def test_a_method_ends_at_its_own_last_epoch(tmp_path):
     results = curves(["cf", "retrain"])
     shorter = (results.unlearner == "cf") & (results.epoch > 2)
-    write(tmp_path, "mnist", "mine", "unlearning", results.assign(accuracy=results.accuracy.where(~shorter)))
-    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(["unlearner", "measure"]).value
+    write(
+        tmp_path,
+        "mnist",
+        "mine",
+        "unlearning",
+        results.assign(accuracy=results.accuracy.where(~shorter)),
+    )
+    tidy = (
+        unlearning.ends_and_stability(frames.ResultFiles(tmp_path), "mnist", "mine")
+        .set_index(["unlearner", "measure"])
+        .value
+    )
     ends = results.accuracy.sel(split="retain").mean("run").squeeze()
     assert tidy["cf", "retain"] == pytest.approx(ends.sel(unlearner="cf", epoch=2))
     assert tidy["retrain", "retain"] == pytest.approx(ends.sel(unlearner="retrain", epoch=3))
@@ -244,32 +325,46 @@ def test_cells_near_retraining_are_counted_in_the_runs_of_the_map(tmp_path):
     ends.accuracy.loc[retrain] = np.array([0.88, 0.9, 0.92, 0.1, 0.1])
     write(tmp_path, "mnist", "mine", "weight_map", results)
     write(tmp_path, "mnist", "mine", "unlearning", ends)
-    tidy = tables.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index("measure")
-    assert tidy.value.to_dict() == pytest.approx({"lowest": 0.5, "highest": 0.9, "near Retrain": 1 / 9})
+    tidy = unlearning.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(
+        "measure"
+    )
+    assert tidy.value.to_dict() == pytest.approx(
+        {"lowest": 0.5, "highest": 0.9, "near Retrain": 1 / 9}
+    )
     assert set(tidy.n) == {3}
     (tmp_path / "mnist" / "mine" / "unlearning.nc").unlink()
-    tidy = tables.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index("measure")
+    tidy = unlearning.weight_maps(frames.ResultFiles(tmp_path), "mnist", "mine").set_index(
+        "measure"
+    )
     assert np.isnan(tidy.value["near Retrain"])
 
 
 def test_a_model_of_one_gauge_only_is_under_any(tmp_path):
     write(tmp_path, "xxz", "mine", "gauge", gauge())
-    under = tables.gauges(frames.ResultFiles(tmp_path), "xxz", "mine").groupby("model").gauge.unique()
+    under = (
+        gauge_study.gauges(frames.ResultFiles(tmp_path), "xxz", "mine")
+        .groupby("model")
+        .gauge.unique()
+    )
     assert list(under["QNN[depth=4]"]) == ["any gauge"]
     assert set(under["MLP[64,16]"]) == {"fixed", "random phase", "random sign"}
     write(tmp_path, "xxz", "one", "gauge", gauge().sel(gauge=["fixed"]))
-    assert set(tables.gauges(frames.ResultFiles(tmp_path), "xxz", "one").gauge) == {"fixed"}
+    assert set(gauge_study.gauges(frames.ResultFiles(tmp_path), "xxz", "one").gauge) == {"fixed"}
 
 
 def test_ratios_of_traces_are_those_of_the_same_runs(tmp_path):
     results = landscape(runs=6)
     results["trace"].loc[{"model": "Logistic", "alpha_percent": 0}] = np.nan
     write(tmp_path, "hessian", "mine", "landscape", results)
-    tidy = tables.landscape(frames.ResultFiles(tmp_path), "hessian", "mine")
+    tidy = hessian.traces_and_ratios(frames.ResultFiles(tmp_path), "hessian", "mine")
     assert set(tidy.model) == {"MLP[8,2]", "QNN[depth=5,xy,cnot]"}  # no ratio without a clean trace
     number = tidy[(tidy.model == "MLP[8,2]") & (tidy.alpha_percent == 40)].set_index("measure")
-    noisy, clean = (results.trace.sel(model="MLP[8,2]", alpha_percent=alpha).values for alpha in (40, 0))
-    assert tuple(number.loc["ratio", ["value", "low", "high"]]) == metrics.ratio_interval(noisy, clean)
+    noisy, clean = (
+        results.trace.sel(model="MLP[8,2]", alpha_percent=alpha).values for alpha in (40, 0)
+    )
+    assert tuple(number.loc["ratio", ["value", "low", "high"]]) == metrics.ratio_interval(
+        noisy, clean
+    )
     assert number.value["trace"] == np.median(noisy) and number.value["held out"] == 0.75
     assert number.value["mean ratio"] == pytest.approx(noisy.mean() / clean.mean())
 
@@ -280,7 +375,12 @@ def test_models_and_methods_come_in_reading_order():
         "MLP[8,2]", "MLP[16,4]", "MLP[64,16]", "QNN[depth=6]", "Logistic", "Mine"
     ]  # fmt: skip
     assert frames.ordered(curves(["aa", "zz", *TITLES]), "unlearner") == [*TITLES, "aa", "zz"]
-    assert frames.one_of_each_family(sweep(names), names) == ["MLP[64,16]", "QNN[depth=6]", "Logistic", "Mine"]
+    assert frames.one_of_each_family(sweep(names), names) == [
+        "MLP[64,16]",
+        "QNN[depth=6]",
+        "Logistic",
+        "Mine",
+    ]
 
 
 def test_methods_of_one_title_are_told_apart():
@@ -293,7 +393,9 @@ def test_methods_of_one_title_are_told_apart():
 @pytest.mark.parametrize(("short", "said"), [(0, "5"), (1, "2 to 5")])
 def test_runs_are_counted_for_each_model(short, said):
     results = sweep(["MLP[4]", "MLP[64,16]"], runs=5)
-    results["accuracy"] = results.accuracy.where((results.model != "MLP[4]") | (results.run < 2) | (short == 0))
+    results["accuracy"] = results.accuracy.where(
+        (results.model != "MLP[4]") | (results.run < 2) | (short == 0)
+    )
     assert frames.count_of_runs(results) == said
 
 
@@ -321,7 +423,9 @@ NUMBER = {"model": "a", "alpha_percent": 0, "measure": "validation", "value": 0.
      ({"measure": "difference in validation", "low": -0.1}, "+.500 [-.100, +.600]")],
 )  # fmt: skip
 def test_a_cell_says_what_is_known_of_the_spread(changes, text):
-    table = layout.Table(pd.DataFrame([NUMBER | changes]), ("alpha_percent",), ("model",), "{model}")
+    table = layout.Table(
+        pd.DataFrame([NUMBER | changes]), ("alpha_percent",), ("model",), "{model}"
+    )
     assert table.cells().values.tolist() == [[text]]
 
 
@@ -329,10 +433,16 @@ def test_combinations_that_no_file_holds_are_dashes_and_all_come_in_order():
     tidy = pd.DataFrame([NUMBER | {"model": model, "alpha_percent": alpha, "preset": preset, "n": n}
                          for model, alpha, preset, n in [("b", 10, "corrected", 9), ("b", 10, "paper", 5),
                                                          ("a", 20, "paper", 4), ("b", 5, "paper", 6)]])  # fmt: skip
-    cells = layout.Table(tidy, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}").cells()
+    cells = layout.Table(
+        tidy, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}"
+    ).cells()
     assert list(cells) == ["b paper, n = 6", "b corrected, n = 9", "a paper, n = 4"]
     assert list(cells.index) == [5, 10, 20]
-    assert (cells.values == "–").tolist() == [[False, True, True], [False, False, True], [True, True, False]]
+    assert (cells.values == "–").tolist() == [
+        [False, True, True],
+        [False, False, True],
+        [True, True, False],
+    ]
 
 
 def test_a_number_that_stands_twice_is_refused():
@@ -350,7 +460,11 @@ def test_twenty_shares_stay_readable_in_a_log(tmp_path, capsys):
     of_model = [line for line in lines if line.startswith("MLP[64,16]")]
     assert len(of_model) == 2  # two parts, each with the names
     shown = re.findall(r"\.\d{3}", " ".join(of_model))
-    means = results.accuracy.sel(model="MLP[64,16]", split="validation", poison="labels").mean("run").values
+    means = (
+        results.accuracy.sel(model="MLP[64,16]", split="validation", poison="labels")
+        .mean("run")
+        .values
+    )
     assert shown == [layout.digits(mean) for mean in means]
     heads = [int(word) for line in lines[1:] for word in re.findall(r"(?<!\S)\d+(?!\S)", line)]
     assert heads == list(range(0, 100, 5))
@@ -360,7 +474,9 @@ def test_twenty_shares_stay_readable_in_a_log(tmp_path, capsys):
 
 
 def test_a_script_ends_with_the_tables_of_its_stages(results, capsys):
-    reports.print_summary(results / "xxz" / "paper", ("gauge", "noise_sweep", "depths", "unlearning", "data"))
+    reports.print_summary(
+        results / "xxz" / "paper", ("gauge", "noise_sweep", "depths", "unlearning", "data")
+    )
     said = capsys.readouterr().out
     titles = ["Gauge control", "Noise sweep", "Unlearning"]
     assert [said.count(title) for title in titles] == [1, 1, 1]  # depths join the noise sweep
@@ -374,15 +490,22 @@ def test_measures_stand_in_the_order_of_their_table(results, readme, capsys):
     heads = [line.split() for line in capsys.readouterr().out.splitlines() if "retain " in line]
     assert heads == [["valid", "f.pois", "f.clean", "retain", "std", "drop"]]
     (heads, *_) = readme["unlearning-mnist"].splitlines()
-    assert [word.strip().split(",")[0] for word in heads.split("|")[4:-1]] == ["validation", "forgetting"] * 2
-    of_model = [each["unlearner"] for each in rows_of(readme["paired-unlearning"]) if each["model"] == "MLP[64,16]"]
+    assert [word.strip().split(",")[0] for word in heads.split("|")[4:-1]] == [
+        "validation",
+        "forgetting",
+    ] * 2
+    of_model = [
+        each["unlearner"]
+        for each in rows_of(readme["paired-unlearning"])
+        if each["model"] == "MLP[64,16]"
+    ]
     assert of_model == [*TITLES.values()] * 4
 
 
 @pytest.mark.parametrize(("runs", "interval"), [(2, False), (3, True)])
 def test_a_spread_has_an_interval_from_three_runs_on(runs, interval, tmp_path):
     write(tmp_path, "mnist", "mine", "unlearning", curves(runs=runs))
-    tidy = tables.unlearning(frames.ResultFiles(tmp_path), "mnist", "mine")
+    tidy = unlearning.ends_and_stability(frames.ResultFiles(tmp_path), "mnist", "mine")
     assert (tidy[tidy.measure == "std"].low.notnull() == interval).all()
 
 
@@ -390,7 +513,9 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
     for count in (1, 3):
         results = sweep(["MLP[4]"], alphas=(0,))
         lost = results.run < count
-        results = results.assign(accuracy=results.accuracy.where(~lost), diverged=results.diverged.where(~lost, 1.0))
+        results = results.assign(
+            accuracy=results.accuracy.where(~lost), diverged=results.diverged.where(~lost, 1.0)
+        )
         write(tmp_path, "mnist", f"lost{count}", "noise_sweep", results)
         reports.print_summary(tmp_path / "mnist" / f"lost{count}", ("noise_sweep",))
         said = capsys.readouterr().out
@@ -438,7 +563,9 @@ NAMES = [
     "hardware", "hardware-unlearning", "encodings",
     "fidelities", "maps", "landscape",
 ]  # fmt: skip
-OF_RECORDS = {"capacity", "encodings"} - {study.name for study in findings.STUDIES}  # of studies that were taken out
+OF_RECORDS = {"capacity", "encodings"} - {
+    study.name for study in findings.STUDIES
+}  # of studies that were taken out
 NAMES = [name for name in NAMES if name not in OF_RECORDS]
 
 
@@ -454,21 +581,35 @@ def test_published_means_stand_beside_ours(results, readme):
     at = row(markdown, **{"α in percent": "60"})
     assert list(at) == ["α in percent", *(f"{model} {preset}, n = {n}" for model in ("MLP[64,16]", "QNN[depth=6]")
                         for preset, n in (("published", 5), ("paper", 3), ("corrected", 3)))]  # fmt: skip
-    assert at["QNN[depth=6] published, n = 5"] == ".198 ± .065" and at["MLP[64,16] published, n = 5"] == ".384"
+    assert (
+        at["QNN[depth=6] published, n = 5"] == ".198 ± .065"
+        and at["MLP[64,16] published, n = 5"] == ".384"
+    )
     assert row(markdown, **{"α in percent": "30"})["QNN[depth=6] published, n = 5"] == ".888 ± .037"
     read = storage.read_dataset(results / "mnist" / "corrected" / "noise_sweep.nc").accuracy
-    values = read.sel(model="QNN[depth=6]", poison="labels", alpha_percent=60, split="validation").values
+    values = read.sel(
+        model="QNN[depth=6]", poison="labels", alpha_percent=60, split="validation"
+    ).values
     ends = [layout.digits(end) for end in metrics.bootstrap_interval(values)]
-    assert at["QNN[depth=6] corrected, n = 3"] == f"{layout.digits(values.mean())} [{ends[0]}, {ends[1]}]"
+    assert (
+        at["QNN[depth=6] corrected, n = 3"]
+        == f"{layout.digits(values.mean())} [{ends[0]}, {ends[1]}]"
+    )
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
 def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamples):
     """From their files alone: an unknown family, an unknown method with two weights of its own."""
     for data in ("mnist", "xxz"):
-        write(folder, data, "corrected", "noise_sweep", sweep([*ALL, "Mine"], ("labels", "features")))
-        write(folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"]))
-        own = weight_map(["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")})
+        write(
+            folder, data, "corrected", "noise_sweep", sweep([*ALL, "Mine"], ("labels", "features"))
+        )
+        write(
+            folder, data, "corrected", "unlearning", curves([*TITLES, "newton"], ["MLP[4]", "Mine"])
+        )
+        own = weight_map(
+            ["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")}
+        )
         write(folder, data, "corrected", "weight_map", own)
     made = findings.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
@@ -477,11 +618,20 @@ def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamp
     for data in ("mnist", "xxz"):
         assert f"QNN[depth={4}] − Mine, n = 3" in made[f"paired-{data}"]
         added = row(made[f"unlearning-{data}"], model="Mine", unlearner="Newton")
-        assert added["validation, paper, n = 3"] == "–" and added["validation, corrected, n = 3"].startswith(".")
-        assert "–" not in row(made["paired-unlearning"], data=data, model="Mine", unlearner="Newton").values()
+        assert added["validation, paper, n = 3"] == "–" and added[
+            "validation, corrected, n = 3"
+        ].startswith(".")
+        assert (
+            "–"
+            not in row(
+                made["paired-unlearning"], data=data, model="Mine", unlearner="Newton"
+            ).values()
+        )
         added = row(made["maps"], data=data, model="Mine", unlearner="Newton")
         assert added["lowest, corrected"].startswith(".")
-    order = [each["unlearner"] for each in rows_of(made["unlearning-mnist"]) if each["model"] == "Mine"]
+    order = [
+        each["unlearner"] for each in rows_of(made["unlearning-mnist"]) if each["model"] == "Mine"
+    ]
     assert order == ["start", *TITLES.values(), "Newton"]
 
 
@@ -489,17 +639,26 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
     read = storage.read_dataset(results / "xxz" / "corrected" / "noise_sweep.nc").accuracy
     at = {"poison": "labels", "alpha_percent": 30, "split": "validation"}
     left, right = (read.sel(at | {"model": model}).values for model in ("QNN[depth=4]", "Logistic"))
-    expected = "{} [{}, {}]".format(*(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
+    expected = "{} [{}, {}]".format(
+        *(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right))
+    )
     cells = row(readme["paired-xxz"], **{"α in percent": "30"})
     assert cells["QNN[depth=4] − Logistic, n = 3"] == expected
     assert len(cells) == 1 + len(ALL) - 1
 
     read = storage.read_dataset(results / "mnist" / "corrected" / "unlearning.nc").accuracy
-    end = read.sel({"poison": "features", "model": "MLP[64,16]", "split": "forget_poisoned", "epoch": 3})
+    end = read.sel(
+        {"poison": "features", "model": "MLP[64,16]", "split": "forget_poisoned", "epoch": 3}
+    )
     left, right = (end.sel(unlearner=name).values for name in ("ga", "retrain"))
-    expected = "{} [{}, {}]".format(*(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right)))
+    expected = "{} [{}, {}]".format(
+        *(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right))
+    )
     place = {"data": "mnist", "poison": "features", "model": "MLP[64,16]"}
-    cells = {name: row(readme["paired-unlearning"], unlearner=name, **place) for name in ("Gradient ascent", "Retrain")}
+    cells = {
+        name: row(readme["paired-unlearning"], unlearner=name, **place)
+        for name in ("Gradient ascent", "Retrain")
+    }
     assert cells["Gradient ascent"]["forgetting − Retrain, n = 3"] == expected
     assert cells["Retrain"]["forgetting − Retrain, n = 3"] == "–"
 
@@ -510,7 +669,8 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
     cells = row(readme["paired-gauge"], **{"α in percent": "60"})
     for head, difference in {
         "QNN[depth=4] − MLP[64,16], fixed, n = 3": qnn - mlp.sel(gauge="fixed"),
-        "MLP[64,16], fixed − random phase, n = 3": mlp.sel(gauge="fixed") - mlp.sel(gauge="random_phase"),
+        "MLP[64,16], fixed − random phase, n = 3": mlp.sel(gauge="fixed")
+        - mlp.sel(gauge="random_phase"),
     }.items():
         assert cells[head].split()[0] == layout.digits(float(difference.mean()), sign="+")
 
@@ -518,9 +678,14 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
 def test_the_published_trace_stands_where_it_was_published(readme):
     made = rows_of(readme["landscape"])
     published = {(each["model"], each["median"]): each["published (mean)"] for each in made}
-    assert published["MLP[8,2]", "trace, α = 0 %"] == "0.19" and published["Logistic", "trace, α = 0 %"] == "–"
+    assert (
+        published["MLP[8,2]", "trace, α = 0 %"] == "0.19"
+        and published["Logistic", "trace, α = 0 %"] == "–"
+    )
     assert published["QNN[depth=5,xy,cnot]", "ratio over Re, Im, α = 40 %"] == "near 1"
-    assert len(published) == 3 * 2 + 2  # trace and ratio of each model, both over Re, Im of the circuit
+    assert (
+        len(published) == 3 * 2 + 2
+    )  # trace and ratio of each model, both over Re, Im of the circuit
 
 
 # ---- the script ----
@@ -546,8 +711,14 @@ def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script,
         word: [line.split(":")[0] for line in stderr.splitlines() if word in line]
         for word in ("has no xxz/paper/gauge.nc", "fresh", "")
     }
-    missing, old, every = ([line.removeprefix("no table ") for line in lines] for lines in named.values())
-    assert missing == ["gauge", "paired-gauge"] and old == ["unlearning-mnist", "paired-unlearning", "maps"]
+    missing, old, every = (
+        [line.removeprefix("no table ") for line in lines] for lines in named.values()
+    )
+    assert missing == ["gauge", "paired-gauge"] and old == [
+        "unlearning-mnist",
+        "paired-unlearning",
+        "maps",
+    ]
     assert set(every) == {*missing, *old}
 
 
@@ -567,7 +738,9 @@ def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_
                "hardware", "hardware_unlearning"]  # fmt: skip
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in set(NAMES) - {"fidelities"}:  # which are of states alone
-        assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(frames[name])
+        assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(
+            frames[name]
+        )
     gained = frames["paired-mnist"]
     assert set(gained.minus) == set(ALL) - {"QNN[depth=4]", "QNN[depth=6]"}
     runs = frames["runs-noise_sweep"]
@@ -576,5 +749,11 @@ def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_
     at = runs[(runs.data == "xxz") & (runs.preset == "paper") & (runs.model == "Logistic") & (runs.run == 2)
               & (runs.poison == "features") & (runs.alpha_percent == 60) & (runs.split == "train")]  # fmt: skip
     stored = storage.read_dataset(results / "xxz" / "paper" / "noise_sweep.nc").accuracy
-    place = {"model": "Logistic", "run": 2, "poison": "features", "alpha_percent": 60, "split": "train"}
+    place = {
+        "model": "Logistic",
+        "run": 2,
+        "poison": "features",
+        "alpha_percent": 60,
+        "split": "train",
+    }
     assert at.accuracy.item() == stored.sel(place).item()  # to the last bit

@@ -30,8 +30,17 @@ from foundation.engine import study_files as results
 from foundation.engine.study import Study, by_name
 from foundation.measures import metrics
 from models import MLP, QNN, QuadraticForm, Training, train
-from poison_unlearn import METHODS, Poison, Retrain, flip_labels, randomize_features, relabel_randomly, unlearn
+from poison_unlearn import (
+    METHODS,
+    Poison,
+    Retrain,
+    flip_labels,
+    randomize_features,
+    relabel_randomly,
+    unlearn,
+)
 from protocol import Fit, tensors_to_params
+from studies.unlearning import WeightMapFlags
 
 KEY = jax.random.key(0)
 STUDIES = by_name(run_unlearn_mnist.STUDIES)
@@ -41,8 +50,12 @@ ONE_EPOCH = {"epochs": 1, "batch_size": 0, "learning_rate": 0.1, "key": KEY}
 
 ENTRIES = {  # every public function that takes a split
     "train": lambda split: train(NETWORK, split, **ONE_EPOCH),
-    "retain": lambda split: unlearn(METHODS["ga"], NETWORK, NETWORK.init(KEY), split, SPLIT, key=KEY),
-    "forget": lambda split: unlearn(METHODS["ga"], NETWORK, NETWORK.init(KEY), SPLIT, split, key=KEY),
+    "retain": lambda split: unlearn(
+        METHODS["ga"], NETWORK, NETWORK.init(KEY), split, SPLIT, key=KEY
+    ),
+    "forget": lambda split: unlearn(
+        METHODS["ga"], NETWORK, NETWORK.init(KEY), SPLIT, split, key=KEY
+    ),
     "forget_clean": lambda split: unlearn(
         METHODS["scrub"], NETWORK, NETWORK.init(KEY), SPLIT, SPLIT, key=KEY, forget_clean=split
     ),
@@ -75,7 +88,9 @@ entries = pytest.mark.parametrize("enter", ENTRIES.values(), ids=ENTRIES)
     ids=["signs", "digits", "one and two", "halves", "text", "NaN", "categories", "missing"],
 )
 def test_labels_other_than_0_and_1_are_refused_wherever_they_enter(enter, labels, said):
-    with pytest.raises(BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: 0 and 1") as refusal:
+    with pytest.raises(
+        BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: 0 and 1"
+    ) as refusal:
         enter(Split(SPLIT.x, labels))
     assert "\n" not in str(refusal.value)
 
@@ -94,7 +109,9 @@ def test_labels_of_any_container_are_taken_by_position(enter, labels):
 
 @pytest.mark.parametrize("poison", [flip_labels, relabel_randomly])
 def test_a_series_is_poisoned_where_the_mask_says(poison):
-    poisoned = poison(Split(SPLIT.x, pd.Series(SPLIT.y, index=[4, 5, 6, 7, 0, 1, 2, 3])), 0.5, key=3)
+    poisoned = poison(
+        Split(SPLIT.x, pd.Series(SPLIT.y, index=[4, 5, 6, 7, 0, 1, 2, 3])), 0.5, key=3
+    )
     expected = poison(SPLIT, 0.5, key=3)
     np.testing.assert_array_equal(poisoned.split.y, expected.split.y)
     np.testing.assert_array_equal(poisoned.mask, expected.mask)
@@ -104,8 +121,15 @@ def test_a_series_is_poisoned_where_the_mask_says(poison):
 @pytest.mark.parametrize("name", ["train", "val"])
 def test_a_split_of_one_class_is_no_data_set(name):
     one = Split(SPLIT.x, SPLIT.y * 0)
-    with pytest.raises(BadInput, match=rf"{name}\.y: got labels 0 alone, allowed: samples of both classes"):
-        Dataset(**({"train": SPLIT, "val": SPLIT} | {name: one}), name="toy", n_features=4, provenance={})
+    with pytest.raises(
+        BadInput, match=rf"{name}\.y: got labels 0 alone, allowed: samples of both classes"
+    ):
+        Dataset(
+            **({"train": SPLIT, "val": SPLIT} | {name: one}),
+            name="toy",
+            n_features=4,
+            provenance={},
+        )
 
 
 @pytest.mark.parametrize("measure", [metrics.accuracy, metrics.cross_entropy])
@@ -113,7 +137,9 @@ def test_measures_refuse_labels_that_are_none(measure):
     for labels in ([-1.0, 1.0], [1, 9], [1, 2]):
         with pytest.raises(ValueError, match=r"labels: got"):
             measure(jnp.ones(2), np.array(labels))
-    assert np.isfinite(metrics.cross_entropy(jnp.ones(2), np.array([0.5, 1.0])))  # soft labels are labels
+    assert np.isfinite(
+        metrics.cross_entropy(jnp.ones(2), np.array([0.5, 1.0]))
+    )  # soft labels are labels
 
 
 # ---- samples ----
@@ -122,7 +148,21 @@ def test_measures_refuse_labels_that_are_none(measure):
 @entries
 @given(
     kind=st.sampled_from(
-        ["f2", "f4", "f8", ">f4", "i1", "u1", "i8", "bool", "object", "list", "frame", "Float64", "jax"]
+        [
+            "f2",
+            "f4",
+            "f8",
+            ">f4",
+            "i1",
+            "u1",
+            "i8",
+            "bool",
+            "object",
+            "list",
+            "frame",
+            "Float64",
+            "jax",
+        ]
     ),
     width=st.integers(1, 6),
 )
@@ -144,9 +184,12 @@ def test_noise_has_norm_1_whatever_the_samples_were(kind):
     split = Split(x.tolist() if kind == "list" else x.astype(kind), SPLIT.y)
     poisoned = randomize_features(split, 0.5, key=0)
     assert poisoned.split.x.dtype.kind == "f" and poisoned.mask.sum() == 4
-    np.testing.assert_allclose(np.linalg.norm(poisoned.split.x[poisoned.mask], axis=1), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(poisoned.split.x[poisoned.mask], axis=1), 1, rtol=1e-6
+    )
     np.testing.assert_array_equal(
-        poisoned.split.x[~poisoned.mask], x.astype(bool if kind == "bool" else float)[~poisoned.mask]
+        poisoned.split.x[~poisoned.mask],
+        x.astype(bool if kind == "bool" else float)[~poisoned.mask],
     )
 
 
@@ -166,7 +209,19 @@ def test_noise_has_norm_1_whatever_the_samples_were(kind):
         (SPLIT.x[:, 0], r"got x \(8,\)"),
         (SPLIT.x[:7], r"got x \(7, 4\)"),
     ],
-    ids=["NaN", "infinite", "huge", "masked", "text", "objects", "None", "dates", "ragged", "flat", "too few"],
+    ids=[
+        "NaN",
+        "infinite",
+        "huge",
+        "masked",
+        "text",
+        "objects",
+        "None",
+        "dates",
+        "ragged",
+        "flat",
+        "too few",
+    ],
 )
 def test_samples_that_are_no_numbers_are_refused_wherever_they_enter(enter, x, said):
     with pytest.raises(BadInput, match=said) as refusal:
@@ -179,8 +234,12 @@ def test_a_validation_set_of_another_width():
         Dataset(SPLIT, Split(SPLIT.x[:, :3], SPLIT.y), "toy", 4, {})
 
 
-@pytest.mark.parametrize("shape", [(8, 32, 32), (8, 28, 28), (8, 784), (8, 6), (1024,), (8, 4, 4, 64)])
-@pytest.mark.parametrize("model", [QNN(10, 3), QNN(10, 6), QNN(10, 3, "xy", "cnot")], ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "shape", [(8, 32, 32), (8, 28, 28), (8, 784), (8, 6), (1024,), (8, 4, 4, 64)]
+)
+@pytest.mark.parametrize(
+    "model", [QNN(10, 3), QNN(10, 6), QNN(10, 3, "xy", "cnot")], ids=lambda model: model.label
+)
 def test_images_are_no_states(model, shape):
     """(n, 32, 32) has the shape of the density matrices of 10 qubits and depth 3."""
     x = np.random.default_rng(0).random(shape)
@@ -197,11 +256,15 @@ def test_states_and_what_prepare_makes_of_them_give_one_logit():
     model = QNN(10, 3)
     x = random_split(8, 1024, complex_states=True).x
     params = 30 * model.init(KEY)
-    np.testing.assert_allclose(model.logits(params, model.prepare(x)), model.logits(params, x), atol=2e-5)
+    np.testing.assert_allclose(
+        model.logits(params, model.prepare(x)), model.logits(params, x), atol=2e-5
+    )
     assert model.prepare(model.prepare(x)).shape == (8, 32, 32)
 
 
-@pytest.mark.parametrize("model", [NETWORK, CIRCUIT, QuadraticForm(4, 2)], ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "model", [NETWORK, CIRCUIT, QuadraticForm(4, 2)], ids=lambda model: model.label
+)
 @pytest.mark.parametrize("width", [1, 3, 5, 6])
 def test_models_name_the_width_that_they_read(model, width):
     with pytest.raises(BadInput, match=r"x: got .*allowed: \(n, 4\)"):
@@ -211,13 +274,19 @@ def test_models_name_the_width_that_they_read(model, width):
 # ---- MNIST and files ----
 
 
-@pytest.mark.parametrize("digits", [[4, 9], (4, 9), np.array([4, 9]), (np.int64(4), np.uint8(9)), pd.Series([4, 9])])
+@pytest.mark.parametrize(
+    "digits", [[4, 9], (4, 9), np.array([4, 9]), (np.int64(4), np.uint8(9)), pd.Series([4, 9])]
+)
 def test_digits_of_any_container(digits):
     data = load_mnist(digits=digits, source="embedded", per_class=5)
-    assert data.provenance["digits"] == [4, 9] and all(type(digit) is int for digit in data.provenance["digits"])
+    assert data.provenance["digits"] == [4, 9] and all(
+        type(digit) is int for digit in data.provenance["digits"]
+    )
 
 
-@pytest.mark.parametrize("digits", [[4], "49", (4, 4), (4.0, 9), (True, 9), (4, 10), [[4, 9], [1, 2]], None])
+@pytest.mark.parametrize(
+    "digits", [[4], "49", (4, 4), (4.0, 9), (True, 9), (4, 10), [[4, 9], [1, 2]], None]
+)
 def test_digits_that_are_none(digits):
     with pytest.raises(BadInput, match=r"digits: got .*allowed: two different digits, such as"):
         load_mnist(digits=digits, source="embedded")
@@ -225,13 +294,20 @@ def test_digits_that_are_none(digits):
 
 def mnist_like(path, **changes):
     images = np.random.default_rng(0).integers(1, 255, (40, 28, 28))
-    arrays = {"x_train": images, "y_train": np.arange(40) % 2, "x_test": images, "y_test": np.arange(40) % 2}
+    arrays = {
+        "x_train": images,
+        "y_train": np.arange(40) % 2,
+        "x_test": images,
+        "y_test": np.arange(40) % 2,
+    }
     np.savez(path, **(arrays | changes))
     return path
 
 
 def test_a_file_without_the_digits_says_which_it_has(tmp_path):
-    with pytest.raises(BadInput, match=r"digits: got .*9.*allowed: two of the labels in file a.npz: 0, 1"):
+    with pytest.raises(
+        BadInput, match=r"digits: got .*9.*allowed: two of the labels in file a.npz: 0, 1"
+    ):
         load_mnist(path=mnist_like(tmp_path / "a.npz"), per_class=5)
     data = load_mnist(path=tmp_path / "a.npz", digits=(0, 1), per_class=5)
     assert len(data.train.y) == 10 and len(data.val.y) == 40
@@ -242,8 +318,12 @@ def test_a_file_without_the_digits_says_which_it_has(tmp_path):
 def test_pixels_that_are_none(tmp_path, pixel, part):
     images = np.ones((40, 28, 28))
     images[3, 2, 1] = pixel
-    with pytest.raises(BadInput, match=f"data: x_{part}: got NaN, infinite, huge or negative pixels"):
-        load_mnist(path=mnist_like(tmp_path / "a.npz", **{f"x_{part}": images}), digits=(0, 1), per_class=5)
+    with pytest.raises(
+        BadInput, match=f"data: x_{part}: got NaN, infinite, huge or negative pixels"
+    ):
+        load_mnist(
+            path=mnist_like(tmp_path / "a.npz", **{f"x_{part}": images}), digits=(0, 1), per_class=5
+        )
 
 
 def own_file(path, *, shape=(6,), labels=("cat", "dog"), part="val", n=24, kind=float, **more):
@@ -257,7 +337,10 @@ def own_file(path, *, shape=(6,), labels=("cat", "dog"), part="val", n=24, kind=
             + 2
             + 2 * y.reshape(-1, *[1] * len(shape)) * (np.indices(shape).sum(axis=0) % 2)
         )
-        arrays |= {f"x_{split}": x.astype(kind), f"y_{split}": np.array([labels[each] for each in y])}
+        arrays |= {
+            f"x_{split}": x.astype(kind),
+            f"y_{split}": np.array([labels[each] for each in y]),
+        }
     np.savez(path, **(arrays | more))
     return path
 
@@ -270,7 +353,13 @@ def own_file(path, *, shape=(6,), labels=("cat", "dog"), part="val", n=24, kind=
     kind=st.sampled_from(["f4", "f8", "i4"]),
 )  # fmt: skip
 def test_any_two_classes_of_any_width(tmp_path_factory, labels, width, part, kind):
-    path = own_file(tmp_path_factory.mktemp("own") / "mine.npz", shape=(width,), labels=labels, part=part, kind=kind)
+    path = own_file(
+        tmp_path_factory.mktemp("own") / "mine.npz",
+        shape=(width,),
+        labels=labels,
+        part=part,
+        kind=kind,
+    )
     for classes in (tuple(labels), tuple(labels[::-1])):
         data = load_npz(path, classes=classes)
         assert data.n_features == width and data.name == "mine" and data.image_shape is None
@@ -289,7 +378,10 @@ def test_labels_are_one_word_whatever_their_type(tmp_path):
         ((False, True), (0, 1)),
         ((b"a", b"b"), ("a", "b")),
     ):
-        assert load_npz(own_file(tmp_path / "m.npz", labels=labels), classes=classes).train.y.tolist() == [0, 1] * 12
+        assert (
+            load_npz(own_file(tmp_path / "m.npz", labels=labels), classes=classes).train.y.tolist()
+            == [0, 1] * 12
+        )
 
 
 def test_samples_of_other_classes_are_left_out(tmp_path):
@@ -297,7 +389,9 @@ def test_samples_of_other_classes_are_left_out(tmp_path):
     path = own_file(tmp_path / "m.npz", y_train=y, y_val=y[:12])
     data = load_npz(path, classes=("cow", "cat"))
     np.testing.assert_array_equal(data.train.y, (y[y != "dog"] == "cat").astype(int))
-    with pytest.raises(BadInput, match=r"classes: got nothing, allowed: two of the labels in .*: cat, cow, dog"):
+    with pytest.raises(
+        BadInput, match=r"classes: got nothing, allowed: two of the labels in .*: cat, cow, dog"
+    ):
         load_npz(path)
 
 
@@ -341,7 +435,9 @@ def test_a_mask_of_ones_own_is_the_poison(tmp_path):
     mask, known = np.isin(np.arange(24), [0, 3, 8, 9]), np.isin(np.arange(24), [3, 8])
     y = np.array(["cat", "dog"] * 12)
     noisy = np.where(mask, np.where(y == "cat", "dog", "cat"), y)
-    path = own_file(tmp_path / "m.npz", y_train=noisy, y_clean=y, poison_mask=mask, known_mask=known)
+    path = own_file(
+        tmp_path / "m.npz", y_train=noisy, y_clean=y, poison_mask=mask, known_mask=known
+    )
     poisoned = Poison("given", 16).draw(load_npz(path), key=0)
     np.testing.assert_array_equal(poisoned.mask, mask)
     np.testing.assert_array_equal(poisoned.known, known)
@@ -368,10 +464,18 @@ def test_numbers_of_numpy_and_lists_are_stored_as_pythons_own():
     config = replace(
         run_unlearn_mnist.QUICK, alphas=np.arange(0, 60, 30), runs=np.int64(3), seed=np.uint32(7), out="elsewhere",
         digits=np.array([4, 9]), models=["mlp"], hidden=["3"],
-        map_weights=np.linspace(0, 0.5, 2), unlearn_labels=np.int8(30),
+        weight_map=WeightMapFlags(weights=np.linspace(0, 0.5, 2)), unlearn_labels=np.int8(30),
     )  # fmt: skip
-    assert config.alphas == (0, 30) and config.digits == (4, 9) and config.map_weights == (0.0, 0.5)
-    assert type(config.alphas[0]) is int and type(config.runs) is int and type(config.map_weights[1]) is float
+    assert (
+        config.alphas == (0, 30)
+        and config.digits == (4, 9)
+        and config.weight_map.weights == (0.0, 0.5)
+    )
+    assert (
+        type(config.alphas[0]) is int
+        and type(config.runs) is int
+        and type(config.weight_map.weights[1]) is float
+    )
     assert config.out == Path("elsewhere") and config.models == ("mlp",)
     json.dumps([config.alphas, config.runs, config.seed, config.digits, config.unlearn_labels])
 
@@ -412,17 +516,27 @@ def rows(dataset, stage="noise_sweep", **changes):
 
 def test_shares_that_poison_no_sample_or_too_many_are_refused_by_flag():
     small = Dataset(random_split(82, 4), SPLIT, "toy", 4, {"sha256": "toy"})
-    with pytest.raises(BadInput, match=r"--alphas: got 1, allowed: 0, or shares that poison some of 82 samples"):
+    with pytest.raises(
+        BadInput, match=r"--alphas: got 1, allowed: 0, or shares that poison some of 82 samples"
+    ):
         rows(small, alphas=(0, 1))
-    assert [row.place["alpha_percent"] for row in rows(small, alphas=(0, 3), poisons=("labels",))] == [0, 3]
-    uneven = Dataset(Split(small.train.x, (np.arange(82) < 8).astype(int)), SPLIT, "toy", 4, {"sha256": "toy"})
-    with pytest.raises(BadInput, match=r"--alphas: got 90 \(labels: fraction: got 0.9, allowed: at most 8 samples"):
+    assert [
+        row.place["alpha_percent"] for row in rows(small, alphas=(0, 3), poisons=("labels",))
+    ] == [0, 3]
+    uneven = Dataset(
+        Split(small.train.x, (np.arange(82) < 8).astype(int)), SPLIT, "toy", 4, {"sha256": "toy"}
+    )
+    with pytest.raises(
+        BadInput, match=r"--alphas: got 90 \(labels: fraction: got 0.9, allowed: at most 8 samples"
+    ):
         rows(uneven, alphas=(0, 90))
 
 
 def test_six_features_are_no_qubits():
     data = Dataset(random_split(8, 6), random_split(8, 6), "toy", 6, {"sha256": "toy"})
-    with pytest.raises(BadInput, match=r"train.x: got 6 features, allowed: a power of two.*datar.pad"):
+    with pytest.raises(
+        BadInput, match=r"train.x: got 6 features, allowed: a power of two.*datar.pad"
+    ):
         list(STUDIES["noise_sweep"].plan(replace(run_unlearn_mnist.QUICK, models=("qnn",)), data))
 
 
@@ -437,7 +551,9 @@ def test_poison_that_the_data_came_with_is_what_is_swept_and_unlearned(tmp_path)
 def test_a_loss_that_is_no_number_is_a_training_that_diverged():
     """At a rate of 1e18 parameters and logits are finite, and the loss is not."""
     training = Training(epochs=2, batch_size=0, learning_rate=1e18)
-    job = Fit(data="toy", model=MLP(4, (3, 3)), poison=Poison(), method=Retrain(training=training), size=2)
+    job = Fit(
+        data="toy", model=MLP(4, (3, 3)), poison=Poison(), method=Retrain(training=training), size=2
+    )
     data = Dataset(SPLIT, SPLIT, "toy", 4, {"sha256": "toy"})
     values = job.perform(data)
     lost = ~np.isfinite(np.asarray(values["loss"])[:, [0, -1]]).all(axis=1)
@@ -468,19 +584,42 @@ def test_a_circuit_of_openqasm_is_that_circuit_and_trains():
     from qiskit.quantum_info import Operator
 
     model = QNN.from_openqasm(QASM, "mine")
-    assert model.n_qubits == 3 and model.label == "QNN[mine]" and model.shape == model.ansatz.angles.shape
+    assert (
+        model.n_qubits == 3
+        and model.label == "QNN[mine]"
+        and model.shape == model.ansatz.angles.shape
+    )
     states = random_split(4, 8, complex_states=True).x
-    unitary = Operator(QuantumCircuit.from_qasm_str(QASM).reverse_bits()).data  # qubit 0 the most significant
+    unitary = Operator(
+        QuantumCircuit.from_qasm_str(QASM).reverse_bits()
+    ).data  # qubit 0 the most significant
     z = np.kron(np.ones(4), [1, -1])
     expected = 5 * (np.abs(states @ unitary.T) ** 2) @ z
-    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), states), expected, atol=2e-5)
-    params = train(model, random_split(12, 8, complex_states=True), epochs=3, batch_size=0, learning_rate=0.1, key=KEY)
-    assert params.shape == model.shape and np.isfinite(params).all() and float(jnp.abs(params).max()) > 0.05
+    np.testing.assert_allclose(
+        model.logits(jnp.asarray(model.ansatz.angles), states), expected, atol=2e-5
+    )
+    params = train(
+        model,
+        random_split(12, 8, complex_states=True),
+        epochs=3,
+        batch_size=0,
+        learning_rate=0.1,
+        key=KEY,
+    )
+    assert (
+        params.shape == model.shape
+        and np.isfinite(params).all()
+        and float(jnp.abs(params).max()) > 0.05
+    )
     assert keys.describe(model) == keys.describe(QNN.from_openqasm(QASM, "mine"))
-    assert keys.describe(model) != keys.describe(QNN.from_openqasm(QASM.replace("cx q[0]", "cx q[2]"), "mine"))
+    assert keys.describe(model) != keys.describe(
+        QNN.from_openqasm(QASM.replace("cx q[0]", "cx q[2]"), "mine")
+    )
 
 
-@pytest.mark.parametrize("model", [QNN(3, 2), QNN(3, 2, "xy", "cnot")], ids=lambda model: model.label)
+@pytest.mark.parametrize(
+    "model", [QNN(3, 2), QNN(3, 2, "xy", "cnot")], ids=lambda model: model.label
+)
 def test_our_circuit_goes_out_as_openqasm_and_comes_back(model):
     pytest.importorskip("qiskit")
     params = 50 * model.init(KEY)
@@ -502,7 +641,9 @@ def test_a_circuit_of_pennylane_comes_by_openqasm():
         return qml.expval(qml.Z(1))
 
     weights = np.array([0.4, 0.1, -0.8, 0.3])
-    model = QNN.from_openqasm(qml.to_openqasm(node, wires=range(2), measure_all=False)(weights, None))
+    model = QNN.from_openqasm(
+        qml.to_openqasm(node, wires=range(2), measure_all=False)(weights, None)
+    )
     zero = np.eye(4)[:1]
     np.testing.assert_allclose(
         model.logits(jnp.asarray(model.ansatz.angles), zero)[0], 5 * node(weights, None), atol=2e-5
@@ -537,7 +678,9 @@ def test_every_gate_of_openqasm_is_that_gate(gate, measured):
     np.testing.assert_allclose(model.logits(angles, states), expected, atol=3e-5)
     gradient = jax.grad(lambda params: model.logits(params, states).sum())(angles)
     step = jnp.eye(len(angles))[0] * 1e-2
-    numeric = (model.logits(angles + step, states) - model.logits(angles - step, states)).sum() / 2e-2
+    numeric = (
+        model.logits(angles + step, states) - model.logits(angles - step, states)
+    ).sum() / 2e-2
     np.testing.assert_allclose(gradient[0], numeric, atol=2e-2)
 
 
@@ -545,9 +688,13 @@ def test_the_qubit_that_the_text_measures_is_the_one_that_is_read():
     pytest.importorskip("qiskit")
     text = HEAD + "creg c[1];ry(0.7) q[0];ry(0.2) q[1];measure q[0]->c[0];"
     model, zero = QNN.from_openqasm(text), np.eye(8)[:1]
-    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.7), atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.7), atol=1e-5
+    )
     model = QNN.from_openqasm(text, measured=1)
-    np.testing.assert_allclose(model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.2), atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(jnp.asarray(model.ansatz.angles), zero), 5 * np.cos(0.2), atol=1e-5
+    )
     with pytest.raises(BadInput, match="measured: got 3, allowed: 0 to 2"):
         QNN.from_openqasm(text, measured=3)
 
@@ -676,10 +823,17 @@ def test_a_command_line_that_cannot_be_read_is_one_line(monkeypatch, capsys, fla
     with pytest.raises(SystemExit) as end:
         run_unlearn_mnist.main()
     error = capsys.readouterr().err
-    assert end.value.code == 2 and error.count("\n") == 1 and error.startswith("error: ") and said in error
+    assert (
+        end.value.code == 2
+        and error.count("\n") == 1
+        and error.startswith("error: ")
+        and said in error
+    )
 
 
-@pytest.mark.parametrize("text", ["", "qreg q[2]", "OPENQASM 2.0;\nqreg q[2];\nno q[0];", QASM + "if(c==1) x q[0];"])
+@pytest.mark.parametrize(
+    "text", ["", "qreg q[2]", "OPENQASM 2.0;\nqreg q[2];\nno q[0];", QASM + "if(c==1) x q[0];"]
+)
 def test_text_that_is_no_circuit_is_one_line(text):
     pytest.importorskip("qiskit")
     with pytest.raises(BadInput, match=r"OpenQASM: got .*allowed") as refusal:
@@ -702,7 +856,9 @@ def run(*arguments, cwd, **environment):
     own = {name: value for name, value in (os.environ | environment).items() if value is not None}
     own = {name: value for name, value in own.items() if name not in ONE_THREAD}
     command = [sys.executable, str(ROOT / arguments[0]), *map(str, arguments[1:])]
-    return subprocess.run(command, cwd=cwd, env=own, capture_output=True, text=True, errors="replace", timeout=300)
+    return subprocess.run(
+        command, cwd=cwd, env=own, capture_output=True, text=True, errors="replace", timeout=300
+    )
 
 
 SMALL = (  # noqa: SIM905 - as one types them
@@ -715,8 +871,18 @@ def computed(tmp_path_factory):
     """A folder with blanks and umlauts, a study of two of one's own classes in it, and what was printed in ASCII."""
     folder = tmp_path_factory.mktemp("für mich allein")
     own_file(folder / "Häuser und Bäume.npz", labels=("Haus", "Bäume"), n=40)
-    flags = ("--data", "Häuser und Bäume.npz", "--classes", "Haus", "Bäume", "--alphas", *range(0, 95, 5))
-    done = run("run_unlearn_mnist.py", *SMALL, *flags, cwd=folder, PYTHONIOENCODING="ascii", HOME=None)
+    flags = (
+        "--data",
+        "Häuser und Bäume.npz",
+        "--classes",
+        "Haus",
+        "Bäume",
+        "--alphas",
+        *range(0, 95, 5),
+    )
+    done = run(
+        "run_unlearn_mnist.py", *SMALL, *flags, cwd=folder, PYTHONIOENCODING="ascii", HOME=None
+    )
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -724,7 +890,11 @@ def computed(tmp_path_factory):
 def test_any_folder_any_encoding_and_all_columns(computed):
     folder, done = computed
     assert "alpha in percent" in done.stdout and "Traceback" not in done.stderr
-    heads = [re.findall(r"\d+", line) for line in done.stdout.splitlines() if re.fullmatch(r" +\d[\d\s\\]+", line)]
+    heads = [
+        re.findall(r"\d+", line)
+        for line in done.stdout.splitlines()
+        if re.fullmatch(r" +\d[\d\s\\]+", line)
+    ]
     assert [int(word) for words in heads for word in words] == list(range(0, 95, 5))
     assert max(map(len, done.stdout.splitlines())) <= 122 and "..." not in done.stdout
     assert len(list(folder.glob("results/*/*/noise_sweep.png"))) == 1
@@ -738,20 +908,29 @@ def test_what_was_trained_comes_out_in_a_line(computed):
     model = MLP(8, (2,))
     params = tensors_to_params(model, arrays)
     validation = slice(2 * len(data.train.y), None)
-    np.testing.assert_allclose(model.logits(params, data.val.x), arrays["logit"][validation], atol=1e-5)
+    np.testing.assert_allclose(
+        model.logits(params, data.val.x), arrays["logit"][validation], atol=1e-5
+    )
     np.testing.assert_array_equal(arrays["label"][validation], data.val.y)
     stored = storage.read_dataset(path).accuracy.sel(
         model="MLP[2]", poison="labels", alpha_percent=30, split="validation", run=1
     )
-    assert float(stored) == pytest.approx(((arrays["logit"] > 0) == arrays["label"])[validation].mean(), abs=1e-6)
+    assert float(stored) == pytest.approx(
+        ((arrays["logit"] > 0) == arrays["label"])[validation].mean(), abs=1e-6
+    )
     with pytest.raises(BadInput, match=r"place: got run 9 of .*allowed: what .* holds, such as"):
         results.job_arrays(path, run=9, model="MLP[2]", poison="labels", alpha_percent=30)
 
 
 def test_a_closed_pipe_ends_no_work(computed):
     code = f"{sys.executable} {ROOT / 'run_unlearn_mnist.py'} {' '.join(SMALL)} --alphas 0 --out piped 2>&1 | head -n 1"
-    done = subprocess.run(["bash", "-c", code], cwd=computed[0], capture_output=True, text=True, timeout=300)
-    assert "Traceback" not in done.stdout + done.stderr and len(list(computed[0].glob("piped/*/*/*.png"))) > 0
+    done = subprocess.run(
+        ["bash", "-c", code], cwd=computed[0], capture_output=True, text=True, timeout=300
+    )
+    assert (
+        "Traceback" not in done.stdout + done.stderr
+        and len(list(computed[0].glob("piped/*/*/*.png"))) > 0
+    )
 
 
 def test_a_device_that_is_not_there_is_one_line(tmp_path):
@@ -760,15 +939,23 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
     assert "error: JAX_PLATFORMS: got tpu, allowed: a device that is there" in done.stderr
 
 
-@pytest.mark.parametrize("reason", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")])
-def test_a_file_system_without_locks_is_named_before_anything_is_computed(tmp_path, monkeypatch, reason):
+@pytest.mark.parametrize(
+    "reason", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock here")]
+)
+def test_a_file_system_without_locks_is_named_before_anything_is_computed(
+    tmp_path, monkeypatch, reason
+):
     def refuse(*arguments, **keywords):
         raise reason
 
     monkeypatch.setattr(results.FileLock, "acquire", refuse)
     monkeypatch.setattr(runner, "compute", lambda *_, **__: pytest.fail("computed first"))
-    config = replace(run_unlearn_mnist.QUICK, models=("mlp",), stages=("noise_sweep",), out=tmp_path)
-    with pytest.raises(BadInput, match=r"--out: got .*allowed: a file system with locks \((No locks|no flock)"):
+    config = replace(
+        run_unlearn_mnist.QUICK, models=("mlp",), stages=("noise_sweep",), out=tmp_path
+    )
+    with pytest.raises(
+        BadInput, match=r"--out: got .*allowed: a file system with locks \((No locks|no flock)"
+    ):
         runner.run_studies(
             config,
             Dataset(SPLIT, SPLIT, "toy", 4, {"sha256": "toy"}),
@@ -792,11 +979,22 @@ def test_a_compiled_program_that_was_cut_off_is_compiled_again_and_kept(tmp_path
     cache, flags = tmp_path / "cache of mine", (*SMALL, "--alphas", 0)
     sizes, numbers = [], []
     for attempt in ("first", "again"):
-        done = run("run_unlearn_mnist.py", *flags, "--out", attempt, cwd=tmp_path, JAX_COMPILATION_CACHE_DIR=str(cache))
+        done = run(
+            "run_unlearn_mnist.py",
+            *flags,
+            "--out",
+            attempt,
+            cwd=tmp_path,
+            JAX_COMPILATION_CACHE_DIR=str(cache),
+        )
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         entries = sorted(cache.glob("*-cache"))
         sizes.append({path.name: path.stat().st_size for path in entries})
-        numbers.append(storage.read_dataset(next(tmp_path.glob(f"{attempt}/*/*/noise_sweep.nc"))).accuracy.values)
+        numbers.append(
+            storage.read_dataset(
+                next(tmp_path.glob(f"{attempt}/*/*/noise_sweep.nc"))
+            ).accuracy.values
+        )
         for path in entries if attempt == "first" else ():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert len(sizes[0]) > 1

@@ -75,7 +75,9 @@ def bethe_energy(n_sites: int, delta: float) -> float:
         eta = np.arccosh(delta)
 
         def theta(x, order):
-            return 2 * np.arctan(np.tan(x) / np.tanh(order * eta / 2)) + 2 * np.pi * np.floor(x / np.pi + 0.5)
+            return 2 * np.arctan(np.tan(x) / np.tanh(order * eta / 2)) + 2 * np.pi * np.floor(
+                x / np.pi + 0.5
+            )
 
         def energies(x):
             return np.sinh(eta) ** 2 / (np.cosh(eta) - np.cos(2 * x))
@@ -95,21 +97,27 @@ def bethe_energy(n_sites: int, delta: float) -> float:
 @pytest.mark.parametrize("n_sites", [3, 4, 5, 6, 7])
 def test_hamiltonian_is_the_kronecker_one(n_sites):
     for delta in (-1.3, 0.0, 0.7, 2.0):
-        np.testing.assert_allclose(xxz_hamiltonian(n_sites, delta).toarray(), dense(n_sites, delta), atol=1e-12)
+        np.testing.assert_allclose(
+            xxz_hamiltonian(n_sites, delta).toarray(), dense(n_sites, delta), atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("n_sites", [4, 6, 8])
 def test_energies_and_gaps_are_those_of_the_whole_space(n_sites):
     spectrum = xxz_spectrum(n_sites)
     every = 1 if n_sites == 4 else 15 if n_sites == 6 else 50
-    levels = np.array([np.linalg.eigvalsh(dense(n_sites, delta))[:2] for delta in spectrum.delta[::every]])
+    levels = np.array(
+        [np.linalg.eigvalsh(dense(n_sites, delta))[:2] for delta in spectrum.delta[::every]]
+    )
     np.testing.assert_allclose(spectrum.energy[::every], levels[:, 0], atol=1e-10)
     np.testing.assert_allclose(spectrum.gap[::every], levels[:, 1] - levels[:, 0], atol=1e-10)
 
 
 def test_twelve_sites_against_the_bethe_ansatz_at_every_coupling():
     spectrum = xxz_spectrum()
-    np.testing.assert_allclose(spectrum.energy, [bethe_energy(12, delta) for delta in spectrum.delta], atol=1e-10)
+    np.testing.assert_allclose(
+        spectrum.energy, [bethe_energy(12, delta) for delta in spectrum.delta], atol=1e-10
+    )
 
 
 def test_twelve_sites_are_gapped_in_the_whole_space():
@@ -118,7 +126,9 @@ def test_twelve_sites_are_gapped_in_the_whole_space():
     assert spectrum.gap.min() > 0.5  # far from MIN_GAP
     start = np.random.default_rng(1).normal(size=4096)
     for place in (0, 82, 83, 165):  # both ends, and both sides of the transition
-        levels = np.sort(eigsh(xxz_hamiltonian(12, spectrum.delta[place]), k=4, which="SA", v0=start)[0])
+        levels = np.sort(
+            eigsh(xxz_hamiltonian(12, spectrum.delta[place]), k=4, which="SA", v0=start)[0]
+        )
         assert levels[0] == pytest.approx(spectrum.energy[place], abs=1e-9)
         assert levels[1] - levels[0] == pytest.approx(spectrum.gap[place], abs=1e-9)
 
@@ -126,7 +136,10 @@ def test_twelve_sites_are_gapped_in_the_whole_space():
 @pytest.mark.parametrize("n_sites", [10, 12, 14])
 def test_lowest_energies_rise_with_the_magnetisation(n_sites):
     """The ground of the claim that sectors beyond the neighbouring ones cannot hold the next level."""
-    sectors = [ring._ring_terms(n_sites, ring._sector(n_sites, ones)) for ones in range(n_sites // 2, 0, -1)]
+    sectors = [
+        ring._ring_terms(n_sites, ring._sector(n_sites, ones))
+        for ones in range(n_sites // 2, 0, -1)
+    ]
     for delta in (0.12, 0.94, 1.05, 1.87):
         lowest = [ring._lowest(terms, delta, 1)[0][0] for terms in sectors] + [n_sites * delta]
         assert np.all(np.diff(lowest) > 0)
@@ -181,7 +194,10 @@ def test_odd_rings_are_degenerate_and_refused():
     assert levels[1] - levels[0] < 1e-10
     for n_sites in (2, 3, 5, 11, 18):
         for function in (lambda n: load_xxz(n_sites=n), xxz_spectrum):
-            with pytest.raises(ValueError, match=rf"^n_sites: got {n_sites}, allowed: even numbers from 4 to 16 .*$"):
+            with pytest.raises(
+                ValueError,
+                match=rf"^n_sites: got {n_sites}, allowed: even numbers from 4 to 16 .*$",
+            ):
                 function(n_sites)
 
 
@@ -234,13 +250,16 @@ def test_fixed_gauge_is_real_and_positive_at_the_neel_state(n_sites):
         assert not x.imag.any()
         assert (x[:, neel].real > 0.1).all()
         # the trap of "make the largest amplitude positive": its twin is as large, of the other sign for n/2 odd
-        np.testing.assert_allclose(x[:, 2 * neel].real, (-1) ** (n_sites // 2) * x[:, neel].real, atol=1e-6)
+        np.testing.assert_allclose(
+            x[:, 2 * neel].real, (-1) ** (n_sites // 2) * x[:, neel].real, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("gauge", ["random_sign", "random_phase"])
 def test_random_gauges_change_phases_only_and_follow_the_seed(gauge):
     fixed, data, again, other = (
-        load_xxz(n_sites=6, gauge=g, seed=seed) for g, seed in (("fixed", 0), (gauge, 0), (gauge, 0), (gauge, 1))
+        load_xxz(n_sites=6, gauge=g, seed=seed)
+        for g, seed in (("fixed", 0), (gauge, 0), (gauge, 0), (gauge, 1))
     )
     assert data.provenance == again.provenance
     assert (data.provenance["gauge_seed"], other.provenance["gauge_seed"]) == (0, 1)
@@ -275,7 +294,10 @@ def test_recomputed_states_are_the_same_bits_and_leave_the_global_generator_alon
 
 @pytest.mark.parametrize(
     ("argument", "value", "allowed"),
-    [("gauge", "as_published", "fixed, random_sign, random_phase"), ("seed", -1, "whole numbers, 0 or more")],
+    [
+        ("gauge", "as_published", "fixed, random_sign, random_phase"),
+        ("seed", -1, "whole numbers, 0 or more"),
+    ],
 )
 def test_bad_arguments(argument, value, allowed):
     with pytest.raises(ValueError, match=f"^{argument}: got {value}, allowed: {allowed}$"):
@@ -307,7 +329,11 @@ def test_truncated_cache_is_said_and_rebuilt(empty_cache, capsys, keep):
     path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else keep])
     assert load_xxz(n_sites=4).provenance == first.provenance
     message = capsys.readouterr().err.strip()
-    assert message.startswith("XXZ: computing the states anew") and path.name in message and "\n" not in message
+    assert (
+        message.startswith("XXZ: computing the states anew")
+        and path.name in message
+        and "\n" not in message
+    )
     assert path.read_bytes() == whole
 
 
@@ -315,7 +341,9 @@ def test_no_flipped_byte_of_the_cache_passes(empty_cache):
     load_xxz(n_sites=4)
     (path,) = empty_cache.iterdir()
     whole, arrays = path.read_bytes(), ring._read_cache(path)
-    for place in np.random.default_rng(0).choice(len(whole), size=300, replace=False).tolist() + list(range(100)):
+    for place in np.random.default_rng(0).choice(
+        len(whole), size=300, replace=False
+    ).tolist() + list(range(100)):
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         path.write_bytes(damaged)
@@ -366,7 +394,10 @@ def published_layout(n_sites: int = 4) -> dict[str, np.ndarray]:
     xs = np.zeros((294, 2**n_sites), complex)
     xs[:, ring.neel(n_sites)] = 1
     xs[ring.XXZ_USED] = ring.ground_states(n_sites)
-    return {"xs": xs * np.exp(2j * np.pi * rng.random((294, 1))), "ys": -0.94 + 0.01 * np.arange(294)}
+    return {
+        "xs": xs * np.exp(2j * np.pi * rng.random((294, 1))),
+        "ys": -0.94 + 0.01 * np.arange(294),
+    }
 
 
 def saved(tmp_path, **arrays):
@@ -404,7 +435,9 @@ def test_states_that_no_phase_makes_real_stay_complex_and_are_counted(tmp_path, 
     layout = published_layout()
     layout["xs"][[107, 106]] = np.exp(1j * np.arange(16)) / 4
     data = load_xxz(n_sites=4, path=saved(tmp_path, **layout))
-    assert [np.abs(split.x.imag).max(axis=1).nonzero()[0].tolist() for split in (data.train, data.val)] == [[0], [0]]
+    assert [
+        np.abs(split.x.imag).max(axis=1).nonzero()[0].tolist() for split in (data.train, data.val)
+    ] == [[0], [0]]
     assert data.train.x[0, ring.neel(4)] == pytest.approx(0.25)
     message = capsys.readouterr().err.strip()
     assert message.startswith("XXZ: 2 of 166 states in ") and "\n" not in message

@@ -29,8 +29,8 @@ from run_unlearn_xxz import CORRECTED, PAPER, main
 ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")
 TINY = (  # noqa: SIM905 - as one types them
-    "--preset quick --n-sites 4 --runs 2 --gauge-runs 2 --alphas 0 30 --hidden 4 --label-hidden 3 --unlearn-hidden 4 "
-    "--depth 1 --depths 2 --map-weights 0 0.5 --methods retrain ga "
+    "--preset quick --n-sites 4 --runs 2 --gauge-control.runs 2 --alphas 0 30 --hidden 4 --label-hidden 3 --unlearn-hidden 4 "
+    "--depth 1 --depths.layers 2 --weight-map.weights 0 0.5 --methods retrain ga "
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
@@ -50,9 +50,21 @@ def cache(tmp_path_factory):
 def finished(cache, tmp_path_factory):
     """A tiny run of every stage in a process of its own, and its folder."""
     out = tmp_path_factory.mktemp("out")
-    command = [sys.executable, ROOT / XXZ, *TINY, "--workers", "1", "--out", out, "--stages", *EVERY_STAGE]
+    command = [
+        sys.executable,
+        ROOT / XXZ,
+        *TINY,
+        "--workers",
+        "1",
+        "--out",
+        out,
+        "--stages",
+        *EVERY_STAGE,
+    ]
     environment = users_environment() | {"COLUMNS": "120"} | COLD
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return folder_of(out), done
 
@@ -71,7 +83,9 @@ def read(folder, study):
 
 def test_every_stage_ends_in_a_labelled_file_and_a_figure(finished):
     folder, done = finished
-    sweep, curves, cells, gauges = (read(folder, name) for name in ("noise_sweep", "unlearning", "weight_map", "gauge"))
+    sweep, curves, cells, gauges = (
+        read(folder, name) for name in ("noise_sweep", "unlearning", "weight_map", "gauge")
+    )
     assert set(sweep.model.values) == {"MLP[4]", "MLP[3]", "QNN[depth=1]", "QNN[depth=2]"}
     labels, features = (sweep.accuracy.sel(poison=poison) for poison in ("labels", "features"))
     poisoned = {"alpha_percent": 30}
@@ -79,18 +93,29 @@ def test_every_stage_ends_in_a_labelled_file_and_a_figure(finished):
     assert features.sel(poisoned).sel(model=["MLP[4]", "QNN[depth=1]"]).notnull().all()
     assert features.sel(model=["MLP[3]", "QNN[depth=2]"]).isnull().all()
     assert curves.accuracy.notnull().all() and set(curves.poison.values) == {"labels", "features"}
-    assert cells.unlearner.values.tolist() == ["ga"] and cells.accuracy.sel(first=0.5, second=0.0).notnull().all()
+    assert (
+        cells.unlearner.values.tolist() == ["ga"]
+        and cells.accuracy.sel(first=0.5, second=0.0).notnull().all()
+    )
     assert gauges.accuracy.dims == ("model", "gauge", "alpha_percent", "run", "split")
     assert set(gauges.gauge.values) == set(GAUGES)
     seen = gauges.accuracy.sel(split="validation")
-    assert seen.sel(model="MLP[4]").notnull().all() and seen.sel(model="QNN[depth=1]", gauge="fixed").notnull().all()
+    assert (
+        seen.sel(model="MLP[4]").notnull().all()
+        and seen.sel(model="QNN[depth=1]", gauge="fixed").notnull().all()
+    )
     assert seen.sel(model="QNN[depth=1]").count("gauge").values.max() == 1
     for found, size in ((sweep, 4 * 4 * 2), (gauges, 4 * 4)):
         deepest = found.isel(model=-1)
         assert deepest.family == "QNN" and deepest["size"] == size
     for name in ("spectrum", "noise_sweep", "model_sizes", "unlearning", "weight_map", "gauge"):
-        assert (folder / f"{name}.png").stat().st_size > 10_000 and (folder / f"{name}.pdf").is_file()
-    assert all(word in done.stdout for word in ("Noise sweep", "Unlearning", "Weight maps", "Gauge control"))
+        assert (folder / f"{name}.png").stat().st_size > 10_000 and (
+            folder / f"{name}.pdf"
+        ).is_file()
+    assert all(
+        word in done.stdout
+        for word in ("Noise sweep", "Unlearning", "Weight maps", "Gauge control")
+    )
 
 
 def test_the_spectrum_is_kept_for_its_figure(finished):
@@ -103,7 +128,10 @@ def test_the_spectrum_is_kept_for_its_figure(finished):
 
 def test_a_second_start_computes_nothing(finished):
     folder, _ = finished
-    before = {path: path.read_bytes() for path in (*folder.glob("*.nc"), *folder.parents[1].glob("jobs/*"))}
+    before = {
+        path: path.read_bytes()
+        for path in (*folder.glob("*.nc"), *folder.parents[1].glob("jobs/*"))
+    }
     again = call_script(XXZ, *TINY, "--out", folder.parents[1], "--stages", *EVERY_STAGE)
     assert again.returncode == 0 and "training" not in again.stderr, again.stderr
     assert {path: path.read_bytes() for path in before} == before and len(before) > 10
@@ -116,7 +144,9 @@ def test_stages_one_by_one_give_the_same_bits(in_this_process, finished, tmp_pat
         assert done.returncode == 0, done.stderr
     for study in ("noise_sweep", "data"):
         alone, together = read(folder_of(tmp_path), study), read(finished[0], study)
-        assert alone.equals(together.sel({name: alone[name].values for name in ("model",) if name in alone.coords}))
+        assert alone.equals(
+            together.sel({name: alone[name].values for name in ("model",) if name in alone.coords})
+        )
 
 
 def test_the_fixed_gauge_of_the_control_is_the_noise_sweep(finished):
@@ -125,8 +155,13 @@ def test_the_fixed_gauge_of_the_control_is_the_noise_sweep(finished):
     for model in ("MLP[4]", "QNN[depth=1]"):
         expected = sweep.accuracy.sel(model=model, poison="labels")
         np.testing.assert_array_equal(gauges.accuracy.sel(model=model, gauge="fixed"), expected)
-    ours, theirs = ({each["key"] for each in json.loads(study.attrs["jobs"]).values()} for study in (sweep, gauges))
-    assert len(ours & theirs) == 2 * 2 and len(theirs) == 2 * 2 + 2 * 2  # and the network under two other gauges
+    ours, theirs = (
+        {each["key"] for each in json.loads(study.attrs["jobs"]).values()}
+        for study in (sweep, gauges)
+    )
+    assert (
+        len(ours & theirs) == 2 * 2 and len(theirs) == 2 * 2 + 2 * 2
+    )  # and the network under two other gauges
 
 
 def test_what_the_poison_looks_like_stands_beside_the_spectrum(finished):
@@ -135,7 +170,9 @@ def test_what_the_poison_looks_like_stands_beside_the_spectrum(finished):
     assert dict(zip(data.version.values, data.shown_percent.values, strict=True)) == {
         "none": 0, "labels": 30, "features": 30,
     }  # fmt: skip
-    assert data.poisoned.sum("sample").sel(version=["none", "labels", "features"]).values.tolist() == [0, 24, 24]
+    assert data.poisoned.sum("sample").sel(
+        version=["none", "labels", "features"]
+    ).values.tolist() == [0, 24, 24]
     assert "image" not in data
 
 
@@ -144,8 +181,8 @@ def test_what_the_poison_looks_like_stands_beside_the_spectrum(finished):
     [
         (["--gauge", "coulomb"], "random_phase", 8),  # tyro's own box
         (["--stages", "depth"], "depths", 8),
-        (["--depths", "0"], "--depths", 1),
-        (["--gauge-runs", "0"], "--gauge-runs", 1),
+        (["--depths.layers", "0"], "--depths.layers", 1),
+        (["--gauge-control.runs", "0"], "--gauge-control.runs", 1),
         (["--n-sites", "7"], "n_sites: got 7", 1),
         (["--n-sites", "40"], "n_sites: got 40", 1),
         (["--data", "no/such/file.npz"], "no/such/file.npz", 1),
@@ -153,7 +190,9 @@ def test_what_the_poison_looks_like_stands_beside_the_spectrum(finished):
         (["--out", "/proc/nowhere", "--n-sites", "4"], "--out", 1),
     ],
 )
-def test_bad_input_gets_one_clear_message_and_exit_code_2(flags, said, lines, tmp_path, monkeypatch, capsys):
+def test_bad_input_gets_one_clear_message_and_exit_code_2(
+    flags, said, lines, tmp_path, monkeypatch, capsys
+):
     np.savez(tmp_path / "zeros.npz", xs=np.zeros((294, 16)), ys=np.zeros(294))
     words = [flag.format(folder=tmp_path) for flag in flags]
     monkeypatch.setattr(sys, "argv", ["run_unlearn_xxz.py", "--preset", "quick", *words])
@@ -168,21 +207,36 @@ def test_paper_is_the_published_protocol():
     """DESIGN's table of the protocol, value by value."""
     assert (PAPER.gauge, PAPER.independent_teachers) == ("random_phase", False)
     assert (PAPER.hidden, PAPER.label_hidden) == (("64,16",), ("32,8", "16,4", "8,4", "8,2"))
-    assert (PAPER.depth, PAPER.depths, PAPER.n_sites, PAPER.runs) == (4, (5, 6, 7), 12, 5)
+    assert (PAPER.depth, PAPER.depths.layers, PAPER.n_sites, PAPER.runs) == (4, (5, 6, 7), 12, 5)
     assert (PAPER.unlearn_hidden, PAPER.unlearn_labels, PAPER.unlearn_features) == ("64,16", 30, 80)
     assert PAPER.alphas == tuple(range(0, 100, 10)) and set(PAPER.poisons) == {"labels", "features"}
-    assert PAPER.map_weights == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    assert PAPER.weight_map.weights == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     scrub, ga = PAPER.method("scrub"), PAPER.method("ga")
-    assert (scrub.divergence, scrub.reads, scrub.mapped()) == ("published", "clean", ("forget", "kl"))
-    assert (scrub.hyper(), ga.hyper()) == ({"ce": 1.0, "forget": 0.2, "kl": 0.0}, {"ce": 1.0, "forget": 0.2})
+    assert (scrub.divergence, scrub.reads, scrub.mapped()) == (
+        "published",
+        "clean",
+        ("forget", "kl"),
+    )
+    assert (scrub.hyper(), ga.hyper()) == (
+        {"ce": 1.0, "forget": 0.2, "kl": 0.0},
+        {"ce": 1.0, "forget": 0.2},
+    )
     trainings = [(400, 32, 0.01), (400, 32, 0.01), (50, 0, 0.01)]
-    assert list(map(dataclasses.astuple, (PAPER.mlp.sweep, PAPER.mlp.teacher, PAPER.mlp.unlearn))) == trainings
+    assert (
+        list(map(dataclasses.astuple, (PAPER.mlp.sweep, PAPER.mlp.teacher, PAPER.mlp.unlearn)))
+        == trainings
+    )
     trainings = [(200, 32, 0.03), (200, 32, 0.03), (50, 0, 0.005)]
-    assert list(map(dataclasses.astuple, (PAPER.qnn.sweep, PAPER.qnn.teacher, PAPER.qnn.unlearn))) == trainings
+    assert (
+        list(map(dataclasses.astuple, (PAPER.qnn.sweep, PAPER.qnn.teacher, PAPER.qnn.unlearn)))
+        == trainings
+    )
     assert "depths" not in PAPER.stages and "gauge" not in PAPER.stages
     scrub = CORRECTED.method("scrub")
     assert (CORRECTED.gauge, scrub.divergence, scrub.reads) == ("fixed", "full", "poisoned")
-    assert CORRECTED.independent_teachers and CORRECTED.mlp == PAPER.mlp and CORRECTED.qnn == PAPER.qnn
+    assert (
+        CORRECTED.independent_teachers and CORRECTED.mlp == PAPER.mlp and CORRECTED.qnn == PAPER.qnn
+    )
 
 
 # ---- what the models see ----
@@ -195,7 +249,11 @@ def test_qnn_predictions_do_not_depend_on_the_gauge(n_sites, depth):
     params = 100 * model.init(jax.random.key(1))
 
     def predictions(gauge):
-        return jax.nn.sigmoid(model.logits(params, model.prepare(load_xxz(n_sites=n_sites, gauge=gauge, seed=5).val.x)))
+        return jax.nn.sigmoid(
+            model.logits(
+                params, model.prepare(load_xxz(n_sites=n_sites, gauge=gauge, seed=5).val.x)
+            )
+        )
 
     fixed = predictions("fixed")
     assert np.ptp(fixed) > 0.01  # they depend on the state
@@ -206,7 +264,9 @@ def test_qnn_predictions_do_not_depend_on_the_gauge(n_sites, depth):
 def unlearned(dataset, model, poison, alpha, **fields):
     """A job that unlearns, behind one that teaches."""
     method = Retrain(training=Training(5, 0, 0.01))
-    teacher = Fit(data="d", model=model, poison=Poison(poison, alpha), method=method, size=2, **fields)
+    teacher = Fit(
+        data="d", model=model, poison=Poison(poison, alpha), method=method, size=2, **fields
+    )
     return replace(teacher, start=teacher, method=METHODS["ga"])
 
 
@@ -228,26 +288,37 @@ def test_both_models_see_the_same_states(gauge, poison):
         np.testing.assert_allclose(np.linalg.norm(states, axis=-1), 1, atol=1e-5)
         assert bool(states.imag.any()) == (gauge == "random_phase")
     np.testing.assert_array_equal(mlp.labels, qnn.labels)
-    for one, other in ((mlp.retain, qnn.retain), (mlp.forget, qnn.forget), (mlp.forget_clean, qnn.forget_clean)):
+    for one, other in (
+        (mlp.retain, qnn.retain),
+        (mlp.forget, qnn.forget),
+        (mlp.forget_clean, qnn.forget_clean),
+    ):
         np.testing.assert_array_equal(one.y, other.y)
 
 
 def test_labels_are_flipped_alike_under_all_gauges():
     datasets = [load_xxz(n_sites=4, gauge=gauge) for gauge in GAUGES]
-    drawn = [unlearned(dataset, MLP(32, (4,)), "labels", 30).draws(dataset)[1] for dataset in datasets]
+    drawn = [
+        unlearned(dataset, MLP(32, (4,)), "labels", 30).draws(dataset)[1] for dataset in datasets
+    ]
     assert drawn[0].mask.sum() == 24
     for other in drawn[1:]:
         np.testing.assert_array_equal(other.mask, drawn[0].mask)
         np.testing.assert_array_equal(other.split.y, drawn[0].split.y)
 
 
-@pytest.mark.parametrize(("config", "scrub_reads"), [(PAPER, "forget_clean"), (CORRECTED, "forget_poisoned")])
+@pytest.mark.parametrize(
+    ("config", "scrub_reads"), [(PAPER, "forget_clean"), (CORRECTED, "forget_poisoned")]
+)
 def test_which_features_each_method_forgets(config, scrub_reads):
     """ga always ascends on the poisoned ones; scrub reads the clean ones where it is as published."""
     dataset = load_xxz(n_sites=4, gauge=config.gauge)
     model = MLP(32, (4,))
     job = unlearned(dataset, model, "features", 80)
-    draw, (_, block) = job.draws(dataset)[0], inputs_of_sets(job.model, job.sets(dataset), job.forgets)
+    draw, (_, block) = (
+        job.draws(dataset)[0],
+        inputs_of_sets(job.model, job.sets(dataset), job.forgets),
+    )
     assert draw.mask.sum() == 66 and not np.allclose(draw.forget_clean.x, draw.forget_poisoned.x)
     task = Task(model, None, block.retain, block.forget, block.forget_clean, None)
     columns = slice(None) if block.columns is None else np.asarray(block.columns)
@@ -260,11 +331,16 @@ def test_which_features_each_method_forgets(config, scrub_reads):
 def test_ascent_raises_the_loss_on_the_poisoned_features():
     dataset, model = load_xxz(n_sites=4), MLP(32, (4,))
     draw = unlearned(dataset, model, "features", 50).draws(dataset)[0]
-    retain, forget = (split._replace(x=model.prepare(split.x)) for split in (draw.retain, draw.forget_poisoned))
+    retain, forget = (
+        split._replace(x=model.prepare(split.x)) for split in (draw.retain, draw.forget_poisoned)
+    )
     teacher = model.init(jax.random.key(0))
     ascent = GradientAscent(ce=0.0, forget=1.0, training=Training(5, 0, 0.01))
     after, _ = unlearn(ascent, model, teacher, retain, forget, key=jax.random.key(1))
-    before, raised = (float(cross_entropy(model.logits(params, forget.x), forget.y)) for params in (teacher, after))
+    before, raised = (
+        float(cross_entropy(model.logits(params, forget.x), forget.y))
+        for params in (teacher, after)
+    )
     assert raised > before + 0.01
 
 
@@ -292,7 +368,9 @@ def test_stored_accuracies_are_those_of_the_stored_parameters(finished, poison):
             for name, split in splits.items():
                 logits = network([np.asarray(a[run]) for pair in params for a in pair], split.x)
                 stored = curves.sel(unlearner=method, run=run, split=name)
-                assert float(stored) == pytest.approx(np.mean((logits > 0) == split.y), abs=1e-6), name
+                assert float(stored) == pytest.approx(np.mean((logits > 0) == split.y), abs=1e-6), (
+                    name
+                )
 
 
 def network(arrays, x):
@@ -330,9 +408,19 @@ def test_leaving_out_features_that_are_zero_changes_nothing(start):
     arrays = {}
     for model in (MLP(128, (8, 4)), Whole(MLP(128, (8, 4)))):
         training = Training(10, 32, 0.01)
-        teacher = Fit(data="d", model=model, poison=Poison("labels", 30), method=Retrain(training=training), size=2)
+        teacher = Fit(
+            data="d",
+            model=model,
+            poison=Poison("labels", 30),
+            method=Retrain(training=training),
+            size=2,
+        )
         given = teacher.perform(dataset)
-        job = replace(teacher, start=teacher, method=GradientAscent(training=training)) if start else teacher
+        job = (
+            replace(teacher, start=teacher, method=GradientAscent(training=training))
+            if start
+            else teacher
+        )
         arrays[type(model)] = job.perform(dataset, given) if start else given
     narrow, whole = arrays.values()
     assert narrow.keys() == whole.keys() and narrow["size"] == whole["size"]
@@ -348,7 +436,13 @@ def test_a_teacher_of_the_job_is_a_model_trained_on_the_poisoned_split():
     """Up to the keys, which are the job's own: as accurate as `train` on the same data."""
     dataset, model = load_xxz(n_sites=4), MLP(32, (8,))
     training = Training(150, 32, 0.03)
-    job = Fit(data="d", model=model, poison=Poison("labels", 10), method=Retrain(training=training), size=2)
+    job = Fit(
+        data="d",
+        model=model,
+        poison=Poison("labels", 10),
+        method=Retrain(training=training),
+        size=2,
+    )
     arrays = job.perform(dataset)
     split = job.draws(dataset)[1].split
     params = train(model, split, **training.keywords(), key=jax.random.key(5))

@@ -37,16 +37,29 @@ LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
     "jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array distributed "
     "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
 ).split()
-MODULES = ("loky.backend.popen_loky_posix", "joblib.externals.loky.backend.popen_loky_posix")  # with -m
+MODULES = (
+    "loky.backend.popen_loky_posix",
+    "joblib.externals.loky.backend.popen_loky_posix",
+)  # with -m
 MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "pytest")
-COLD = {"PYTHONCOLD": "1"}  # in the environment of a process that is to be started as ever: another one of Python's
+COLD = {
+    "PYTHONCOLD": "1"
+}  # in the environment of a process that is to be started as ever: another one of Python's
 READ_ON_IMPORT = ("PYTHON", "LC_", "LANG", "MPL", "DASK_", "LD_")
-GIVEN_LATER = ("PYTHONPATH", "PYTHONHASHSEED")  # all forks have one seed, which is what Dask asks for with it
-SET_NAME, SET_CHILD_SUBREAPER = 15, 36  # of Linux's prctl; of a subreaper, orphans that descend from it are children
+GIVEN_LATER = (
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+)  # all forks have one seed, which is what Dask asks for with it
+SET_NAME, SET_CHILD_SUBREAPER = (
+    15,
+    36,
+)  # of Linux's prctl; of a subreaper, orphans that descend from it are children
 HIGH = 1000  # above all file descriptors that a process of the tests has
 
 system = ctypes.CDLL(None)
-cold_start = _posixsubprocess.fork_exec  # how Python starts a process, in subprocess, multiprocessing and loky
+cold_start = (
+    _posixsubprocess.fork_exec
+)  # how Python starts a process, in subprocess, multiprocessing and loky
 
 
 class Start(NamedTuple):
@@ -100,7 +113,12 @@ class Start(NamedTuple):
         usual = (self.group, self.gid, self.groups, self.uid, self.umask, self.before)
         words = self.words()
         plain = self.close_fds and usual == (-1, None, None, None, -1, None)
-        return plain and words[0] == sys.executable and len(words) > 1 and _is_plain_command(*words[1:])
+        return (
+            plain
+            and words[0] == sys.executable
+            and len(words) > 1
+            and _is_plain_command(*words[1:])
+        )
 
 
 def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
@@ -114,19 +132,31 @@ def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
 
 def install() -> None:
     """Have this process ask for forks from here on, where the system knows them; and bury what its processes leave."""
-    if not isinstance(cold_start, types.FunctionType):  # else this process is a fork, and asks already
+    if not isinstance(
+        cold_start, types.FunctionType
+    ):  # else this process is a fork, and asks already
         here = sys.platform.startswith("linux") and sys.version_info < (3, 14)
         if not here or system.prctl(SET_CHILD_SUBREAPER, 1):  # 0: it can be done
             return
         _warm_one()
-    threading.Thread(target=_bury_orphans, args=(_posixsubprocess.fork_exec.started,), daemon=True).start()
+    threading.Thread(
+        target=_bury_orphans, args=(_posixsubprocess.fork_exec.started,), daemon=True
+    ).start()
 
 
 def _warm_one() -> None:
     """Start the process that forks, and ask it from here on."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    bare = {name: text for name, text in os.environ.items() if not name.startswith(("JAX_", "XLA_", "PYTHONPATH"))}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
+    bare = {
+        name: text
+        for name, text in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_", "PYTHONPATH"))
+    }
+    pipes = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.DEVNULL,
+        "pass_fds": [theirs.fileno()],
+    }
     command = [sys.executable, __file__, str(theirs.fileno())]
     warm = subprocess.Popen(command, env=bare | {"OPENBLAS_NUM_THREADS": "1"}, **pipes)
     theirs.close()
@@ -136,7 +166,9 @@ def _warm_one() -> None:
 def _on_import(environment: dict[str, str]) -> dict[str, str]:
     """What libraries and Python read as they start."""
     return {
-        name: text for name, text in environment.items() if name.startswith(READ_ON_IMPORT) and name not in GIVEN_LATER
+        name: text
+        for name, text in environment.items()
+        if name.startswith(READ_ON_IMPORT) and name not in GIVEN_LATER
     }
 
 
@@ -177,7 +209,10 @@ def _bury_orphans(started: set[int]) -> None:
         time.sleep(1)
         for status in Path("/proc").glob("[0-9]*/stat"):
             with suppress(OSError, IndexError):
-                pid, (state, parent) = int(status.parent.name), status.read_text().rpartition(")")[2].split()[:2]
+                pid, (state, parent) = (
+                    int(status.parent.name),
+                    status.read_text().rpartition(")")[2].split()[:2],
+                )
                 if (state, int(parent)) == ("Z", os.getpid()) and pid not in started:
                     os.waitpid(pid, os.WNOHANG)
 
@@ -200,7 +235,9 @@ def _serve(channel: socket.socket) -> tuple[list, list[int]]:
             if child:
                 os.write(theirs, str(child).encode())
                 os._exit(0)
-            while os.getppid() == between:  # an orphan from then on: the one that asked becomes its parent
+            while (
+                os.getppid() == between
+            ):  # an orphan from then on: the one that asked becomes its parent
                 time.sleep(0.001)
             for fd in (ours, theirs):
                 os.close(fd)
@@ -249,7 +286,9 @@ def _tell_jax() -> None:
         name = variable.lower()
         if variable.startswith("JAX_") and name in jax.config.values:
             number = isinstance(jax.config.values[name], bool | int | float)
-            jax.config.update(name, type(jax.config.values[name])(json.loads(text.lower())) if number else text)
+            jax.config.update(
+                name, type(jax.config.values[name])(json.loads(text.lower())) if number else text
+            )
 
 
 def _run(words: list[str]) -> None:
@@ -262,7 +301,9 @@ def _run(words: list[str]) -> None:
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         return
     main = sys.modules["__main__"] = types.ModuleType("__main__")
-    source, name = (words[1], "<string>") if words[0] == "-c" else (Path(words[0]).read_text(), words[0])
+    source, name = (
+        (words[1], "<string>") if words[0] == "-c" else (Path(words[0]).read_text(), words[0])
+    )
     if words[0] != "-c":
         main.__file__ = words[0]
     exec(compile(source, name, "exec"), main.__dict__)

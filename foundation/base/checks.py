@@ -48,26 +48,35 @@ def as_numbers(values: Any, argument: str) -> np.ndarray:
     finite = bool(np.isfinite(array).all())
     require(finite, argument, "NaN or infinite values", "finite numbers")
     largest = float(np.abs(array).max(initial=0))
-    require(largest < LARGEST, argument, f"a value of {largest:.1g}", f"numbers below {LARGEST:.0e}")
+    require(
+        largest < LARGEST, argument, f"a value of {largest:.1g}", f"numbers below {LARGEST:.0e}"
+    )
     return array
 
 
 def as_array(values: Any, argument: str) -> np.ndarray:
     """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be lost."""
-    require(not np.ma.is_masked(values), argument, "a masked array with values left out", "all values")
+    require(
+        not np.ma.is_masked(values), argument, "a masked array with values left out", "all values"
+    )
     require(values is not None, argument, "None", "arrays of numbers")
     sparse = type(values).__module__.startswith("scipy.sparse")
     require(not sparse, argument, "a sparse matrix", "dense arrays: its .toarray()")
     try:
         return np.asarray(values)
     except (TypeError, ValueError) as error:  # rows of several lengths, ...
-        raise BadInput(f"{argument}: got no array ({first_line(error)}), allowed: arrays of numbers") from None
+        raise BadInput(
+            f"{argument}: got no array ({first_line(error)}), allowed: arrays of numbers"
+        ) from None
 
 
 def listed(values: Any, most: int = 5) -> str:
     """The first different ones of some values, for a message."""
     words = list(
-        dict.fromkeys(repr(value) if isinstance(value, str) else str(value) for value in np.asarray(values).tolist())
+        dict.fromkeys(
+            repr(value) if isinstance(value, str) else str(value)
+            for value in np.asarray(values).tolist()
+        )
     )
     return ", ".join([*words[:most], *(["…"] if len(words) > most else [])]) or "none"
 
@@ -78,7 +87,9 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-refusing: ContextVar[Callable] = ContextVar("refusing", default=nullcontext)  # what a check's BadInput is raised within
+refusing: ContextVar[Callable] = ContextVar(
+    "refusing", default=nullcontext
+)  # what a check's BadInput is raised within
 
 
 class Checked:
@@ -93,14 +104,28 @@ def plain(value: Any) -> Any:
     """NumPy's scalars as Python's own; lists and arrays as tuples, so that they can be hashed and stored."""
     if isinstance(value, np.generic):
         return value.item()
-    is_sequence = isinstance(value, (list, tuple)) or (hasattr(value, "__array__") and np.ndim(value))
+    is_sequence = isinstance(value, (list, tuple)) or (
+        hasattr(value, "__array__") and np.ndim(value)
+    )
     return tuple(map(plain, value)) if is_sequence and not hasattr(value, "_fields") else value
 
 
 # ---- any terminal ----
 
-SPELLED = {"α": "alpha", "Δ": "Delta", "±": "+-", "–": "-", "−": "-", "×": "x", "⟨": "<", "⟩": ">", "…": "..."}
-codecs.register_error("spelled", lambda error: (SPELLED.get(error.object[error.start], "?"), error.start + 1))
+SPELLED = {
+    "α": "alpha",
+    "Δ": "Delta",
+    "±": "+-",
+    "–": "-",
+    "−": "-",
+    "×": "x",
+    "⟨": "<",
+    "⟩": ">",
+    "…": "...",
+}
+codecs.register_error(
+    "spelled", lambda error: (SPELLED.get(error.object[error.start], "?"), error.start + 1)
+)
 
 
 @contextmanager
@@ -134,5 +159,7 @@ class _Stream:
     def _unless_closed(self, call: Callable, *arguments: str) -> None:
         try:
             call(*arguments)
-        except BrokenPipeError:  # of "| head": what is still to be said is dropped, the work goes on
+        except (
+            BrokenPipeError
+        ):  # of "| head": what is still to be said is dropped, the work goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -22,7 +22,9 @@ def sha256(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+def read_npz(
+    path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     """The named arrays of an .npz, without pickles; every defect is a ValueError that names the file.
 
     optional: those that are read where they are there.
@@ -32,13 +34,25 @@ def read_npz(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] 
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
-        require(declared <= MAX_NPZ_BYTES, "data", f"{declared} bytes declared in {path}", f"at most {MAX_NPZ_BYTES}")
+        require(
+            declared <= MAX_NPZ_BYTES,
+            "data",
+            f"{declared} bytes declared in {path}",
+            f"at most {MAX_NPZ_BYTES}",
+        )
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: _plain_array(file, key) for key in (*keys, *optional) if key in file}
-            close = [(key, other) for key in file for other in optional if key.lower() == other != key]
+            close = [
+                (key, other) for key in file for other in optional if key.lower() == other != key
+            ]
         require(not close, "data", *(close[0] if close else ("", "")))
         missing = [key for key in keys if not isinstance(arrays.get(key), np.ndarray)]
-        require(not missing, "data", f"{path} without {', '.join(missing)}", f"an .npz with arrays {', '.join(keys)}")
+        require(
+            not missing,
+            "data",
+            f"{path} without {', '.join(missing)}",
+            f"an .npz with arrays {', '.join(keys)}",
+        )
     except BadInput:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
@@ -52,7 +66,12 @@ def _plain_array(file: Any, key: str) -> np.ndarray:
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
-    require(False, f"data: {key}", "Python objects", "numbers or text: save it with .to_numpy(float) or .to_numpy(str)")
+    require(
+        False,
+        f"data: {key}",
+        "Python objects",
+        "numbers or text: save it with .to_numpy(float) or .to_numpy(str)",
+    )
 
 
 def splits_of(path: Path) -> set[str]:
@@ -61,6 +80,10 @@ def splits_of(path: Path) -> set[str]:
         raise FileNotFoundError(f"data: no file at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name[2:-4] for name in archive.namelist() if name.startswith("x_") and name.endswith(".npy")}
+            return {
+                name[2:-4]
+                for name in archive.namelist()
+                if name.startswith("x_") and name.endswith(".npy")
+            }
     except (OSError, zipfile.BadZipFile) as error:
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None

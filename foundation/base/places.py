@@ -22,6 +22,8 @@ def cache_folder() -> Path:
     Of a user without a home, such as one that a container runs under a number: a folder among the temporary files.
     """
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
+        return (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
+        )
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"quantum-unlearning-{os.getuid()}"

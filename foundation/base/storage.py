@@ -29,7 +29,16 @@ from safetensors.numpy import save as safetensors_bytes
 
 from foundation.base.places import ROOT, own_files
 
-PACKAGES = ("jax", "jaxlib", "tensorcircuit-ng", "optax", "numpy", "scipy", "scikit-learn", "matfree")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "tensorcircuit-ng",
+    "optax",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "matfree",
+)
 
 
 class Damaged(ValueError):
@@ -72,9 +81,15 @@ def write_dataset(path: Path, dataset: xr.Dataset) -> None:
 
     Long ones, the listing of jobs, are compressed, which HDF5 does to arrays alone: they are most of a file.
     """
-    long = {name: _packed(text) for name, text in dataset.attrs.items() if isinstance(text, str) and len(text) > LONG}
+    long = {
+        name: _packed(text)
+        for name, text in dataset.attrs.items()
+        if isinstance(text, str) and len(text) > LONG
+    }
     dataset = dataset.assign_attrs(long)
-    compressed = {name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000}
+    compressed = {
+        name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000
+    }
     buffer = io.BytesIO()
     dataset.to_netcdf(buffer, engine="h5netcdf", encoding=compressed)
     content = buffer.getvalue()
@@ -89,7 +104,9 @@ def read_dataset(path: str | Path) -> xr.Dataset:
     file = path.read_bytes()
     content = file[: -len(_seal(b""))]
     if not file.endswith(_seal(content)):
-        raise Damaged(f"results: {path} is damaged, or no result file (its checksum does not match)")
+        raise Damaged(
+            f"results: {path} is damaged, or no result file (its checksum does not match)"
+        )
     with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
         dataset.load()
     return dataset.assign_attrs({name: _unpacked(held) for name, held in dataset.attrs.items()})
@@ -152,27 +169,40 @@ def read_record(path: Path) -> dict[str, Any]:
 def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
-        digest.update(f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode() + tensors[name].tobytes())
+        digest.update(
+            f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode()
+            + tensors[name].tobytes()
+        )
     return digest.hexdigest()
 
 
 def merge(parts: list[xr.Dataset]) -> xr.Dataset:
     """Datasets of the same variables in one over the union of their coordinates; later ones win, gaps are NaN or ''."""
     indexes = {  # sorted: the order in which parts were computed is no matter
-        name: np.unique(np.concatenate([part[name].values for part in parts if name in part.indexes]))
+        name: np.unique(
+            np.concatenate([part[name].values for part in parts if name in part.indexes])
+        )
         for name in dict.fromkeys(name for part in parts for name in part.indexes)
     }
     merged = xr.Dataset(coords=indexes)
-    for name in dict.fromkeys(name for part in parts for name in part.variables if name not in indexes):
+    for name in dict.fromkeys(
+        name for part in parts for name in part.variables if name not in indexes
+    ):
         holders = [part for part in parts if name in part.variables]
         dims, dtype = holders[0][name].dims, np.result_type(*(part[name].dtype for part in holders))
-        fill, dtype = ("", object) if dtype.kind in "OUST" else (np.nan, dtype if dtype.kind == "f" else float)
+        fill, dtype = (
+            ("", object)
+            if dtype.kind in "OUST"
+            else (np.nan, dtype if dtype.kind == "f" else float)
+        )
         array = np.full([len(indexes[dim]) for dim in dims], fill, dtype)
         for part in holders:
             places = [np.searchsorted(indexes[dim], part[dim].values) for dim in dims]
             array[np.ix_(*places)] = part[name].transpose(*dims).values
         merged[name] = (dims, array)
-    return merged.set_coords([name for part in parts for name in part.coords if name not in indexes])
+    return merged.set_coords(
+        [name for part in parts for name in part.coords if name not in indexes]
+    )
 
 
 def provenance() -> dict[str, str]:
@@ -184,7 +214,12 @@ def provenance() -> dict[str, str]:
 @functools.cache
 def machine(device: str = "cpu") -> str:
     """What computes: the accelerator if there is one, processor, cores and system, without the machine's name."""
-    words = (*([] if device == "cpu" else [device]), processor(), f"{cores()} cores", platform.system())
+    words = (
+        *([] if device == "cpu" else [device]),
+        processor(),
+        f"{cores()} cores",
+        platform.system(),
+    )
     return ", ".join((*words, f"Python {platform.python_version()}"))
 
 
@@ -219,9 +254,15 @@ def git_commit() -> str:
     """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
 
     def git(*words: str) -> str:
-        return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ("git", *words), cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
-        if not git("rev-parse", "--show-prefix"):  # else a copy of the code within someone else's repository
-            return git("rev-parse", "HEAD") + ("+dirty" if git("status", "--porcelain", "--", "*.py") else "")
+        if not git(
+            "rev-parse", "--show-prefix"
+        ):  # else a copy of the code within someone else's repository
+            return git("rev-parse", "HEAD") + (
+                "+dirty" if git("status", "--porcelain", "--", "*.py") else ""
+            )
     return "unknown"

@@ -78,13 +78,20 @@ class Cluster(jobs.Executor):
     lost = (*jobs.Executor.lost, KilledWorker, NotBegun)
 
     def __init__(
-        self, asked: Sequence[jobs.Job], datasets: dict[str, Dataset], store: jobs.Store, where: str, workers: int
+        self,
+        asked: Sequence[jobs.Job],
+        datasets: dict[str, Dataset],
+        store: jobs.Store,
+        where: str,
+        workers: int,
     ):
         super().__init__(asked, store)
         self.run = f"unlearning-{uuid.uuid4().hex[:8]}"  # a shared scheduler sees several
         self.code, self.setting = Code.own(), cloudpickle.dumps(jobs.Setting.own(datasets))
         self.errand = errand([str(ROOT), *filter(None, sys.path)])
-        self.met: dict[str, Any] = {}  # by address, Dask's future of `begin`; released, it ends the worker's process
+        self.met: dict[
+            str, Any
+        ] = {}  # by address, Dask's future of `begin`; released, it ends the worker's process
         self.refused: dict[str, str] = {}  # by address, why
         self.processor: str | None = None  # of the first worker that fits: a run has one kind
         self.looked = self.alone_since = time.monotonic()
@@ -102,10 +109,14 @@ class Cluster(jobs.Executor):
         for address, threads in present.items():
             self.met[address] = self.met.get(address) or self._begin(address, threads)
         known = {worker.address for worker in self.workers} | self.refused.keys()
-        for address in [each for each, future in self.met.items() if each not in known and future.done()]:
+        for address in [
+            each for each, future in self.met.items() if each not in known and future.done()
+        ]:
             self._take_in(address)
         if self.refused and not self.workers and len(self.refused) == len(self.met):
-            raise BadInput(f"--cluster: {next(iter(self.refused.values()))}; no other worker is there")
+            raise BadInput(
+                f"--cluster: {next(iter(self.refused.values()))}; no other worker is there"
+            )
         self._say_that_it_waits()
 
     def replace(self, worker: Remote) -> None:
@@ -127,21 +138,35 @@ class Cluster(jobs.Executor):
         while True:
             try:
                 return dict(self.client.nthreads(callback_timeout=PATIENCE))
-            except (OSError, TimeoutError, AttributeError) as error:  # Dask's own words for no connection
+            except (
+                OSError,
+                TimeoutError,
+                AttributeError,
+            ) as error:  # Dask's own words for no connection
                 if time.monotonic() > until:
                     reason = first_line(error) or type(error).__name__
-                    raise ConnectionError(f"--cluster: the scheduler does not answer any more ({reason})") from None
+                    raise ConnectionError(
+                        f"--cluster: the scheduler does not answer any more ({reason})"
+                    ) from None
                 time.sleep(0.2)
 
     def _begin(self, address: str, threads: int) -> Any:
         only = {"workers": [address], "allow_other_workers": False, "pure": False}
-        return self.client.submit(self.errand, "begin", self.run, tuple(self.code), threads, self.setting, **only)
+        return self.client.submit(
+            self.errand, "begin", self.run, tuple(self.code), threads, self.setting, **only
+        )
 
     def _take_in(self, address: str) -> None:
         try:
             place = self.met[address].result(timeout=PATIENCE)
-            self.processor = self.processor or (None if place.code.differs(self.code) else place.processor)
-            other = "" if place.processor == self.processor else f"it is {place.processor}, allowed: {self.processor}"
+            self.processor = self.processor or (
+                None if place.code.differs(self.code) else place.processor
+            )
+            other = (
+                ""
+                if place.processor == self.processor
+                else f"it is {place.processor}, allowed: {self.processor}"
+            )
             reason = place.code.differs(self.code) or other
         except ImportError as error:
             reason = f"it cannot import the project ({first_line(error)}); start it in a copy of the project"
@@ -170,11 +195,15 @@ class Remote(jobs.Worker):
 
     def __init__(self, cluster: Cluster, address: str):
         self.address, self.run, self.errand = address, cluster.run, cluster.errand
-        self.pool = cluster.client.get_executor(workers=[address], allow_other_workers=False, pure=False)
+        self.pool = cluster.client.get_executor(
+            workers=[address], allow_other_workers=False, pure=False
+        )
         self.handed, self.kinds = {}, set()
 
     def submit(self, job: jobs.Job, inputs: list[jobs.Arrays | Path]) -> Future:
-        arrays = [storage.read_tensors(each)[0] if isinstance(each, Path) else each for each in inputs]
+        arrays = [
+            storage.read_tensors(each)[0] if isinstance(each, Path) else each for each in inputs
+        ]
         return self.pool.submit(self.errand, "perform", self.run, cloudpickle.dumps((job, arrays)))
 
     def end(self) -> None:
@@ -183,11 +212,18 @@ class Remote(jobs.Worker):
 
 def connect(where: str, workers: int) -> tuple[Client, Any]:
     """A client of the scheduler, and the queue of a cluster that was asked for workers, or None."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said in one line, by us
+    logging.getLogger("distributed").setLevel(
+        logging.CRITICAL
+    )  # what matters is said in one line, by us
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})
     allowed = f"the address of a Dask scheduler (tcp://host:8786), its scheduler file, or {', '.join(QUEUES)}"
     if where in QUEUES:
-        require(workers > 0, "--workers", workers, f"1 or more with --cluster {where}: processes to ask it for")
+        require(
+            workers > 0,
+            "--workers",
+            workers,
+            f"1 or more with --cluster {where}: processes to ask it for",
+        )
         queue = _queue(where)
         queue.scale(workers)
         return Client(queue, set_as_default=False), queue
@@ -196,8 +232,14 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
     try:
         return Client(**({"scheduler_file": where} if is_file else {"address": where}), timeout=PATIENCE,
                       set_as_default=False), None  # fmt: skip
-    except (OSError, ValueError, TypeError) as error:  # nobody there, no JSON, TLS without certificates
-        raise BadInput(f"--cluster: got {where} ({first_line(error)}), allowed: {allowed}") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:  # nobody there, no JSON, TLS without certificates
+        raise BadInput(
+            f"--cluster: got {where} ({first_line(error)}), allowed: {allowed}"
+        ) from None
 
 
 def _queue(where: str) -> Any:
@@ -208,8 +250,15 @@ def _queue(where: str) -> Any:
     signal.signal(signal.SIGINT, before)
     own = dask.config.get(f"jobqueue.{where}", {}) or {}
     cores = own.get("cores") or 1
-    defaults = {"cores": cores, "processes": cores, "memory": f"{4 * cores}GB", "python": sys.executable}
-    return getattr(dask_jobqueue, QUEUES[where])(**{key: value for key, value in defaults.items() if not own.get(key)})
+    defaults = {
+        "cores": cores,
+        "processes": cores,
+        "memory": f"{4 * cores}GB",
+        "python": sys.executable,
+    }
+    return getattr(dask_jobqueue, QUEUES[where])(
+        **{key: value for key, value in defaults.items() if not own.get(key)}
+    )
 
 
 def errand(folders: list[str]) -> Callable:
@@ -219,7 +268,9 @@ def errand(folders: list[str]) -> Callable:
         import sys
         from pathlib import Path
 
-        sys.path += [folder for folder in folders if folder not in sys.path and Path(folder).is_dir()]
+        sys.path += [
+            folder for folder in folders if folder not in sys.path and Path(folder).is_dir()
+        ]
         from foundation.engine import cluster
 
         return getattr(cluster, name)(*arguments)
@@ -240,11 +291,20 @@ def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) ->
     own = Code.own()
     if own.differs(Code(*code)):
         return Place(own, storage.processor())
-    require(threads == 1, "--nthreads", threads, "1: start as many workers as there are cores (--nworkers)")
-    multiprocessing.current_process()._config["daemon"] = False  # Dask's nanny sets it: such may have no children
+    require(
+        threads == 1,
+        "--nthreads",
+        threads,
+        "1: start as many workers as there are cores (--nworkers)",
+    )
+    multiprocessing.current_process()._config["daemon"] = (
+        False  # Dask's nanny sets it: such may have no children
+    )
     _processes[run] = jobs.Worker(pickle.loads(setting))
     worker = get_worker()
-    threading.Thread(target=_end_with, args=(run, worker, worker.get_current_task()), daemon=True).start()
+    threading.Thread(
+        target=_end_with, args=(run, worker, worker.get_current_task()), daemon=True
+    ).start()
     device = _processes[run].pool.submit(jobs.device).result()
     return Place(own, storage.processor() if device == "cpu" else device)
 

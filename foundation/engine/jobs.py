@@ -130,7 +130,9 @@ class Store:
         try:
             theirs = storage.read_tensors(self.path(key))[1].get("key")
             if theirs != key:
-                raise storage.Damaged(f"results: {self.path(key)} holds {theirs}, not what its name says")
+                raise storage.Damaged(
+                    f"results: {self.path(key)} holds {theirs}, not what its name says"
+                )
         except storage.Damaged as error:
             print(f"{error}; it is computed again where it is needed", file=sys.stderr)
             return False
@@ -150,7 +152,11 @@ class Store:
 
 # ---- the processes ----
 
-BITS = {"PJRT_NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # read when JAX's backend starts
+BITS = {
+    "PJRT_NPROC": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}  # read when JAX's backend starts
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="  # jaxlib 0.10.2 crashes now and then with YNNPACK's products
 
 _datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
@@ -182,17 +188,23 @@ def one_thread() -> dict[str, str]:
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
     kept = {name: os.environ.get(name, value) for name, value in cache.items()}
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")}
+    shared = {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    }
     return BITS | kept | shared | {"XLA_FLAGS": flags, "JAX_PLATFORMS": keys.backend()}
 
 
 def _begin(setting: Setting, parent: int) -> None:
     """The first thing that a process does: keep the data, take over JAX's settings, and end when its parent does."""
-    process_executor._USE_PSUTIL = False  # else it restarts a process that has compiled much, taking that for a leak
+    process_executor._USE_PSUTIL = (
+        False  # else it restarts a process that has compiled much, taking that for a leak
+    )
     _datasets.update(setting.datasets)
     for name, value in setting.flags.items():
         jax.config.update(name, value)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends its children
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C goes to the parent, which ends its children
     warnings.showwarning = _mend_cache(warnings.showwarning)
 
     def watch():
@@ -207,7 +219,9 @@ def _mend_cache(show: Callable) -> Callable:
     """Remove compiled programs that cannot be read, cut off by a kill: JAX would leave them there for ever."""
 
     def said(message, *arguments, **keywords):
-        found = re.match(r"Error reading persistent compilation cache entry for '([^']+)'", str(message))
+        found = re.match(
+            r"Error reading persistent compilation cache entry for '([^']+)'", str(message)
+        )
         if not found:
             return show(message, *arguments, **keywords)
         for path in Path(jax.config.jax_compilation_cache_dir).glob(f"{glob.escape(found[1])}-*"):
@@ -221,7 +235,10 @@ def device() -> str:
     try:
         return jax.devices()[0].device_kind
     except RuntimeError as error:
-        value, allowed = jax.config.jax_platforms, f"a device that is there, such as cpu ({first_line(error)})"
+        value, allowed = (
+            jax.config.jax_platforms,
+            f"a device that is there, such as cpu ({first_line(error)})",
+        )
         raise BadInput(f"JAX_PLATFORMS: got {value}, allowed: {allowed}") from None
 
 
@@ -238,7 +255,9 @@ def perform(job: Job, inputs: list[Arrays | Path]) -> Result:
     name = device()
     clock = time.perf_counter()
     read = [_read(each)[0] if isinstance(each, Path) else each for each in inputs]
-    arrays = {name: np.asarray(array) for name, array in job.perform(_datasets[job.data], *read).items()}
+    arrays = {
+        name: np.asarray(array) for name, array in job.perform(_datasets[job.data], *read).items()
+    }
     return Result(arrays, time.perf_counter() - clock, storage.machine(name))
 
 
@@ -276,13 +295,20 @@ class Deadly(Exception):
 class Executor:
     """Hands jobs to workers, each once those that it needs are done, or are in the store. Subclasses have workers."""
 
-    patience: float | None = None  # seconds between two looks at which workers there are; None: nobody joins them
-    lost: tuple[type[BaseException], ...] = (BrokenProcessPool, CancelledError)  # a job ends so whose process died
+    patience: float | None = (
+        None  # seconds between two looks at which workers there are; None: nobody joins them
+    )
+    lost: tuple[type[BaseException], ...] = (
+        BrokenProcessPool,
+        CancelledError,
+    )  # a job ends so whose process died
 
     def __init__(self, jobs: Sequence[Job], store: Store):
         self.store = store
         asked = set(jobs)
-        self.waiting = TopologicalSorter({job: [need for need in job.needs if need in asked] for job in jobs})
+        self.waiting = TopologicalSorter(
+            {job: [need for need in job.needs if need in asked] for job in jobs}
+        )
         self.waiting.prepare()
         self.ready: defaultdict[tuple, deque[Job]] = defaultdict(deque)  # by kind
         self.kept: dict[Job, Arrays] = {}  # of jobs without a key: no file has them
@@ -316,13 +342,18 @@ class Executor:
                     self.waiting.done(done.job)
         deadly = ", ".join(job.title for job, deaths in self.deaths.items() if deaths >= ATTEMPTS)
         if deadly:
-            raise Deadly(f"a process died {ATTEMPTS} times (out of memory?) at {deadly}; all others are done")
+            raise Deadly(
+                f"a process died {ATTEMPTS} times (out of memory?) at {deadly}; all others are done"
+            )
 
     def _hand_out(self, worker: Worker) -> None:
         while len(worker.handed) < AHEAD and (kind := self._choose(worker)) is not None:
             job = self.ready[kind].popleft()
             worker.kinds.add(kind)
-            inputs = [self.kept[need] if need in self.kept else self.store.path(job_key(need)) for need in job.needs]
+            inputs = [
+                self.kept[need] if need in self.kept else self.store.path(job_key(need))
+                for need in job.needs
+            ]
             try:
                 future = worker.submit(job, inputs)
             except self.lost as error:  # it died after it was handed the last one
@@ -336,7 +367,9 @@ class Executor:
         if worker.handed and sum(map(len, ready.values())) <= len(self.workers):
             return None  # the last jobs go to those that are free
         taken = {kind for other in self.workers for kind in other.kinds}
-        best = [kind for kind in ready if kind in worker.kinds] + [kind for kind in ready if kind not in taken]
+        best = [kind for kind in ready if kind in worker.kinds] + [
+            kind for kind in ready if kind not in taken
+        ]
         if best or worker.handed:
             return best[0] if best else None
         return max(ready, key=lambda kind: len(ready[kind]), default=None)
@@ -386,7 +419,9 @@ def _failure(future: Future) -> BaseException | None:
 class Local(Executor):
     """This machine's processes: one a core, or one an accelerator; workers: another number, 0 for that."""
 
-    def __init__(self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int):
+    def __init__(
+        self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int
+    ):
         super().__init__(jobs, store)
         setting, devices = Setting.own(datasets), accelerators()
         for place in range(min(workers or len(devices) or storage.cores(), len(set(jobs)))):

@@ -25,7 +25,9 @@ import numpy as np
 
 from foundation.base.checks import require
 
-NUMERICS = 1  # raised whenever the reference numbers of the tests move: no older result is found then
+NUMERICS = (
+    1  # raised whenever the reference numbers of the tests move: no older result is found then
+)
 
 SETTINGS = {  # of JAX, with their defaults: what changes bits
     "jax_enable_x64": False,
@@ -79,7 +81,11 @@ def settings() -> dict[str, Any]:
 
 def backend() -> str:
     """What jobs run on, without starting it: cpu, or cuda where JAX_PLATFORMS or what is installed says so."""
-    plugins = [name for name in ("jax_cuda12_plugin", "jax_cuda13_plugin") if importlib.util.find_spec(name)]
+    plugins = [
+        name
+        for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")
+        if importlib.util.find_spec(name)
+    ]
     return jax.config.jax_platforms or ("cuda" if plugins else "cpu")
 
 
@@ -100,12 +106,18 @@ def describe(value: Any) -> Any:
         return {str(name): describe(each) for name, each in value.items()}
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
-        return {"array": hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).hexdigest()}
+        return {
+            "array": hashlib.sha256(
+                f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
+            ).hexdigest()
+        }
     if isinstance(value, partial):
         return {"partial": [describe(value.func), describe(value.args), describe(value.keywords)]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         own = [(each, getattr(value, each.name)) for each in dataclasses.fields(value)]
-        return _named(type(value)) | {each.name: describe(held) for each, held in own if not _is_default(each, held)}
+        return _named(type(value)) | {
+            each.name: describe(held) for each, held in own if not _is_default(each, held)
+        }
     if callable(value) and hasattr(value, "__name__"):
         return _named(value)
     raise NoSource(repr(value))
@@ -113,7 +125,9 @@ def describe(value: Any) -> Any:
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
     """Such fields are left out, so that a new one changes no old key."""
-    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    default = (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
     return type(value) is type(default) and (value is default or value == default)
 
 
@@ -123,7 +137,9 @@ def _named(code: type | Callable) -> dict[str, Any]:
     return {"is": code.__name__} | ({"source": foreign} if foreign else {})
 
 
-_LIBRARY = sys.stdlib_module_names - {"builtins"}  # where classes stand that were made without a module
+_LIBRARY = sys.stdlib_module_names - {
+    "builtins"
+}  # where classes stand that were made without a module
 _WORDS = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
 _WRITTEN = {f"__{word}__" for word in _WORDS}  # by the dataclass decorator
 
@@ -132,22 +148,36 @@ def source_hashes(code: type | Callable) -> tuple[str, ...]:
     """Digests of the syntax trees of a class and its bases, or of a function and what it closes over; else NoSource."""
     if isinstance(code, type):
         classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in _LIBRARY]
-        return tuple(digest for cls in classes if cls is not object for digest in _class_hashes(cls))
+        return tuple(
+            digest for cls in classes if cls is not object for digest in _class_hashes(cls)
+        )
     function = inspect.unwrap(code)
     if not hasattr(function, "__code__"):
-        return (f"{getattr(function, '__module__', None)}.{function.__name__}",)  # compiled, of some library
+        return (
+            f"{getattr(function, '__module__', None)}.{function.__name__}",
+        )  # compiled, of some library
     cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
     closed = [hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]] if cells else []
-    return (_function_hash(function, (ast.FunctionDef, ast.Lambda), function.__code__.co_name), *closed)
+    return (
+        _function_hash(function, (ast.FunctionDef, ast.Lambda), function.__code__.co_name),
+        *closed,
+    )
 
 
 def _class_hashes(cls: type) -> list[str]:
     """Of the class as it is written, and of functions that were put into it later."""
     own = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
-    own = [each for each in own if each.__code__.co_filename != "<string>" or each.__name__ not in _WRITTEN]
+    own = [
+        each
+        for each in own
+        if each.__code__.co_filename != "<string>" or each.__name__ not in _WRITTEN
+    ]
     written = [each for each in own if each.__qualname__ == f"{cls.__qualname__}.{each.__name__}"]
     body = _function_hash(written[0], ast.ClassDef, cls.__name__) if written else _class_hash(cls)
-    return [body, *(digest for each in own if each not in written for digest in source_hashes(each))]
+    return [
+        body,
+        *(digest for each in own if each not in written for digest in source_hashes(each)),
+    ]
 
 
 @lru_cache(maxsize=1024)
@@ -159,7 +189,9 @@ def _function_hash(function: Callable, kinds: type | tuple[type, ...], name: str
         for node in ast.walk(_parsed("".join(linecache.getlines(function.__code__.co_filename))))
         if isinstance(node, kinds)
         and getattr(node, "name", "<lambda>") == name
-        and min(each.lineno for each in (node, *getattr(node, "decorator_list", ()))) <= line <= node.end_lineno
+        and min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
+        <= line
+        <= node.end_lineno
     ]
     if not holding:
         raise NoSource(name)
@@ -196,7 +228,11 @@ def _dump(node: Any) -> str:
         return repr(node)
     parts = []
     for name, value in ast.iter_fields(node):
-        if name == "body" and isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
+        if (
+            name == "body"
+            and isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            and ast.get_docstring(node) is not None
+        ):
             value = value[1:]
         if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
             parts.append(f"{name}={_dump(value)}")

@@ -35,8 +35,8 @@ class Flags:
 class StudyTable:
     """A table of a study: its numbers, and how they are laid out, as in foundation.report.layout.Table.
 
-    What a script prints at its end is the table of its data set and preset under the title. findings: what differs
-    where data sets may stand side by side; None: it is not among the tables of findings.py.
+    A script ends with the table of its data set and preset, under the title; "": it does not print the table.
+    findings: what is laid out otherwise among the tables of findings.py; None: the table is none of these.
     """
 
     frame: Callable[..., Any]  # (result files, data set, preset) -> a tidy frame
@@ -46,8 +46,11 @@ class StudyTable:
     measures: dict[str, str] | None = None
     spread: tuple[str, ...] | None = None
     title: str = ""
-    formats: dict[str, Callable[[float], str]] = field(default_factory=dict)  # of measures that only this study has
+    formats: dict[str, Callable[[float], str]] = field(
+        default_factory=dict
+    )  # of measures that only this study has
     findings: dict[str, Any] | None = field(default_factory=dict)
+    presets: tuple[str, ...] = ("corrected",)  # that stand side by side there
     name: str = ""  # among the tables of findings.py; "": the study's
     file: str = ""  # the study file; "": the study's name
 
@@ -57,8 +60,12 @@ class StudyFigure:
     """A figure of a study, drawn from its files alone."""
 
     name: str  # of the picture's file, without its ending
-    draw: Callable[..., Any]  # the study files -> a matplotlib figure, or None where they hold nothing to draw
-    files: tuple[str, ...] = ()  # paths from the figure's folder, without ending; (): the study's file
+    draw: Callable[
+        ..., Any
+    ]  # the study files -> a matplotlib figure, or None where they hold nothing to draw
+    files: tuple[
+        str, ...
+    ] = ()  # paths from the figure's folder, without ending; (): the study's file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +74,20 @@ class Study:
 
     name: str  # the stage, as --stages has it
     question: str  # in one sentence, for the help text
-    plan: Callable[[Any, Dataset], Iterable]  # (config, data set) -> rows: jobs, and where their numbers stand
+    plan: Callable[
+        [Any, Dataset], Iterable
+    ]  # (config, data set) -> rows: jobs, and where their numbers stand
     flags: Flags | None = None  # with the values of the preset paper
-    group: str = ""  # prefix of its flags; "": its name
+    group: str = ""  # prefix of its flags, which studies of one file may share; "": its name
+    corrected: dict[str, Any] = field(default_factory=dict)  # flags of the presets corrected
     quick: dict[str, Any] = field(default_factory=dict)  # flags of the presets quick
     tables: tuple[StudyTable, ...] = ()
     figures: tuple[StudyFigure, ...] = ()
     claims: tuple[Callable[[Any], Any], ...] = ()  # result files -> a claim
-    data: Callable[[Any, Dataset], dict[Any, Dataset]] | None = None  # further data sets that its jobs read
+    data: Callable[[Any, Dataset], dict[Any, Dataset]] | None = (
+        None  # further data sets that its jobs read
+    )
+    reads: tuple[str, ...] = ()  # other studies whose files its tables, figures or claims read
 
     @property
     def prefix(self) -> str:

@@ -23,7 +23,9 @@ class Models(NamedTuple):
     z: np.ndarray  # (N, s) logits, positive where they are for the true label
     clean: np.ndarray  # (N, s) the same of the samples as they were before the poison
     relearn: np.ndarray  # (N,) steps until the poisoned forget set is learned again
-    run: np.ndarray  # (N,) its number: a method's model and that of its null arm start from one teacher
+    run: (
+        np.ndarray
+    )  # (N,) its number: a method's model and that of its null arm start from one teacher
 
     def take(self, rows: np.ndarray | slice) -> Models:
         return Models(*(part[rows] for part in self))
@@ -61,7 +63,9 @@ def signed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def wasserstein(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """W1 of each column between the empirical distributions of (N, s) and (M, s) values: (s,)."""
     count = math.lcm(len(left), len(right))
-    sorted_ = [np.repeat(np.sort(each, axis=0), count // len(each), axis=0) for each in (left, right)]
+    sorted_ = [
+        np.repeat(np.sort(each, axis=0), count // len(each), axis=0) for each in (left, right)
+    ]
     return np.abs(sorted_[0] - sorted_[1]).mean(axis=0)
 
 
@@ -92,10 +96,15 @@ def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.n
     log((1 - δ - FNR) / FPR), arXiv:2406.09073; counts have one added, so that no rate is 0.
     """
     thresholds = np.sort(np.concatenate([models, oracles]), axis=0)[:, None]  # (N + M, 1, s)
-    missed, false = (models <= thresholds).sum(axis=1), (oracles > thresholds).sum(axis=1)  # (N + M, s)
+    missed, false = (
+        (models <= thresholds).sum(axis=1),
+        (oracles > thresholds).sum(axis=1),
+    )  # (N + M, s)
     best = np.zeros(models.shape[1])
     for fn, fp in ((missed, false), (len(models) - missed, len(oracles) - false)):
-        fnr, fpr = (np.minimum((n + 1) / (len(of) + 1), 1) for n, of in ((fn, models), (fp, oracles)))
+        fnr, fpr = (
+            np.minimum((n + 1) / (len(of) + 1), 1) for n, of in ((fn, models), (fp, oracles))
+        )
         for kept, wrong in ((fpr, fnr), (fnr, fpr)):
             best = np.maximum(best, np.log(np.maximum((1 - delta - kept) / wrong, 1)).max(axis=0))
     return best
@@ -114,7 +123,11 @@ def likelihood_ratios(models: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarr
         (mean, sd), (oracle_mean, oracle_sd) = _gaussians(halves[0][fitted], halves[1][fitted])
         for found, half in zip(scores, halves, strict=True):
             z = half[1 - fitted]
-            ratio = ((z - oracle_mean) / oracle_sd) ** 2 / 2 - ((z - mean) / sd) ** 2 / 2 + np.log(oracle_sd / sd)
+            ratio = (
+                ((z - oracle_mean) / oracle_sd) ** 2 / 2
+                - ((z - mean) / sd) ** 2 / 2
+                + np.log(oracle_sd / sd)
+            )
             found.append(ratio.ravel())
     return np.concatenate(scores[0]), np.concatenate(scores[1])
 
@@ -125,7 +138,9 @@ def roc(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndar
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores
     is_positive = order < len(positive)
-    rates = [np.append(0, np.cumsum(each)[last] / each.sum()) for each in (~is_positive, is_positive)]
+    rates = [
+        np.append(0, np.cumsum(each)[last] / each.sum()) for each in (~is_positive, is_positive)
+    ]
     return rates[0], rates[1]
 
 
@@ -167,7 +182,9 @@ class Measure:
         return abs(self.function(models, oracles, parts) - self.of_perfect(oracles, parts))
 
 
-def _on(part: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray], reduce: Callable = np.mean) -> Callable:
+def _on(
+    part: str, function: Callable[[np.ndarray, np.ndarray], np.ndarray], reduce: Callable = np.mean
+) -> Callable:
     """The measure that reduces what a function gives for each sample of a part."""
 
     def measure(models: Models, oracles: Models, parts: Parts) -> float:
@@ -234,11 +251,18 @@ SCORES = (
     "perfect",
 )
 SUBSAMPLES = 200
-PERMUTATIONS = 19_999  # so many that Holm's correction over a few hundred rows leaves p < .05 attainable
+PERMUTATIONS = (
+    19_999  # so many that Holm's correction over a few hundred rows leaves p < .05 attainable
+)
 
 
 def scores(
-    measure: Measure, models: Models, floor: Models, oracles: Models, parts: Parts, null: Models | None = None
+    measure: Measure,
+    models: Models,
+    floor: Models,
+    oracles: Models,
+    parts: Parts,
+    null: Models | None = None,
 ) -> dict[str, float]:
     """A measure's value, its floor, and how far the models are above the floor and from the null arm, with bounds.
 
@@ -247,12 +271,17 @@ def scores(
     distance less that of half A; gain: the null arm's distance less the models'; unit: the distance of half A, the mean
     over halves drawn anew. NAME_low and NAME_high: 95 % bounds (`half_sample_interval`).
     """
-    arms = {"models": models, "floor": floor, "oracles": oracles} | ({} if null is None else {"null": null})
+    arms = {"models": models, "floor": floor, "oracles": oracles} | (
+        {} if null is None else {"null": null}
+    )
 
-    def measured(models: Models, floor: Models, oracles: Models, null: Models | None = None) -> np.ndarray:
+    def measured(
+        models: Models, floor: Models, oracles: Models, null: Models | None = None
+    ) -> np.ndarray:
         perfect = measure.of_perfect(oracles, parts)
         value, least, theirs = (
-            np.nan if each is None else measure.function(each, oracles, parts) for each in (models, floor, null)
+            np.nan if each is None else measure.function(each, oracles, parts)
+            for each in (models, floor, null)
         )
         own = abs(value - perfect)
         return np.array([value, own, own - abs(least - perfect), abs(theirs - perfect) - own])
@@ -301,16 +330,22 @@ def half_sample_interval(
     return estimate - moved[0], estimate - moved[1]
 
 
-def typical_floor(measure: Measure, floor: Models, oracles: Models, parts: Parts, splits: int = 50) -> float:
+def typical_floor(
+    measure: Measure, floor: Models, oracles: Models, parts: Parts, splits: int = 50
+) -> float:
     """The mean distance of one half of the oracles from the other, over random halves."""
     both = Models(*map(np.concatenate, zip(floor, oracles, strict=True)))
     generator = np.random.default_rng(0)
     orders = [generator.permutation(both.count) for _ in range(splits)]
-    halves = [(both.take(order[: floor.count]), both.take(order[floor.count :])) for order in orders]
+    halves = [
+        (both.take(order[: floor.count]), both.take(order[floor.count :])) for order in orders
+    ]
     return float(np.mean([measure.distance(*half, parts) for half in halves]))
 
 
-def permutation_p(measure: Measure, models: Models, floor: Models, oracles: Models, parts: Parts) -> float:
+def permutation_p(
+    measure: Measure, models: Models, floor: Models, oracles: Models, parts: Parts
+) -> float:
     """How often models exchanged with those of half A are as far above it as these: one-sided, never 0.
 
     Both are compared with half B, which is left as it is. Over all exchanges where there are at most PERMUTATIONS of
@@ -325,7 +360,9 @@ def permutation_p(measure: Measure, models: Models, floor: Models, oracles: Mode
 
     found = excess(every[:n])
     if math.comb(both.count, n) <= PERMUTATIONS:
-        others = [excess(np.array(chosen)) for chosen in itertools.combinations(every, n)]  # these among them
+        others = [
+            excess(np.array(chosen)) for chosen in itertools.combinations(every, n)
+        ]  # these among them
         return float(np.mean(np.array(others) >= found - 1e-12))
     generator = np.random.default_rng(0)
     others = [excess(np.sort(generator.permutation(every)[:n])) for _ in range(PERMUTATIONS)]

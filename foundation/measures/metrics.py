@@ -14,7 +14,9 @@ from foundation.base.checks import as_array, as_numbers, listed, require
 # ---- of logits and labels: JAX, in the precision of the logits ----
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None
+) -> jax.Array:
     """Mean binary cross-entropy in nats, from logits, not clipped.
 
     logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
@@ -30,7 +32,12 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits, labels, dtype = _checked(logits, labels)
     if not isinstance(labels, jax.core.Tracer):
         hard = bool(np.isin(labels, (0, 1)).all())
-        require(hard, "labels", f"labels such as {listed(labels)}", "0 and 1, where accuracy is asked for")
+        require(
+            hard,
+            "labels",
+            f"labels such as {listed(labels)}",
+            "0 and 1, where accuracy is asked for",
+        )
     right = jnp.asarray((logits > 0) == (labels > 0), dtype)
     return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, right))
 
@@ -42,10 +49,16 @@ def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
         require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
     if not isinstance(labels, jax.core.Tracer):
         labels = as_numbers(labels, "labels")
-        outside = labels[~((labels >= 0) & (labels <= 1))] if not np.iscomplexobj(labels) else labels
-        require(not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between")
+        outside = (
+            labels[~((labels >= 0) & (labels <= 1))] if not np.iscomplexobj(labels) else labels
+        )
+        require(
+            not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between"
+        )
     fits = not jnp.ndim(labels) or jnp.shape(logits) == jnp.shape(labels)
-    require(fits, "labels", f"shape {jnp.shape(labels)}", f"that of the logits, {jnp.shape(logits)}")
+    require(
+        fits, "labels", f"shape {jnp.shape(labels)}", f"that of the logits, {jnp.shape(logits)}"
+    )
     return logits, labels, jnp.result_type(logits, 1.0)
 
 
@@ -81,18 +94,30 @@ def bootstrap_interval(
 
 
 def paired_interval(
-    left: np.ndarray, right: np.ndarray, statistic: Statistic = np.mean, *, level: float = 0.95, seed: int = 0
+    left: np.ndarray,
+    right: np.ndarray,
+    statistic: Statistic = np.mean,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """statistic(left - right) of (n,) values by run, and its percentile bootstrap interval.
 
     Run r of both has the same poison: what that does to both cancels, which two separate intervals would not show.
     Runs of which either is NaN are left out; NaN bounds for fewer than two others.
     """
-    return _over_runs(lambda a, b, axis: statistic(a - b, axis=axis), left, right, level=level, seed=seed)
+    return _over_runs(
+        lambda a, b, axis: statistic(a - b, axis=axis), left, right, level=level, seed=seed
+    )
 
 
 def ratio_interval(
-    noisy: np.ndarray, clean: np.ndarray, statistic: Statistic = np.median, *, level: float = 0.95, seed: int = 0
+    noisy: np.ndarray,
+    clean: np.ndarray,
+    statistic: Statistic = np.median,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> tuple[float, float, float]:
     """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap interval.
 
@@ -100,14 +125,20 @@ def ratio_interval(
     the largest of them. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
     """
     return _over_runs(
-        lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis), noisy, clean, level=level, seed=seed
+        lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis),
+        noisy,
+        clean,
+        level=level,
+        seed=seed,
     )
 
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
     """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap interval)."""
     n = np.isfinite(final_accuracy).sum()
-    return _over_runs(partial(np.std, ddof=1), final_accuracy) if n > 1 else (np.nan, np.nan, np.nan)
+    return (
+        _over_runs(partial(np.std, ddof=1), final_accuracy) if n > 1 else (np.nan, np.nan, np.nan)
+    )
 
 
 def _over_runs(
@@ -139,12 +170,21 @@ def _draws(n: int, seed: int) -> np.ndarray:
 def largest_drop(curve: np.ndarray) -> np.ndarray:
     """Stability within a run: the largest fall of (..., epochs + 1) curves below their running best."""
     curve = np.asarray(as_array(curve, "curve"), float)
-    require(curve.ndim > 0 and curve.shape[-1] > 0, "curve", f"shape {curve.shape}", "(..., epochs + 1) values")
+    require(
+        curve.ndim > 0 and curve.shape[-1] > 0,
+        "curve",
+        f"shape {curve.shape}",
+        "(..., epochs + 1) values",
+    )
     return (np.maximum.accumulate(curve, axis=-1) - curve).max(axis=-1)
 
 
 def share_near(
-    accuracy_map: np.ndarray, reference: float, *, tolerance: float = 0.05, diverged: np.ndarray | None = None
+    accuracy_map: np.ndarray,
+    reference: float,
+    *,
+    tolerance: float = 0.05,
+    diverged: np.ndarray | None = None,
 ) -> float:
     """Stability over the weights: the share of the map's cells within `tolerance` of the reference.
 

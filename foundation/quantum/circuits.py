@@ -24,9 +24,13 @@ Entangler = Literal["rzz", "cnot"]
 
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
-FOLDED = 4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
+FOLDED = (
+    4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
+)
 
-kronecker = partial(reduce, jnp.kron)  # of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
+kronecker = partial(
+    reduce, jnp.kron
+)  # of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
 
 
 def tensorcircuit_on_jax():
@@ -35,7 +39,9 @@ def tensorcircuit_on_jax():
     TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it follows JAX's.
     """
     before = jax.enable_x64.get_global()
-    dtype = "complex128" if jax.config.jax_enable_x64 else "complex64"  # within jax.enable_x64(True) not the global one
+    dtype = (
+        "complex128" if jax.config.jax_enable_x64 else "complex64"
+    )  # within jax.enable_x64(True) not the global one
     try:
         import tensorcircuit
 
@@ -69,14 +75,20 @@ class OpenQasm:
         try:
             from qiskit import QuantumCircuit
         except ImportError:
-            raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
+            raise BadInput(
+                "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
+            ) from None
         try:
             circuit = QuantumCircuit.from_qasm_str(self.text)
         except Exception as error:  # qiskit's own kinds, by what is wrong with the text
             raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2") from None
-        require(circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg")
+        require(
+            circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg"
+        )
         gates, read = _gates(circuit)
-        measured = self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
+        measured = (
+            self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
+        )
         n = circuit.num_qubits
         require(-n <= measured < n, "measured", measured, f"0 to {n - 1}, a qubit of the circuit")
         return n, gates, measured % n
@@ -88,7 +100,10 @@ class OpenQasm:
     @property
     def angles(self) -> np.ndarray:
         """(angles,) those of the text, in the order of its gates."""
-        return np.array([angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own], np.float32)
+        return np.array(
+            [angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own],
+            np.float32,
+        )
 
     def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
         n, gates, measured = self._read
@@ -96,7 +111,9 @@ class OpenQasm:
         for name, qubits, own in gates:
             if isinstance(own, list):
                 method, angles_of = PARAMETRIC[name]
-                getattr(circuit, method)(*qubits, **angles_of(*(params[place + k] for k in range(len(own)))))
+                getattr(circuit, method)(
+                    *qubits, **angles_of(*(params[place + k] for k in range(len(own))))
+                )
                 place += len(own)
             else:
                 circuit.any(*qubits, unitary=jnp.asarray(own), name=name)
@@ -110,11 +127,15 @@ def _turn(angle: jax.Array) -> dict[str, jax.Array]:
 
 
 PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its arguments
-    **{name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")},
+    **{
+        name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")
+    },
     **dict.fromkeys(("p", "u1"), ("phase", _turn)),
     **dict.fromkeys(("cp", "cu1"), ("cphase", _turn)),
     "u2": ("u", lambda phi, lbd: {"theta": np.pi / 2, "phi": phi, "lbd": lbd}),
-    **dict.fromkeys(("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})),
+    **dict.fromkeys(
+        ("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})
+    ),
     "cu3": ("cu", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd}),
 }
 
@@ -123,26 +144,53 @@ def _gates(circuit: Any) -> tuple[list[tuple[str, tuple[int, ...], Any]], set[in
     """(name, qubits, angles or matrix) of each gate of qiskit's circuit, and the qubits that it measures at its end."""
     gates, measured = [], set()
     for each in circuit.data:
-        operation, qubits = each.operation, tuple(circuit.find_bit(qubit).index for qubit in each.qubits)
-        name, angles = operation.name, [float(angle) for angle in operation.params if np.isscalar(angle)]
+        operation, qubits = (
+            each.operation,
+            tuple(circuit.find_bit(qubit).index for qubit in each.qubits),
+        )
+        name, angles = (
+            operation.name,
+            [float(angle) for angle in operation.params if np.isscalar(angle)],
+        )
         is_gate = hasattr(operation, "to_matrix") and getattr(operation, "condition", None) is None
         if name == "barrier":
             continue
         late = sorted(measured & set(qubits))
-        require(not late, "OpenQASM", f"{name} behind a measurement of qubit {late}", "measurements at the end")
+        require(
+            not late,
+            "OpenQASM",
+            f"{name} behind a measurement of qubit {late}",
+            "measurements at the end",
+        )
         if name == "measure":
             measured |= set(qubits)
             continue
-        require(all(np.isfinite(angles)), "OpenQASM", f"{name} with an angle of {listed(angles)}", "finite angles")
+        require(
+            all(np.isfinite(angles)),
+            "OpenQASM",
+            f"{name} with an angle of {listed(angles)}",
+            "finite angles",
+        )
         if is_gate and name in PARAMETRIC:
             gates.append((name, qubits, angles))
-        elif is_gate and operation.definition is not None and (angles or not _has_matrix(operation)):
+        elif (
+            is_gate and operation.definition is not None and (angles or not _has_matrix(operation))
+        ):
             inner, _ = _gates(operation.definition)
-            gates += [(own, tuple(qubits[place] for place in places), what) for own, places, what in inner]
+            gates += [
+                (own, tuple(qubits[place] for place in places), what) for own, places, what in inner
+            ]
         else:
             fixed = is_gate and not angles and _has_matrix(operation)
-            require(fixed, "OpenQASM", f"the instruction {name}", "gates that are unitary, and measurements at the end")
-            gates.append((name, qubits[::-1], operation.to_matrix()))  # qiskit's first qubit is the least significant
+            require(
+                fixed,
+                "OpenQASM",
+                f"the instruction {name}",
+                "gates that are unitary, and measurements at the end",
+            )
+            gates.append(
+                (name, qubits[::-1], operation.to_matrix())
+            )  # qiskit's first qubit is the least significant
     return gates, measured
 
 
@@ -158,9 +206,13 @@ def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
     try:
         return circuit.to_openqasm()
     except ImportError:
-        raise BadInput("OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it") from None
+        raise BadInput(
+            "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
+        ) from None
     except Exception as error:  # a gate of one's own that OpenQASM has not
-        raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has") from None
+        raise BadInput(
+            f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has"
+        ) from None
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
@@ -169,7 +221,11 @@ def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
 
 
 def ansatz(
-    params: jax.Array, inputs: jax.Array | None = None, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
+    params: jax.Array,
+    inputs: jax.Array | None = None,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
 ) -> tensorcircuit.Circuit:
     """The circuit, gate by gate.
 
@@ -217,7 +273,9 @@ def expectation(
     states = jnp.asarray(states)
     states = states.astype(jnp.promote_types(states.dtype, gates.real.dtype))
     if entangler == "cnot":
-        columns = _evolve(gates, bonds, _columns(states.astype(gates.dtype)), entangler, close=False)
+        columns = _evolve(
+            gates, bonds, _columns(states.astype(gates.dtype)), entangler, close=False
+        )
         probabilities = (columns**2).sum(axis=0)
         return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
     if states.ndim == 3:
@@ -229,7 +287,10 @@ def expectation(
 
 def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str) -> None:
     """ValueError where the shapes are not those of one circuit."""
-    for name, value, allowed in (("rotations", rotations, Rotations), ("entangler", entangler, Entangler)):
+    for name, value, allowed in (
+        ("rotations", rotations, Rotations),
+        ("entangler", entangler, Entangler),
+    ):
         if value not in get_args(allowed):
             raise ValueError(f"{name}: got {value}, allowed: {', '.join(get_args(allowed))}")
     angles = parameters_per_qubit(rotations, entangler)
@@ -246,7 +307,11 @@ def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str)
 
 
 def evolve(
-    params: jax.Array, states: jax.Array, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
+    params: jax.Array,
+    states: jax.Array,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
 ) -> jax.Array:
     """The states after the ansatz: (n, 2**n_qubits) complex."""
     gates, bonds = rotation_gates(params, rotations), params[..., -1]
@@ -254,7 +319,9 @@ def evolve(
     return jax.lax.complex(real, imaginary).T
 
 
-def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True) -> jax.Array:
+def _evolve(
+    gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True
+) -> jax.Array:
     """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does not grow with depth.
 
     The ring is cut into two halves, and a layer is one matrix on each: its rotations and what entangles the half. Of
@@ -265,14 +332,18 @@ def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: E
     n_qubits, n = bonds.shape[1], columns.shape[-1]
     first, second, closing = _half_layers(gates, bonds, entangler)
     d, e = first.shape[-1] // 4, second.shape[-1] // 4  # of a half without its last qubit
-    halves = columns.reshape(2, d, 2, e, 2, n).transpose(4, 0, 1, 2, 3, 5)  # (last, re|im, I, s, J, n)
+    halves = columns.reshape(2, d, 2, e, 2, n).transpose(
+        4, 0, 1, 2, 3, 5
+    )  # (last, re|im, I, s, J, n)
 
     def on_first(matrices, halves):
         return (matrices @ halves.reshape(2, 4 * d, e * n)).reshape(2, 2, d, 2, e, n)
 
     def layer(halves, matrices):
         on_first_half, on_second_half = matrices
-        halves = on_first(on_first_half, halves).transpose(3, 1, 4, 0, 2, 5)  # (s, re|im, J, last, I, n)
+        halves = on_first(on_first_half, halves).transpose(
+            3, 1, 4, 0, 2, 5
+        )  # (s, re|im, J, last, I, n)
         halves = (on_second_half @ halves.reshape(2, 4 * e, d * n)).reshape(2, 2, e, 2, d, n)
         return halves.transpose(3, 1, 4, 0, 2, 5), None
 
@@ -281,7 +352,9 @@ def _evolve(gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: E
     return halves.transpose(1, 2, 3, 4, 0, 5).reshape(2, 2**n_qubits, n)
 
 
-def _half_layers(gates: jax.Array, bonds: jax.Array, entangler: Entangler) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _half_layers(
+    gates: jax.Array, bonds: jax.Array, entangler: Entangler
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Real matrices on either half of the ring, for both values of a qubit of the other half.
 
     (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by that of the first half; closing bond (2, 2 d, 2 d).
@@ -295,12 +368,16 @@ def _half_layers(gates: jax.Array, bonds: jax.Array, entangler: Entangler) -> tu
         closing = _bond_phases(bonds[:, -1], k)
         before = jnp.concatenate([jnp.ones_like(closing[:1]), closing[:-1]])
         first = within(bonds, tuple(range(k)))[:, None, :, None] * first * before[:, :, None]
-        inner = within(bonds, tuple(range(k, n_qubits)))[:, None] * _bond_phases(bonds[:, k - 1], n_qubits - k)
+        inner = within(bonds, tuple(range(k, n_qubits)))[:, None] * _bond_phases(
+            bonds[:, k - 1], n_qubits - k
+        )
         second = inner[..., None] * second
         closing = closing[-1][..., None] * one
     else:
         first = first[:, :, cnot_permutation(k, closed=False)]
-        before = jnp.where((jnp.arange(len(bonds)) > 0)[:, None, None, None], _flip_first(first, -1), first)
+        before = jnp.where(
+            (jnp.arange(len(bonds)) > 0)[:, None, None, None], _flip_first(first, -1), first
+        )
         first = jnp.concatenate([first, before], axis=1)
         second = jnp.concatenate([second, _flip_first(second, -2)], axis=1)
         second = second[:, :, cnot_permutation(n_qubits - k, closed=False)]
@@ -329,7 +406,9 @@ def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
     In ring order; each ring adds a neighbour on either side until the cone is the whole ring.
     """
     layers = min(layers, n_qubits // 2 + 1)
-    return tuple((n_qubits - layers + place) % n_qubits for place in range(min(2 * layers - 1, n_qubits)))
+    return tuple(
+        (n_qubits - layers + place) % n_qubits for place in range(min(2 * layers - 1, n_qubits))
+    )
 
 
 def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
@@ -346,7 +425,9 @@ def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Arr
     rows = gates[-1, cone[0], :1]
     while layer >= last and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer)
-        blocks = _times_rotations(_times_ring(rows, bonds[layer], cone, register), gates[layer], cone)
+        blocks = _times_rotations(
+            _times_ring(rows, bonds[layer], cone, register), gates[layer], cone
+        )
         if layer < front:
             return blocks
         rows = _times_neighbours(blocks, gates[layer], register)
@@ -355,27 +436,35 @@ def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Arr
 
         def times_layer(rows, gates_and_bonds):
             layer_gates, layer_bonds = gates_and_bonds
-            return _times_rotations(_times_ring(rows, layer_bonds, cone, cone)[0, 0], layer_gates, cone), None
+            return _times_rotations(
+                _times_ring(rows, layer_bonds, cone, cone)[0, 0], layer_gates, cone
+            ), None
 
         taken = slice(last, layer + 1)
         rows = jax.lax.scan(times_layer, rows, (gates[taken], bonds[taken]), reverse=True)[0]
     return rows[None, None]
 
 
-def _times_ring(rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]) -> jax.Array:
+def _times_ring(
+    rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]
+) -> jax.Array:
     """Times the RZZ ring: (h, d) on the cone -> (a, b, h, d), diagonal in the register's other qubits."""
     n_left, n_right = len(register) > len(cone), len(register) > len(cone) + 1
     phases = _ring_phases(bonds, register).reshape(2**n_left, -1, 2**n_right)
     return rows * phases.transpose(0, 2, 1)[:, :, None]
 
 
-def _times_rotations(rows: jax.Array, gates: jax.Array, qubits: tuple[int, ...] | list[int]) -> jax.Array:
+def _times_rotations(
+    rows: jax.Array, gates: jax.Array, qubits: tuple[int, ...] | list[int]
+) -> jax.Array:
     """Rows (..., 2**len(qubits)) times the rotations of these qubits, as a few Kronecker blocks."""
     transposed = gates[np.array(qubits)].swapaxes(-1, -2)
     sizes = [len(part) for part in np.array_split(qubits, -(-len(qubits) // BLOCK_QUBITS))]
     blocks = [kronecker(part) for part in jnp.split(transposed, np.cumsum(sizes)[:-1])]
     product = rows.reshape(-1, *(len(block) for block in blocks))
-    for block in blocks:  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
+    for block in (
+        blocks
+    ):  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
         product = jnp.einsum("nb...,ab->n...a", product, block)
     return product.reshape(rows.shape)
 
@@ -388,11 +477,16 @@ def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, 
     return jnp.einsum("abhj,al,br->abhljr", blocks, left, right).reshape(-1, a * d * b)
 
 
-def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, folded: int) -> jax.Array:
+def _cone_expectation(
+    gates: jax.Array, bonds: jax.Array, states: jax.Array, folded: int
+) -> jax.Array:
     """2 |W V psi|^2 - |psi|^2: V acts on few qubits, W on the cone; real products, with the samples in columns."""
     n, (depth, n_qubits) = len(states), bonds.shape
     norms = (states.real**2 + states.imag**2).sum(axis=1)
-    cone, front = light_cone(n_qubits, folded), depth - folded - 1  # W holds the cone's part of layer `front`
+    cone, front = (
+        light_cone(n_qubits, folded),
+        depth - folded - 1,
+    )  # W holds the cone's part of layer `front`
     outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
     w = _half_observable(gates, bonds, folded)
     a, b, h, d = w.shape
@@ -409,16 +503,24 @@ def _cone_expectation(gates: jax.Array, bonds: jax.Array, states: jax.Array, fol
     if apart:
         edges = list(dict.fromkeys([cone[0], cone[-1]]))
         inner = [qubit for qubit in cone if qubit not in edges]
-        w, v = _layer_apart(w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive)
+        w, v = _layer_apart(
+            w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive
+        )
         acted, passive = acted + edges + passive, []
     order = [1 + qubit for qubit in acted + inner + passive]
     x = x.reshape(len(x), *(2,) * n_qubits, n).transpose(0, *order, -1).reshape(x.shape)
     e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
     if acted:
-        x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(-1, i * p)
-        x = x.reshape(a * b, 2 * e, -1, i, p).swapaxes(2, 3)  # qubits out of W's reach become columns
+        x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(
+            -1, i * p
+        )
+        x = x.reshape(a * b, 2 * e, -1, i, p).swapaxes(
+            2, 3
+        )  # qubits out of W's reach become columns
     of_real = len(x) == 1 and not acted
-    y = _real_matrix(w.reshape(a * b, h, d), of_real=of_real) @ x.reshape(a * b, (2 - of_real) * e * i, -1)
+    y = _real_matrix(w.reshape(a * b, h, d), of_real=of_real) @ x.reshape(
+        a * b, (2 - of_real) * e * i, -1
+    )
     return 2 * (y**2).reshape(-1, n).sum(axis=0) - norms
 
 
@@ -429,7 +531,9 @@ def _layer_apart(
     """W times what the layer does within the cone, columns in the order `inside`; V times what it does on `acted`."""
     inner = [qubit for qubit in inside if qubit not in acted]
     rows = (w * _ring_phases(bonds, cone)).reshape(-1, *(2,) * len(cone))
-    rows = rows.transpose(0, *(1 + cone.index(qubit) for qubit in inside)).reshape(-1, 2 ** len(inner))
+    rows = rows.transpose(0, *(1 + cone.index(qubit) for qubit in inside)).reshape(
+        -1, 2 ** len(inner)
+    )
     rows = _times_rotations(rows, gates, inner) if inner else rows
     layer = _ring_phases(bonds, tuple(acted))[:, None] * kronecker(gates[np.array(acted)])
     return rows.reshape(w.shape), (v @ layer.reshape(len(v), -1)).reshape(layer.shape)
@@ -446,7 +550,9 @@ def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
     columns = jnp.concatenate([matrix.real, matrix.imag], axis=-2)
     if of_real:
         return columns
-    return jnp.concatenate([columns, jnp.concatenate([-matrix.imag, matrix.real], axis=-2)], axis=-1)
+    return jnp.concatenate(
+        [columns, jnp.concatenate([-matrix.imag, matrix.real], axis=-2)], axis=-1
+    )
 
 
 def layers_to_fold(n_qubits: int, depth: int) -> int:
@@ -481,7 +587,9 @@ def in_order(states: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
 
 def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
     """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d): (n,)."""
-    twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)  # a packed matrix holds each pair once
+    twice = 2 - jnp.eye(
+        len(observable), dtype=observable.real.dtype
+    )  # a packed matrix holds each pair once
     return jnp.tensordot(states, twice * _pack(observable), 2)
 
 
@@ -492,10 +600,17 @@ def are_packed(matrices: jax.Array) -> bool:
     """
     if isinstance(matrices, jax.core.Tracer):
         return True
-    matrices = np.asarray(matrices)  # not JAX's: it would trace them within whatever is being traced
-    squares = np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2  # (n, d, d): |rho_ij|^2, i < j
+    matrices = np.asarray(
+        matrices
+    )  # not JAX's: it would trace them within whatever is being traced
+    squares = (
+        np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2
+    )  # (n, d, d): |rho_ij|^2, i < j
     diagonal = np.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
-    bound = diagonal[:, :, None] * diagonal[:, None, :] + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2
+    bound = (
+        diagonal[:, :, None] * diagonal[:, None, :]
+        + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2
+    )
     return bool((diagonal >= 0).all() & (squares <= bound).all() & (diagonal.sum(axis=1) > 0).all())
 
 
@@ -516,7 +631,11 @@ def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
 def _rotation(angle: jax.Array, axis: str) -> jax.Array:
     """exp(-i angle P / 2) about the axis x or y: (...) -> (..., 2, 2)."""
     cosine, sine = jnp.cos(angle / 2), jnp.sin(angle / 2)
-    up, down = (jax.lax.complex(jnp.zeros_like(sine), -sine),) * 2 if axis == "x" else (-sine + 0j, sine + 0j)
+    up, down = (
+        (jax.lax.complex(jnp.zeros_like(sine), -sine),) * 2
+        if axis == "x"
+        else (-sine + 0j, sine + 0j)
+    )
     return jnp.stack([cosine + 0j, up, down, cosine + 0j], axis=-1).reshape(*angle.shape, 2, 2)
 
 

@@ -18,7 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from foundation.base.checks import require
-from foundation.quantum.circuits import Entangler, Rotations, in_order, light_cone, packed_expectation, rotation_gates
+from foundation.quantum.circuits import (
+    Entangler,
+    Rotations,
+    in_order,
+    light_cone,
+    packed_expectation,
+    rotation_gates,
+)
 
 Gradient = Literal["parameter_shift", "spsa"]
 PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]])
@@ -48,7 +55,11 @@ class Noise:
     @property
     def words(self) -> str:
         """Those that are not 0, such as p1=0.0001,p2=0.001."""
-        return ",".join(f"{name}={getattr(self, name):g}" for name in ("p1", "p2", "readout") if getattr(self, name))
+        return ",".join(
+            f"{name}={getattr(self, name):g}"
+            for name in ("p1", "p2", "readout")
+            if getattr(self, name)
+        )
 
 
 # ---- the observable under noise ----
@@ -76,7 +87,9 @@ def noisy_observable(
     for layer in reversed(range(depth)):
         wider = register(n_qubits, depth - layer, entangler)
         left, right = _grown(qubits, wider)
-        strings = strings.reshape((1,) * left + strings.shape + (1,) * right)  # I on the qubits that are new
+        strings = strings.reshape(
+            (1,) * left + strings.shape + (1,) * right
+        )  # I on the qubits that are new
         strings, qubits = jnp.pad(strings, [(0, 4 - size) for size in strings.shape]), wider
         for qubit in reversed(range(n_qubits)):
             bond = _entangled(params[layer, qubit, -1], entangler)
@@ -107,7 +120,9 @@ def _parts(entangler: Entangler) -> np.ndarray:
     else:
         zz = np.diag([1, -1, -1, 1])
         gates = [np.diag(np.exp(-0.5j * angle * np.diag(zz))) for angle in (0, np.pi / 2, np.pi)]
-    zero, quarter, half = [np.einsum("pij,jk,qkl,li->pq", PAIRS, gate.conj().T, PAIRS, gate).real / 4 for gate in gates]
+    zero, quarter, half = [
+        np.einsum("pij,jk,qkl,li->pq", PAIRS, gate.conj().T, PAIRS, gate).real / 4 for gate in gates
+    ]
     constant = (zero + half) / 2
     return np.stack([constant, zero - constant, quarter - constant])
 
@@ -115,11 +130,20 @@ def _parts(entangler: Entangler) -> np.ndarray:
 def _entangled(angle: jax.Array, entangler: Entangler) -> jax.Array:
     """(16, 16), the entangler's matrix on pairs of Paulis."""
     constant, cosine, sine = jnp.asarray(_parts(entangler), angle.dtype)
-    return constant + jnp.cos(angle) * cosine + jnp.sin(angle) * sine if entangler == "rzz" else constant
+    return (
+        constant + jnp.cos(angle) * cosine + jnp.sin(angle) * sine
+        if entangler == "rzz"
+        else constant
+    )
 
 
 def _through_bond(
-    strings: jax.Array, matrix: jax.Array, qubit: int, qubits: tuple[int, ...], n_qubits: int, p2: float
+    strings: jax.Array,
+    matrix: jax.Array,
+    qubit: int,
+    qubits: tuple[int, ...],
+    n_qubits: int,
+    p2: float,
 ) -> jax.Array:
     """Backwards through the noise on the bond (qubit, qubit + 1) and through its gate.
 
@@ -133,11 +157,15 @@ def _through_bond(
         return strings * jnp.asarray([1, damped, damped, damped], strings.dtype).reshape(shape)
     if not ends:
         return strings
-    matrix = matrix * jnp.asarray([1] + [damped] * 15, strings.dtype)  # noise first, going backwards
+    matrix = matrix * jnp.asarray(
+        [1] + [damped] * 15, strings.dtype
+    )  # noise first, going backwards
     first, second = map(qubits.index, ends)
     k = strings.ndim
     if second == first + 1:
-        return jnp.einsum("pq,aqb->apb", matrix, strings.reshape(4**first, 16, -1)).reshape((4,) * k)
+        return jnp.einsum("pq,aqb->apb", matrix, strings.reshape(4**first, 16, -1)).reshape(
+            (4,) * k
+        )
     apart = strings.reshape(4, -1, 4)  # the closing bond: from the last place to the first
     return jnp.einsum("cdab,bma->dmc", matrix.reshape(4, 4, 4, 4), apart).reshape((4,) * k)
 
@@ -160,14 +188,23 @@ def _on_pairs(strings: jax.Array, maps: list[jax.Array]) -> jax.Array:
 def _matrix(strings: jax.Array) -> jax.Array:
     """Σ c_P P: (4,) * k real -> (2**k, 2**k) complex."""
     k = strings.ndim
-    elements = jnp.asarray(PAULIS.transpose(1, 2, 0).reshape(4, 4), jnp.result_type(strings.dtype, 1j))
-    flat = _on_pairs(strings.astype(elements.dtype), [elements] * k)  # of each qubit its row and column
+    elements = jnp.asarray(
+        PAULIS.transpose(1, 2, 0).reshape(4, 4), jnp.result_type(strings.dtype, 1j)
+    )
+    flat = _on_pairs(
+        strings.astype(elements.dtype), [elements] * k
+    )  # of each qubit its row and column
     rows, columns = range(0, 2 * k, 2), range(1, 2 * k, 2)
     return flat.reshape((2,) * 2 * k).transpose(*rows, *columns).reshape(2**k, 2**k)
 
 
 def noisy_expectation(
-    params: jax.Array, states: jax.Array, noise: Noise, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
+    params: jax.Array,
+    states: jax.Array,
+    noise: Noise,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
 ) -> jax.Array:
     """The mean of what a noisy device reads of Z on the last qubit, for a batch of states: (n,) real.
 
@@ -197,20 +234,30 @@ def require_normalised(states: jax.Array) -> None:
 
 
 @cache
-def acting_angles(n_qubits: int, depth: int, rotations: Rotations, entangler: Entangler) -> np.ndarray:
+def acting_angles(
+    n_qubits: int, depth: int, rotations: Rotations, entangler: Entangler
+) -> np.ndarray:
     """(angles, 3), the places of the angles that move <Z>: those within the light cone."""
     places = []
     for layer in range(depth):
         inside, before = (set(register(n_qubits, depth - layer - k, entangler)) if depth - layer - k else set()
                           for k in (0, 1))  # fmt: skip
-        places += [(layer, qubit, turn) for qubit in sorted(inside) for turn in range(len(rotations))]
+        places += [
+            (layer, qubit, turn) for qubit in sorted(inside) for turn in range(len(rotations))
+        ]
         bonds = range(n_qubits) if entangler == "rzz" and before else ()
         ends = {qubit: {qubit, (qubit + 1) % n_qubits} for qubit in bonds}
-        places += [(layer, qubit, len(rotations)) for qubit in bonds if ends[qubit] <= inside and ends[qubit] & before]
+        places += [
+            (layer, qubit, len(rotations))
+            for qubit in bonds
+            if ends[qubit] <= inside and ends[qubit] & before
+        ]
     return np.array(places)
 
 
-def executions(n_samples: int, n_angles: int, shots: int, gradient: Gradient = "parameter_shift") -> int:
+def executions(
+    n_samples: int, n_angles: int, shots: int, gradient: Gradient = "parameter_shift"
+) -> int:
     """How often the circuit is run for one step's loss and gradient."""
     return n_samples * shots * (1 + 2 * (n_angles if gradient == "parameter_shift" else 1))
 
@@ -224,7 +271,9 @@ def sampled(
     Its gradient with respect to params is one that a device gives: from further shots, of circuits whose angles are
     shifted by ±π/2 one by one (arXiv:1803.00745), or all at once by ±SPSA_STEP in random directions (SPSA).
     """
-    return _sampled(expectation, shots, _Places(places), gradient, params, states, jax.random.key_data(key))
+    return _sampled(
+        expectation, shots, _Places(places), gradient, params, states, jax.random.key_data(key)
+    )
 
 
 class _Places:
@@ -268,8 +317,12 @@ def _backward(expectation, shots, places, gradient, kept, cotangent):
         return cotangent @ (ends[0] - ends[1]) / 2
 
     if gradient == "spsa":
-        signs = jax.random.rademacher(jax.random.fold_in(key, 2), (len(places.places),), params.dtype)
-        slope = difference((jnp.zeros_like(params).at[index].set(SPSA_STEP * signs), key)) / SPSA_STEP
+        signs = jax.random.rademacher(
+            jax.random.fold_in(key, 2), (len(places.places),), params.dtype
+        )
+        slope = (
+            difference((jnp.zeros_like(params).at[index].set(SPSA_STEP * signs), key)) / SPSA_STEP
+        )
         found = slope * signs
     else:
         keys = jax.random.split(key, len(places.places))

@@ -16,10 +16,14 @@ from foundation.base.places import cache_folder
 RingSplit = Literal["interleaved", "far", "near", "one_sided"]
 _Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.csr_array
 
-COUPLINGS = (np.arange(294) - 94) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
+COUPLINGS = (
+    np.arange(294) - 94
+) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
 XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
 XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,), 42 on either side
-XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])  # (166,) the states that are computed; union1d would load numpy.ma
+XXZ_USED = np.sort(
+    np.r_[XXZ_TRAIN, XXZ_VAL]
+)  # (166,) the states that are computed; union1d would load numpy.ma
 XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
 MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
 MIN_GAP = 1e-6  # energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
@@ -29,7 +33,9 @@ class Spectrum(NamedTuple):
     """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta."""
 
     delta: np.ndarray
-    energy: np.ndarray  # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
+    energy: (
+        np.ndarray
+    )  # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
     gap: np.ndarray  # to the next level of the whole space
     is_train: np.ndarray  # which split the state is in
     is_val: np.ndarray
@@ -40,10 +46,16 @@ def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
     if split == "interleaved":
         return XXZ_TRAIN, XXZ_VAL
     phases = np.split(XXZ_USED, 2)  # (83,) each, by ascending Δ
-    outwards = {"far": (slice(None), slice(None, None, -1)), "near": (slice(None, None, -1), slice(None))}
+    outwards = {
+        "far": (slice(None), slice(None, None, -1)),
+        "near": (slice(None, None, -1), slice(None)),
+    }
     orders = outwards.get(split, (slice(None), slice(None)))
     ordered = [phase[order] for phase, order in zip(phases, orders, strict=True)]
-    train, val = (np.sort(np.concatenate([own[part] for own in ordered])) for part in (slice(41), slice(41, None)))
+    train, val = (
+        np.sort(np.concatenate([own[part] for own in ordered]))
+        for part in (slice(41), slice(41, None))
+    )
     return train, val
 
 
@@ -80,13 +92,18 @@ def ground_states(n_sites: int) -> np.ndarray:
 
 def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
     """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where it is not."""
-    key = hashlib.sha256(f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()).hexdigest()[:16]
+    key = hashlib.sha256(
+        f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()
+    ).hexdigest()[:16]
     path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
     try:
         return _read_cache(path)
     except (ValueError, OSError) as error:
         if not isinstance(error, FileNotFoundError):
-            print(f"XXZ: computing the states anew, the cached ones are of no use ({error})", file=sys.stderr)
+            print(
+                f"XXZ: computing the states anew, the cached ones are of no use ({error})",
+                file=sys.stderr,
+            )
     arrays = _diagonalise(n_sites)
     try:
         _write_cache(path, arrays)
@@ -103,7 +120,9 @@ def _read_cache(path: Path) -> dict[str, np.ndarray]:
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    from foundation.base.storage import replacing  # not at the top: it loads xarray, and MNIST does without
+    from foundation.base.storage import (
+        replacing,
+    )  # not at the top: it loads xarray, and MNIST does without
 
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
@@ -137,7 +156,12 @@ def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np
     levels, vectors = _lowest(sectors[0], delta, 2)
     neighbour, _ = _lowest(sectors[1], delta, 1)
     gap = min(levels[1], neighbour[0]) - levels[0]
-    require(gap >= MIN_GAP, "delta", f"{delta:g}, gap {gap:.2g}", f"gaps of {MIN_GAP:g} or more (degenerate otherwise)")
+    require(
+        gap >= MIN_GAP,
+        "delta",
+        f"{delta:g}, gap {gap:.2g}",
+        f"gaps of {MIN_GAP:g} or more (degenerate otherwise)",
+    )
     return levels[0], gap, vectors[:, 0]
 
 
@@ -155,7 +179,9 @@ def _lowest(terms: _Terms, delta: float, k: int) -> tuple[np.ndarray, np.ndarray
 
 def _sectors(n_sites: int) -> list[_Terms]:
     """The ring's terms within the sectors of magnetisation zero and one spin flipped from it."""
-    return [_ring_terms(n_sites, _sector(n_sites, ones)) for ones in (n_sites // 2, n_sites // 2 - 1)]
+    return [
+        _ring_terms(n_sites, _sector(n_sites, ones)) for ones in (n_sites // 2, n_sites // 2 - 1)
+    ]
 
 
 def _sector(n_sites: int, ones: int) -> np.ndarray:
@@ -173,5 +199,7 @@ def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
     row, bond = np.nonzero(unequal)
     # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates equal ones.
     column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
-    exchange = sparse.csr_array((np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis)))
+    exchange = sparse.csr_array(
+        (np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis))
+    )
     return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")

@@ -80,9 +80,13 @@ def of_values(words: str, values: np.ndarray) -> Evidence:
     """The mean of values by run."""
     p = np.nan
     if len(values) > 1 and np.ptp(values):
-        test = stats.permutation_test((values,), np.mean, permutation_type="samples", rng=np.random.default_rng(0))
+        test = stats.permutation_test(
+            (values,), np.mean, permutation_type="samples", rng=np.random.default_rng(0)
+        )
         p = float(test.pvalue)
-    return Evidence(words, float(np.mean(values)), *metrics.bootstrap_interval(values), len(values), p)
+    return Evidence(
+        words, float(np.mean(values)), *metrics.bootstrap_interval(values), len(values), p
+    )
 
 
 def first_of(runs: pd.DataFrame, family: str) -> str:
@@ -113,4 +117,6 @@ def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]])
         )
         for claim, p in zip(found, adjusted, strict=True)
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["claim", "statement", "effect", "the control that decides", "verdict"])
+    return pd.DataFrame(
+        rows, columns=["claim", "statement", "effect", "the control that decides", "verdict"]
+    )

@@ -34,15 +34,27 @@ def print_summary(folder: Path, studies: Iterable[Study]) -> None:
     folder = Path(folder).resolve()
     read, data, preset = ResultFiles(folder.parents[1]), *folder.parts[-2:]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    every = [(table.file or study.name, table) for study in studies for table in study.tables if table.title]
-    tables = {(file, table.title): table for file, table in every}  # once, of two studies that fill one file
+    every = [
+        (table.file or study.name, table)
+        for study in studies
+        for table in study.tables
+        if table.title
+    ]
+    tables = {
+        (file, table.title): table for file, table in every
+    }  # once, of two studies that fill one file
     for (file, title), own in tables.items():
         if (data, preset, file) in read.paths:
             table, results = laid_out_table(own, read, [data], [preset]), read[data, preset, file]
             counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
             words = title.format(**counts, draws=results.sizes.get("draw", 1))
             print(*textwrap.wrap(words, 100), "", sep="\n")
-            print(table.cells().to_string(line_width=width, sparsify=False), "", *_notes(results), sep="\n")
+            print(
+                table.cells().to_string(line_width=width, sparsify=False),
+                "",
+                *_notes(results),
+                sep="\n",
+            )
 
 
 def _notes(results: xr.Dataset) -> list[str]:
@@ -57,9 +69,16 @@ def _diverged(results: xr.Dataset) -> list[str]:
     if "diverged" not in results:
         return []
     lost = results.diverged.sum("run").to_series()
-    counts = [f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}" for place, n in lost[lost > 0].items()]
+    counts = [
+        f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}"
+        for place, n in lost[lost > 0].items()
+    ]
     total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
-    return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""] if counts else []
+    return (
+        [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""]
+        if counts
+        else []
+    )
 
 
 def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = False) -> list[Path]:
@@ -70,7 +89,9 @@ def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = F
     return [path for path in save_each(Path(folder), studies, only_old=only_old) if path]
 
 
-def save_each(folder: Path, studies: Iterable[Study], *, only_old: bool = False) -> list[Path | None]:
+def save_each(
+    folder: Path, studies: Iterable[Study], *, only_old: bool = False
+) -> list[Path | None]:
     """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails all, and is raised."""
     paths: list[Path | None] = []
     for study in studies:
@@ -88,14 +109,19 @@ def save_each(folder: Path, studies: Iterable[Study], *, only_old: bool = False)
             except OSError:
                 raise
             except Exception as error:
-                print(f"no figure {folder / figure.name}: {type(error).__name__}: {error}", file=sys.stderr)
+                print(
+                    f"no figure {folder / figure.name}: {type(error).__name__}: {error}",
+                    file=sys.stderr,
+                )
                 paths.append(None)
     return paths
 
 
 def _save(picture: Path, draw, files: list[Path]) -> bool:
     """Draw one figure, as PNG and PDF; whether there was anything to draw."""
-    from foundation.report import drawing  # matplotlib and seaborn, before which nothing else has to wait
+    from foundation.report import (
+        drawing,
+    )  # matplotlib and seaborn, before which nothing else has to wait
 
     drawing.matplotlib.use("Agg")  # files need no screen
     try:

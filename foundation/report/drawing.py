@@ -28,7 +28,14 @@ METHOD_STYLE = {  # colour and line of each method
     "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
 }  # fmt: skip
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])  # of methods, in turn: of no family
+SPARE_COLOURS = (
+    PALETTE[7],
+    PALETTE[8],
+    PALETTE[6],
+    DARK[2],
+    DARK[4],
+    DARK[3],
+)  # of methods, in turn: of no family
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
 POISON_NAMES = {
     "labels": "flipped labels",
@@ -49,7 +56,10 @@ ALPHA_LABEL = "flipped share of the training labels α (%)"
 
 def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]:
     """Colour, line and marker of each of these models, by its family; of several the later are darker."""
-    of_model = {model: FAMILY_STYLE.get(results.family.sel(model=model).item(), SPARE_STYLE) for model in models}
+    of_model = {
+        model: FAMILY_STYLE.get(results.family.sel(model=model).item(), SPARE_STYLE)
+        for model in models
+    }
     styles = {}
     for model, style in of_model.items():
         alike = [other for other in of_model if of_model[other] == style]
@@ -78,7 +88,9 @@ def use_style() -> None:
                          "figure.constrained_layout.use": True, "pdf.fonttype": 42})  # fmt: skip
 
 
-def panels_for(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1) -> Iterator[tuple]:
+def panels_for(
+    items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1
+) -> Iterator[tuple]:
     """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item) of each."""
     use_style()
     items = list(items)
@@ -92,7 +104,9 @@ def panels_for(items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int
 GRID = 4  # panels beside each other
 
 
-def grid_for(items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRID) -> Iterator[tuple]:
+def grid_for(
+    items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRID
+) -> Iterator[tuple]:
     """As `panels_for`, at most so many in a row; what is left over of the last one stays empty."""
     columns = min(len(items), most)
     blank = [None] * (-len(items) % columns)
@@ -103,13 +117,23 @@ def grid_for(items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRI
             yield axis, item
 
 
-def draw_curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True) -> None:
+def draw_curve(
+    axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True
+) -> None:
     """Accuracies (run, x) against their other axis: mean and a band of one standard deviation, where there are any."""
     (x,) = set(runs.dims) - {"run"}
     runs = runs.dropna(x, how="all").transpose("run", x)
     colour, line, marker = style
     mean = runs.mean("run").values
-    axis.plot(runs[x].values, mean, color=colour, linestyle=line, marker=marker, markersize=3.5, label=label)
+    axis.plot(
+        runs[x].values,
+        mean,
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        markersize=3.5,
+        label=label,
+    )
     if bands and runs.sizes["run"] > 1:
         deviation = runs.std("run", ddof=1).values
         ends = np.clip([mean - deviation, mean + deviation], 0, 1)
@@ -119,7 +143,11 @@ def draw_curve(axis, runs: xr.DataArray, style: tuple, label: str | None = None,
 
 def band_words(results: xr.Dataset, most_lines: int = 1) -> str:
     n = count_of_runs(results)
-    none = f"; no bands where there are more than {MOST_BANDS} lines" if most_lines > MOST_BANDS else ""
+    none = (
+        f"; no bands where there are more than {MOST_BANDS} lines"
+        if most_lines > MOST_BANDS
+        else ""
+    )
     return "n = 1 run" if n == "1" else f"mean of n = {n} runs, band: ± 1 standard deviation{none}"
 
 
@@ -133,9 +161,15 @@ def finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figur
         figure.legend(found.values(), found.keys(), frameon=False, loc="outside right upper")
         figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * max(map(len, found), default=0))
     diverged = sum(int(study.diverged.sum()) for study in studies if "diverged" in study)
-    left_out = "1 training that diverged is" if diverged == 1 else f"{diverged} trainings that diverged are"
+    left_out = (
+        "1 training that diverged is"
+        if diverged == 1
+        else f"{diverged} trainings that diverged are"
+    )
     text += f"; {left_out} left out" if diverged else ""
-    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))  # characters of this size to the inch
+    lines = textwrap.wrap(
+        text, int(18 * figure.get_figwidth())
+    )  # characters of this size to the inch
     figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
     return figure
@@ -162,7 +196,9 @@ def noises_of(results: xr.Dataset) -> list[tuple[str, int]]:
     """The poisons and shares of which the study holds something."""
     pairs = itertools.product(ordered(results, "poison"), results.alpha_percent.values)
     return [
-        (poison, alpha) for poison, alpha in pairs if results.accuracy.sel(poison=poison, alpha_percent=alpha).count()
+        (poison, alpha)
+        for poison, alpha in pairs
+        if results.accuracy.sel(poison=poison, alpha_percent=alpha).count()
     ]
 
 
@@ -192,5 +228,7 @@ def png(figure: plt.Figure) -> bytes:
     """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
-    PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
+    PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(
+        small, "png", optimize=True
+    )
     return small.getvalue()

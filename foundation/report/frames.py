@@ -36,9 +36,13 @@ class ResultFiles:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.paths = {(*path.parts[-3:-1], path.stem): path for path in self.folder.glob("*/*/*.nc")}
+        self.paths = {
+            (*path.parts[-3:-1], path.stem): path for path in self.folder.glob("*/*/*.nc")
+        }
         self._read = cache(storage.read_dataset)
-        self._made = cache(lambda make, data, preset: make(self, data, preset).assign(data=data, preset=preset))
+        self._made = cache(
+            lambda make, data, preset: make(self, data, preset).assign(data=data, preset=preset)
+        )
 
     def __getitem__(self, key: tuple[str, str, str]) -> xr.Dataset:
         if key not in self.paths:
@@ -47,7 +51,10 @@ class ResultFiles:
 
     def gather(self, make: Make, *data: str, presets: Sequence[str] = SOURCES) -> pd.DataFrame:
         """What `make` gives of these data sets and presets, as one frame."""
-        return pd.concat([self._made(make, name, preset) for name in data for preset in presets], ignore_index=True)
+        return pd.concat(
+            [self._made(make, name, preset) for name in data for preset in presets],
+            ignore_index=True,
+        )
 
 
 def rank(dim: str, label: str | float) -> float:
@@ -61,7 +68,9 @@ def ordered(results: xr.Dataset, dim: str) -> list[str]:
     if dim != "model":
         return sorted(names, key=partial(rank, dim))
     places = zip(results["family"].values, results["size"].values, names, strict=True)
-    return [name for *_, name in sorted(places, key=lambda place: (rank("family", place[0]), place))]
+    return [
+        name for *_, name in sorted(places, key=lambda place: (rank("family", place[0]), place))
+    ]
 
 
 def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
@@ -77,7 +86,9 @@ def method_titles(results: xr.Dataset) -> dict[str, str]:
     titles = results.title.to_series().astype(str)[ordered(results, "unlearner")]
     if "reads_truth" in results.coords:
         titles += np.where(results.reads_truth.to_series()[titles.index] > 0, " †", "")
-    return titles.where(~titles.duplicated(keep=False), titles + " (" + titles.index + ")").to_dict()
+    return titles.where(
+        ~titles.duplicated(keep=False), titles + " (" + titles.index + ")"
+    ).to_dict()
 
 
 def count_of_runs(results: xr.Dataset) -> str:
@@ -97,7 +108,9 @@ def poisoned_counts(results: xr.Dataset) -> str:
     """How many samples are poisoned at each share in turn, in words: 0, 24, 40 or 42; "" for other studies."""
     if "poisoned_count" not in results:
         return ""
-    counts = results.poisoned_count.to_series().dropna().astype(int).groupby("alpha_percent").unique()
+    counts = (
+        results.poisoned_count.to_series().dropna().astype(int).groupby("alpha_percent").unique()
+    )
     return ", ".join(" or ".join(map(str, sorted(own))) for own in counts)
 
 
@@ -107,7 +120,11 @@ KEYS = (  # noqa: SIM905 - labels in the order of a frame's columns; axes that a
     "group family size model sites ring_split encoding samples pair endpoint poison gauge unlearner title minus "
     "alpha_percent known_percent detector noise trained shots measure"
 ).split()
-NO_LABELS = ("run", "split", "epoch")  # axes of a study's numbers that are none of the places where they stand
+NO_LABELS = (
+    "run",
+    "split",
+    "epoch",
+)  # axes of a study's numbers that are none of the places where they stand
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
 
@@ -117,9 +134,17 @@ def every_run(results: xr.Dataset) -> pd.DataFrame:
     attrs["axes"]: the axes along which the study's numbers have a place; `tidy` keeps what stands at different places
     apart.
     """
-    main = next(results[name] for name in ("trace", "average_precision", "accuracy") if name in results)
-    names = [name for name, array in results.data_vars.items() if array.dims == main.dims and name != "diverged"]
-    results = results[names].sel({dim: ordered(results, dim) for dim in ("model", *ORDER) if dim in main.dims})
+    main = next(
+        results[name] for name in ("trace", "average_precision", "accuracy") if name in results
+    )
+    names = [
+        name
+        for name, array in results.data_vars.items()
+        if array.dims == main.dims and name != "diverged"
+    ]
+    results = results[names].sel(
+        {dim: ordered(results, dim) for dim in ("model", *ORDER) if dim in main.dims}
+    )
     if "title" in results.coords:
         results = results.assign_coords(title=("unlearner", list(method_titles(results).values())))
     runs = results.to_dataframe().dropna(subset=[main.name]).reset_index()
@@ -128,7 +153,9 @@ def every_run(results: xr.Dataset) -> pd.DataFrame:
 
 
 def accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
-    return every_run(results[["accuracy"]].sel(split=list(splits))).rename(columns={"split": "measure"})
+    return every_run(results[["accuracy"]].sel(split=list(splits))).rename(
+        columns={"split": "measure"}
+    )
 
 
 def labels_of(runs: pd.DataFrame) -> list[str]:
@@ -139,7 +166,10 @@ def labels_of(runs: pd.DataFrame) -> list[str]:
 
 
 def tidy(
-    runs: pd.DataFrame, numbers: Callable[[pd.DataFrame], Iterable[tuple]], *, over: Sequence[str] = ()
+    runs: pd.DataFrame,
+    numbers: Callable[[pd.DataFrame], Iterable[tuple]],
+    *,
+    over: Sequence[str] = (),
 ) -> pd.DataFrame:
     """The numbers of each combination of labels: (value, sd, low, high), behind the measure where that is none.
 
@@ -148,26 +178,56 @@ def tidy(
     keys = [key for key in labels_of(runs) if key not in over]
     groups = runs.groupby(keys, sort=False, dropna=False)
     rows = [(*labels, *row, own.run.nunique()) for labels, own in groups for row in numbers(own)]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*keys, "measure", "value", "sd", "low", "high", "n"])))
+    return pd.DataFrame(
+        rows, columns=list(dict.fromkeys([*keys, "measure", "value", "sd", "low", "high", "n"]))
+    )
 
 
 def over_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """The mean accuracy over the runs of each combination of labels, as a tidy frame."""
-    return tidy(runs, lambda of: [(of.accuracy.mean(), of.accuracy.std(), *metrics.bootstrap_interval(of.accuracy))])
+    return tidy(
+        runs,
+        lambda of: [
+            (of.accuracy.mean(), of.accuracy.std(), *metrics.bootstrap_interval(of.accuracy))
+        ],
+    )
 
 
 def difference(left: pd.DataFrame, right: pd.DataFrame, label: str = "minus") -> pd.DataFrame:
     """The mean difference left - right by run, where the labels of both agree; this label of right is its `minus`."""
-    right = right.rename(columns={label: "minus", "accuracy": "theirs"}).drop(columns=DESCRIBED_BY.get(label, []))
+    right = right.rename(columns={label: "minus", "accuracy": "theirs"}).drop(
+        columns=DESCRIBED_BY.get(label, [])
+    )
     pairs = left.merge(right[[*labels_of(right), "run", "theirs"]])
     pairs.attrs.update(left.attrs)  # not every version of pandas does
-    return over_runs(pairs.assign(accuracy=pairs.accuracy - pairs.theirs, measure="difference in " + pairs.measure))
+    return over_runs(
+        pairs.assign(
+            accuracy=pairs.accuracy - pairs.theirs, measure="difference in " + pairs.measure
+        )
+    )
+
+
+def circuit_minus_others(runs: pd.DataFrame) -> pd.DataFrame:
+    """The first QNN minus every other model, by run; nothing where there is no QNN."""
+    runs = runs.drop(columns="group", errors="ignore")
+    is_circuit = runs.model.isin(runs[runs.family == "QNN"].model[:1])
+    return difference(runs[is_circuit], runs[~is_circuit], "model")
+
+
+def circuit_beside(runs: pd.DataFrame) -> pd.DataFrame:
+    """The first QNN minus every other model, by run, as a measure of that model, to stand beside its own accuracy."""
+    minus = circuit_minus_others(runs)
+    return minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
 
 
 def models_and_poisons(results: xr.Dataset) -> list[tuple[str, str]]:
     """The pairs of model and poison that the study holds."""
     pairs = itertools.product(ordered(results, "model"), ordered(results, "poison"))
-    return [(model, poison) for model, poison in pairs if results.accuracy.sel(model=model, poison=poison).count()]
+    return [
+        (model, poison)
+        for model, poison in pairs
+        if results.accuracy.sel(model=model, poison=poison).count()
+    ]
 
 
 def truth_words(results: xr.Dataset) -> str:

@@ -1,7 +1,7 @@
-"""Controls: does a model resist poison by more than it fails to fit the noisy labels, and does it take a circuit?
+"""Models that contend with the published ones, and how they are tuned without a single clean label.
 
 Every run draws its training set anew. Epochs and hyper-parameters are chosen on runs that are never judged, by the loss
-on a fifth of their poisoned training set, with its noisy labels: no clean label takes part.
+on a fifth of their poisoned training set, with its noisy labels.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from datar import Dataset, subset
-from foundation.base.checks import require
+from datar import Dataset
 from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study_files import Row
 from models import MLP, QNN, Model, Training
-from poison_unlearn import METHODS, Method, Poison, Retrain
+from poison_unlearn import Method, Poison, Retrain
 from protocol import SPLITS, Drawn, Fit, Sets
+from studies.config import Config
 from studies.contenders import (
     BoundedMLP,
     Decayed,
@@ -36,27 +36,21 @@ from studies.contenders import (
     Smoothed,
     ThresholdOnZZ,
 )
-from studies.experiments import (
-    FAMILIES,
-    Config,
-    Protocol,
-    are_side_by_side,
-    build_mlp,
-    build_qnn,
-    build_quadratic,
-    model_words,
-    scores_table,
-)
-from studies.oracles import CHOICE_DRAWS, HELD_OUT, cases, judged_rows, setting_words, split_sizes
+from studies.families import FAMILIES, Protocol, build_mlp, build_qnn, build_quadratic, model_words
+from studies.oracles import HELD_OUT, setting_words
+from studies.rows import are_side_by_side, place_of, scores_table
 
 TUNING = 1000  # the first of the runs on which something is chosen, which are never judged
 POINTS = 15  # of a long training, at which it is measured
 VALIDATION = SPLITS.index("validation")
 
+
 # ---- jobs ----
 
 
-def control_fit(config: Config, data: Dataset, protocol: Protocol, model: Model, method: Method, poison: Poison) -> Fit:
+def control_fit(
+    config: Config, data: Dataset, protocol: Protocol, model: Model, method: Method, poison: Poison
+) -> Fit:
     """The first block of a contender: models trained on all samples of training sets drawn anew."""
     return Fit(
         data=data.provenance["sha256"], model=model, poison=poison, method=method, seed=config.seed,
@@ -67,7 +61,9 @@ def control_fit(config: Config, data: Dataset, protocol: Protocol, model: Model,
 def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
     """The runs on which is chosen: further ones, with a fifth of the poisoned samples held out, as they stand."""
     blocks = range(TUNING // fit.size, TUNING // fit.size + -(-runs // fit.size))
-    return [replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks]
+    return [
+        replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +73,9 @@ class Tuning(Job):
     The mean over runs that are never judged; a setting of which a run diverged by then is no choice.
     """
 
-    trials: tuple[tuple[Fit, ...], ...]  # the runs of each setting; all measured after the same epochs
+    trials: tuple[
+        tuple[Fit, ...], ...
+    ]  # the runs of each setting; all measured after the same epochs
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -86,7 +84,9 @@ class Tuning(Job):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """loss (settings, epochs, runs), setting, epoch ()."""
         loss = [each["loss"][:, :, VALIDATION].T for each in inputs]  # (epochs, runs)
-        loss = np.stack([np.concatenate(own, axis=1) for own in np.split(np.array(loss), len(self.trials))])
+        loss = np.stack(
+            [np.concatenate(own, axis=1) for own in np.split(np.array(loss), len(self.trials))]
+        )
         means = np.where(np.isfinite(loss).all(axis=2), loss.mean(axis=2), np.inf)
         setting, point = np.unravel_index(np.argmin(means), means.shape)
         epoch = self.trials[setting][0].measured[point]
@@ -113,7 +113,9 @@ class Tuned(Fit):
         training = replace(trial.method.training, epochs=int(chosen["epoch"]))
         own = {each.name: getattr(self, each.name) for each in fields(Drawn)}
         method = replace(trial.method, training=training)
-        fit = Fit(**own, model=trial.model, method=method, record="end", side_by_side=self.side_by_side)
+        fit = Fit(
+            **own, model=trial.model, method=method, record="end", side_by_side=self.side_by_side
+        )
         return fit.perform(dataset) | chosen
 
 
@@ -140,9 +142,16 @@ class Estimate(Drawn):
 
     def _chosen(self, dataset: Dataset) -> int:
         tuning = replace(
-            self, block=TUNING // self.tuning_runs, size=self.tuning_runs, held_out_percent=HELD_OUT, held_out_of="all"
+            self,
+            block=TUNING // self.tuning_runs,
+            size=self.tuning_runs,
+            held_out_percent=HELD_OUT,
+            held_out_of="all",
         )
-        scores = [[_right(each, sets)[VALIDATION] for sets in tuning.sets(dataset)] for each in self.candidates]
+        scores = [
+            [_right(each, sets)[VALIDATION] for sets in tuning.sets(dataset)]
+            for each in self.candidates
+        ]
         return int(np.mean(scores, axis=1).argmax())
 
 
@@ -157,10 +166,14 @@ def _right(estimator: Any, sets: Sets) -> list[float]:
         "forget_poisoned": draw.forget_poisoned,
         "forget_clean": draw.forget_clean,
     }
-    return [float(np.mean(fitted.predict(x) == y)) if len(y) else np.nan for x, y in map(splits.get, SPLITS)]
+    return [
+        float(np.mean(fitted.predict(x) == y)) if len(y) else np.nan
+        for x, y in map(splits.get, SPLITS)
+    ]
 
 
 # ---- contenders ----
+
 
 Trial = tuple[Model, Method]
 FACTORS = (0.1, 1 / 3, 1.0, 3.0)  # of the published learning rate
@@ -172,7 +185,9 @@ class Contender(NamedTuple):
     group: str
     trials: Callable[[Config, Dataset, Training], list[Trial]]  # given how its family is trained
     family: str = "mlp"  # whose protocol it takes: mlp or qnn
-    named: Callable[[Config, Dataset], Model] | None = None  # the model that it is a variant of; None: its first one
+    named: Callable[[Config, Dataset], Model] | None = (
+        None  # the model that it is a variant of; None: its first one
+    )
     label: str = ""  # behind the name of that model
     only: tuple[str, ...] = ()  # on which of --noises; (): all
     runs: int = 0  # at most so many; 0: all
@@ -182,20 +197,31 @@ class Contender(NamedTuple):
         """The poisons on which it does."""
         if self.data not in ("", dataset.name):
             return []
-        return [poison for word, poison in config.poisons_of("noises").items() if not self.only or word in self.only]
+        return [
+            poison
+            for word, poison in config.poisons_of("noises").items()
+            if not self.only or word in self.only
+        ]
 
 
-def _rates(build: Callable[[Config, Dataset], Model], factor: float = 1.0) -> Callable[..., list[Trial]]:
+def _rates(
+    build: Callable[[Config, Dataset], Model], factor: float = 1.0
+) -> Callable[..., list[Trial]]:
     """The model at each of FACTORS times its family's learning rate, and times another factor."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
         rates = [training.learning_rate * factor * each for each in FACTORS]
-        return [(build(config, dataset), Retrain(training=replace(training, learning_rate=rate))) for rate in rates]
+        return [
+            (build(config, dataset), Retrain(training=replace(training, learning_rate=rate)))
+            for rate in rates
+        ]
 
     return trials
 
 
-def _losses(build: Callable[[Config, Dataset], Model], *methods: Method) -> Callable[..., list[Trial]]:
+def _losses(
+    build: Callable[[Config, Dataset], Model], *methods: Method
+) -> Callable[..., list[Trial]]:
     """The model under each of these losses."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
@@ -206,7 +232,9 @@ def _losses(build: Callable[[Config, Dataset], Model], *methods: Method) -> Call
 
 def _models(*builds: Callable[[Config, Dataset], Model]) -> Callable[..., list[Trial]]:
     """Each of these models, as its family is trained."""
-    return lambda config, dataset, training: [(build(config, dataset), Retrain(training=training)) for build in builds]
+    return lambda config, dataset, training: [
+        (build(config, dataset), Retrain(training=training)) for build in builds
+    ]
 
 
 def _largest(config: Config, dataset: Dataset) -> MLP:
@@ -261,7 +289,9 @@ SMOOTHED = [Smoothed(share) for share in (0.1, 0.3, 0.5, 0.8)]
 GENERALISED = [GeneralisedCE(q) for q in (0.3, 0.7, 0.9, 1.0)]  # 1: the mean absolute error
 BOUNDED = [partial(_bounded, bound=bound) for bound in (1.0, 2.0, 5.0, 20.0)]
 SCALED = [partial(_variant, kind=ScaledQNN, logit_scale=scale) for scale in (1.0, 5.0, 20.0)]
-PRODUCT, LAST = (partial(_variant, kind=FrozenQNN, trained=trained) for trained in ("rotations", "last layer"))
+PRODUCT, LAST = (
+    partial(_variant, kind=FrozenQNN, trained=trained) for trained in ("rotations", "last layer")
+)
 DEEP, DEEPER = (partial(_qnn, depth=depth) for depth in (12, 20))
 
 CONTENDERS: dict[str, Contender] = {
@@ -270,20 +300,37 @@ CONTENDERS: dict[str, Contender] = {
     "qnn": Contender("published", _rates(_qnn), "qnn"),
     "logistic": Contender(CLASSIC, _rates(_logistic)),
     "linear": Contender(CLASSIC, _rates(_linear)),
-    "logistic_decay": Contender(CLASSIC, _losses(_logistic, *DECAYED), named=_logistic, label=", weight decay"),
-    "mlp_decay": Contender(CLASSIC, _losses(_largest, *DECAYED), named=_largest, label=", weight decay"),
-    "mlp_smoothed": Contender(CLASSIC, _losses(_largest, *SMOOTHED), named=_largest, label=", smoothed labels"),
-    "mlp_gce": Contender(CLASSIC, _losses(_largest, *GENERALISED), named=_largest, label=", GCE and MAE"),
+    "logistic_decay": Contender(
+        CLASSIC, _losses(_logistic, *DECAYED), named=_logistic, label=", weight decay"
+    ),
+    "mlp_decay": Contender(
+        CLASSIC, _losses(_largest, *DECAYED), named=_largest, label=", weight decay"
+    ),
+    "mlp_smoothed": Contender(
+        CLASSIC, _losses(_largest, *SMOOTHED), named=_largest, label=", smoothed labels"
+    ),
+    "mlp_gce": Contender(
+        CLASSIC, _losses(_largest, *GENERALISED), named=_largest, label=", GCE and MAE"
+    ),
     "mlp_bounded": Contender(CLASSIC, _models(*BOUNDED), named=_largest, label=", bounded"),
     "quadratic": Contender(WITHOUT, _rates(_quadratic), "qnn"),
-    "quadratic_full": Contender(WITHOUT, _rates(_full, 1 / 16), "qnn", only=ONE, runs=5, data="mnist"),
+    "quadratic_full": Contender(
+        WITHOUT, _rates(_full, 1 / 16), "qnn", only=ONE, runs=5, data="mnist"
+    ),
     "reflection": Contender(WITHOUT, _rates(_reflection), "qnn", only=ONE, runs=5, data="mnist"),
     "qnn_scale": Contender(
-        CIRCUIT, _models(*SCALED, partial(_variant, kind=LearnedScaleQNN)), "qnn", _qnn, ", any scale", HARD
+        CIRCUIT,
+        _models(*SCALED, partial(_variant, kind=LearnedScaleQNN)),
+        "qnn",
+        _qnn,
+        ", any scale",
+        HARD,
     ),
     "qnn_product": Contender(CIRCUIT, _rates(PRODUCT), "qnn", _qnn, ", no entanglers", HARD),
     "qnn_last": Contender(CIRCUIT, _rates(LAST), "qnn", _qnn, ", last layer alone", HARD),
-    "qnn_12": Contender(CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"),  # on the ring: the stage depths
+    "qnn_12": Contender(
+        CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"
+    ),  # on the ring: the stage depths
     "qnn_20": Contender(CIRCUIT, _rates(DEEPER), "qnn", only=ONE, runs=5, data="mnist"),
 }
 ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it makes sense
@@ -293,7 +340,7 @@ ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it 
 }
 
 
-# ---- the stage dynamics ----
+# ---- rows ----
 
 
 def epochs_measured(last: int, *others: int, points: int = POINTS) -> tuple[int, ...]:
@@ -306,79 +353,61 @@ def models_of_controls(config: Config, dataset: Dataset) -> Iterator[tuple[Proto
     """Each model of the controls, the MLPs of the noise sweep and of all other families one, with its protocol."""
     for name in config.evaluated:
         for model in FAMILIES[name].sweep(config, dataset):
-            if (model.family == "Logistic") == (name == "logistic"):  # which an MLP of no hidden layers is
-                yield getattr(config, FAMILIES[name].trained_as), model
+            if (model.family == "Logistic") == (
+                name == "logistic"
+            ):  # which an MLP of no hidden layers is
+                yield config.protocol(name), model
 
 
-def dynamics(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model along one long training, and the held-out loss by which an epoch of it is chosen."""
-    for protocol, model in models_of_controls(config, dataset):
-        training = protocol.sweep
-        method = Retrain(training=replace(training, epochs=config.long_epochs))
-        words = model_words(model) | {"published_epochs": ("model", min(training.epochs, config.long_epochs))}
-        for poison in config.poisons_of("noises").values():
-            place = _place(model.label, poison)
-            fit = control_fit(config, dataset, protocol, model, method, poison)
-            fit = replace(fit, measured=epochs_measured(config.long_epochs, training.epochs))
-            for job in tuning_fits(fit, config.tuning_runs):
-                yield Row("dynamics", job, place, held_out_table, None, words)
-            for block in config.blocks():
-                job = replace(fit, block=block)
-                yield Row("dynamics", job, place, dynamics_table, config.shown(job.runs), words)
-
-
-def _place(label: str, poison: Poison) -> dict[str, Any]:
-    return {"model": label, "poison": poison.kind, "alpha_percent": poison.alpha_percent}
-
-
-def dynamics_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (…, run, epoch, split): on clean validation samples and the noisy training labels; diverged (…, run)."""
-    return scores_table(row, arrays).drop_vars("loss").sel(split=["validation", "train"])
-
-
-def held_out_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """held_out_loss (…, epoch, trial): on held-out samples with their noisy labels, of runs that are never judged."""
-    loss = scores_table(row, arrays).loss.sel(split="validation", drop=True).rename(run="trial")
-    return loss.rename("held_out_loss").to_dataset()
-
-
-# ---- the stage controls ----
-
-
-def controls(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every contender under the setting, and at the epoch, that held-out noisy samples choose."""
-    for name in config.contenders:
-        known = (*CONTENDERS, *ESTIMATORS)
-        require(name in known, "--contenders", name, ", ".join(known))
-    for name in config.contenders or (*CONTENDERS, *ESTIMATORS):
-        if name in ESTIMATORS:
-            yield from estimate_rows(
-                config, dataset, name, "controls", config.poisons_of("noises").values(), config.runs
+def published_rows(
+    config: Config,
+    data: Dataset,
+    study: str,
+    poisons: Iterable[Poison],
+    runs: int,
+    *,
+    redrawn: bool,
+    **place: Any,
+) -> Iterator[Row]:
+    """Every model after the published number of epochs, on a data set."""
+    for (protocol, model), poison in _product(models_of_controls(config, data), poisons):
+        fit = control_fit(config, data, protocol, model, Retrain(training=protocol.sweep), poison)
+        for block in config.blocks(runs):
+            job = replace(fit, record="end", redrawn=redrawn, block=block)
+            at = place | place_of(model.label, poison)
+            yield Row(
+                study, job, at, scores_table, config.shown(job.runs, runs), model_words(model)
             )
-        else:
-            contender = CONTENDERS[name]
-            runs = min(contender.runs or config.runs, config.runs)
-            yield from tuned_rows(config, dataset, contender, "controls", contender.contends(config, dataset), runs)
 
 
 def tuned_rows(
-    config: Config, data: Dataset, contender: Contender, study: str, poisons: Iterable[Poison], runs: int, **place: Any
+    config: Config,
+    data: Dataset,
+    contender: Contender,
+    study: str,
+    poisons: Iterable[Poison],
+    runs: int,
+    **place: Any,
 ) -> Iterator[Row]:
     """The tuning of a contender on a data set, and its runs as they were tuned."""
     for poison in poisons:
         protocol = getattr(config, contender.family)
         training = replace(protocol.sweep, epochs=config.control_epochs)
         trials = contender.trials(config, data, training)
-        fits = [control_fit(config, data, protocol, model, method, poison) for model, method in trials]
+        fits = [
+            control_fit(config, data, protocol, model, method, poison) for model, method in trials
+        ]
         measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
         fits = [tuning_fits(replace(fit, measured=measured), config.tuning_runs) for fit in fits]
         tuning = Tuning(data=data.provenance["sha256"], trials=tuple(map(tuple, fits)))
         named = contender.named(config, data) if contender.named else trials[0][0]
-        at = place | _place(named.label + contender.label, poison)
+        at = place | place_of(named.label + contender.label, poison)
         words = model_words(trials[0][0]) | {"group": ("model", contender.group)}
         yield Row(study, tuning, at, tuning_table, None, words)
         first = replace(control_fit(config, data, protocol, *trials[0], poison), record="end")
-        first = Tuned(**{each.name: getattr(first, each.name) for each in fields(Fit)}, tuning=tuning)
+        first = Tuned(
+            **{each.name: getattr(first, each.name) for each in fields(Fit)}, tuning=tuning
+        )
         for block in config.blocks(runs):
             job = replace(first, block=block)
             yield Row(study, job, at, scores_table, config.shown(job.runs, runs), words)
@@ -398,8 +427,13 @@ def estimate_rows(
         )  # fmt: skip
         for block in config.blocks(runs):
             own = replace(job, block=block)
-            at = place | _place(estimator.label, poison)
+            at = place | place_of(estimator.label, poison)
             yield Row(study, own, at, scores_table, config.shown(own.runs, runs), words)
+
+
+def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
+    values = list(values)
+    return ((pair, value) for pair in pairs for value in values)
 
 
 def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -408,70 +442,15 @@ def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
     dims = (*row.place, "setting", "epoch", "trial")
     runs = [run for fit in trials[0] for run in fit.runs]
     coords = {axis: [label] for axis, label in row.place.items()}
-    coords |= {"setting": np.arange(len(trials)), "epoch": list(trials[0][0].measured), "trial": runs}
+    coords |= {
+        "setting": np.arange(len(trials)),
+        "epoch": list(trials[0][0].measured),
+        "trial": runs,
+    }
     table = xr.Dataset({"held_out_loss": (dims, arrays["loss"].astype(np.float32)[expand])}, coords)
     for name in ("setting", "epoch"):
         table[f"chosen_{name}"] = tuple(row.place), arrays[name].astype(float)[expand]
-    words = np.array([f"{fit.model.label}: {setting_words(fit.method)}" for fit, *_ in trials], object)
+    words = np.array(
+        [f"{fit.model.label}: {setting_words(fit.method)}" for fit, *_ in trials], object
+    )
     return table.assign(setting_words=((*row.place, "setting"), words[expand]))
-
-
-# ---- what several studies compute ----
-
-
-def published_rows(
-    config: Config, data: Dataset, study: str, poisons: Iterable[Poison], runs: int, *, redrawn: bool, **place: Any
-) -> Iterator[Row]:
-    """Every model after the published number of epochs, on a data set."""
-    for (protocol, model), poison in _product(models_of_controls(config, data), poisons):
-        fit = control_fit(config, data, protocol, model, Retrain(training=protocol.sweep), poison)
-        for block in config.blocks(runs):
-            job = replace(fit, record="end", redrawn=redrawn, block=block)
-            at = place | _place(model.label, poison)
-            yield Row(study, job, at, scores_table, config.shown(job.runs, runs), model_words(model))
-
-
-def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
-    values = list(values)
-    return ((pair, value) for pair in pairs for value in values)
-
-
-# ---- unlearning: equal steps, equal fit ----
-
-
-def equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation, on one draw, with as many steps for retraining as teacher and method take together."""
-    for case, unlearn in cases(config, dataset, [0], config.teachers):
-        n_retain, n_forget = split_sizes(case.poison, dataset)
-        retrain = Retrain(training=case.training)
-        steps = case.training.epochs * retrain.steps(n_retain + n_forget)
-        steps += unlearn.epochs * Retrain(training=unlearn).steps(n_retain)
-        longer = replace(case.training, epochs=round(steps / retrain.steps(n_retain)))
-        trainings = {name: longer if METHODS[name].is_fresh else unlearn for name in config.methods}
-        methods = {name: config.method(name, training=training) for name, training in trainings.items()}
-        yield from judged_rows(config, case, methods, dataset, "equal_steps", "equal_steps_selection")
-
-
-def matched_data(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """The few samples of which every model fits some poison."""
-    return {"few": subset(dataset, config.matched_samples, seed=config.seed)}
-
-
-def memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """How well teachers fit the poison of few samples along a long training, on draws that are not judged."""
-    few = matched_data(config, dataset)["few"]
-    for case, _ in cases(replace(config, unlearn_features=0), few, CHOICE_DRAWS, config.tuning_runs):
-        training = replace(case.training, epochs=config.long_epochs)
-        measured = epochs_measured(config.long_epochs, points=4 * POINTS)
-        for fit in replace(case, training=training).teachers():
-            job = replace(fit, held_out_percent=0, record="curves", measured=measured)
-            place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
-            yield Row("memorising", job, place, scores_table, case.shown(job), model_words(case.model))
-
-
-def matched_fit(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation on few samples, on one draw, with teachers that fit the poison equally."""
-    few, own = matched_data(config, dataset)["few"], {"oracle_epochs": config.matched_epochs, "unlearn_features": 0}
-    for case, unlearn in cases(replace(config, **own), few, [0], config.teachers):
-        methods = {name: config.method(name, training=unlearn) for name in config.methods}
-        yield from judged_rows(config, case, methods, few, "matched_fit", "matched_selection")

@@ -1,0 +1,180 @@
+"""What contends with the published models, once each is tuned on noisy labels?"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import xarray as xr
+
+from datar import Dataset
+from foundation.base.checks import require
+from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
+from foundation.engine.study_files import Row
+from foundation.measures import metrics
+from foundation.report.frames import (
+    ResultFiles,
+    accuracies,
+    circuit_beside,
+    count_of_runs,
+    ordered,
+    over_runs,
+)
+from studies.config import Config
+from studies.tuning import CONTENDERS, ESTIMATORS, estimate_rows, tuned_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from foundation.report.claims import Evidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlsFlags(Flags):
+    """Of the stage controls."""
+
+    contenders: tuple[str, ...] = ()
+    """What contends, names in studies.tuning.CONTENDERS and ESTIMATORS; none: all."""
+
+    AXES = ("contenders",)
+
+    def check(self, config: Config) -> None:
+        known = (*CONTENDERS, *ESTIMATORS)
+        for name in self.contenders:
+            require(name in known, "contenders", name, ", ".join(known))
+
+
+# ---- what is computed ----
+
+
+def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Every contender under the setting, and at the epoch, that held-out noisy samples choose."""
+    noises = config.poisons_of("noises").values()
+    for name in config.controls.contenders or (*CONTENDERS, *ESTIMATORS):
+        if name in ESTIMATORS:
+            yield from estimate_rows(config, dataset, name, "controls", noises, config.runs)
+        else:
+            contender = CONTENDERS[name]
+            runs = min(contender.runs or config.runs, config.runs)
+            yield from tuned_rows(
+                config, dataset, contender, "controls", contender.contends(config, dataset), runs
+            )
+
+
+# ---- what is shown ----
+
+
+def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
+    results = read[data, preset, "controls"]
+    runs = accuracies(results, "validation")
+    means, minus = over_runs(runs), circuit_beside(runs)
+    groups = results.group.to_series().to_dict()
+    minus = minus.assign(group=minus.model.map(groups))
+    chosen = results.chosen_epoch.rename("value").to_series().dropna().reset_index()
+    chosen = chosen.assign(measure="epoch", group=chosen.model.map(groups), n=0)
+    return pd.concat([means, minus, chosen], ignore_index=True)
+
+
+def figure(results: xr.Dataset) -> Figure | None:
+    """Validation accuracy of every contender as it was tuned, a dot each with its interval, the best above."""
+    from foundation.report.drawing import (
+        FAMILY_STYLE,
+        MARKERS,
+        POISON_NAMES,
+        SPARE_STYLE,
+        finished,
+        grid_for,
+        matplotlib,
+        noises_of,
+        plt,
+    )
+
+    groups = dict(
+        zip(dict.fromkeys(results.group.values.tolist()), itertools.cycle(MARKERS), strict=False)
+    )
+    family = results.family.to_series()
+    colours = {
+        name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in family[ordered(results, "model")]
+    }
+    counts = []  # of contenders, by panel
+    for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=2):
+        own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna(
+            "model", how="all"
+        )
+        names = own.mean("run").to_series().sort_values().index
+        counts.append(len(names))
+        for row, name in enumerate(names):
+            runs = own.sel(model=name).dropna("run").values
+            group, colour = results.group.sel(model=name).item(), colours[family[name]]
+            low, high = metrics.bootstrap_interval(runs)
+            axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4)
+            axis.hlines(row, low, high, color=colour, linewidth=1)
+        axis.set_yticks(range(len(names)), labels=names, fontsize=7)
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+    figure = plt.gcf()
+    axis = figure.axes[0]
+    for group, marker in groups.items():
+        axis.plot([], [], marker, color="0.3", markersize=4, label=group)
+    for name, colour in colours.items():
+        axis.plot([], [], "-", color=colour, linewidth=3, label=name)
+    rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
+    axis.get_gridspec().set_height_ratios(rows)
+    figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
+    text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
+            "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
+            "group")  # fmt: skip
+    return finished(text, results, legend=True)
+
+
+TABLE = StudyTable(
+    name="contests",
+    frame=contests,
+    rows=("poison", "alpha_percent", "group", "model"),
+    title="Validation accuracy of every contender, setting and epoch chosen on held-out noisy samples; n = {n} runs "
+    "with training sets of their own; QNN minus it: the published circuit's accuracy less its own, paired by run",
+)
+
+
+# ---- what is claimed ----
+
+
+def tuned_contenders(read: ResultFiles, data: str, kind: str, alpha: int) -> pd.DataFrame:
+    """Every run's validation accuracy of every contender under a poison; alpha: in percent."""
+    runs = accuracies(read[data, "corrected", "controls"], "validation")
+    return runs.query("poison == @kind and alpha_percent == @alpha")
+
+
+def against_circuit(read: ResultFiles, data: str, kind: str, alpha: int) -> Iterator[Evidence]:
+    """The tuned QNN minus everything that was tuned and is no circuit."""
+    from foundation.report.claims import first_of, of_model, paired
+
+    runs = tuned_contenders(read, data, kind, alpha)
+    circuit = of_model(runs, first_of(runs[runs.group == "published"], "QNN"))
+    for other in runs[runs.family != "QNN"].model.unique():
+        yield paired(f"QNN − {other}, both tuned on noisy labels", circuit, of_model(runs, other))
+
+
+STUDY = Study(
+    name="controls",
+    question="what contends with the published models, tuned on noisy labels",
+    plan=plan,
+    flags=ControlsFlags(),
+    quick={
+        "contenders": (
+            "mlp",
+            "qnn",
+            "logistic_decay",
+            "qnn_product",
+            "class_mean",
+            "neighbours",
+            "threshold",
+        )
+    },
+    tables=(TABLE,),
+    figures=(StudyFigure(name="contests", draw=figure),),
+)
