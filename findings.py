@@ -1,9 +1,9 @@
 """Tables, figures and claims of the results below a folder, from their files alone.
 
-python findings.py tables results               # the tables of FINDINGS.md, in Markdown
-python findings.py tables results --csv FOLDER  # their numbers, and those of every run, as CSV files
-python findings.py claims results               # which claims hold, in Markdown
-python findings.py figures results              # redraw every figure below the folder, beside its data
+python findings.py tables results               # the tables of FINDINGS.md, in Markdown python
+findings.py tables results --csv FOLDER  # their numbers, and those of every run, as CSV files
+python findings.py claims results               # which claims hold, in Markdown python findings.py
+figures results              # redraw every figure below the folder, beside its data
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ SCRIPTS = (run_unlearn_mnist, run_unlearn_xxz, run_hessian)
 STUDIES: tuple[Study, ...] = tuple(
     by_name(study for script in SCRIPTS for study in script.STUDIES).values()
 )
-PUBLISHED = {  # arXiv:2508.02422: mean validation accuracy, MNIST, flipped labels, at alpha = 0, 10, ... 90 %, n = 5
+# arXiv:2508.02422: mean validation accuracy, MNIST, flipped labels, at alpha = 0, 10, ... 90 %, n =
+# 5
+PUBLISHED = {
     "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
@@ -62,7 +64,8 @@ def beside_published(read: ResultFiles) -> Table:
     return Table(both, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}")
 
 
-TABLES = {  # by name: a table of some study's record, and the data sets; others of the records come behind
+# by name: a table of some study's record, and the data sets; others of the records come behind
+TABLES = {
     "mnist": beside_published,
     "controls": ("flipped", "mnist"),
     "paired-mnist": ("paired-models", "mnist"),
@@ -133,14 +136,16 @@ def tables() -> dict[str, Callable[[ResultFiles], Table]]:
 def table_of_record(
     study: Study, table: StudyTable, data: tuple[str, ...], read: ResultFiles
 ) -> Table:
-    """A table of a study's record, of these data sets, one below the other; (): of all that have the study's file."""
+    """A table of a study's record, of these data sets, one below the other; (): of all that have
+    the study's file."""
     file = table.file or study.name
     there = sorted(
         {name for name, preset, stem in read.paths if preset in table.presets and stem == file}
     )
     if not data and not there:
         raise ValueError(
-            f"{read.folder} has no {'/'.join((*table.presets[-1:], file))}.nc, which the tables need"
+            f"{read.folder} has no {'/'.join((*table.presets[-1:], file))}.nc, which the tables "
+            "need"
         )
     return laid_out_table(
         table, read, data or there, table.presets, **{"title": ""} | table.findings
@@ -163,13 +168,15 @@ def figure(name: str, folder: str | Path) -> Figure | None:
 
 
 def findings_tables(folder: str | Path) -> dict[str, str]:
-    """The tables of FINDINGS.md in Markdown, by name, from the result files of the presets paper and corrected."""
+    """The tables of FINDINGS.md in Markdown, by name, from the result files of the presets paper
+    and corrected."""
     read = ResultFiles(folder)
     return {name: markdown(make(read)) for name, make in tables().items()}
 
 
 def claims() -> list[Callable]:
-    """Every claim, each a function of the result files: the paper's, then ours, then those of the studies' records."""
+    """Every claim, each a function of the result files: the paper's, then ours, then those of the
+    studies' records."""
     mnist, ring = {"data": "mnist", "place": "MNIST"}, {"data": "xxz", "place": "the ring"}
     fixed = {"data": "xxz", "place": "the ring, fixed gauge", "published": {}}
     return [
@@ -208,14 +215,16 @@ def claims() -> list[Callable]:
 
 
 def decided(read: ResultFiles) -> pd.DataFrame:
-    """The table of all claims: whose, the statement, its effect, the control that decides, the verdict."""
+    """The table of all claims: whose, the statement, its effect, the control that decides, the
+    verdict."""
     from foundation.report.claims import decided as decide
 
     return decide(read, claims())
 
 
 def write_csv(folder: str | Path, laid_out: dict[str, Table], out: Path) -> list[Path]:
-    """Write the numbers of tables and, of each study below the folder, those of every run; returns the paths."""
+    """Write the numbers of tables and, of each study below the folder, those of every run; returns
+    the paths."""
     frames = {name: [table.tidy] for name, table in laid_out.items()}
     for path in sorted(Path(folder).rglob("*.nc")):
         results = storage.read_dataset(path)
@@ -229,7 +238,8 @@ def write_csv(folder: str | Path, laid_out: dict[str, Table], out: Path) -> list
 
 
 def show_tables(folder: Path, csv: Path | None) -> int:
-    """Print the tables, or write their numbers; 2 where one of them cannot be made, which is said."""
+    """Print the tables, or write their numbers; 2 where one of them cannot be made, which is
+    said."""
     read, laid_out = ResultFiles(folder), {}
     made = tables()
     for name, make in made.items():
@@ -257,7 +267,8 @@ def show_claims(folder: Path) -> int:
 
 
 def draw_figures(folder: Path) -> int:
-    """Draw all figures below the folder, side by side, and print their paths; 2 where one of them failed."""
+    """Draw all figures below the folder, side by side, and print their paths; 2 where one of them
+    failed."""
     below = storage.result_folders(folder)
     drawn: list[Path | None] = []
     try:

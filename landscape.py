@@ -1,7 +1,9 @@
-"""The loss landscape around trained parameters: Hessians, their traces and spectra, and slices of the loss.
+"""The loss landscape around trained parameters: Hessians, their traces and spectra, and slices of
+the loss.
 
-The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are flat, (p,), in the
-order of `jax.flatten_util.ravel_pytree(params)`. What is estimated comes with its error, what is exact with 0 or none.
+The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are
+flat, (p,), in the order of `jax.flatten_util.ravel_pytree(params)`. What is estimated comes with
+its error, what is exact with 0 or none.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
 
 @partial(jax.jit, static_argnames="model")
 def dead(model: Model, params: Params, split: Split) -> jax.Array:
-    """Whether the logit is the same, bit for bit, for every sample: all ReLUs of some layer are off for all."""
+    """Whether the logit is the same, bit for bit, for every sample: all ReLUs of some layer are off
+    for all."""
     logits = model.logits(params, split.x)
     return jnp.all(logits == logits[0])
 
@@ -57,10 +60,11 @@ def dead_relus(model: MLP, params: Params, split: Split) -> jax.Array:
 
 @partial(jax.jit, static_argnames="model")
 def hessian(model: Model, params: Params, split: Split) -> jax.Array:
-    """The Hessian of the loss, dense: (p, p), symmetric. For models of up to some thousand parameters.
+    """The Hessian of the loss, dense: (p, p), symmetric. For models of up to some thousand
+    parameters.
 
-    From p Hessian-vector products, or from states where there is a circuit of the project's and states to run it on.
-    An MLP with more inputs than samples goes through `row_space` first.
+    From p Hessian-vector products, or from states where there is a circuit of the project's and
+    states to run it on. An MLP with more inputs than samples goes through `row_space` first.
     """
     if isinstance(model, QNN) and model.ansatz is None and jnp.ndim(split.x) == 2:
         matrix = _circuit_hessian(model, params, split)
@@ -76,15 +80,17 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
 def hessian_vector_product(
     model: Model, params: Params, split: Split
 ) -> Callable[[jax.Array], jax.Array]:
-    """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three gradients."""
+    """v -> H v, both (p,), by forward over reverse differentiation: about the cost of three
+    gradients."""
     return partial(_product, model, params, split)
 
 
 def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
     """The trace of the Hessian and its error, which is 0: exact up to rounding.
 
-    The logit z of a ReLU network is piecewise linear in any single weight, so that almost everywhere the diagonal of
-    its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i) |grad z_i|^2, with p = sigmoid(z).
+    The logit z of a ReLU network is piecewise linear in any single weight, so that almost
+    everywhere the diagonal of its Hessian is the Gauss-Newton one: tr H = (1/n) sum_i p_i (1 - p_i)
+    |grad z_i|^2, with p = sigmoid(z).
     """
     is_mlp = isinstance(model, MLP)
     trace = (
@@ -97,10 +103,12 @@ def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
 
 @partial(jax.jit, static_argnames="model")
 def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
-    """The trace over the real and the imaginary part of every angle, which the published analysis takes for tr H.
+    """The trace over the real and the imaginary part of every angle, which the published analysis
+    takes for tr H.
 
-    Published: heissian.ipynb, `get_qnn_hessian`. The angles are real: an angle a + i b turns a rotation about P into
-    exp(-i a P / 2) exp(b P / 2), which is no circuit. With phi, T_j and z as in `_circuit_hessian`,
+    Published: heissian.ipynb, `get_qnn_hessian`. The angles are real: an angle a + i b turns a
+    rotation about P into exp(-i a P / 2) exp(b P / 2), which is no circuit. With phi, T_j and z as
+    in `_circuit_hessian`,
 
         (d_a z)^2 + (d_b z)^2 = 4 s^2 |<Z phi|T_j>|^2,     (d_a^2 + d_b^2) z = 4 s <T_j|Z|T_j>.
 
@@ -129,10 +137,12 @@ def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
 
 
 def row_space(model: MLP, params: Params, split: Split) -> tuple[MLP, Params, Split]:
-    """The same network on the r = min(n, d) coordinates of the row space of x, (n, d): same logits, same spectrum.
+    """The same network on the r = min(n, d) coordinates of the row space of x, (n, d): same logits,
+    same spectrum.
 
-    With x = x' Q', Q (d, r) orthonormal, the first layer acts on x' through W Q. The Hessian is 0 on the directions
-    orthogonal to Q, (d - r) fan_out of them. MLP (8, 2) on 100 images: 829 parameters in place of 8,221.
+    With x = x' Q', Q (d, r) orthonormal, the first layer acts on x' through W Q. The Hessian is 0
+    on the directions orthogonal to Q, (d - r) fan_out of them. MLP (8, 2) on 100 images: 829
+    parameters in place of 8,221.
     """
     (weights, bias), *rest = params
     weights, x = _in_row_space(weights, model.prepare(split.x))
@@ -152,7 +162,8 @@ def _product(model: Model, params: Params, split: Split, vector: jax.Array) -> j
 
 
 def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
-    """v -> H v with the gradient linearised once, for many products inside one compiled function; and params flat."""
+    """v -> H v with the gradient linearised once, for many products inside one compiled function;
+    and params flat."""
     flat, unflatten = ravel_pytree(params)
     loss = loss_function(model, split)
     return jax.linearize(jax.grad(lambda flat: loss(unflatten(flat))), flat)[1], flat
@@ -171,22 +182,25 @@ def _gauss_newton_trace(model: Model, params: Params, split: Split) -> jax.Array
 
 
 def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
-    """The Hessian from amplitudes, several times cheaper than by columns; 16 p 2**n_qubits bytes a sample.
+    """The Hessian from amplitudes, several times cheaper than by columns; 16 p 2**n_qubits bytes a
+    sample.
 
     With U the circuit, phi = U psi and z = s <phi|Z|phi>,
 
         d_j z     = 2 s Re <Z phi|T_j>                                  T_j = (d_j U) psi
         d_j d_k z = 2 s Re (<T_j|Z|T_k> - <A_k|T_j>), k not before j,   A_k = (d_k U) U'Z phi
 
-    because d_j d_k U = (d_k U) U' (d_j U) where gate k acts after gate j, and (d_k U) U' is anti-Hermitian. Every
-    gate is a Pauli rotation, so d_j U is half of U with angle j shifted by pi: no state is differentiated. The
-    chain rule through the cross-entropy does the rest, H = (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
+    because d_j d_k U = (d_k U) U' (d_j U) where gate k acts after gate j, and (d_k U) U' is
+    anti-Hermitian. Every gate is a Pauli rotation, so d_j U is half of U with angle j shifted by
+    pi: no state is differentiated. The chain rule through the cross-entropy does the rest, H =
+    (1/n) sum p (1 - p) dz dz' + (p - y) ddz.
     """
     sign = _signs(params, split)
     acting = _acting_angles(model)
 
     def undo(states: jax.Array, angles: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The inverse of a layer, as a scan wants it. JAX pulls back by the transpose of a unitary."""
+        """The inverse of a layer, as a scan wants it. JAX pulls back by the transpose of a
+        unitary."""
         _, pull_back = jax.vjp(partial(_layer, model, angles), states)
         before = pull_back(states.conj())[0].conj()
         return before, before
@@ -223,9 +237,11 @@ def _signs(params: jax.Array, split: Split) -> jax.Array:
 
 
 def _over_samples(contribution: Callable, model: QNN, params: jax.Array, split: Split) -> jax.Array:
-    """The sum of contribution(output, inputs, labels, weights) over blocks of k samples; all weights add up to 1.
+    """The sum of contribution(output, inputs, labels, weights) over blocks of k samples; all
+    weights add up to 1.
 
-    output: (k, 2**n_qubits), the states after the circuit. inputs: (depth, k, 2**n_qubits), what enters each layer.
+    output: (k, 2**n_qubits), the states after the circuit. inputs: (depth, k, 2**n_qubits), what
+    enters each layer.
     """
     n = len(split.y)
     n_blocks = -(-n // SAMPLES)
@@ -252,9 +268,11 @@ def _layer(model: QNN, angles: jax.Array, states: jax.Array) -> jax.Array:
 def _shifted_states(
     model: QNN, params: jax.Array, inputs: jax.Array, angles: np.ndarray
 ) -> jax.Array:
-    """The states after the circuit with one angle (a flat index) shifted by pi: (len(angles), k, 2**n_qubits).
+    """The states after the circuit with one angle (a flat index) shifted by pi: (len(angles), k,
+    2**n_qubits).
 
-    inputs: (depth, k, 2**n_qubits), the states that enter each layer; those before the shift stay as they are.
+    inputs: (depth, k, 2**n_qubits), the states that enter each layer; those before the shift stay
+    as they are.
     """
 
     def shifted(index: jax.Array) -> jax.Array:
@@ -270,8 +288,8 @@ def _shifted_states(
 def _acting_angles(model: QNN) -> np.ndarray:
     """Flat indices of the angles on which the logit depends, in the order in which their gates act.
 
-    With an RZZ ring those are the rotations within the light cone of the measured Z and the bonds that touch the
-    cone of the layers behind them; the rows of all others in the Hessian are 0.
+    With an RZZ ring those are the rotations within the light cone of the measured Z and the bonds
+    that touch the cone of the layers behind them; the rows of all others in the Hessian are 0.
     """
     n_angles = circuits.parameters_per_qubit(model.rotations, model.entangler)
     acts = np.ones((model.depth, model.n_qubits, n_angles), bool)
@@ -286,7 +304,8 @@ def _acting_angles(model: QNN) -> np.ndarray:
 
 
 def _real(states: jax.Array) -> jax.Array:
-    """(..., d) complex -> (..., 2 d) real, whose scalar product is the real part of the complex one."""
+    """(..., d) complex -> (..., 2 d) real, whose scalar product is the real part of the complex
+    one."""
     return jnp.concatenate([states.real, states.imag], axis=-1)
 
 
@@ -308,12 +327,16 @@ class Extremes(NamedTuple):
 def extreme_eigenvalues(
     model: Model, params: Params, split: Split, *, k: int, steps: int = 80, key: jax.Array
 ) -> Extremes:
-    """The k lowest and k highest eigenvalues of the Hessian and their vectors, by Lanczos (matfree).
+    """The k lowest and k highest eigenvalues of the Hessian and their vectors, by Lanczos
+    (matfree).
 
-    steps: Hessian-vector products, at most p, from a random start; all vectors are reorthogonalised. Of an
-    eigenvalue that is several times there, such as 0, one copy is found; where fewer than 2 k different ones
+    steps: Hessian-vector products, at most p, from a random start; all vectors are
+    reorthogonalised. Of an
+    eigenvalue that is several times there, such as 0, one copy is found; where fewer than 2 k
+    different ones
     exist (a dead network has 0 and p (1 - p)), the inner places are NaN. The error is the residual
-    |H v - value v| and the rounding of a product. A missed eigenvalue further out has no bound; more steps find it.
+    |H v - value v| and the rounding of a product. A missed eigenvalue further out has no bound;
+    more steps find it.
     """
     product, flat = _linear_product(model, params, split)
     require_whole("steps", steps, 2)
@@ -338,9 +361,11 @@ def extreme_eigenvalues(
 def estimated_trace(
     model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
 ) -> Estimate:
-    """The trace of the Hessian by Hutchinson's estimator with random signs (matfree), and its standard error.
+    """The trace of the Hessian by Hutchinson's estimator with random signs (matfree), and its
+    standard error.
 
-    It shares nothing with `hessian_trace` but the model: a check on it, and the way for models without an exact one.
+    It shares nothing with `hessian_trace` but the model: a check on it, and the way for models
+    without an exact one.
     """
     require_whole("probes", probes, 2)  # one has no standard error
     product, flat = _linear_product(model, params, split)
@@ -357,11 +382,13 @@ def estimated_trace(
 def _lanczos(
     product: Callable, start: jax.Array, steps: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Orthonormal Krylov vectors (steps, p), H in them, tridiagonal (steps, steps), and which were reached (steps,).
+    """Orthonormal Krylov vectors (steps, p), H in them, tridiagonal (steps, steps), and which were
+    reached (steps,).
 
-    Where the coupling to the next vector falls to the square root of rounding, the Krylov space is exhausted (a
-    dead network's Hessian has rank one) and what follows is noise. It is cut off: vectors 0, and the Rayleigh
-    quotient of the start, which is inside the spectrum, on the diagonal.
+    Where the coupling to the next vector falls to the square root of rounding, the Krylov space is
+    exhausted (a dead network's Hessian has rank one) and what follows is noise. It is cut off:
+    vectors 0, and the Rayleigh quotient of the start, which is inside the spectrum, on the
+    diagonal.
     """
     tridiagonalise = decomp.tridiag_sym(steps, reortho="full", materialize=False, custom_vjp=False)
     basis, (diagonal, coupling), *_ = tridiagonalise(product, start)
@@ -385,11 +412,13 @@ def filter_normalised_directions(
 ) -> jax.Array:
     """Random directions through the parameters on the model's own scale: (number, p).
 
-    MLP: filter normalisation (Li et al., 1712.09913, section 4): what belongs to a neuron's incoming weights gets their
-    norm, and a bias, a filter of one entry, moves by plus or minus itself (Li et al. leave biases out). So the slice is
-    the same for two networks of one function, a layer multiplied by c and the weights of the next divided by c.
+    MLP: filter normalisation (Li et al., 1712.09913, section 4): what belongs to a neuron's
+    incoming weights gets their norm, and a bias, a filter of one entry, moves by plus or minus
+    itself (Li et al. leave biases out). So the slice is the same for two networks of one function,
+    a layer multiplied by c and the weights of the next divided by c.
 
-    QNN: an angle's scale is the radian, whatever it is; a direction moves all angles by 1 rad root mean square.
+    QNN: an angle's scale is the radian, whatever it is; a direction moves all angles by 1 rad root
+    mean square.
     """
     require_whole("number", number)
     flat, unflatten = ravel_pytree(params)
@@ -402,7 +431,8 @@ def filter_normalised_directions(
 
 
 def _with_filter_norms(direction: jax.Array, leaf: jax.Array) -> jax.Array:
-    """A direction scaled filter by filter; a filter is a row, of (fan_out, fan_in) weights or (fan_out,) biases."""
+    """A direction scaled filter by filter; a filter is a row, of (fan_out, fan_in) weights or
+    (fan_out,) biases."""
     rows, filters = (array.reshape(len(leaf), -1) for array in (direction, leaf))
     scale = jnp.linalg.norm(filters, axis=1, keepdims=True) / jnp.linalg.norm(
         rows, axis=1, keepdims=True
@@ -411,7 +441,8 @@ def _with_filter_norms(direction: jax.Array, leaf: jax.Array) -> jax.Array:
 
 
 class Slice(NamedTuple):
-    """The loss over a plane: offsets (points,) along each of two directions, loss (points, points) in nats."""
+    """The loss over a plane: offsets (points,) along each of two directions, loss (points, points)
+    in nats."""
 
     first: jax.Array
     second: jax.Array
@@ -422,9 +453,11 @@ class Slice(NamedTuple):
 def loss_slice(
     model: Model, params: Params, split: Split, directions: jax.Array, *, radius: float, points: int
 ) -> Slice:
-    """loss[i, j] at params + first[i] directions[0] + second[j] directions[1], offsets from -radius to radius.
+    """loss[i, j] at params + first[i] directions[0] + second[j] directions[1], offsets from -radius
+    to radius.
 
-    directions: (2, p), such as two rows of `Extremes.vectors`. points: odd, so that the centre is params.
+    directions: (2, p), such as two rows of `Extremes.vectors`. points: odd, so that the centre is
+    params.
     """
     require_whole("points", points)
     require(points % 2 == 1, "points", points, "odd numbers, so that the centre is one of them")

@@ -23,10 +23,12 @@ Params = Any  # a pytree of real arrays
 
 
 class Model(Protocol):
-    """What can be trained; p = sigmoid(logit), class 1 where logit > 0. Hashable for JAX, as a frozen dataclass is.
+    """What can be trained; p = sigmoid(logit), class 1 where logit > 0. Hashable for JAX, as a
+    frozen dataclass is.
 
-    Optional: `last_layers(params, k)`, a mask of the structure of params that is True for the last k layers; and
-    `is_random = True` where the logits are drawn (shots): `logits` is then given `key=` as well.
+    Optional: `last_layers(params, k)`, a mask of the structure of params that is True for the last
+    k layers; and `is_random = True` where the logits are drawn (shots): `logits` is then given
+    `key=` as well.
     """
 
     label: str  # its name in results and figures
@@ -77,7 +79,8 @@ class MLP:
         widths = (self.n_features, *self.hidden, 1)
         glorot = jax.nn.initializers.glorot_uniform()
         layers = zip(jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True)
-        # Transposed to a row for each neuron: XLA takes half as long for the gradient as with Keras' (fan_in, fan_out).
+        # Transposed to a row for each neuron: XLA takes half as long for the gradient as with
+        # Keras' (fan_in, fan_out).
         return [
             (glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers
         ]
@@ -103,7 +106,8 @@ class MLP:
         return [(kept, kept) for kept in _last(k, len(params))]
 
     def narrow(self, params: Params, columns: jax.Array) -> Params:
-        """Without the weights on features other than these: where those are 0, they get no gradient."""
+        """Without the weights on features other than these: where those are 0, they get no
+        gradient."""
         (weights, bias), *rest = params
         return [(jnp.asarray(weights)[..., columns], bias), *rest]
 
@@ -126,10 +130,12 @@ class MLP:
 
 @dataclass(frozen=True)
 class QNN:
-    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit (arXiv:2508.02422).
+    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit
+    (arXiv:2508.02422).
 
-    With shots the expectations are drawn anew at each call, for which `logits` takes `key=`, and so are their
-    gradients; with noise they are what a noisy device gives in the mean. Both ask for states of norm 1.
+    With shots the expectations are drawn anew at each call, for which `logits` takes `key=`, and so
+    are their gradients; with noise they are what a noisy device gives in the mean. Both ask for
+    states of norm 1.
     """
 
     n_qubits: int = 10
@@ -186,7 +192,10 @@ class QNN:
         drawn = f",shots={self.shots}{',spsa' * (self.gradient == 'spsa')}" if self.shots else ""
         device = drawn + (f",{self.noise.words}" if self.noise and self.noise.words else "")
         if self.ansatz is not None:
-            return f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}{device}]"
+            return (
+                f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}"
+                f"{device}]"
+            )
         variant = (
             ""
             if (self.rotations, self.entangler) == ("xyx", "rzz")
@@ -195,7 +204,8 @@ class QNN:
         return f"QNN[depth={self.depth}{variant}{device}]"
 
     def init(self, key: jax.Array) -> Params:
-        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2), as published."""
+        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2), as
+        published."""
         return 0.01 * jax.random.normal(key, self._params_shape)
 
     @property
@@ -208,7 +218,8 @@ class QNN:
                 f"{self._params_shape}, as init gives them")  # fmt: skip
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is small."""
+        """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is
+        small."""
         x = self._checked(x)
         return circuits.reduce_states(x, self.depth) if x.ndim == 2 and self._reduced else x
 
@@ -216,20 +227,27 @@ class QNN:
     def _reduced(self) -> int:
         """The dimension of the density matrices that `prepare` makes, 0 for none.
 
-        Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128 x 128.
+        Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128
+        x 128.
         """
         has_cone = self.ansatz is None and self.entangler == "rzz"
         dimension = circuits.reduced_dimension(self.n_qubits, self.depth) if has_cone else 0
         return dimension if dimension**2 <= 4 * 2**self.n_qubits else 0
 
     def _checked(self, x: jax.Array) -> jax.Array:
-        """States of these qubits or what `prepare` made of them; images, whatever their shape, are refused."""
+        """States of these qubits or what `prepare` made of them; images, whatever their shape, are
+        refused."""
         x, size = _as_inputs(x), 2**self.n_qubits
         fits = x.ndim == 2 and x.shape[1] == size
         if x.ndim == 3 and self._reduced:
             fits = x.shape[1:] == (self._reduced,) * 2 and circuits.are_packed(x)
-        require(fits, "x", f"shape {x.shape}", f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
-                "datar.pad fills up with zeros)")  # fmt: skip
+        require(
+            fits,
+            "x",
+            f"shape {x.shape}",
+            f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
+            "datar.pad fills up with zeros)",
+        )
         if (self.shots or self.noise) and not isinstance(x, jax.core.Tracer):
             hardware.require_normalised(x)
         return x
@@ -266,18 +284,21 @@ class QNN:
 
     @property
     def acting_angles(self) -> np.ndarray:
-        """(angles, axes), the places in params of those that move the logits; of an ansatz of one's own all."""
+        """(angles, axes), the places in params of those that move the logits; of an ansatz of one's
+        own all."""
         if self.ansatz is not None:
             return np.argwhere(np.ones(self.shape, bool))
         return hardware.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
 
     def last_layers(self, params: Params, k: int) -> Params:
-        """True for the last k layers of the circuit, those next to the measurement: (depth, 1, ...)."""
+        """True for the last k layers of the circuit, those next to the measurement: (depth, 1,
+        ...)."""
         depth, *others = self.shape or params.shape[-3:]
         return _last(k, depth).reshape(depth, *(1 for _ in others))
 
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> Any:
-        """The tensorcircuit.Circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs qiskit."""
+        """The tensorcircuit.Circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs
+        qiskit."""
         circuits.tensorcircuit_on_jax()  # an ansatz of one's own imports TensorCircuit as it comes
         ansatz = self.ansatz or partial(
             circuits.ansatz, rotations=self.rotations, entangler=self.entangler
@@ -286,9 +307,11 @@ class QNN:
 
     @classmethod
     def from_openqasm(cls, text: str, name: str = "OpenQASM", measured: int | None = None) -> QNN:
-        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's: `ansatz.angles`.
+        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's:
+        `ansatz.angles`.
 
-        measured: the qubit whose Z is read; None is the one that the text measures where that is one, else the last.
+        measured: the qubit whose Z is read; None is the one that the text measures where that is
+        one, else the last.
         """
         ansatz = circuits.OpenQasm(text, name, measured)
         require(
@@ -297,18 +320,21 @@ class QNN:
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:
-        """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the data)."""
+        """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the
+        data)."""
         self._require_params(params)
         return circuits.to_openqasm(self.circuit(params))
 
 
 @dataclass(frozen=True)
 class QuadraticForm:
-    """logit = 5 x'Ox with an operator of norm below 1 and low rank: a bounded quadratic form, without a circuit.
+    """logit = 5 x'Ox with an operator of norm below 1 and low rank: a bounded quadratic form,
+    without a circuit.
 
-    O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`. A control of
-    what a QNN owes to being a bounded quadratic form of the amplitudes. Its class neither contains the QNN's, whose
-    operator has full rank, nor is contained in it; that at full dimension is `contenders.FullQuadratic`.
+    O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`.
+    A control of what a QNN owes to being a bounded quadratic form of the amplitudes. Its class
+    neither contains the QNN's, whose operator has full rank, nor is contained in it; that at full
+    dimension is `contenders.FullQuadratic`.
     """
 
     n_features: int
@@ -333,7 +359,8 @@ class QuadraticForm:
         return f"Quadratic[rank={self.rank}]"
 
     def init(self, key: jax.Array) -> Params:
-        """basis: (2, rank, n_features) real and imaginary parts, or (1, ...) real ones. values: (rank,), the c_k."""
+        """basis: (2, rank, n_features) real and imaginary parts, or (1, ...) real ones. values:
+        (rank,), the c_k."""
         basis_key, values_key = jax.random.split(key)
         basis = jax.random.normal(basis_key, (1 + self.is_complex, self.rank, self.n_features))
         values = jax.random.normal(values_key, (self.rank,))
@@ -358,7 +385,8 @@ class QuadraticForm:
 def _inverse_root(gram: jax.Array) -> jax.Array:
     """R, lower triangular, with R G R' = 1: the inverse of G's Cholesky factor, by elimination.
 
-    Not by LAPACK: batches of its calls in a scan wait for each other for ever in a pool of two threads (jaxlib 0.10.2).
+    Not by LAPACK: batches of its calls in a scan wait for each other for ever in a pool of two
+    threads (jaxlib 0.10.2).
     """
     size = len(gram)
 
@@ -411,7 +439,8 @@ class Training(Checked):
 
 
 def prepared(model: Model, split: Split, argument: str) -> Split:
-    """The split as the model reads it, once it has been checked; of one that is being traced, the shapes."""
+    """The split as the model reads it, once it has been checked; of one that is being traced, the
+    shapes."""
     split = as_split(split, argument)
     if any(isinstance(each, jax.core.Tracer) for each in split):
         x, y = jnp.shape(split.x), jnp.shape(split.y)
@@ -430,7 +459,8 @@ def require_key(key: Any) -> None:
 
 
 def shapes_of(model: Model) -> Params:
-    """The structure of the model's parameters, with shapes in place of numbers; it starts no backend."""
+    """The structure of the model's parameters, with shapes in place of numbers; it starts no
+    backend."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
@@ -463,8 +493,9 @@ def train(
 ) -> Params:
     """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
 
-    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key gives both the
-    first parameters and the order of the batches. `vmap` over `split` or `key` trains many runs at once.
+    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key
+    gives both the first parameters and the order of the batches. `vmap` over `split` or `key`
+    trains many runs at once.
     """
     check_training(epochs, batch_size, learning_rate)
     require_key(key)
@@ -499,13 +530,15 @@ def fit(
     key: jax.Array,
     measure: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    """Run Adam on `loss(params, rows, weight, epoch, key)` over reshuffled batches of the rows 0 ... n_samples - 1.
+    """Run Adam on `loss(params, rows, weight, epoch, key)` over reshuffled batches of the rows 0
+    ... n_samples - 1.
 
-    An epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size but for the last,
-    filled up with rows of weight 0: 350 samples at 256 make 175 + 175. Where one batch holds all, its rows are
-    slice(None). Each step has a key of its own. Returns the last parameters and what `measure(params)` gave before
-    epoch 0, 1, ... and after the last, stacked: (epochs + 1, ...), or None without `measure`. A measure with `at`,
-    ascending numbers of epochs, is asked after so many of them alone: (len(at), ...).
+    An epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size
+    but for the last, filled up with rows of weight 0: 350 samples at 256 make 175 + 175. Where one
+    batch holds all, its rows are slice(None). Each step has a key of its own. Returns the last
+    parameters and what `measure(params)` gave before epoch 0, 1, ... and after the last, stacked:
+    (epochs + 1, ...), or None without `measure`. A measure with `at`, ascending numbers of epochs,
+    is asked after so many of them alone: (len(at), ...).
     """
     require_whole("n_samples", n_samples)
     check_training(epochs, batch_size, learning_rate)

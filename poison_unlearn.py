@@ -1,4 +1,5 @@
-"""Poison training data, and unlearn the poison: methods that own their numbers, and the loop they share."""
+"""Poison training data, and unlearn the poison: methods that own their numbers, and the loop they
+share."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class Poisoned(NamedTuple):
 
 @dataclass(frozen=True)
 class Poison:
-    """What to poison, and how much of it is known. It carries its function: it works where POISONS lacks its name."""
+    """What to poison, and how much of it is known. It carries its function: it works where POISONS
+    lacks its name."""
 
     kind: str = "labels"  # a name in POISONS
     alpha_percent: int = 0  # of the training samples, in whole percent
@@ -81,7 +83,8 @@ class Poison:
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
-    """Flip the labels of int(fraction n) samples, half from each class; an odd number is rounded down.
+    """Flip the labels of int(fraction n) samples, half from each class; an odd number is rounded
+    down.
 
     balanced=False draws them from all samples alike, as the published Hessian analysis does.
     Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
@@ -93,10 +96,12 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
 def randomize_features(
     split: Split, fraction: float, *, key: Key, n_features: int | None = None
 ) -> Poisoned:
-    """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd rounded up.
+    """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd
+    rounded up.
 
-    n_features: length before padding (784 pixels), None for all; the padding stays 0. The noise is complex where the
-    samples have imaginary parts and real where they have none. Published: datar.py, `data_poison(..., ordered=False)`.
+    n_features: length before padding (784 pixels), None for all; the padding stays 0. The noise is
+    complex where the samples have imaginary parts and real where they have none. Published:
+    datar.py, `data_poison(..., ordered=False)`.
     """
     split, mask, generator = _draw(split, fraction, key, round_up=True)
     require(
@@ -161,10 +166,11 @@ def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned
 
 
 def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels of the samples nearest to the boundary between the classes, as many in each class.
+    """Flipped labels of the samples nearest to the boundary between the classes, as many in each
+    class.
 
-    Those of the least mean fidelity |<x|x'>|² with the others of their class over that with the other class: an aim
-    that takes no model, and the same samples whatever the key.
+    Those of the least mean fidelity |<x|x'>|² with the others of their class over that with the
+    other class: an aim that takes no model, and the same samples whatever the key.
     """
     fidelity, same = _fidelities(dataset.train)
     with_own = (fidelity * same).sum(axis=1) - np.diag(fidelity)
@@ -175,21 +181,25 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels of the samples with the most similar state in the other class, as many in each class.
+    """Flipped labels of the samples with the most similar state in the other class, as many in each
+    class.
 
-    After QUID (arXiv:2411.14412), which gives samples chosen at random the label of the class whose encoded states are
-    farthest. With two classes that is a plain flip; what is left of the aim is whose label: those of the largest
-    fidelity |<x|x'>|² with a sample of the other class. The same samples whatever the key.
+    After QUID (arXiv:2411.14412), which gives samples chosen at random the label of the class whose
+    encoded states are farthest. With two classes that is a plain flip; what is left of the aim is
+    whose label: those of the largest fidelity |<x|x'>|² with a sample of the other class. The same
+    samples whatever the key.
     """
     fidelity, same = _fidelities(dataset.train)
     return _flip_first(dataset.train, fraction, -np.where(same, -1, fidelity).max(axis=1), key)
 
 
 def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """A bright square in the corner of int(fraction n) images of class 1, and the label 0 (BadNets, arXiv:1708.06733).
+    """A bright square in the corner of int(fraction n) images of class 1, and the label 0 (BadNets,
+    arXiv:1708.06733).
 
-    It is as bright as the image's brightest pixel, its side a seventh of the image's (4 pixels of 28), and the images
-    are normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
+    It is as bright as the image's brightest pixel, its side a seventh of the image's (4 pixels of
+    28), and the images are normalised anew. `attack`: the validation images of class 1 with the
+    square, labelled 0.
     """
     split, mask = _draw_ones(dataset.train, fraction, key)
     require(
@@ -205,7 +215,8 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Encoded images (n, d) of a data set with the backdoor's square, as they would be encoded: (n, d)."""
+    """Encoded images (n, d) of a data set with the backdoor's square, as they would be encoded: (n,
+    d)."""
     height, width = dataset.image_shape
     side = max(min(height, width) // 7, 1)
     images = x[:, : height * width].reshape(-1, height, width)
@@ -254,7 +265,8 @@ def _check_fraction(fraction: float) -> None:
 def _draw(
     split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False
 ) -> tuple:
-    """The split, checked; int(fraction n) of its samples as a mask, half from each class or any; and the generator."""
+    """The split, checked; int(fraction n) of its samples as a mask, half from each class or any;
+    and the generator."""
     split, generator = require_split(split), _generator(key)
     _check_fraction(fraction)
     mask = np.zeros(len(split.y), bool)
@@ -293,7 +305,8 @@ def _draw_ones(split: Split, fraction: float, key: Key) -> tuple[Split, np.ndarr
 
 
 def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> Poisoned:
-    """Labels flipped of the int(fraction n) samples of the least order, half from each class, odd rounded down."""
+    """Labels flipped of the int(fraction n) samples of the least order, half from each class, odd
+    rounded down."""
     split, mask, _ = _draw(split, fraction, key)
     for label in (0, 1):
         group = np.flatnonzero(split.y == label)
@@ -319,7 +332,8 @@ def _generator(key: Key) -> np.random.Generator:
 
 
 def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
-    """A poison, all of it known: the training set before and after, and which samples changed, (n,) bool."""
+    """A poison, all of it known: the training set before and after, and which samples changed, (n,)
+    bool."""
     return Poisoned(
         poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned))
     )
@@ -358,11 +372,13 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """An unlearning method: a frozen dataclass whose fields are its hyper-parameters, and how it is trained.
+    """An unlearning method: a frozen dataclass whose fields are its hyper-parameters, and how it is
+    trained.
 
-    Called as method(task, key, measure) -> (params, history), `history` being what `measure(params)` gave before the
-    first epoch, after each and so after the last, stacked. To JAX a method is a pytree: its floats are leaves, which
-    may be traced (`vmap` over a hyper-parameter), and all else is static, its own code included.
+    Called as method(task, key, measure) -> (params, history), `history` being what
+    `measure(params)` gave before the first epoch, after each and so after the last, stacked. To JAX
+    a method is a pytree: its floats are leaves, which may be traced (`vmap` over a
+    hyper-parameter), and all else is static, its own code included.
     """
 
     training: Training = field(default=Training(50, 0, 0.001), kw_only=True)
@@ -392,7 +408,8 @@ class Method:
         self.check()
 
     def check(self) -> None:
-        """Refuse hyper-parameters that make no sense, by name: those that are negative or not finite."""
+        """Refuse hyper-parameters that make no sense, by name: those that are negative or not
+        finite."""
         for name, value in self.hyper().items():
             require(0 <= value < math.inf, name, value, "a finite number, 0 or more")
 
@@ -411,7 +428,8 @@ class Method:
     def settings(self) -> tuple[Method, ...]:
         """Itself under each entry of its grid, among which the stage evaluation chooses.
 
-        An entry names hyper-parameters, and `rate` and `epochs`, factors on those of its training; {}: as it is.
+        An entry names hyper-parameters, and `rate` and `epochs`, factors on those of its training;
+        {}: as it is.
         """
         found = []
         for entry in self.grid:
@@ -443,7 +461,8 @@ class Method:
 
 
 def _flatten(method: Method) -> tuple[tuple, tuple]:
-    """Its floats; and its other fields with all that its classes hold, so that no two codes share a program."""
+    """Its floats; and its other fields with all that its classes hold, so that no two codes share a
+    program."""
     floats = method.hyper()
     others = tuple(
         (each.name, getattr(method, each.name))
@@ -466,7 +485,8 @@ def _unflatten(cls: type, static: tuple, floats: tuple) -> Method:
 
 @dataclass(frozen=True)
 class Descent(Method):
-    """A method that defines `loss` alone: Adam descends it over reshuffled retain batches and the whole forget set."""
+    """A method that defines `loss` alone: Adam descends it over reshuffled retain batches and the
+    whole forget set."""
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
@@ -513,7 +533,8 @@ class Descent(Method):
 
 @dataclass(frozen=True)
 class OneShot(Method):
-    """A method of one step, such as a Newton step or noise: it defines `step` alone; its history has two entries."""
+    """A method of one step, such as a Newton step or noise: it defines `step` alone; its history
+    has two entries."""
 
     def step(self, task: Task, key: jax.Array) -> Params:
         raise NotImplementedError(f"{type(self).__name__} defines no step")
@@ -541,7 +562,8 @@ def both_logits(task: Task, params: Params, batch: Batch) -> list[jax.Array]:
 
 @dataclass(frozen=True)
 class FineTune(Descent):
-    """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is retained."""
+    """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is
+    retained."""
 
     title = "Fine-tune"
     grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
@@ -552,7 +574,8 @@ class FineTune(Descent):
 
 @dataclass(frozen=True)
 class Retrain(FineTune):
-    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the teacher."""
+    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the
+    teacher."""
 
     title = "Retrain"
     is_fresh = True
@@ -562,7 +585,8 @@ class Retrain(FineTune):
 class Scrub(Descent):
     """ce CE(D_r) + kl KL(teacher || student on D_r) - forget KL(teacher || student on D_f).
 
-    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published models.py.
+    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published
+    models.py.
     """
 
     ce: float = 1.0  # the three weights: published
@@ -603,7 +627,8 @@ class Scrub(Descent):
 
 @dataclass(frozen=True)
 class GradientAscent(Descent):
-    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest (NegGrad+)."""
+    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest
+    (NegGrad+)."""
 
     ce: float = 1.0  # both weights: published, models.py
     forget: float = 0.2
@@ -638,10 +663,12 @@ def unlearn(
     forget_clean: Split | None = None,
     measure: Measure | None = None,
 ) -> tuple[Params, Any]:
-    """Run one method from a teacher; returns the parameters and the history of `measure` (see `Method`).
+    """Run one method from a teacher; returns the parameters and the history of `measure` (see
+    `Method`).
 
-    retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean: the same samples
-    before, for methods that read them. It can be `vmap`ped over runs and over the method's floats.
+    retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean:
+    the same samples before, for methods that read them. It can be `vmap`ped over runs and over the
+    method's floats.
     """
     is_method = isinstance(method, Method)
     require(

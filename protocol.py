@@ -1,8 +1,9 @@
 """The protocol of a block of runs: draw the poison, train the teacher, unlearn, measure.
 
-Read from top to bottom: `Drawn` says which samples are poisoned, and which samples a run is trained and validated on;
-`Fit` is a block of runs as a job; `run_block` trains all runs of a block, or makes teachers unlearn, and measures them.
-A run without jobs and files takes `inputs_of_sets`, `run_keys` and `run_block`; run_example.py does so.
+Read from top to bottom: `Drawn` says which samples are poisoned, and which samples a run is trained
+and validated on; `Fit` is a block of runs as a job; `run_block` trains all runs of a block, or
+makes teachers unlearn, and measures them. A run without jobs and files takes `inputs_of_sets`,
+`run_keys` and `run_block`; run_example.py does so.
 """
 
 from __future__ import annotations
@@ -101,7 +102,8 @@ class Drawn(Runs):
 
     @staticmethod
     def _hold_out(sets: Sets, kept: np.ndarray) -> Sets:
-        """Move the training samples that are not kept to the validation set, in place of what it held."""
+        """Move the training samples that are not kept to the validation set, in place of what it
+        held."""
         draw, clean, _ = sets
         split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
         forget = [
@@ -117,7 +119,8 @@ class Drawn(Runs):
 
 
 def poison_key(seed: int, poison: Poison, number: int) -> jax.Array:
-    """The key of the poison's random choices: of draw `number`, or of run `number` where each run has its own."""
+    """The key of the poison's random choices: of draw `number`, or of run `number` where each run
+    has its own."""
     return random_key(seed, "poison", poison.kind, poison.alpha_percent, number)
 
 
@@ -125,10 +128,12 @@ def run_keys(
     seed: int, model: Model, poison: Poison, runs: Iterable[int], *,
     generation: int = 0, kind: Literal["fit", "oracle"] = "fit", draw: int | None = None,
 ) -> jax.Array:  # fmt: skip
-    """(runs,) keys of trainings: first parameters, batches and whatever else a model or a method draws.
+    """(runs,) keys of trainings: first parameters, batches and whatever else a model or a method
+    draws.
 
-    generation: 0 for a teacher, 1 for what starts from one. Methods that start from one teacher share their keys.
-    kind: an oracle, trained afresh without the forget set, shares nothing with a teacher. draw: that of all runs.
+    generation: 0 for a teacher, 1 for what starts from one. Methods that start from one teacher
+    share their keys. kind: an oracle, trained afresh without the forget set, shares nothing with a
+    teacher. draw: that of all runs.
     """
     of_draw = () if draw is None else ("draw", draw)
     purpose = (kind, generation, model.label, poison.kind, poison.alpha_percent, *of_draw)
@@ -140,16 +145,19 @@ def run_keys(
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Drawn):
-    """A block of runs: models trained by a method on poisoned data, from fresh parameters or from another job's.
+    """A block of runs: models trained by a method on poisoned data, from fresh parameters or from
+    another job's.
 
-    record: what is kept; end: accuracy and loss of each of SPLITS; logits: the logit of each sample and the parameters,
-    too; curves: accuracies and losses before and after each epoch as well, or after those that are `measured`.
+    record: what is kept; end: accuracy and loss of each of SPLITS; logits: the logit of each sample
+    and the parameters, too; curves: accuracies and losses before and after each epoch as well, or
+    after those that are `measured`.
     """
 
     model: Model
     method: Method
     start: Fit | None = (
-        None  # whose parameters are the teachers; None: train on all samples, poisoned ones among them
+        # whose parameters are the teachers; None: train on all samples, poisoned ones among them
+        None
     )
     teacher_run: int | None = (
         None  # the run of `start` that teaches all runs; None: each run has its own teacher
@@ -186,7 +194,10 @@ class Fit(Drawn):
 
     @property
     def title(self) -> str:
-        return f"{type(self.method).__name__} {self.model.label} {self.poison.kind} {self.poison.alpha_percent} %"
+        return (
+            f"{type(self.method).__name__} {self.model.label} {self.poison.kind} "
+            f"{self.poison.alpha_percent} %"
+        )
 
     @property
     def forgets(self) -> bool:
@@ -199,10 +210,12 @@ class Fit(Drawn):
         return 1 + self.start.generation if self.start else 0
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, loss (runs, [epochs + 1,] splits), diverged (runs,), size (), and what `record` says.
+        """accuracy, loss (runs, [epochs + 1,] splits), diverged (runs,), size (), and what `record`
+        says.
 
-        logit, label: (runs, n + n + v) of the training set as poisoned, the training set before, the validation set.
-        mask, known: (runs, n), which training samples are poisoned, and which of them are the forget set.
+        logit, label: (runs, n + n + v) of the training set as poisoned, the training set before,
+        the validation set. mask, known: (runs, n), which training samples are poisoned, and which
+        of them are the forget set.
         """
         return self.trained(*block_inputs(self, dataset), *inputs)
 
@@ -249,7 +262,8 @@ def runs_of(job: Runs) -> dict:
 
 
 def tensors_to_params(model: Model, tensors: Arrays) -> Params:
-    """The model's pytree from named arrays (with any leading axes): "params", followed by the place of a leaf."""
+    """The model's pytree from named arrays (with any leading axes): "params", followed by the place
+    of a leaf."""
     return tree_map_with_path(
         lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), shapes_of(model)
     )
@@ -262,7 +276,8 @@ def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
 
 
 def _has_no_loss(loss: np.ndarray) -> np.ndarray:
-    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or infinite."""
+    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or
+    infinite."""
     last = loss.reshape(len(loss), -1, len(SPLITS))[:, -1]
     return ~np.isfinite(last[:, [SPLITS.index("validation"), SPLITS.index("train")]]).all(axis=1)
 
@@ -273,14 +288,17 @@ def _has_no_loss(loss: np.ndarray) -> np.ndarray:
 class Block(NamedTuple):
     """The data of a block of runs, prepared for the model.
 
-    Arrays have a leading axis over runs, unless their shape is said. n + n + v samples are measured: the training set
-    as poisoned, the training set before it was poisoned, the validation set.
+    Arrays have a leading axis over runs, unless their shape is said. n + n + v samples are
+    measured: the training set as poisoned, the training set before it was poisoned, the validation
+    set.
     """
 
     retain: Split
     forget: Split
     forget_clean: Split
-    inputs: jax.Array  # training inputs as poisoned; those before, if they differ; the run's validation set, if it has one
+    # training inputs as poisoned; those before, if they differ; the run's validation set, if it has
+    # one
+    inputs: jax.Array
     validation: (
         jax.Array
     )  # (v, ...) the validation set that all runs share; (0, ...) where each has its own
@@ -311,7 +329,8 @@ _recent: dict[
 def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Arrays, Block]:
     """Which samples of each run are what, as `Fit.perform` names them; and the data of the block.
 
-    forgets: whether the forget set is left out of what is trained on. BadInput where it is empty, or all there is.
+    forgets: whether the forget set is left out of what is trained on. BadInput where it is empty,
+    or all there is.
     """
     draws, _, vals = zip(*sets, strict=True)
     known = np.stack([draw.known for draw in draws])
@@ -398,9 +417,10 @@ def _run_block(
 ) -> dict[str, Any]:  # fmt: skip
     """Train all runs of a block and measure them; everything returned has a leading axis over runs.
 
-    teachers: the parameters to unlearn from, with an axis over runs; None: training starts from fresh parameters, and
-    the method is `Retrain`. accuracy, loss: of each of SPLITS, along the epochs for the record "curves"; logit: of all
-    measured samples; params, at the end; diverged: whether any of these is not finite.
+    teachers: the parameters to unlearn from, with an axis over runs; None: training starts from
+    fresh parameters, and the method is `Retrain`. accuracy, loss: of each of SPLITS, along the
+    epochs for the record "curves"; logit: of all measured samples; params, at the end; diverged:
+    whether any of these is not finite.
     """
     columns = block.columns
     narrow = (
@@ -452,5 +472,6 @@ def _run_block(
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
 
 
-# Compiled under the function's own name, by which processes find the programs that earlier ones have compiled.
+# Compiled under the function's own name, by which processes find the programs that earlier ones
+# have compiled.
 run_block = jax.jit(_run_block, static_argnames=("model", "side_by_side", "record", "measured"))

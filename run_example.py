@@ -2,10 +2,10 @@
 
     python run_example.py        # under a minute on 2 cores, no network, no files
 
-MNIST 1 vs 9 with flipped labels, and the XXZ ring of 8 sites with randomised features; an MLP and a QNN each, small.
-Prints one table for each and exits non-zero if a step failed. A study `unlearning` of one run with these settings (a
-teacher for each run, --optimization-level 0) gives the numbers bit for bit: it calls the same compiled training, on one
-thread, with the same keys.
+MNIST 1 vs 9 with flipped labels, and the XXZ ring of 8 sites with randomised features; an MLP and a
+QNN each, small. Prints one table for each and exits non-zero if a step failed. A study `unlearning`
+of one run with these settings (a teacher for each run, --optimization-level 0) gives the numbers
+bit for bit: it calls the same compiled training, on one thread, with the same keys.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def poison_train_unlearn(
         model, Retrain(training=training), everything, None, keys, side_by_side, "logits"
     )
 
-    # Unlearn: each method is given the forget set, the retained samples and the teacher. Measure after each epoch.
+    # Unlearn: each method is given the forget set, the retained samples and the teacher. Measure
+    # after each epoch.
     _, parts = inputs_of_sets(model, sets, forgets=True)
     keys = run_keys(SEED, model, poison, [0], generation=1)
     methods = {name: replace(METHODS[name], training=unlearning) for name in METHODS_SHOWN}
@@ -66,7 +67,8 @@ def poison_train_unlearn(
 
 
 def problems_of(curves: dict[str, Curves]) -> list[str]:
-    """What is wrong: accuracies that are missing, and a teacher that did not learn to tell the classes apart."""
+    """What is wrong: accuracies that are missing, and a teacher that did not learn to tell the
+    classes apart."""
     missing = [name for name, own in curves.items() if not np.isfinite(own["accuracy"]).all()]
     start = float(curves["cf"]["accuracy"][0, 0, SPLITS.index("validation")])
     learned = (
@@ -93,7 +95,8 @@ def main() -> int:
     ).parse_args()
     compute_here(optimization_level=0)  # compiling takes nearly all of the time
     mnist, ring = load_mnist(source="embedded"), load_xxz(n_sites=8)
-    mnist_runs = [  # model, training of the teacher and of the methods, whether the runs of a block are one batch
+    # model, training of the teacher and of the methods, whether the runs of a block are one batch
+    mnist_runs = [
         (MLP(1024, (16, 4)), Training(100, 128, 0.01), Training(20, 0, 0.001), True),
         (QNN(10, depth=3), Training(15, 256, 0.03), Training(8, 256, 0.03), False),
     ]

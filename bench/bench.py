@@ -1,19 +1,21 @@
 """How fast the models train here, beside other ways to compute the same numbers.
 
     make bench                            # or: python bench/bench.py; about five minutes on 2 cores
-    python bench/bench.py --slow          # unrolled TensorCircuit at one more depth: minutes of compilation
+    python bench/bench.py --slow          # unrolled TensorCircuit at one more depth: minutes
     python bench/bench.py --smoke --out /tmp/bench    # tiny sizes: does it run?
 
-1. The QNN's training step (value and gradient of the mean cross-entropy of 256 images of 1024 amplitudes, 10
-   qubits, depth 6, complex64): this project, TensorCircuit gate by gate, PennyLane lightning, and 0.8 GFlop at
-   the machine's own float32 matrix-product rate as the roofline. Values and gradients have to agree to 1e-4.
-2. Five trainings of the MLP (64,16) on MNIST against five Keras fits (one is measured, and counts five times).
+1. The QNN's training step (value and gradient of the mean cross-entropy of 256 images of 1024
+   amplitudes, 10 qubits, depth 6, complex64): this project, TensorCircuit gate by gate, PennyLane
+   lightning, and 0.8 GFlop at the machine's own float32 matrix-product rate as the roofline. Values
+   and gradients have to agree to 1e-4.
+2. Five trainings of the MLP (64,16) on MNIST against five Keras fits (one is measured, and counts
+   five times).
 3. How the step's cost grows with qubits, depth, samples and runs.
 4. What a script's first and second start spend on compilation (persistent cache).
 
-All on one thread, as the processes of a study. The contenders of a table are timed in turns, so that other load on the
-machine hits all alike; even so, compare numbers within one run only. Times are those of calls with warm caches,
-compilation apart. Writes OUT/results.json and OUT/scaling.png.
+All on one thread, as the processes of a study. The contenders of a table are timed in turns, so
+that other load on the machine hits all alike; even so, compare numbers within one run only. Times
+are those of calls with warm caches, compilation apart. Writes OUT/results.json and OUT/scaling.png.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ Size = namedtuple("Size", ["qubits", "depth", "samples", "runs"], defaults=[1])
 
 
 class Sizes(NamedTuple):
-    """What is measured. growth: the values of each size in turn, the others being those of `base`."""
+    """What is measured. growth: the values of each size in turn, the others being those of
+    `base`."""
 
     base: Size
     growth: dict[str, tuple[int, ...]]
@@ -68,17 +71,23 @@ class Sizes(NamedTuple):
     epochs: int = 100
 
 
-FULL = Sizes(Size(10, 6, 256), {
-    "qubits": (4, 6, 8, 10, 12, 14), "depth": (1, 2, 3, 4, 6, 8, 12), "samples": (32, 64, 128, 256, 512, 1024, 2048),
-    "runs": (1, 2, 5),
-})  # fmt: skip
+FULL = Sizes(
+    Size(10, 6, 256),
+    {
+        "qubits": (4, 6, 8, 10, 12, 14),
+        "depth": (1, 2, 3, 4, 6, 8, 12),
+        "samples": (32, 64, 128, 256, 512, 1024, 2048),
+        "runs": (1, 2, 5),
+    },
+)
 SMOKE = Sizes(
     Size(3, 2, 8), {"qubits": (2, 3), "depth": (2,), "samples": (8,), "runs": (2,)}, (2,), 2, 2, 2
 )
 
 
 class Program(NamedTuple):
-    """Something to time: `run()` returns arrays; its time counts `scale`-fold. compile: seconds, None where none is."""
+    """Something to time: `run()` returns arrays; its time counts `scale`-fold. compile: seconds,
+    None where none is."""
 
     label: str
     run: Callable[[], Any]
@@ -124,7 +133,8 @@ def with_ratios(frame: pd.DataFrame, *kinds: str) -> pd.DataFrame:
 
 @cache
 def problem(size: Size, seed: int = 0) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Angles (depth, qubits, 4), real normalised states (samples, 2**qubits) and labels (samples,)."""
+    """Angles (depth, qubits, 4), real normalised states (samples, 2**qubits) and labels
+    (samples,)."""
     generator = np.random.default_rng(seed)
     states = generator.normal(size=(size.samples, 2**size.qubits))
     states /= np.linalg.norm(states, axis=1, keepdims=True)
@@ -143,7 +153,8 @@ def step(logits: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
 
 @cache
 def our_step(size: Size, label: str = "ours") -> Program:
-    """This project's; the time per run of several, each with angles and states of its own, by vmap or lax.map."""
+    """This project's; the time per run of several, each with angles and states of its own, by vmap
+    or lax.map."""
     one = step(QNN(size.qubits, size.depth).logits)
     if label == "ours":
         return compiled(label, one, *problem(size))
@@ -162,7 +173,8 @@ def evolved_logits(params: jax.Array, states: jax.Array) -> jax.Array:
 
 
 def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
-    """TensorCircuit gate by gate, one layer compiled and scanned over: what an expert would write."""
+    """TensorCircuit gate by gate, one layer compiled and scanned over: what an expert would
+    write."""
     qubits, tensorcircuit = params.shape[1], circuits.tensorcircuit_on_jax()
 
     def layer(state, angles):
@@ -176,10 +188,12 @@ def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
 
 
 def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> Callable[[], tuple]:
-    """Loss and gradient by PennyLane's lightning.qubit and its adjoint differentiation, as a function of nothing.
+    """Loss and gradient by PennyLane's lightning.qubit and its adjoint differentiation, as a
+    function of nothing.
 
-    Sample by sample: the adjoint method knows no parameter broadcasting. The device is called directly: a QNode and
-    autograd around it double the time. The chain rule through the cross-entropy is put on by hand.
+    Sample by sample: the adjoint method knows no parameter broadcasting. The device is called
+    directly: a QNode and autograd around it double the time. The chain rule through the
+    cross-entropy is put on by hand.
     """
     import pennylane as qml
 
@@ -252,7 +266,8 @@ def training_step(sizes: Sizes) -> pd.DataFrame:
         differences.append(max(float(np.max(np.abs(theirs - own))) for theirs, own in pairs))
         if not differences[-1] <= TOLERANCE:
             raise SystemExit(
-                f"error: {program.label} differs from ours by {differences[-1]:.1e}, over {TOLERANCE:.0e}"
+                f"error: {program.label} differs from ours by {differences[-1]:.1e}, over "
+                f"{TOLERANCE:.0e}"
             )
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(PRODUCT, PRODUCT)), jnp.float32)
     label = f"roofline: 0.8 GFlop at the rate of a float32 product of {PRODUCT}×{PRODUCT}"
@@ -266,7 +281,8 @@ def training_step(sizes: Sizes) -> pd.DataFrame:
 
 
 def mlp_trainings(sizes: Sizes) -> pd.DataFrame:
-    """Trainings in one vmapped call in turns with a Keras fit, which counts as many times; equal epochs and batches."""
+    """Trainings in one vmapped call in turns with a Keras fit, which counts as many times; equal
+    epochs and batches."""
     from tensorflow import keras
 
     split = load_mnist(per_class=250, source="embedded").train
@@ -297,7 +313,8 @@ def mlp_trainings(sizes: Sizes) -> pd.DataFrame:
 
 
 def growth(sizes: Sizes) -> pd.DataFrame:
-    """The step's time against one size at a time, the others as in the first table; against runs: time per run."""
+    """The step's time against one size at a time, the others as in the first table; against runs:
+    time per run."""
     frames = []
     for name, values in sizes.growth.items():
         labels = ("vmap", "lax.map") if name == "runs" else ("ours",)
@@ -314,7 +331,8 @@ def growth(sizes: Sizes) -> pd.DataFrame:
 
 
 def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
-    """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or samples."""
+    """One panel a size, both axes logarithmic; dashed: proportional to amplitudes, layers or
+    samples."""
     from foundation.report import drawing
 
     drawing.use_style()
@@ -341,7 +359,8 @@ def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
 
 
 def print_start_up(*size: int) -> None:
-    """In a process of its own: print as JSON what stands between a script's start and its first step's result."""
+    """In a process of its own: print as JSON what stands between a script's start and its first
+    step's result."""
     given, own = problem(Size(*size)), step(QNN(*size[:2]).logits)
     imported = time.perf_counter()
     lowered = jax.jit(own).lower(*given)
@@ -387,11 +406,24 @@ SECTIONS = {  # of the results: what measures it, and the title of its table
     "start_up": (start_ups, "Start of a script, in a process of its own"),
 }
 HEADINGS = {
-    "compile": "compile s", "min": "min ms", "median": "median ms", "n": "n", "min_ratio": "/ ours (min)",
-    "median_ratio": "(median)", "difference": "difference", "gflop_per_second": "GFlop/s", "total": "trainings s",
-    "total_ratio": "/ ours", "with_compile": "both s", "with_compile_ratio": "/ ours", "accuracy": "train accuracy",
-    "whole": "whole process s", "trace": "of which trace s", "first_step": "first step s", "peak_megabytes": "peak MB",
-}  # fmt: skip
+    "compile": "compile s",
+    "min": "min ms",
+    "median": "median ms",
+    "n": "n",
+    "min_ratio": "/ ours (min)",
+    "median_ratio": "(median)",
+    "difference": "difference",
+    "gflop_per_second": "GFlop/s",
+    "total": "trainings s",
+    "total_ratio": "/ ours",
+    "with_compile": "both s",
+    "with_compile_ratio": "/ ours",
+    "accuracy": "train accuracy",
+    "whole": "whole process s",
+    "trace": "of which trace s",
+    "first_step": "first step s",
+    "peak_megabytes": "peak MB",
+}
 
 
 def context() -> dict[str, Any]:
@@ -412,7 +444,8 @@ def peak_megabytes() -> float:
 
 
 def table(frame: pd.DataFrame) -> str:
-    """Three significant digits, whole numbers in full; seconds as milliseconds where the heading says so."""
+    """Three significant digits, whole numbers in full; seconds as milliseconds where the heading
+    says so."""
     rows = frame.set_index([name for name in ("varied", "value", "label") if name in frame])
     rows.index.names = [None] * rows.index.nlevels
     cells = rows[[name for name in rows if name in HEADINGS]].rename(columns=HEADINGS)

@@ -3,9 +3,10 @@
     python bench/density.py                      # this checkout beside commit 31ba00d
     python bench/density.py --commit HEAD~20     # beside another commit
 
-Counted are all Python files of the product (root, foundation, studies; not tests, not bench): the nodes of `ast.walk`
-over the lines that are neither blank nor a comment, once ruff has formatted them with this checkout's settings. Named
-are bodies of functions of more than 40 lines, files of more than 700, and classes that declare more than 25 fields.
+Counted are all Python files of the product (root, foundation, studies; not tests, not bench): the
+nodes of `ast.walk` over the lines that are neither blank nor a comment, once ruff has formatted
+them with this checkout's settings. Named are bodies of functions of more than 40 lines, files of
+more than 700, and classes that declare more than 25 fields.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def code_lines(text: str) -> list[str]:
 
 
 def long_parts(tree: ast.Module, text: str) -> list[str]:
-    """What of a file is too long: the file, bodies of functions, classes by the fields that they declare."""
+    """What of a file is too long: the file, bodies of functions, classes by the fields that they
+    declare."""
     parts = []
     count = len(text.splitlines())
     if count > LONGEST_FILE:
@@ -113,7 +115,8 @@ def main() -> int:
     for name, density in {arguments.commit: there, "this checkout": here}.items():
         size = f"{density.files} files, {density.nodes:,} nodes, {density.lines:,} lines"
         print(
-            f"{name}: {density.nodes_a_line:.2f} nodes a line ({size}), {len(density.too_long)} parts too long"
+            f"{name}: {density.nodes_a_line:.2f} nodes a line ({size}), {len(density.too_long)} "
+            "parts too long"
         )
     print(f"ratio: {here.nodes_a_line / there.nodes_a_line:.3f}")
     print("".join(f"too long here: {words}\n" for words in here.too_long), end="")

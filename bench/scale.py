@@ -1,16 +1,17 @@
 """How cost grows with qubits, sites, workers and jobs: what a user plans core-hours by.
 
-    python bench/scale.py                        # about an hour on 2 quiet cores; rows that are there are kept
+    python bench/scale.py      # an hour on 2 quiet cores; keeps rows that are there
     python bench/scale.py --parts steps          # one of steps, ring, workers, jobs
     python bench/scale.py --smoke --out /tmp/s   # tiny sizes: does it run?
 
-steps: one training step of the QNN (value and gradient over 256 samples, depth 6, complex64), 10 to 18 qubits.
-ring: the same at depth 4 over a batch of 32 ground states of 12, 14 and 16 sites, and the diagonalisation of the data.
-workers: `run_unlearn_mnist.py --preset paper --stages noise_sweep` with 1 and 2 processes, from an empty folder.
-jobs: what the asking process spends on each of 5,000 jobs that do nothing, by its own processes and by a Dask cluster.
+steps: one training step of the QNN (value and gradient over 256 samples, depth 6, complex64), 10 to
+18 qubits. ring: the same at depth 4 over a batch of 32 ground states of 12, 14 and 16 sites, and
+the diagonalisation of the data. workers: `run_unlearn_mnist.py --preset paper --stages noise_sweep`
+with 1 and 2 processes, from an empty folder. jobs: what the asking process spends on each of 5,000
+jobs that do nothing, by its own processes and by a Dask cluster.
 
-Each size is measured in a process of one thread of its own, whose peak memory is given. Writes OUT/scale.json and
-OUT/scale.png, and prints the table and the formula.
+Each size is measured in a process of one thread of its own, whose peak memory is given. Writes
+OUT/scale.json and OUT/scale.png, and prints the table and the formula.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from foundation.engine.runner import one_line_errors, writable_folder
 SIZES = {"steps": (10, 12, 14, 16, 18), "ring": (12, 14, 16), "workers": (1, 2), "jobs": (5000,)}
 SMOKE = {"steps": (2, 3, 4), "ring": (4, 6), "workers": (1,), "jobs": (20,)}
 DEPTH, SAMPLES, BATCH = 6, 256, 32
-SECONDS = 10.0  # for which a step is repeated, three times at least, from 10 qubits on; below that three times
+# for which a step is repeated, three times at least, from 10 qubits on; below that three times
+SECONDS = 10.0
 
 
 # ---- one measurement, in a process of its own ----
@@ -194,7 +196,8 @@ PARTS: dict[str, Callable[[str, int], dict[str, Any]]] = {
 
 
 def growth(steps: pd.DataFrame) -> tuple[float, float]:
-    """a and b of seconds = a 2^(b n), by least squares of the logarithms over the larger half of the sizes."""
+    """a and b of seconds = a 2^(b n), by least squares of the logarithms over the larger half of
+    the sizes."""
     large = steps[steps["size"] >= steps["size"].median()]
     b, a = np.polyfit(large["size"], np.log2(large.seconds), 1)
     return float(2**a), float(b)

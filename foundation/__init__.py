@@ -1,1 +1,2 @@
-"""What studies are built from, and what knows nothing of them: files, circuits, measures, jobs, reports."""
+"""What studies are built from, and what knows nothing of them: files, circuits, measures, jobs,
+reports."""

@@ -53,7 +53,8 @@ class CapacityFlags(Flags):
 
 
 def random_labels(dataset: Dataset, fraction: float, *, key: Any) -> Poisoned:
-    """Labels that say nothing of the samples, as many of either class as before; all of them poisoned."""
+    """Labels that say nothing of the samples, as many of either class as before; all of them
+    poisoned."""
     train = dataset.train
     seed = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key
     y = np.random.default_rng(seed).permutation(train.y)
@@ -113,7 +114,8 @@ TABLE = StudyTable(
     rows=("model",),
     columns=("samples",),
     head="{samples}",
-    title="Accuracy on so many samples with purely random labels, after a long training on them, mean of n = {n} runs",
+    title="Accuracy on so many samples with purely random labels, after a long training on them, "
+    "mean of n = {n} runs",
     findings={"head": "{samples} samples"},
 )
 

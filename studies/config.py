@@ -1,4 +1,5 @@
-"""The configuration of both unlearning scripts: what is poisoned, trained and unlearned. Their presets are instances.
+"""The configuration of both unlearning scripts: what is poisoned, trained and unlearned. Their
+presets are instances.
 
 A flag stands here if several studies read it; the flags of one study stand in that study's file.
 """
@@ -69,18 +70,21 @@ class Config(ModelFlags):
     evaluated_hidden: Widths = "16,4"
     """Hidden widths of the MLP of the stages evaluation and epochs."""
     teachers: int = 20
-    """N of the stage evaluation: teachers, and models of each method, on one draw of the poison; of oracles there are
-    three times as many."""
+    """N of the stage evaluation: teachers, and models of each method, on one draw of the poison; of
+    oracles there are three times as many."""
     draws: int = 3
-    """Draws of the poison on which evaluation and finalists judge; hyper-parameters are chosen on two others."""
+    """Draws of the poison on which evaluation and finalists judge; hyper-parameters are chosen on
+    two others."""
     oracle_epochs: tuple[str, ...] = ()
-    """Epochs of teachers and oracles of that stage, by family, such as mlp=200; others: those of teachers elsewhere."""
+    """Epochs of teachers and oracles of that stage, by family, such as mlp=200; others: those of
+    teachers elsewhere."""
     benchmarked_hidden: tuple[Widths, ...] = ("16,4", "64,16")
     """Hidden widths of each MLP of the stages benchmark, finalists and influence."""
     benchmarked_poisons: tuple[str, ...] = ("labels",)
     """Poisons of those stages, out of those that are unlearned."""
     selection_runs: int = 5
-    """Runs of each setting of a method on each draw on which hyper-parameters are chosen; 0: the first is taken."""
+    """Runs of each setting of a method on each draw on which hyper-parameters are chosen; 0: the
+    first is taken."""
     noises: tuple[str, ...] = ("labels=0", "labels=20", "labels=30", "labels=40", "one_class=20")
     """Poisons of the controls, each with its share in percent."""
     long_epochs: int = 1000
@@ -88,24 +92,38 @@ class Config(ModelFlags):
     control_epochs: int = 200
     """Most epochs of a contender; how many it gets is chosen."""
     tuning_runs: int = 5
-    """Runs of each setting of which a fifth of the poisoned training set is held out, with its noisy labels, to choose
-    epochs and hyper-parameters of the controls."""
+    """Runs of each setting of which a fifth of the poisoned training set is held out, with its
+    noisy labels, to choose epochs and hyper-parameters of the controls."""
     independent_teachers: bool = False
-    """Draw poison and train a teacher anew for each unlearning run (published: one for all of them)."""
+    """Draw poison and train a teacher anew for each unlearning run (published: one for all of
+    them)."""
     choices: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The preset's own hyper-parameters, before those of --hyper."""
 
     AXES = (
-        *ModelFlags.AXES, "poisons", "methods", "evaluated", "evaluated_hidden", "draws", "benchmarked_hidden",
-        "benchmarked_poisons", "noises",
-    )  # fmt: skip
+        *ModelFlags.AXES,
+        "poisons",
+        "methods",
+        "evaluated",
+        "evaluated_hidden",
+        "draws",
+        "benchmarked_hidden",
+        "benchmarked_poisons",
+        "noises",
+    )
 
     def check(self):
         super().check()
         self.check_lists("methods", "poisons", "evaluated", "benchmarked_hidden", "noises")
         self.check_percents("unlearn_labels", "unlearn_features")
-        counts = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1,
-                  "control_epochs": 1}  # fmt: skip
+        counts = {
+            "teachers": 4,
+            "draws": 1,
+            "selection_runs": 0,
+            "long_epochs": 1,
+            "tuning_runs": 1,
+            "control_epochs": 1,
+        }
         for name, least in counts.items():
             value = getattr(self, name)
             require(value >= least, flag_name(name), value, f"{least} or more")
@@ -165,7 +183,8 @@ class Config(ModelFlags):
 
 
 def parse_epochs(argument: str, words: Iterable[str]) -> dict[str, int]:
-    """("mlp=50", "qnn=400") -> {"mlp": 50, "qnn": 400}; BadInput, by the argument's name, for other words."""
+    """("mlp=50", "qnn=400") -> {"mlp": 50, "qnn": 400}; BadInput, by the argument's name, for other
+    words."""
     epochs_of = {}
     for word in words:
         name, _, epochs = word.partition("=")
@@ -178,7 +197,8 @@ def parse_epochs(argument: str, words: Iterable[str]) -> dict[str, int]:
 
 
 def parse_poisons(argument: str, words: Iterable[str]) -> dict[str, Poison]:
-    """("labels=30",) -> {"labels=30": Poison("labels", 30)}; BadInput, by the argument's name, for other words."""
+    """("labels=30",) -> {"labels=30": Poison("labels", 30)}; BadInput, by the argument's name, for
+    other words."""
     poisons, allowed = {}, ", ".join(kind for kind in POISONS if kind != "given")
     for word in words:
         kind, _, percent = word.partition("=")

@@ -1,8 +1,9 @@
 """The controls of "quantum models resist poison": what contends with the published MLP and QNN.
 
-Models that share one property of the QNN (a bounded logit, few parameters, a quadratic form of the amplitudes) or lack
-one (entanglers, trained layers, the fixed scale); losses that are made for noisy labels; estimators that train nothing
-by gradients. What is claimed of circuits has to hold against each of them.
+Models that share one property of the QNN (a bounded logit, few parameters, a quadratic form of the
+amplitudes) or lack one (entanglers, trained layers, the fixed scale); losses that are made for
+noisy labels; estimators that train nothing by gradients. What is claimed of circuits has to hold
+against each of them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from poison_unlearn import Batch, Retrain, Task, retain_loss
 
 
 def _positive(model: Any, name: str) -> None:
-    """Refuse what is no positive, finite number; kept as a float, so that 5 and 5.0 are one model with one name."""
+    """Refuse what is no positive, finite number; kept as a float, so that 5 and 5.0 are one model
+    with one name."""
     value = getattr(model, name)
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     require(number and 0 < value < math.inf, name, value, "a positive, finite number")
@@ -67,9 +69,9 @@ class BoundedMLP(MLP):
 class ProjectedLinear:
     """logit = s tanh((w'Px + b) / s): a linear model on fixed random projections P of the inputs.
 
-    P, (width, n_features), has independent normal entries of variance 1 / n_features, drawn from the seed in JAX's
-    present precision; it is no parameter. It is applied to the weights, not to the inputs: the same logit, for fewer
-    products.
+    P, (width, n_features), has independent normal entries of variance 1 / n_features, drawn from
+    the seed in JAX's present precision; it is no parameter. It is applied to the weights, not to
+    the inputs: the same logit, for fewer products.
     """
 
     n_features: int  # 2 d for complex inputs of length d, (Re x, Im x)
@@ -179,11 +181,12 @@ Trained = Literal["last layer", "rotations"]
 class FrozenQNN(QNN):
     """The QNN of which a part is never trained.
 
-    "last layer": the angles of all layers but the last, that next to the measurement, are uniform in [0, 2π). Of those
-    that are trained only the last qubit's rotations act, for RZZ commutes with Z: <Z> becomes n·σ of that qubit, n
-    free, behind a random circuit. "rotations": the RZZ angles are 0, there are no entanglers, and again only the last
-    qubit's rotations act. The frozen angles are parameters without a gradient; what changes parameters by other means
-    than Adam on the logits can ask `hold` for those it must leave alone.
+    "last layer": the angles of all layers but the last, that next to the measurement, are uniform
+    in [0, 2π). Of those that are trained only the last qubit's rotations act, for RZZ commutes with
+    Z: <Z> becomes n·σ of that qubit, n free, behind a random circuit. "rotations": the RZZ angles
+    are 0, there are no entanglers, and again only the last qubit's rotations act. The frozen angles
+    are parameters without a gradient; what changes parameters by other means than Adam on the
+    logits can ask `hold` for those it must leave alone.
     """
 
     trained: Trained = "last layer"
@@ -257,11 +260,12 @@ class _Quadratic:
 class FullQuadratic(_Quadratic):
     """logit = 5 x'Ox with any symmetric O of spectral norm at most 1, Hermitian where `is_complex`.
 
-    O = S / max(1, ‖S‖), S = (A + A') / 2. ‖S‖ is |Sv| for the unit vector v that Lanczos' iteration finds in 32 steps
-    from a constant random one: a value from below, so the bound holds to the accuracy of the iteration, ‖O‖ < 1.02 for
-    all random and trained matrices met. (40 plain power iterations took longer, and training found its way around
-    them, to 1.03.) The gradient takes v as given, which is exact at the eigenvector. Every circuit's Z, of whatever
-    depth, is among these O: for real x its real part already, for complex x where `is_complex`.
+    O = S / max(1, ‖S‖), S = (A + A') / 2. ‖S‖ is |Sv| for the unit vector v that Lanczos' iteration
+    finds in 32 steps from a constant random one: a value from below, so the bound holds to the
+    accuracy of the iteration, ‖O‖ < 1.02 for all random and trained matrices met. (40 plain power
+    iterations took longer, and training found its way around them, to 1.03.) The gradient takes v
+    as given, which is exact at the eigenvector. Every circuit's Z, of whatever depth, is among
+    these O: for real x its real part already, for complex x where `is_complex`.
     """
 
     is_complex: bool = False
@@ -269,7 +273,8 @@ class FullQuadratic(_Quadratic):
     label = "Quadratic[full]"
 
     def init(self, key: jax.Array) -> Params:
-        """A: (n_features, n_features), or (2, ...) real and imaginary parts; from N(0, 0.01^2 / n_features)."""
+        """A: (n_features, n_features), or (2, ...) real and imaginary parts; from N(0, 0.01^2 /
+        n_features)."""
         shape = (2,) * self.is_complex + (self.n_features,) * 2
         return 0.01 / math.sqrt(self.n_features) * jax.random.normal(key, shape)
 
@@ -293,10 +298,12 @@ KRYLOV, SQUARINGS = 32, 10
 
 
 def _spectral_norm(symmetric: jax.Array) -> jax.Array:
-    """The largest |eigenvalue|, from below: |Sv| for the extreme Ritz vector v of a Krylov space of 32 dimensions.
+    """The largest |eigenvalue|, from below: |Sv| for the extreme Ritz vector v of a Krylov space of
+    32 dimensions.
 
-    By Lanczos' iteration, orthogonalised in full. v is found by squaring the projected matrix, not by LAPACK, for the
-    reason in `models._inverse_root`; |Sv| and not v'Sv, which vanishes where v mixes an eigenvalue and its negative.
+    By Lanczos' iteration, orthogonalised in full. v is found by squaring the projected matrix, not
+    by LAPACK, for the reason in `models._inverse_root`; |Sv| and not v'Sv, which vanishes where v
+    mixes an eigenvalue and its negative.
     """
     fixed, n = jax.lax.stop_gradient(symmetric), len(symmetric)
     start = np.random.default_rng(0).normal(size=n)
@@ -327,9 +334,10 @@ def _unit(array: jax.Array) -> jax.Array:
 class Reflection(_Quadratic):
     """logit = 5 x'V'(Z ⊗ 1)Vx with a free unitary V: a circuit of any depth, whatever its gates.
 
-    V'(Z ⊗ 1)V = 2 Q'Q - 1 with Q the first half of V's rows, n_features / 2 orthonormal ones: those of R B, where B is
-    any complex matrix of that shape and R the inverse of the Cholesky factor of B B'. For real x only Re O matters,
-    whose norm is at most 1; it is kept complex, as a circuit's is.
+    V'(Z ⊗ 1)V = 2 Q'Q - 1 with Q the first half of V's rows, n_features / 2 orthonormal ones: those
+    of R B, where B is any complex matrix of that shape and R the inverse of the Cholesky factor of
+    B B'. For real x only Re O matters, whose norm is at most 1; it is kept complex, as a circuit's
+    is.
     """
 
     label = "Quadratic[reflection]"
@@ -339,7 +347,8 @@ class Reflection(_Quadratic):
         require(self.n_features % 2 == 0, "n_features", self.n_features, "even numbers")
 
     def init(self, key: jax.Array) -> Params:
-        """B: (2, n_features / 2, n_features) real and imaginary parts; V is then uniform among the unitaries."""
+        """B: (2, n_features / 2, n_features) real and imaginary parts; V is then uniform among the
+        unitaries."""
         return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(
             self.n_features
         )
@@ -370,7 +379,8 @@ SMALL = 32  # rows that are eliminated one by one; 16 to 64 take as long
 
 
 def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
-    """`models._inverse_root`, by halves: of 512 rows 18 ms in place of 660, nearly all in matrix products."""
+    """`models._inverse_root`, by halves: of 512 rows 18 ms in place of 660, nearly all in matrix
+    products."""
     if len(gram) <= SMALL:
         return _inverse_root(gram)
     half = len(gram) // 2
@@ -385,11 +395,12 @@ def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Decayed(Retrain):
-    """CE(D_r) + decay |W|²: an L2 penalty in the loss, so through Adam, not Loshchilov and Hutter's decoupled one.
+    """CE(D_r) + decay |W|²: an L2 penalty in the loss, so through Adam, not Loshchilov and Hutter's
+    decoupled one.
 
-    W are the parameters with the most axes: an MLP's weights without its biases, all angles of a circuit without a
-    learned scale. Angles that a model freezes stay frozen. Of a `Reflection` the penalty restricts nothing: only the
-    span of its rows counts.
+    W are the parameters with the most axes: an MLP's weights without its biases, all angles of a
+    circuit without a learned scale. Angles that a model freezes stay frozen. Of a `Reflection` the
+    penalty restricts nothing: only the span of its rows counts.
     """
 
     decay: float = 1e-3
@@ -405,7 +416,8 @@ class Decayed(Retrain):
 
 @dataclass(frozen=True)
 class Smoothed(Retrain):
-    """CE(D_r) with labels (1 - smoothing) y + smoothing / 2 (Szegedy et al., arXiv:1512.00567, for two classes)."""
+    """CE(D_r) with labels (1 - smoothing) y + smoothing / 2 (Szegedy et al., arXiv:1512.00567, for
+    two classes)."""
 
     smoothing: float = 0.1
 
@@ -423,10 +435,11 @@ class Smoothed(Retrain):
 
 @dataclass(frozen=True)
 class GeneralisedCE(Retrain):
-    """The mean of (1 - p_y^q) / q, p_y the probability of the given label (Zhang and Sabuncu, arXiv:1805.07836).
+    """The mean of (1 - p_y^q) / q, p_y the probability of the given label (Zhang and Sabuncu,
+    arXiv:1805.07836).
 
-    q -> 0 is CE, q = 1 the mean absolute error 1 - p_y. Without the paper's truncation and pruning. A label between 0
-    and 1 weighs the terms of both classes, as in CE.
+    q -> 0 is CE, q = 1 the mean absolute error 1 - p_y. Without the paper's truncation and pruning.
+    A label between 0 and 1 weighs the terms of both classes, as in CE.
     """
 
     q: float = 0.7  # the paper's
@@ -473,7 +486,8 @@ class NearestMean:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The majority of the k nearest training samples, of all where there are fewer; a tie goes to class 0.
+    """The majority of the k nearest training samples, of all where there are fewer; a tie goes to
+    class 0.
 
     Complex inputs are (Re x, Im x), as an MLP reads them.
     """
@@ -499,7 +513,8 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class ThresholdOnZZ:
-    """A threshold on the mean of <Z_i Z_{i+1}> over a ring, whose place and direction are fitted: a decision stump.
+    """A threshold on the mean of <Z_i Z_{i+1}> over a ring, whose place and direction are fitted: a
+    decision stump.
 
     In the ground states of `datar.load_xxz` the mean falls with Δ: there it is a threshold on Δ.
     """
@@ -519,7 +534,8 @@ class ThresholdOnZZ:
 
 
 def ring_correlation(x: np.ndarray) -> np.ndarray:
-    """(n, 1): the mean over i of <Z_i Z_{i+1 mod L}> in each of n states, (n, 2**L) amplitudes of any norm but 0."""
+    """(n, 1): the mean over i of <Z_i Z_{i+1 mod L}> in each of n states, (n, 2**L) amplitudes of
+    any norm but 0."""
     x = as_numbers(x, "x")
     size = x.shape[1] if x.ndim == 2 else 0
     require(

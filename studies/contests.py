@@ -68,7 +68,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs that were chosen."""
+    """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs
+    that were chosen."""
     results = read[data, preset, "controls"]
     runs = accuracies(results, "validation")
     means, minus = over_runs(runs), circuit_beside(runs)
@@ -80,7 +81,8 @@ def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every contender as it was tuned, a dot each with its interval, the best above."""
+    """Validation accuracy of every contender as it was tuned, a dot each with its interval, the
+    best above."""
     from foundation.report.drawing import (
         FAMILY_STYLE,
         MARKERS,
@@ -125,9 +127,13 @@ def figure(results: xr.Dataset) -> Figure | None:
     rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
     axis.get_gridspec().set_height_ratios(rows)
     figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
-    text = (f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its 95 % bootstrap "
-            "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, mark: "
-            "group")  # fmt: skip
+    text = (
+        f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its "
+        "95 % bootstrap "
+        "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, "
+        "mark: "
+        "group"
+    )
     return finished(text, results, legend=True)
 
 
@@ -135,8 +141,10 @@ TABLE = StudyTable(
     name="contests",
     frame=contests,
     rows=("poison", "alpha_percent", "group", "model"),
-    title="Validation accuracy of every contender, setting and epoch chosen on held-out noisy samples; n = {n} runs "
-    "with training sets of their own; QNN minus it: the published circuit's accuracy less its own, paired by run",
+    title="Validation accuracy of every contender, setting and epoch chosen on held-out noisy "
+    "samples; n = {n} runs "
+    "with training sets of their own; QNN minus it: the published circuit's accuracy less its own, "
+    "paired by run",
 )
 
 

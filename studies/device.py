@@ -1,6 +1,7 @@
 """Would the QNN survive a device? Gate noise in training, shots in reading, and what it costs.
 
-The circuits are trained with exactly computed noise, and read with shots; one of them is trained from shots as well.
+The circuits are trained with exactly computed noise, and read with shots; one of them is trained
+from shots as well.
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ EXACT = 0  # shots: the expectations themselves
 class HardwareFlags(Flags):
     """Of the stage hardware."""
 
-    noise: tuple[str, ...] = ("none", "p1=1e-4,p2=1e-3", "p1=1e-4,p2=1e-2", "p1=1e-4,p2=1e-3,readout=0.01",
-                              "p1=1e-4,p2=1e-2,readout=0.03")  # fmt: skip
+    noise: tuple[str, ...] = (
+        "none",
+        "p1=1e-4,p2=1e-3",
+        "p1=1e-4,p2=1e-2",
+        "p1=1e-4,p2=1e-3,readout=0.01",
+        "p1=1e-4,p2=1e-2,readout=0.03",
+    )
     """Noise: none, or p1=…,p2=…,readout=…, each word a circuit of its own."""
     shots: tuple[int, ...] = (128, 1024, 8192)
     """Shots with which the circuits are read."""
@@ -104,7 +110,8 @@ def parse_noise(word: str) -> Noise | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Runs):
-    """Accuracy on the validation set of trained circuits that are read with so many shots; EXACT: without any."""
+    """Accuracy on the validation set of trained circuits that are read with so many shots; EXACT:
+    without any."""
 
     start: Fit
     shots: int
@@ -147,7 +154,8 @@ def devices(config: Config, dataset: Dataset) -> dict[str, QNN]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Validation accuracy of circuits under noise and shots, at some shares of flipped labels, and after unlearning."""
+    """Validation accuracy of circuits under noise and shots, at some shares of flipped labels, and
+    after unlearning."""
     hardware.require_normalised(dataset.train.x)
     shots, circuits = (EXACT, *config.hardware.shots), devices(config, dataset)
     for (word, model), alpha in itertools.product(circuits.items(), config.hardware.alphas):
@@ -200,7 +208,8 @@ def _reading(config: Config, name: str, fit: Fit, shots: int, place: dict, words
 
 
 def _words(model: QNN, word: str, dataset: Dataset, fit: Fit) -> dict:
-    """Of each model its noise, and how many circuits its training would run on a device, by parameter shift."""
+    """Of each model its noise, and how many circuits its training would run on a device, by
+    parameter shift."""
     n, shots = len(dataset.train.y), model.shots or 1024
     executions = (
         hardware.executions(n, len(model.acting_angles), shots) * fit.method.training.epochs
@@ -224,8 +233,10 @@ def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
 # ---- what is shown ----
 
 ON_A_DEVICE = (
-    "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − 2 CNOTs and 2ⁿ − 1 "
-    "rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and 1,023 for an image, beside 60 RZZ and "
+    "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − "
+    "2 CNOTs and 2ⁿ − 1 "
+    "rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and 1,023 for an image, "
+    "beside 60 RZZ and "
     "180 rotations of the circuit"
 )
 
@@ -233,7 +244,8 @@ ON_A_DEVICE = (
 def above_bare(
     read: ResultFiles, data: str, preset: str, *, study: str = "hardware"
 ) -> pd.DataFrame:
-    """Validation accuracy under noise, read with shots, and above that of the circuit without noise."""
+    """Validation accuracy under noise, read with shots, and above that of the circuit without
+    noise."""
     runs = every_run(read[data, preset, study][["accuracy"]]).assign(measure="validation")
     is_bare = (runs.noise == "none") & (runs.trained == "exact")
     above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
@@ -276,9 +288,13 @@ def figure(results: xr.Dataset) -> Figure:
         axis.set_xticks(range(len(models)), labels=names, fontsize=6)
         axis.set_title(f"{alpha} % of the labels flipped")
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.3)
-    text = (f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with exactly computed "
-            "noise, or from shots where that is said, and read with shots; preparing the states is taken to be without "
-            "noise, and would take far more gates than the circuit")  # fmt: skip
+    text = (
+        f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with "
+        "exactly computed "
+        "noise, or from shots where that is said, and read with shots; preparing the states is "
+        "taken to be without "
+        "noise, and would take far more gates than the circuit"
+    )
     return finished(text, results, legend=True)
 
 
@@ -291,7 +307,8 @@ BY_SHOTS = {
 TABLE = StudyTable(
     frame=above_bare,
     rows=("alpha_percent", "noise", "trained"),
-    title="Validation accuracy of circuits with noise on gates and readout, n = {n} runs; above: less that of the "
+    title="Validation accuracy of circuits with noise on gates and readout, n = {n} runs; above: "
+    "less that of the "
     "circuit without noise, paired by run. 0 shots, " + ON_A_DEVICE,
     **BY_SHOTS,
 )

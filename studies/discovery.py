@@ -1,8 +1,9 @@
 """What if the poison is known in part only, or has to be found first?
 
-Nobody hands over the whole forget set. A share of the poison is known, the rest stays among the retained samples; or
-none is, and the samples that look poisoned are forgotten. A method's setting is chosen where HALF of the poison is
-known, on draws that are never judged; what is found is decided without a single true label.
+Nobody hands over the whole forget set. A share of the poison is known, the rest stays among the
+retained samples; or none is, and the samples that look poisoned are forgotten. A method's setting
+is chosen where HALF of the poison is known, on draws that are never judged; what is found is
+decided without a single true label.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 
 HALF = 50  # percent of the poison that is known where settings are chosen
 FOLDS = 5  # of the cross-validation
-STEPS = 20  # as how many parts of the training set what is found is counted, so that few programs are compiled
+# as how many parts of the training set what is found is counted, so that few programs are compiled
+STEPS = 20
 DAMPING = 0.01  # of the self-influence, times the largest eigenvalue
 PARTS = ("validation", "poisoned", "known", "hidden", "attack")
 RECALLS = np.linspace(0, 1, 21)
@@ -76,7 +78,8 @@ class DiscoveryFlags(Flags):
     poisons: tuple[str, ...] = ("labels=10", "labels=30")
     """Poisons, each with its share in percent."""
     known: tuple[int, ...] = (0, 25, 50, 75, 100)
-    """Shares of the poison that are known, in percent; what is not known stays among the retained samples."""
+    """Shares of the poison that are known, in percent; what is not known stays among the retained
+    samples."""
     methods: tuple[str, ...] = ()
     """Methods; none: --methods."""
     decay: float = 0.01
@@ -102,10 +105,12 @@ class DiscoveryFlags(Flags):
 
 
 def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None = None) -> Arrays:
-    """accuracy (runs, len(PARTS)), diverged (runs,), size () of the models of a fit, from what it recorded.
+    """accuracy (runs, len(PARTS)), diverged (runs,), size () of the models of a fit, from what it
+    recorded.
 
-    Of validation; by true labels, on clean inputs, of all poisoned samples and of those that are known and not; and on
-    how many validation samples with a backdoor's trigger the attack succeeds. NaN where there are none.
+    Of validation; by true labels, on clean inputs, of all poisoned samples and of those that are
+    known and not; and on how many validation samples with a backdoor's trigger the attack succeeds.
+    NaN where there are none.
     """
     n, mask, known = (
         arrays["mask"].shape[1],
@@ -128,7 +133,8 @@ def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _attack(fit: Fit, arrays: Arrays, sets: list[Sets]) -> np.ndarray:
-    """(runs,), the share of samples with the trigger that get the label it is to give; NaN without a trigger."""
+    """(runs,), the share of samples with the trigger that get the label it is to give; NaN without
+    a trigger."""
     if sets[0].draw.attack is None:
         return np.full(len(sets), np.nan)
     params, found = tensors_to_params(fit.model, arrays), []
@@ -159,7 +165,8 @@ class Untouched(Runs):
 
 @dataclass(frozen=True, kw_only=True)
 class Partly(Fit):
-    """A block of runs of a method under the setting that was chosen, judged where a part of the poison is known.
+    """A block of runs of a method under the setting that was chosen, judged where a part of the
+    poison is known.
 
     Without a choice under the setting that it has; from fresh parameters where there is no start.
     """
@@ -185,11 +192,13 @@ class Partly(Fit):
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Runs):
-    """How suspicious every training sample looks, by each of DETECTORS, and which would be taken out.
+    """How suspicious every training sample looks, by each of DETECTORS, and which would be taken
+    out.
 
-    loss: of the teacher. cross_validation: of models trained on the other folds, which is the self-confidence of
-    confident learning (Northcutt et al., arXiv:1911.00068). influence: of a sample on its own loss under the teacher
-    (Koh and Liang, arXiv:1703.04730), by Gauss-Newton's matrix. As many are taken out as confident learning counts.
+    loss: of the teacher. cross_validation: of models trained on the other folds, which is the
+    self-confidence of confident learning (Northcutt et al., arXiv:1911.00068). influence: of a
+    sample on its own loss under the teacher (Koh and Liang, arXiv:1703.04730), by Gauss-Newton's
+    matrix. As many are taken out as confident learning counts.
     """
 
     teacher: Fit
@@ -201,7 +210,10 @@ class Detection(Runs):
 
     @property
     def title(self) -> str:
-        return f"detection {self.teacher.model.label} {self.teacher.poison.kind} {self.teacher.poison.alpha_percent} %"
+        return (
+            f"detection {self.teacher.model.label} {self.teacher.poison.kind} "
+            f"{self.teacher.poison.alpha_percent} %"
+        )
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """suspicion, found (runs, detectors, n); counted (runs,); poisoned (runs, n); size ()."""
@@ -236,7 +248,8 @@ class Detection(Runs):
 
 
 def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
-    """How many labels confident learning takes for wrong, by the logits of models that have not seen them."""
+    """How many labels confident learning takes for wrong, by the logits of models that have not
+    seen them."""
     from cleanlab.filter import find_label_issues  # which takes seconds, and is asked here alone
 
     p = 1 / (1 + np.exp(-logits.astype(float)))
@@ -247,10 +260,11 @@ def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
 def _self_influence(
     model: Model, n: int, block: Block, params: Params, keys: jax.Array
 ) -> jax.Array:
-    """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its logit's gradient.
+    """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its
+    logit's gradient.
 
-    With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W, and r² / W the odds
-    that the model gives the other label.
+    With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W,
+    and r² / W the odds that the model gives the other label.
     """
 
     def one_run(arguments):
@@ -276,7 +290,8 @@ def _self_influence(
 
 @dataclass(frozen=True, kw_only=True)
 class Found(Partly):
-    """Partly, where the samples that a detector found are forgotten, right or wrong; a run that found none stays."""
+    """Partly, where the samples that a detector found are forgotten, right or wrong; a run that
+    found none stays."""
 
     detection: Detection
     detector: str
@@ -340,7 +355,8 @@ def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, T
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Methods against the known share of the poison; what detectors find; and forgetting what they found."""
+    """Methods against the known share of the poison; what detectors find; and forgetting what they
+    found."""
     for label, case, unlearn in known_cases(config, dataset):
         yield from _rows_of_case(config, dataset, label, case, unlearn)
 
@@ -410,9 +426,15 @@ def _rows_of_case(
 def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
     """A block of teachers, each on its own draw of the poison."""
     return Fit(
-        data=case.data, model=case.model, poison=case.poison, method=method, seed=case.seed, block=block,
-        size=config.block, side_by_side=case.side_by_side,
-    )  # fmt: skip
+        data=case.data,
+        model=case.model,
+        poison=case.poison,
+        method=method,
+        seed=case.seed,
+        block=block,
+        size=config.block,
+        side_by_side=case.side_by_side,
+    )
 
 
 def _folds(teacher: Fit) -> Iterator[Fit]:
@@ -442,7 +464,8 @@ def _partly(
 
 
 def shares_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (…, run, split), diverged (…, run): a split is one of PARTS; NaN of runs that diverged."""
+    """accuracy (…, run, split), diverged (…, run): a split is one of PARTS; NaN of runs that
+    diverged."""
     table = xr.Dataset(
         {"accuracy": (("run", "split"), np.round(arrays["accuracy"].astype(float), 6)),
          "diverged": ("run", arrays["diverged"].astype(float))},
@@ -453,9 +476,11 @@ def shares_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """What ranking and finding are worth: (…, run, detector), and precision (…, run, detector, recall).
+    """What ranking and finding are worth: (…, run, detector), and precision (…, run, detector,
+    recall).
 
-    average_precision; found_share of the training set, and the precision and recall of what was found.
+    average_precision; found_share of the training set, and the precision and recall of what was
+    found.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -498,7 +523,8 @@ AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.item
 
 
 def known_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of every method against the known share of the poison, and what they are above doing nothing."""
+    """Accuracies of every method against the known share of the poison, and what they are above
+    doing nothing."""
     runs = accuracies(read[data, preset, "discovery"], *JUDGED)
     return pd.concat([over_runs(runs), _above_nothing(runs, "known_percent")], ignore_index=True)
 
@@ -510,13 +536,15 @@ def detected(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def _above_nothing(runs: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Every method minus the teacher as it is, by run; the teacher stands at one place of the axis alone."""
+    """Every method minus the teacher as it is, by run; the teacher stands at one place of the axis
+    alone."""
     is_teacher = runs.unlearner == "teacher"
     return difference(runs[~is_teacher], runs[is_teacher].drop(columns=axis), "title")
 
 
 def detections(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """What each ranking and what was found by it are worth: average precision, share, precision, recall."""
+    """What each ranking and what was found by it are worth: average precision, share, precision,
+    recall."""
     names = {
         "average_precision": "average precision",
         "found_share": "found",
@@ -549,7 +577,8 @@ KNOWN = StudyTable(
     head="{measure}, {known_percent} % known",
     measures=JUDGED,
     spread=(),
-    title="Accuracy on validation samples and, by true labels, on all poisoned samples, against the share of the poison "
+    title="Accuracy on validation samples and, by true labels, on all poisoned samples, against "
+    "the share of the poison "
     "that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done",
     findings=None,
 )
@@ -566,7 +595,8 @@ DETECTION = StudyTable(
     file="detection",
     frame=detections,
     rows=(*ROWS, "detector"),
-    title="How well poisoned samples are found by rank, and as many of them as confident learning counts: found and "
+    title="How well poisoned samples are found by rank, and as many of them as confident learning "
+    "counts: found and "
     "poisoned are shares of the training set; mean of {n} runs",
 )
 DETECTED = StudyTable(
@@ -576,7 +606,8 @@ DETECTED = StudyTable(
     columns=("measure", "detector"),
     head="{measure}, {detector}",
     measures=AGAINST_NOTHING,
-    title="Detect, then forget: accuracy above that of doing nothing, paired by run, where the samples are forgotten "
+    title="Detect, then forget: accuracy above that of doing nothing, paired by run, where the "
+    "samples are forgotten "
     "that a detector found; n = {n} runs",
     findings=None,
 )
@@ -590,8 +621,11 @@ BY_FOLDS = StudyTable(
 
 # ---- what is shown: figures ----
 
-PART_NAMES = {"validation": "validation accuracy", "poisoned": "accuracy on poisoned samples", "attack": "success of "
-              "the attack"}  # fmt: skip
+PART_NAMES = {
+    "validation": "validation accuracy",
+    "poisoned": "accuracy on poisoned samples",
+    "attack": "success of the attack",
+}
 
 
 def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
@@ -601,7 +635,8 @@ def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
 
 
 def shares_figure(results: xr.Dataset) -> Figure:
-    """Accuracy of every method against the share of the poison that is known; the line across: nothing is done."""
+    """Accuracy of every method against the share of the poison that is known; the line across:
+    nothing is done."""
     from foundation.report.drawing import (
         POISON_NAMES,
         finished,
@@ -639,8 +674,11 @@ def shares_figure(results: xr.Dataset) -> Figure:
         axis.set(
             title=f"{model}\n{name}", xticks=results.known_percent.values, ylabel=PART_NAMES[part]
         )
-    text = (f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained samples; accuracy "
-            "on poisoned samples: all of them, clean, by their true labels")  # fmt: skip
+    text = (
+        f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained "
+        "samples; accuracy "
+        "on poisoned samples: all of them, clean, by their true labels"
+    )
     return finished(text, results, legend=True)
 
 
@@ -671,12 +709,16 @@ def detection_figure(results: xr.Dataset) -> Figure:
         axis.set(
             ylim=(-0.03, 1.03), title=f"{model}\n{POISON_NAMES.get(poison, poison)}, {alpha} %"
         )
-    text = f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share that is poisoned"
+    text = (
+        f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the "
+        "share that is poisoned"
+    )
     return finished(text, legend=True)
 
 
 def detected_figure(results: xr.Dataset) -> Figure:
-    """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a mark each model."""
+    """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a
+    mark each model."""
     from foundation.report.drawing import (
         POISON_NAMES,
         finished,
@@ -717,8 +759,11 @@ def detected_figure(results: xr.Dataset) -> Figure:
             ylabel=f"{PART_NAMES[part]}\nabove nothing".replace("accuracy on", "accuracy on\n"),
         )
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
-    text = (f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; "
-            "found: as many samples as confident learning counts, no true label is read")  # fmt: skip
+    text = (
+        f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % "
+        "bootstrap interval; "
+        "found: as many samples as confident learning counts, no true label is read"
+    )
     return finished(text, results, legend=True)
 
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model along one long training, and the held-out loss by which an epoch of it is chosen."""
+    """Every model along one long training, and the held-out loss by which an epoch of it is
+    chosen."""
     for protocol, model in models_of_controls(config, dataset):
         training = protocol.sweep
         method = Retrain(training=replace(training, epochs=config.long_epochs))
@@ -57,12 +58,14 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def dynamics_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (…, run, epoch, split): on clean validation samples and the noisy training labels; diverged (…, run)."""
+    """accuracy (…, run, epoch, split): on clean validation samples and the noisy training labels;
+    diverged (…, run)."""
     return scores_table(row, arrays).drop_vars("loss").sel(split=["validation", "train"])
 
 
 def held_out_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """held_out_loss (…, epoch, trial): on held-out samples with their noisy labels, of runs that are never judged."""
+    """held_out_loss (…, epoch, trial): on held-out samples with their noisy labels, of runs that
+    are never judged."""
     loss = scores_table(row, arrays).loss.sel(split="validation", drop=True).rename(run="trial")
     return loss.rename("held_out_loss").to_dataset()
 
@@ -71,7 +74,8 @@ def held_out_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def selected_epochs(results: xr.Dataset) -> pd.Series:
-    """The epoch with the least loss on held-out noisy samples, mean over trials: by model, poison, alpha_percent."""
+    """The epoch with the least loss on held-out noisy samples, mean over trials: by model, poison,
+    alpha_percent."""
     loss = results.held_out_loss
     mean = loss.mean("trial", skipna=False)  # a trial that diverged is no choice
     return (
@@ -104,7 +108,8 @@ def endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def paired_endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus every other model at the same kind of endpoint, and where both fit the noisy labels equally."""
+    """The QNN minus every other model at the same kind of endpoint, and where both fit the noisy
+    labels equally."""
     results = read[data, preset, "dynamics"]
     ends = at_their_ends(results).query("measure == 'validation'")
     runs = pd.concat([ends, at_equal_fit(results)], ignore_index=True).drop(columns="epoch")
@@ -112,9 +117,11 @@ def paired_endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
-    """Validation accuracy of every run where its fit of the noisy labels first is that of the QNN after the last epoch.
+    """Validation accuracy of every run where its fit of the noisy labels first is that of the QNN
+    after the last epoch.
 
-    Between two epochs at which both were measured by a line; no row for a run that never fits so well.
+    Between two epochs at which both were measured by a line; no row for a run that never fits so
+    well.
     """
     runs = accuracies(results, "validation", "train")
     circuits = runs[runs.family == "QNN"].model
@@ -151,7 +158,8 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long training."""
+    """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long
+    training."""
     from foundation.report.drawing import POISON_NAMES, finished, grid_for, model_styles, noises_of
 
     places = noises_of(results)
@@ -178,9 +186,13 @@ def figure(results: xr.Dataset) -> Figure | None:
                     ms=4,
                 )
         axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
-    text = (f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after epoch 1 to {last}"
-            "; grey: a perfect model's fit of the noisy labels. Hollow: after the published epochs; full: at the epoch "
-            "that held-out noisy samples select; half: after the last")  # fmt: skip
+    text = (
+        f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after "
+        f"epoch 1 to {last}"
+        "; grey: a perfect model's fit of the noisy labels. Hollow: after the published epochs; "
+        "full: at the epoch "
+        "that held-out noisy samples select; half: after the last"
+    )
     return finished(text, results, legend=True)
 
 
@@ -189,8 +201,10 @@ TABLE = StudyTable(
     rows=("poison", "alpha_percent", "model"),
     columns=("endpoint", "measure"),
     head="{endpoint}: {measure}",
-    title="One long training, n = {n} runs with training sets of their own: accuracy on clean validation samples and "
-    "on the noisy training labels after the published epochs, at the epoch that held-out noisy samples select, and "
+    title="One long training, n = {n} runs with training sets of their own: accuracy on clean "
+    "validation samples and "
+    "on the noisy training labels after the published epochs, at the epoch that held-out noisy "
+    "samples select, and "
     "after the last",
 )
 PAIRED = StudyTable(
@@ -213,14 +227,17 @@ def resists(
     place: str,
     published: dict[str, tuple[float, ...]],
 ) -> Claim:
-    """The QNN against the published MLP after the published epochs; controls: what was tuned on noisy labels.
+    """The QNN against the published MLP after the published epochs; controls: what was tuned on
+    noisy labels.
 
-    place: what the data set is called. published: the paper's accuracies at 0, 10, ... 90 %, by model; {}: unknown.
+    place: what the data set is called. published: the paper's accuracies at 0, 10, ... 90 %, by
+    model; {}: unknown.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(
-        "measure == 'validation' and endpoint == 'published' and poison == @kind and alpha_percent == @alpha"
+        "measure == 'validation' and endpoint == 'published' and poison == @kind and alpha_percent "
+        "== @alpha"
     )
     circuit, mlp = first_of(runs, "QNN"), first_of(runs, "MLP")
     effect = paired(f"QNN − {mlp}, published epochs", of_model(runs, circuit), of_model(runs, mlp))
@@ -245,7 +262,8 @@ def resists(
 
 
 def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
-    """The published MLP ahead of the QNN when both stop where noisy samples say; controls: every tuned circuit."""
+    """The published MLP ahead of the QNN when both stop where noisy samples say; controls: every
+    tuned circuit."""
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(
@@ -263,12 +281,16 @@ def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
     own = of_model(tuned, first_of(tuned[tuned.group == "published"], "MLP"))
     circuits = tuned[tuned.family == "QNN"].model.unique()
     others = [paired(f"tuned MLP − {name}", own, of_model(tuned, name)) for name in circuits]
-    statement = f"It takes no circuit: an MLP that stops where noisy samples say is ahead of the QNN, {place}, {alpha} %"
+    statement = (
+        "It takes no circuit: an MLP that stops where noisy samples say is ahead of the "
+        f"QNN, {place}, {alpha} %"
+    )
     return Claim("ours", statement, effect, (last, *others))
 
 
 def small_class(read: ResultFiles, data: str, model: str, place: str) -> Claim:
-    """A small function class ahead of the MLP after the published epochs; control: of the QNN after a long training."""
+    """A small function class ahead of the MLP after the published epochs; control: of the QNN after
+    a long training."""
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(

@@ -1,8 +1,9 @@
-"""Is it the encoding of the images that makes gradient ascent hurt the QNN, or the scale of its logits?
+"""Is it the encoding of the images that makes gradient ascent hurt the QNN, or the scale of its
+logits?
 
-Columns of norm 1 give an image a squared norm of 4 to 19, and so a logit that many times as large as that of an image
-of norm 1. Each encoding is tried at the published scale, and at the scale at which its logits are about as large as
-those of the other encoding: ten times, or a tenth.
+Columns of norm 1 give an image a squared norm of 4 to 19, and so a logit that many times as large
+as that of an image of norm 1. Each encoding is tried at the published scale, and at the scale at
+which its logits are about as large as those of the other encoding: ten times, or a tenth.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def under_each_encoding(config: Config, dataset: Dataset) -> dict[str, Dataset]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Gradient ascent on the QNN under each encoding and scale of the logits; config: of run_unlearn_mnist.py."""
+    """Gradient ascent on the QNN under each encoding and scale of the logits; config: of
+    run_unlearn_mnist.py."""
     if not config.unlearn_labels:
         return
     method = config.method("ga", training=config.qnn.unlearn)
@@ -68,7 +70,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def before_and_after(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy within a run."""
+    """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy
+    within a run."""
     runs = accuracies(read[data, preset, "encodings"], "validation", "forget_poisoned")
     ends = {"before": runs[runs.epoch == 0], "after": runs[runs.epoch == runs.epoch.max()]}
     ends = {
@@ -95,7 +98,8 @@ CHANGE = "difference after − before"
 TABLE = StudyTable(
     frame=before_and_after,
     rows=("encoding", "model"),
-    title="Gradient ascent on the QNN under either encoding and scale of the logits, n = {n} runs: accuracy before and "
+    title="Gradient ascent on the QNN under either encoding and scale of the logits, n = {n} runs: "
+    "accuracy before and "
     "after, and its change",
     formats={CHANGE: partial(digits, sign="+")},
 )
@@ -105,7 +109,8 @@ TABLE = StudyTable(
 
 
 def it_is_the_encoding(read: ResultFiles) -> Claim:
-    """Gradient ascent hurts the QNN under the columnwise encoding; control: the scale of its logits alone."""
+    """Gradient ascent hurts the QNN under the columnwise encoding; control: the scale of its logits
+    alone."""
     from foundation.report.claims import (
         Claim,
         paired,
@@ -134,13 +139,17 @@ def it_is_the_encoding(read: ResultFiles) -> Claim:
         paired(f"change under {words}", under[one], under[other])
         for words, (one, other) in scaled.items()
     )
-    statement = "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of its logits"
+    statement = (
+        "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of "
+        "its logits"
+    )
     return Claim("ours", statement, effect, controls)
 
 
 STUDY = Study(
     name="encodings",
-    question="is it the encoding that makes gradient ascent hurt the QNN, or the scale of its logits",
+    question="is it the encoding that makes gradient ascent hurt the QNN, or the scale of its "
+    "logits",
     plan=plan,
     tables=(TABLE,),
     claims=(it_is_the_encoding,),

@@ -1,4 +1,5 @@
-"""Did it forget? How far are unlearned models from oracles, on what budget, and how long are oracles to be trained?"""
+"""Did it forget? How far are unlearned models from oracles, on what budget, and how long are
+oracles to be trained?"""
 
 from __future__ import annotations
 
@@ -65,8 +66,8 @@ class BenchmarkFlags(Flags):
     finalists: tuple[str, ...] = ()
     """The best of them, of the stage finalists, on --draws draws of the poison."""
     budget: float = 0.25
-    """How many gradients of single samples a method may take, over those of an oracle. It sets the epochs, at least
-    one; methods of one step take what they take."""
+    """How many gradients of single samples a method may take, over those of an oracle. It sets the
+    epochs, at least one; methods of one step take what they take."""
 
     AXES = ("methods", "finalists")
 
@@ -81,7 +82,8 @@ class BenchmarkFlags(Flags):
 
 
 def plan_epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Accuracies of oracles trained longer and longer, with a fifth of the retained samples held out."""
+    """Accuracies of oracles trained longer and longer, with a fifth of the retained samples held
+    out."""
     runs = min(config.runs, 5)
     for (case, _), count in itertools.product(
         cases(config, dataset, CHOICE_DRAWS, runs), config.epochs.grid
@@ -98,7 +100,8 @@ def plan_epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into evaluation."""
+    """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into
+    evaluation."""
     for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
         yield from judged_rows(config, case, methods, dataset, "evaluation", "selection")
@@ -107,7 +110,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 def plan_benchmark(config: Config, dataset: Dataset) -> Iterator[Row]:
     """All methods beside oracles, on an equal budget of gradients and with further MLPs.
 
-    All take the teacher's batches: a whole batch at every step, as published, leaves ten or twenty steps of the budget.
+    All take the teacher's batches: a whole batch at every step, as published, leaves ten or twenty
+    steps of the budget.
     """
     yield from _on_a_budget(
         config, dataset, config.benchmark.methods or tuple(METHODS), [0], "benchmark"
@@ -146,7 +150,8 @@ def _on_a_budget(
 def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: int) -> Method:
     """The method with as many epochs as an oracle's gradients times the budget allow, at least one.
 
-    A method of one step has one, for its null arm; one that does not say what it takes keeps its own.
+    A method of one step has one, for its null arm; one that does not say what it takes keeps its
+    own.
     """
 
     def trained(epochs: int) -> Method:
@@ -164,7 +169,8 @@ def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: 
 
 
 def plan_equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation, on one draw, with as many steps for retraining as teacher and method take together."""
+    """The stage evaluation, on one draw, with as many steps for retraining as teacher and method
+    take together."""
     for case, unlearn in cases(config, dataset, [0], config.teachers):
         n_retain, n_forget = split_sizes(case.poison, dataset)
         retrain = Retrain(training=case.training)
@@ -184,10 +190,11 @@ def plan_equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
-    """The epoch count that the rule finds for each model and poison: model, poison, epochs (NaN: none of those tried).
+    """The epoch count that the rule finds for each model and poison: model, poison, epochs (NaN:
+    none of those tried).
 
-    The first at which doubling it moves the oracles' mean accuracies on held-out, retained and forget samples by less
-    than their standard deviation over seeds (within draws), each.
+    The first at which doubling it moves the oracles' mean accuracies on held-out, retained and
+    forget samples by less than their standard deviation over seeds (within draws), each.
     """
     splits = ["validation", "retain", "forget_clean"]
     accuracy = results.accuracy.sel(split=splits)
@@ -233,9 +240,11 @@ def accuracies_over_epochs(read: ResultFiles, data: str, preset: str) -> pd.Data
 
 
 def best_methods(results: xr.Dataset, count: int = 5) -> list[str]:
-    """Those of the benchmark's methods that end nearest to the oracles: by the mean over models of the rank of W1.
+    """Those of the benchmark's methods that end nearest to the oracles: by the mean over models of
+    the rank of W1.
 
-    Those that read the truth aside; a method has no rank on a model on which it cannot run or diverged.
+    Those that read the truth aside; a method has no rank on a model on which it cannot run or
+    diverged.
     """
     own = results.distance.sel(measure=PRIMARY).mean("draw").where(results.reads_truth == 0)
     own = own.drop_sel(unlearner=["teacher", "oracle"]).stack(place=("model", "poison"))
@@ -244,7 +253,8 @@ def best_methods(results: xr.Dataset, count: int = 5) -> list[str]:
 
 
 def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Kendall's τ between the draws' rankings of the methods by their distance from the oracles: mean over pairs."""
+    """Kendall's τ between the draws' rankings of the methods by their distance from the oracles:
+    mean over pairs."""
     from scipy.stats import kendalltau  # half a second, in every process that imports this module
 
     results = read[data, preset, "evaluation"]
@@ -271,7 +281,8 @@ def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def epochs_figure(results: xr.Dataset) -> Figure | None:
-    """Accuracies of oracles against how long they are trained: a row for each poison, a column for each model."""
+    """Accuracies of oracles against how long they are trained: a row for each poison, a column for
+    each model."""
     from foundation.report.drawing import PALETTE, POISON_NAMES, draw_curve, finished, panels_for
 
     rows = models_and_poisons(results)
@@ -280,8 +291,11 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
     poisons = list(dict.fromkeys(poison for _, poison in rows))
     pairs = [(model, poison) for poison in poisons for model in ordered(results, "model")]
     chosen = oracle_epochs(results).set_index(["model", "poison"]).epochs
-    styles = {"retain": ("retained", ("0.6", "-", "s")), "validation": ("held out", (PALETTE[0], "--", "o")),
-              "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^"))}  # fmt: skip
+    styles = {
+        "retain": ("retained", ("0.6", "-", "s")),
+        "validation": ("held out", (PALETTE[0], "--", "o")),
+        "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^")),
+    }
     least = float(results.accuracy.sel(split=list(styles)).mean(("draw", "run")).min())
     for axis, (model, poison) in panels_for(pairs, "epochs", "accuracy", rows=len(poisons)):
         for split, (name, style) in styles.items():
@@ -307,18 +321,27 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
         axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
         axis.minorticks_off()
     draws, runs = results.sizes["draw"], results.sizes["run"]
-    text = ("oracles: the teacher's training on the retained samples alone, a fifth of which is held out; mean of "
-            f"{runs} seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The rule: the first "
-            "count at which doubling it moves no accuracy by as much as its standard deviation over seeds")  # fmt: skip
+    text = (
+        "oracles: the teacher's training on the retained samples alone, a fifth of which is held "
+        "out; mean of "
+        f"{runs} seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The "
+        "rule: the first "
+        "count at which doubling it moves no accuracy by as much as its standard deviation over "
+        "seeds"
+    )
     return finished(text, results, legend=True)
 
 
 TABLE = table_of(
     "evaluation",
-    "Distance from the oracles on the forget set, n = {n} models of each kind, mean over the draws of the poison. W1: "
-    "Wasserstein distance of the logits, with its 95 % interval; floor: that of half A of the oracles, and the mean "
-    "over random halves; null arm: that of teachers trained on with the poison for as many steps; p: above the floor, "
-    "after Holm, the largest of the draws; verdict: where the draws agree (a dash: so few models cannot give one); "
+    "Distance from the oracles on the forget set, n = {n} models of each kind, mean over the draws "
+    "of the poison. W1: "
+    "Wasserstein distance of the logits, with its 95 % interval; floor: that of half A of the "
+    "oracles, and the mean "
+    "over random halves; null arm: that of teachers trained on with the poison for as many steps; "
+    "p: above the floor, "
+    "after Holm, the largest of the draws; verdict: where the draws agree (a dash: so few models "
+    "cannot give one); "
     "perfect: KLoM 0, ε 0, AUC .5, relearn 1, gap 0; cost: gradients over an oracle's",
 )
 RANKINGS = StudyTable(name="rankings", frame=rankings, rows=("poison", "model"))
@@ -344,8 +367,10 @@ EPOCHS = Study(
         StudyTable(
             frame=accuracies_over_epochs,
             rows=("poison", "model"),
-            title="Oracles: accuracy on held-out retained samples after so many epochs, mean of n = {n} runs on two "
-            "draws; rule: the first count at which doubling it moves no accuracy by as much as its standard deviation "
+            title="Oracles: accuracy on held-out retained samples after so many epochs, mean of n "
+            "= {n} runs on two "
+            "draws; rule: the first count at which doubling it moves no accuracy by as much as its "
+            "standard deviation "
             "over seeds",
         ),
     ),
@@ -360,7 +385,8 @@ BENCHMARK = Study(
     tables=(
         table_of(
             "benchmark",
-            "All methods on an equal budget of gradients; columns as of the stage evaluation; collapsed: runs that end "
+            "All methods on an equal budget of gradients; columns as of the stage evaluation; "
+            "collapsed: runs that end "
             "on validation no better than naming one class. n = {n} models of each kind",
             collapsed=True,
         ),
@@ -380,7 +406,8 @@ FINALISTS = Study(
     tables=(
         table_of(
             "finalists",
-            "The best of the methods on {draws} draws of the poison; columns as of the stages evaluation and benchmark. "
+            "The best of the methods on {draws} draws of the poison; columns as of the stages "
+            "evaluation and benchmark. "
             "n = {n} models of each kind",
             collapsed=True,
         ),
@@ -394,7 +421,8 @@ EQUAL_STEPS = Study(
     tables=(
         table_of(
             "equal_steps",
-            "As the stage evaluation, on one draw, with as many steps for retraining as teacher and method take "
+            "As the stage evaluation, on one draw, with as many steps for retraining as teacher "
+            "and method take "
             "together. n = {n} models of each kind",
         ),
     ),

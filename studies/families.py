@@ -26,7 +26,8 @@ class Protocol:
     teacher: Training
     unlearn: Training
     side_by_side: bool
-    """Whether the runs of a block are one batch; a matter of speed and memory (results agree to rounding)."""
+    """Whether the runs of a block are one batch; a matter of speed and memory (results agree to
+    rounding)."""
 
 
 Widths = Annotated[str, tyro.conf.arg(metavar="WIDTHS")]
@@ -37,10 +38,11 @@ class ModelFlags(Settings):
     """Which models are trained, how large they are, and how they are trained."""
 
     models: tuple[str, ...] = ("mlp", "qnn")
-    """Families of models: mlp, qnn, logistic (regression), or quadratic (a bounded quadratic form of low rank)."""
+    """Families of models: mlp, qnn, logistic (regression), or quadratic (a bounded quadratic form
+    of low rank)."""
     hidden: tuple[Widths, ...] = ("64,16",)
-    """Hidden widths of each MLP of the noise sweep: 64,16 is one network of two layers, 64 16 are two networks of one
-    layer each, and "none" is logistic regression."""
+    """Hidden widths of each MLP of the noise sweep: 64,16 is one network of two layers, 64 16 are
+    two networks of one layer each, and "none" is logistic regression."""
     label_hidden: tuple[Widths, ...] = ()
     """Hidden widths of further MLPs, of which the noise sweep flips labels only."""
     unlearn_hidden: Widths = "64,16"
@@ -48,12 +50,14 @@ class ModelFlags(Settings):
     depth: int = 6
     """Layers of the QNN."""
     shots: int = 0
-    """Shots from which the QNN's expectations are drawn, and their gradients; 0: exact. With shots or noise the states
-    must have norm 1."""
+    """Shots from which the QNN's expectations are drawn, and their gradients; 0: exact. With shots
+    or noise the states must have norm 1."""
     gradient: hardware.Gradient = "parameter_shift"
-    """How gradients are taken from shots: parameter_shift runs two circuits for each angle, spsa two in all."""
+    """How gradients are taken from shots: parameter_shift runs two circuits for each angle, spsa
+    two in all."""
     p1: float = 0.0
-    """Depolarising noise of the QNN: the probability that a Pauli acts after a rotation, exactly computed."""
+    """Depolarising noise of the QNN: the probability that a Pauli acts after a rotation, exactly
+    computed."""
     p2: float = 0.0
     """The same after an entangling gate, on its two qubits."""
     readout: float = 0.0

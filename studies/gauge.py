@@ -49,9 +49,11 @@ def under_each_gauge(config: Config, dataset: Dataset) -> dict[Gauge, Dataset]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The noise sweep with flipped labels under each gauge: the same masks, first parameters and batches.
+    """The noise sweep with flipped labels under each gauge: the same masks, first parameters and
+    batches.
 
-    A QNN is trained under the first gauge alone: its logits are the same under all (tested to 1e-5).
+    A QNN is trained under the first gauge alone: its logits are the same under all (tested to
+    1e-5).
     """
     models = [
         (name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)
@@ -81,14 +83,16 @@ def gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def under_gauges(results: xr.Dataset) -> pd.DataFrame:
-    """Every run's validation accuracy; a model that was trained under one gauge only is said to be under any."""
+    """Every run's validation accuracy; a model that was trained under one gauge only is said to be
+    under any."""
     runs = accuracies(results, "validation")
     alone = (runs.groupby("model").gauge.transform("nunique") == 1) & (results.sizes["gauge"] > 1)
     return runs.assign(gauge=runs.gauge.str.replace("_", " ").mask(alone, "any gauge"))
 
 
 def paired_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Models that see no gauge minus those that do, in the fixed one; and fixed gauge minus random phase."""
+    """Models that see no gauge minus those that do, in the fixed one; and fixed gauge minus random
+    phase."""
     runs = under_gauges(read[data, preset, "gauge"])
     under = {name: own.drop(columns="gauge") for name, own in runs.groupby("gauge")}
     across = difference(under["any gauge"], under["fixed"], "model").assign(
@@ -99,7 +103,8 @@ def paired_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     return pd.concat([across, within], ignore_index=True).assign(poison="labels")
 
 
-GAUGE_STYLE = {  # towards what the model's colour is mixed, how far, line and marker under each gauge
+# towards what the model's colour is mixed, how far, line and marker under each gauge
+GAUGE_STYLE = {
     "fixed": ("black", 0.0, "-", "o"),
     "random_sign": ("white", 0.45, "-.", "^"),
     "random_phase": ("black", 0.6, ":", "D"),
@@ -107,7 +112,8 @@ GAUGE_STYLE = {  # towards what the model's colour is mixed, how far, line and m
 
 
 def figure(results: xr.Dataset) -> Figure:
-    """Validation accuracy against the share of flipped labels under each gauge, a line for each model and gauge."""
+    """Validation accuracy against the share of flipped labels under each gauge, a line for each
+    model and gauge."""
     from foundation.report.drawing import (
         ALPHA_LABEL,
         SPARE_STYLE,
@@ -141,7 +147,10 @@ def figure(results: xr.Dataset) -> Figure:
         if free
         else ""
     )
-    text = f"{band_words(results)}; the same flips, first parameters and batches under each gauge{once}"
+    text = (
+        f"{band_words(results)}; the same flips, first parameters and batches under each "
+        f"gauge{once}"
+    )
     return finished(text, results, legend=True)
 
 
@@ -151,7 +160,8 @@ TABLE = StudyTable(
     rows=ALPHA,
     columns=("model", "gauge"),
     head="{model}, {gauge}",
-    title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its 95 % bootstrap "
+    title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its "
+    "95 % bootstrap "
     "interval; any gauge: sees none, and is trained once",
     findings={"head": "{model}, {gauge}, n = {n}"},
     presets=("paper",),
@@ -166,7 +176,8 @@ PAIRED = StudyTable(
 
 
 def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
-    """The ring with the published random phase; control: the same states, flips and batches in a fixed gauge."""
+    """The ring with the published random phase; control: the same states, flips and batches in a
+    fixed gauge."""
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = under_gauges(read["xxz", "paper", "gauge"]).query("alpha_percent == @alpha")
@@ -174,7 +185,10 @@ def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
     mlp = of_model(runs, first_of(runs, "MLP"))
     by_gauge = {name: mlp[mlp.gauge == name] for name in ("random phase", "fixed")}
     effect, control = (paired(f"QNN − MLP, {name}", circuit, own) for name, own in by_gauge.items())
-    statement = f"The QNN resists poison that the MLP learns: the ring as published, {alpha} % of the labels flipped"
+    statement = (
+        f"The QNN resists poison that the MLP learns: the ring as published, {alpha} % of "
+        "the labels flipped"
+    )
     return Claim(
         "the paper's", statement, effect, (control, *against_circuit(read, "xxz", "labels", alpha))
     )

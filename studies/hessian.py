@@ -1,4 +1,5 @@
-"""How does poison roughen the loss? Hessians, spectra and slices of the loss after training on flipped labels."""
+"""How does poison roughen the loss? Hessians, spectra and slices of the loss after training on
+flipped labels."""
 
 from __future__ import annotations
 
@@ -51,10 +52,12 @@ class HessianConfig(Settings):
     """Which models are trained on flipped labels, and how: flags of run_hessian.py."""
 
     models: tuple[Name, ...] = ("mlp", "qnn", "unlearning_qnn", "logistic")
-    """mlp: of the widths --hidden. qnn: of --depth layers with RX, RY rotations and a CNOT ring. Two controls:
-    unlearning_qnn, the circuit of the unlearning study (RX, RY, RX, RZZ ring, 6 layers), and logistic regression."""
+    """mlp: of the widths --hidden. qnn: of --depth layers with RX, RY rotations and a CNOT ring.
+    Two controls: unlearning_qnn, the circuit of the unlearning study (RX, RY, RX, RZZ ring, 6
+    layers), and logistic regression."""
     alphas: tuple[Percent, ...] = (0, 20, 30, 40)
-    """Shares of flipped labels, in percent, drawn from all samples alike. The ratios are taken to that of 0."""
+    """Shares of flipped labels, in percent, drawn from all samples alike. The ratios are taken to
+    that of 0."""
     hidden: Widths = "8,2"
     """Hidden widths of the MLP, comma-separated."""
     depth: int = 5
@@ -76,7 +79,8 @@ class LandscapeFlags(Flags):
     held_out: int = 150
     """Images that each run keeps from training, as many of each class as there are on average."""
     loss_samples: int = 100
-    """Images among those held out over which the loss of the landscape is taken, with their true labels."""
+    """Images among those held out over which the loss of the landscape is taken, with their true
+    labels."""
     lanczos_steps: int = 80
     """Hessian-vector products for the extreme eigenvalues of the MLP and of logistic regression."""
     extremes: int = 5
@@ -86,11 +90,11 @@ class LandscapeFlags(Flags):
     slice_points: int = 21
     """Points along each side of a slice, an odd number."""
     mlp_radii: tuple[float, float] = (1.0, 3.0)
-    """How far a slice reaches: along random directions, in units of the filters' norms; along eigenvectors, in
-    Euclidean length of the parameters."""
+    """How far a slice reaches: along random directions, in units of the filters' norms; along
+    eigenvectors, in Euclidean length of the parameters."""
     qnn_radii: tuple[float, float] = (0.3, 1.5)
-    """How far a slice of a QNN reaches: along random directions, in radians root mean square over the angles; along
-    eigenvectors, in Euclidean length."""
+    """How far a slice of a QNN reaches: along random directions, in radians root mean square over
+    the angles; along eigenvectors, in Euclidean length."""
 
     def check(self, config: HessianConfig) -> None:
         require(self.held_out >= 2, "held_out", self.held_out, "2 or more")
@@ -138,10 +142,11 @@ BUILDERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape(Runs):
-    """A block of runs: models trained on flipped labels of splits of their own, and the loss around them.
+    """A block of runs: models trained on flipped labels of splits of their own, and the loss around
+    them.
 
-    Fields as the flags of the same names. slices: points, and radii along random directions and eigenvectors, of the
-    slices through the first run that has not died; None for no slices.
+    Fields as the flags of the same names. slices: points, and radii along random directions and
+    eigenvectors, of the slices through the first run that has not died; None for no slices.
     """
 
     model: Model
@@ -245,7 +250,8 @@ LABELS = {"split": ["train", "held_out"], "direction": ["random", "eigenvectors"
 
 
 def landscape_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """All arrays under the model and the share of flipped labels, those of each run along the runs."""
+    """All arrays under the model and the share of flipped labels, those of each run along the
+    runs."""
     values = {}
     for name, array in arrays.items():
         dims = (() if name.startswith("slice") else ("run",)) + AXES.get(name, ())
@@ -268,7 +274,8 @@ def landscape_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 class Draw(NamedTuple):
-    """The data of one run: poisoned training set, held-out images, and those of them that make the loss."""
+    """The data of one run: poisoned training set, held-out images, and those of them that make the
+    loss."""
 
     train: Split
     held_out: Split
@@ -276,7 +283,8 @@ class Draw(NamedTuple):
 
 
 def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
-    """A stratified split of the training images and the flips of one run; the same for every model."""
+    """A stratified split of the training images and the flips of one run; the same for every
+    model."""
     x, y = dataset.train
     split_key = random_key(job.seed, "landscape", "split", run)
     state = int(jax.random.randint(split_key, (), 0, 2**31 - 1))
@@ -303,12 +311,13 @@ def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
 def measure(
     job: Landscape, params: Params, draw: Draw, key: jax.Array
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Everything that is kept of a trained model, by the names in the result file; and the top two eigenvectors.
+    """Everything that is kept of a trained model, by the names in the result file; and the top two
+    eigenvectors.
 
-    trace_complex: that of the published analysis, over real and imaginary angles, for its circuit; NaN for all others.
-    eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a network's (`landscape.row_space`).
-    extreme: those that Lanczos found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then
-    all the rest is NaN.
+    trace_complex: that of the published analysis, over real and imaginary angles, for its circuit;
+    NaN for all others. eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a
+    network's (`landscape.row_space`). extreme: those that Lanczos found at both ends, NaN for a
+    QNN. diverged: whether the Hessian is not finite; then all the rest is NaN.
     """
     model = job.model
     dense = _dense_hessian(model, params, draw.loss)
@@ -334,10 +343,16 @@ def measure(
         top = vectors.T[:-3:-1]
         dead = dead_relus = 0  # a circuit has no ReLUs
     values = {
-        "trace": trace, "trace_error": error, "trace_complex": trace_complex, "eigenvalues": eigenvalues[::-1],
-        "extreme": found.values, "extreme_error": found.errors, "dead": dead, "dead_relus": dead_relus,
+        "trace": trace,
+        "trace_error": error,
+        "trace_complex": trace_complex,
+        "eigenvalues": eigenvalues[::-1],
+        "extreme": found.values,
+        "extreme_error": found.errors,
+        "dead": dead,
+        "dead_relus": dead_relus,
         "accuracy": _accuracies(model, params, draw.train, draw.held_out),
-    }  # fmt: skip
+    }
     lost = np.nan if diverged else 0.0
     values = {name: np.asarray(value, np.float64) + lost for name, value in values.items()}
     return values | {"diverged": np.float64(diverged)}, top
@@ -362,7 +377,8 @@ def _dense_hessian(model: Model, params: Params, split: Split) -> jax.Array:
 def slices(
     job: Landscape, params: Params, split: Split, top: np.ndarray, key: jax.Array
 ) -> dict[str, np.ndarray]:
-    """The loss over two planes: along random directions, and along the eigenvectors of the two largest eigenvalues."""
+    """The loss over two planes: along random directions, and along the eigenvectors of the two
+    largest eigenvalues."""
     random = landscape.filter_normalised_directions(job.model, params, key=key)
     points, *radii = job.slices
     planes = [
@@ -381,7 +397,8 @@ def slices(
 
 
 def traces_and_ratios(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Hessian traces and their ratios to the clean ones: medians, and the published mean. No row without clean ones."""
+    """Hessian traces and their ratios to the clean ones: medians, and the published mean. No row
+    without clean ones."""
     results = read[data, preset, "landscape"]
     runs, held_out = every_run(results), accuracies(results, "held_out").assign(measure="held out")
     clean = runs[runs.alpha_percent == results.alpha_percent.values[0]].set_index(["model", "run"])
@@ -415,7 +432,8 @@ PUBLISHED_TRACES = {  # heissian.ipynb: means of 5 seeds, the clean one and the 
 
 
 def traces_beside_published(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The traces at the smallest α, and the ratios at the others, beside what the paper's notebook has."""
+    """The traces at the smallest α, and the ratios at the others, beside what the paper's notebook
+    has."""
     tidy = traces_and_ratios(read, data, preset)
     published = [
         PUBLISHED_TRACES.get(place, "–") for place in zip(tidy.model, tidy.measure, strict=True)
@@ -434,15 +452,26 @@ TABLE = StudyTable(
     frame=traces_and_ratios,
     rows=("model", "alpha_percent"),
     spread=("ratio", "mean ratio"),
-    measures={"trace": "trace", "trace over Re, Im": "Re, Im", "ratio": "ratio", "mean ratio": "mean ± std",
-              "dead": "dead", "off": "off", "held out": "held out"},
-    title="Trace of the loss's Hessian against α in percent, median of n = {n} runs. Re, Im: over the real and "
-    "imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at the smallest α, "
-    "with its 95 % bootstrap interval; mean ± std: of the trace over the mean of those, as published; dead: runs "
-    "whose logit is the same for all images; off: ReLUs that are off for all images, mean; held out: accuracy on "
+    measures={
+        "trace": "trace",
+        "trace over Re, Im": "Re, Im",
+        "ratio": "ratio",
+        "mean ratio": "mean ± std",
+        "dead": "dead",
+        "off": "off",
+        "held out": "held out",
+    },
+    title="Trace of the loss's Hessian against α in percent, median of n = {n} runs. Re, Im: over "
+    "the real and "
+    "imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at "
+    "the smallest α, "
+    "with its 95 % bootstrap interval; mean ± std: of the trace over the mean of those, as "
+    "published; dead: runs "
+    "whose logit is the same for all images; off: ReLUs that are off for all images, mean; held "
+    "out: accuracy on "
     "the images held out, with their true labels",
     findings=None,
-)  # fmt: skip
+)
 BESIDE_PUBLISHED = StudyTable(
     name="landscape",
     frame=traces_beside_published,
@@ -457,7 +486,8 @@ BESIDE_PUBLISHED = StudyTable(
 
 
 def hessian_traces(results: xr.Dataset) -> Figure | None:
-    """The Hessian's trace over its clean median: a dot for each run, median and interval (arXiv:2508.02422, Fig. 4)."""
+    """The Hessian's trace over its clean median: a dot for each run, median and interval
+    (arXiv:2508.02422, Fig. 4)."""
     from foundation.report.drawing import (
         ALPHA_LABEL,
         PANEL,
@@ -508,14 +538,19 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     axis.set(yscale="log", xticks=range(len(alphas)), xticklabels=map(str, alphas))
     plt.gcf().set_figwidth(1.4 * PANEL[0])
     n_dead = int(results.dead.sum())
-    text = (f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap interval, that at α = "
-            f"{alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died (its logit is the "
-            "same for all images)")  # fmt: skip
+    text = (
+        f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap "
+        "interval, that at α = "
+        f"{alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died "
+        "(its logit is the "
+        "same for all images)"
+    )
     return finished(text, results, legend=True)
 
 
 def hessian_spectra(results: xr.Dataset) -> Figure | None:
-    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a panel for each model."""
+    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a
+    panel for each model."""
     from foundation.report.drawing import finished, model_styles, panels_for
 
     models, alphas = _landscape_models(results), results.alpha_percent.values
@@ -546,8 +581,11 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
         axis.set_yscale("symlog", linthresh=1e-3)
         axis.set(title=model, xscale="log", ylim=2 * np.nanquantile(results.eigenvalues, (0, 1)))
         axis.legend(frameon=False)
-    text = (f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. Exact; of a network, "
-            "the directions that no image reaches, in which the loss is flat, are left out")  # fmt: skip
+    text = (
+        f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. "
+        "Exact; of a network, "
+        "the directions that no image reaches, in which the loss is flat, are left out"
+    )
     return finished(text, results)
 
 
@@ -591,9 +629,13 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
         plt.colorbar(
             drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8
         ).minorticks_off()
-    text = ("one run of each, cross: its trained parameters; loss on the images of the Hessian. Random directions are "
-            "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, eigenvectors "
-            "(of the two largest eigenvalues) in Euclidean length")  # fmt: skip
+    text = (
+        "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random "
+        "directions are "
+        "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, "
+        "eigenvectors "
+        "(of the two largest eigenvalues) in Euclidean length"
+    )
     return finished(text, results)
 
 
@@ -607,7 +649,8 @@ def _landscape_models(results: xr.Dataset) -> list[str]:
 
 
 def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
-    """log10 of the trace's ratio to the clean one, the MLP's less the QNN's; control: logistic regression's.
+    """log10 of the trace's ratio to the clean one, the MLP's less the QNN's; control: logistic
+    regression's.
 
     Its loss is convex and has nothing to roughen: what its ratio rises by is confidence alone.
     """
@@ -623,7 +666,10 @@ def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
     )
     effect, control = (paired(f"log10 of the ratio, MLP − {name}", mlp, other) for name, other in
                        (("QNN", circuit), ("logistic regression", convex)))  # fmt: skip
-    statement = f"Poison roughens the loss of the MLP and not that of the QNN: trace of the Hessian, {alpha} %"
+    statement = (
+        "Poison roughens the loss of the MLP and not that of the QNN: trace of the "
+        f"Hessian, {alpha} %"
+    )
     return Claim("the paper's", statement, effect, (control,), margin=0.0)
 
 

@@ -38,11 +38,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearResponse(Runs):
-    """What teachers' logits would do if the forget set were taken out, by linear response: influence functions.
+    """What teachers' logits would do if the forget set were taken out, by linear response:
+    influence functions.
 
-    A Newton step towards the minimum of CE(D_r), damped as in the method newton, and the change of each logit to first
-    order in it. At a minimum of the loss over all samples it is that of Koh and Liang (arXiv:1703.04730) for a group;
-    elsewhere what is left of that loss's gradient is in it as well.
+    A Newton step towards the minimum of CE(D_r), damped as in the method newton, and the change of
+    each logit to first order in it. At a minimum of the loss over all samples it is that of Koh and
+    Liang (arXiv:1703.04730) for a group; elsewhere what is left of that loss's gradient is in it as
+    well.
     """
 
     start: Fit
@@ -52,7 +54,8 @@ class LinearResponse(Runs):
         return (self.start,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step does."""
+        """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step
+        does."""
         fit = replace(
             self.start, start=self.start, method=Newton()
         )  # the retained samples, and the same draw
@@ -86,7 +89,8 @@ def _linear_response(
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Job):
-    """The change of each logit by linear response beside the true one: that of oracles against teachers."""
+    """The change of each logit by linear response beside the true one: that of oracles against
+    teachers."""
 
     case: Case
 
@@ -97,10 +101,12 @@ class Response(Job):
         return (*teachers, *self.case.oracles("A"), *linear)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """predicted, stepped, true (n + v,): mean changes of z over models; forget, retain, validation (n + v,) masks.
+        """predicted, stepped, true (n + v,): mean changes of z over models; forget, retain,
+        validation (n + v,) masks.
 
-        correlation, agreement (3, 3): Pearson's of predicted with true, and with stepped, on each of those parts, and
-        its 95 % bounds by halves of the models. share (3, 3): the mean predicted change over the mean true one.
+        correlation, agreement (3, 3): Pearson's of predicted with true, and with stepped, on each
+        of those parts, and its 95 % bounds by halves of the models. share (3, 3): the mean
+        predicted change over the mean true one.
         """
         blocks = self.case.blocks
         teachers, oracles, linear = (
@@ -166,7 +172,8 @@ def _bare(z: np.ndarray) -> Models:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The change of each logit by linear response beside the true one, on the first draw of the poison."""
+    """The change of each logit by linear response beside the true one, on the first draw of the
+    poison."""
     for case, _ in benchmarked_cases(config, dataset, [0]):
         if getattr(case.model, "is_random", False):
             continue  # what is drawn has no derivative to go by
@@ -176,7 +183,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def response_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """predicted, stepped, true (…, sample), member (poison, of, sample); three numbers (…, of, bound): see Response."""
+    """predicted, stepped, true (…, sample), member (poison, of, sample); three numbers (…, of,
+    bound): see Response."""
     coords = {axis: [label] for axis, label in row.place.items()}
     table = xr.Dataset(coords=coords | {"of": list(PARTS), "bound": ["value", "low", "high"]})
     for name in ("predicted", "stepped", "true"):
@@ -198,7 +206,8 @@ BOUNDS = ["value", "low", "high"]
 
 
 def responses(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The logits' change by linear response beside the true one, and beside that of the whole step: correlations.
+    """The logits' change by linear response beside the true one, and beside that of the whole step:
+    correlations.
 
     predicted / true: the mean predicted change over the mean true one.
     """
@@ -221,7 +230,8 @@ def responses(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """The change of each logit that linear response predicts against the true one, for each model and poison."""
+    """The change of each logit that linear response predicts against the true one, for each model
+    and poison."""
     from foundation.report.drawing import PALETTE, POISON_NAMES, finished, grid_for
 
     pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
@@ -252,17 +262,24 @@ def figure(results: xr.Dataset) -> Figure | None:
             bbox=behind,
         )
         axis.set_title(f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}")
-    text = ("z: logit signed by the true label, a dot for each sample; true: mean over oracles less mean over "
-            "teachers; predicted: first order in a damped Newton step towards the minimum on the retained samples "
-            "(influence functions). Numbers: Pearson's correlation, 95 % interval by halves of the models")  # fmt: skip
+    text = (
+        "z: logit signed by the true label, a dot for each sample; true: mean over oracles less "
+        "mean over "
+        "teachers; predicted: first order in a damped Newton step towards the minimum on the "
+        "retained samples "
+        "(influence functions). Numbers: Pearson's correlation, 95 % interval by halves of the "
+        "models"
+    )
     return finished(text, results, legend=True)
 
 
 TABLE = StudyTable(
     frame=responses,
     rows=("poison", "model"),
-    title="Pearson's correlation over samples of the change of the logits by linear response with the true one (oracles "
-    "less teachers), the mean predicted change over the mean true one, and the correlation with the change by the whole "
+    title="Pearson's correlation over samples of the change of the logits by linear response with "
+    "the true one (oracles "
+    "less teachers), the mean predicted change over the mean true one, and the correlation with "
+    "the change by the whole "
     "Newton step; 95 % intervals by halves of the models",
 )
 STUDY = Study(

@@ -1,4 +1,5 @@
-"""How far unlearned models are from oracles: the scores, their rows, tables and figures. Several studies judge so."""
+"""How far unlearned models are from oracles: the scores, their rows, tables and figures. Several
+studies judge so."""
 
 from __future__ import annotations
 
@@ -68,7 +69,8 @@ EXAMPLES = 4  # forget samples whose logits a study's file holds
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Job):
-    """All measures of one arm against half B of the oracles: of a method and its null, of teachers, of more oracles."""
+    """All measures of one arm against half B of the oracles: of a method and its null, of teachers,
+    of more oracles."""
 
     case: Case
     choice: Choice | None = None  # the method's; None: no method is judged
@@ -98,10 +100,11 @@ class Score(Job):
         return f"score {self.case.model.label} {self.case.poison.kind}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """What `evaluation.scores` gives of each measure, (measures,) each; p (), of the primary one.
+        """What `evaluation.scores` gives of each measure, (measures,) each; p (), of the primary
+        one.
 
-        true_positive (101,): of U-LiRA's attack at RATES. lost (): runs of the arms that diverged, which are left out.
-        angles (): those that move the logits, of a circuit.
+        true_positive (101,): of U-LiRA's attack at RATES. lost (): runs of the arms that diverged,
+        which are left out. angles (): those that move the logits, of a circuit.
         """
         half = len(inputs) // 2
         arrays = list(zip(inputs[:half], inputs[half:], strict=True))
@@ -117,8 +120,11 @@ class Score(Job):
         if "null" in arms and arms["null"].count < 4:  # which says nothing of the method
             del arms["null"]
         if min(arm.count for arm in arms.values()) < 4:  # nothing can be said of them
-            return found | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES} | {
-                "p": np.array(np.nan), "true_positive": np.full(len(RATES), np.nan)}  # fmt: skip
+            return (
+                found
+                | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES}
+                | {"p": np.array(np.nan), "true_positive": np.full(len(RATES), np.nan)}
+            )
         nothing = dict.fromkeys(evaluation.SCORES, np.nan)
         can = [_truth_is_known(dataset) or not measure.needs_truth for _, measure in self.measures]
         rows = [
@@ -136,7 +142,8 @@ class Score(Job):
 
 
 def _truth_is_known(dataset: Dataset) -> bool:
-    """Whether it is known what the samples were before the poison: data that came with it may not say."""
+    """Whether it is known what the samples were before the poison: data that came with it may not
+    say."""
     train, given = dataset.train, dataset.given
     return given is None or not all(map(np.array_equal, train, given.clean))
 
@@ -145,7 +152,8 @@ RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that ar
 
 
 def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
-    """What the n models of an arm say, from their jobs and those of Relearn; without those that diverged."""
+    """What the n models of an arm say, from their jobs and those of Relearn; without those that
+    diverged."""
     kept = [~np.asarray(arrays["diverged"], bool) for arrays, _ in blocks]
     z, clean = (
         np.concatenate([_signed_logits(arrays, clean=before) for arrays, _ in blocks])
@@ -181,7 +189,8 @@ def judged_rows(
     study: str,
     selection: str,
 ) -> Iterator[Row]:
-    """Rows of one case: of teachers and oracles, and of these methods where they can run on its model."""
+    """Rows of one case: of teachers and oracles, and of these methods where they can run on its
+    model."""
     place, able = (
         {"model": case.model.label, "poison": case.poison.kind},
         {"": []},
@@ -198,9 +207,12 @@ def judged_rows(
             yield Row(selection, choice, place | {"unlearner": name}, choice_table, None, model)
     for name in ("teacher", "oracle", *choices):
         score = Score(
-            data=case.data, case=case, choice=choices.get(name), arm="" if name in choices else name,
+            data=case.data,
+            case=case,
+            choice=choices.get(name),
+            arm="" if name in choices else name,
             measures=tuple(MEASURES.items()),
-        )  # fmt: skip
+        )
         at, method = place | {"unlearner": name, "draw": case.draw}, methods.get(name)
         words = model | {
             "title": ("unlearner", (method.title or name) if method else name),
@@ -214,7 +226,8 @@ def judged_rows(
 def benchmarked_cases(
     config: Config, dataset: Dataset, draws: Iterable[int]
 ) -> Iterator[tuple[Case, Training]]:
-    """The cases of the benchmark: each of its MLPs, other models once; its poisons, or the one the data came with."""
+    """The cases of the benchmark: each of its MLPs, other models once; its poisons, or the one the
+    data came with."""
     configs = [replace(config, evaluated_hidden=widths) for widths in config.benchmarked_hidden]
     every = dict(pair for own in configs for pair in cases(own, dataset, draws, config.teachers))
     yield from (
@@ -225,7 +238,8 @@ def benchmarked_cases(
 
 
 def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy, loss, diverged as of other studies; gradients (…): of single samples, of one run; z of some samples."""
+    """accuracy, loss, diverged as of other studies; gradients (…): of single samples, of one run; z
+    of some samples."""
     job, known = row.job, arrays["known"][0].astype(bool)
     table = scores_table(row, arrays).drop_vars("loss")
     method = job.choice.candidates[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
@@ -239,7 +253,8 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """What `evaluation.scores` gives (…, measure); p, lost, angles (…); true_positive (…, false_positive)."""
+    """What `evaluation.scores` gives (…, measure); p, lost, angles (…); true_positive (…,
+    false_positive)."""
     coords = {axis: [label] for axis, label in row.place.items()}
     names = [name for name, _ in row.job.measures]
     expand = (None,) * len(row.place)
@@ -258,10 +273,11 @@ def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def judged(read: ResultFiles, data: str, preset: str, *, study: str) -> pd.DataFrame:
-    """Every measure of every arm, the mean over the draws, with what decides on the primary one, and the cost.
+    """Every measure of every arm, the mean over the draws, with what decides on the primary one,
+    and the cost.
 
-    low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a place in VERDICTS, that
-    of all draws where they agree, else undecided.
+    low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a
+    place in VERDICTS, that of all draws where they agree, else undecided.
     """
     return over_draws(read[data, preset, study])
 
@@ -291,10 +307,14 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
         f" {name}": means[[name]].set_axis(["value"], axis=1)
         for name in ("floor", "null", "perfect", "unit")
     }
-    tidy = pd.concat([
-        part.assign(n=n).reset_index().assign(measure=lambda frame, words=words: frame.measure + words)
-        for words, part in parts.items()
-    ])  # fmt: skip
+    tidy = pd.concat(
+        [
+            part.assign(n=n)
+            .reset_index()
+            .assign(measure=lambda frame, words=words: frame.measure + words)
+            for words, part in parts.items()
+        ]
+    )
     tidy = pd.concat(
         [tidy, _verdicts(rows, results), _costs(results), _collapsed(results)], ignore_index=True
     )
@@ -309,7 +329,8 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
 def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     """verdict, and p after Holm (the largest over the draws), of each arm.
 
-    No verdict where an arm is missing on one of the draws, or where so few models over so many rows could not give one.
+    No verdict where an arm is missing on one of the draws, or where so few models over so many rows
+    could not give one.
     """
     rows = rows[rows.measure == PRIMARY].merge(results.p.to_dataframe().reset_index())
     teachers = rows[rows.unlearner == "teacher"][["model", "poison", "draw", "excess"]]
@@ -330,7 +351,8 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
 
 
 def _costs(results: xr.Dataset) -> pd.DataFrame:
-    """cost: gradients over those of an oracle; seconds of one training; executions, of circuits, by parameter shift."""
+    """cost: gradients over those of an oracle; seconds of one training; executions, of circuits, by
+    parameter shift."""
     means = results[["gradients", "angles"]].mean("draw").to_dataframe().dropna().reset_index()
     oracle = means[means.unlearner == "oracle"].set_index(["model", "poison"]).gradients
     spent: dict[tuple, list[float]] = {}
@@ -351,7 +373,8 @@ def _costs(results: xr.Dataset) -> pd.DataFrame:
 
 
 def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
-    """model, poison, unlearner of arms that cannot run on a model, or of which all runs diverged."""
+    """model, poison, unlearner of arms that cannot run on a model, or of which all runs
+    diverged."""
     arms = itertools.product(models_and_poisons(results), results.unlearner.values)
     every = pd.DataFrame(
         [(*pair, arm) for pair, arm in arms], columns=["model", "poison", "unlearner"]
@@ -361,7 +384,8 @@ def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
 
 
 def _collapsed(results: xr.Dataset) -> pd.DataFrame:
-    """collapsed: how many runs of each arm end on validation no better than naming one class would, or worse."""
+    """collapsed: how many runs of each arm end on validation no better than naming one class would,
+    or worse."""
     accuracy = results.accuracy.sel(split="validation")
     count = (
         (accuracy < COLLAPSED).sum(("draw", "run")).where(accuracy.notnull().any(("draw", "run")))
@@ -373,9 +397,19 @@ COLLAPSED = 0.55  # the larger class is .53 of the 2,144 images, .50 of the 84 s
 
 
 FORGETTING = {  # measures of the stage evaluation, by what a table calls them
-    "w1": "W1", "w1 floor": "floor", "w1 unit": "random halves", "w1 null": "null arm", "p": "p", "verdict": "verdict",
-    "klom": "KLoM", "epsilon": "ε", "auc": "AUC", "relearn": "relearn", "gap": "gap", "cost": "cost",
-}  # fmt: skip
+    "w1": "W1",
+    "w1 floor": "floor",
+    "w1 unit": "random halves",
+    "w1 null": "null arm",
+    "p": "p",
+    "verdict": "verdict",
+    "klom": "KLoM",
+    "epsilon": "ε",
+    "auc": "AUC",
+    "relearn": "relearn",
+    "gap": "gap",
+    "cost": "cost",
+}
 COLLAPSE = {"collapsed": "collapsed"}
 
 
@@ -398,7 +432,8 @@ def table_of(study: str, title: str, *, collapsed: bool = False) -> StudyTable:
 
 
 def forgetting_scores(results: xr.Dataset) -> Figure | None:
-    """Distance of every arm from the oracles by every measure, in units of the floor: a heat map for each model."""
+    """Distance of every arm from the oracles by every measure, in units of the floor: a heat map
+    for each model."""
     from foundation.report.drawing import (
         GRID,
         POISON_NAMES,
@@ -464,9 +499,13 @@ def forgetting_scores(results: xr.Dataset) -> Figure | None:
         if "left_out" in results.coords and any(results.left_out)
         else ""
     )
-    text = ("distance of each arm from perfect unlearning, over that of one half of the oracles from the other (mean "
-            f"over random halves); {draws_words(results)}. 1: as far as oracles are from each other; dash: no floor, "
-            f"all oracles give one value{others}")  # fmt: skip
+    text = (
+        "distance of each arm from perfect unlearning, over that of one half of the oracles from "
+        "the other (mean "
+        f"over random halves); {draws_words(results)}. 1: as far as oracles are from each other; "
+        "dash: no floor, "
+        f"all oracles give one value{others}"
+    )
     return finished(text, results)
 
 
@@ -480,7 +519,8 @@ def _in_a_cell(number: float) -> str:
 
 
 def forgetting_logits(results: xr.Dataset) -> Figure | None:
-    """Logits, signed by the true label, of some forget samples in every arm, on the first draw of the poison."""
+    """Logits, signed by the true label, of some forget samples in every arm, on the first draw of
+    the poison."""
     from foundation.report.drawing import POISON_NAMES, arm_styles, finished, panels_for
 
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
@@ -513,13 +553,17 @@ def forgetting_logits(results: xr.Dataset) -> Figure | None:
             f"{model}, {POISON_NAMES.get(poison, poison)},\nforget sample {example + 1}",
             fontsize=7.5,
         )
-    text = (f"logits of the first {len(examples)} samples of the forget set, positive where they are for the true "
-            f"label; a dot for each of n = {count_of_runs(results)} models, bar: median; first draw")  # fmt: skip
+    text = (
+        f"logits of the first {len(examples)} samples of the forget set, positive where they are "
+        "for the true "
+        f"label; a dot for each of n = {count_of_runs(results)} models, bar: median; first draw"
+    )
     return finished(text, results)
 
 
 def forgetting_attack(results: xr.Dataset) -> Figure | None:
-    """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the forget set."""
+    """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the
+    forget set."""
     from foundation.report.drawing import POISON_NAMES, arm_styles, draws_words, finished, grid_for
 
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
@@ -535,13 +579,17 @@ def forgetting_attack(results: xr.Dataset) -> Figure | None:
             axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
         axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
         axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}", xlim=(0, 1), ylim=(0, 1))
-    text = (f"likelihood-ratio attack on the forget set; {draws_words(results)}; oracle: further oracles in a "
-            "method's place (the floor); vertical line: 5 % false positives")  # fmt: skip
+    text = (
+        f"likelihood-ratio attack on the forget set; {draws_words(results)}; oracle: further "
+        "oracles in a "
+        "method's place (the floor); vertical line: 5 % false positives"
+    )
     return finished(text, results, legend=True)
 
 
 def forgetting_cost(results: xr.Dataset) -> Figure | None:
-    """Distance from the oracles of every arm, by its cost, which stands beside its name; the line is the floor."""
+    """Distance from the oracles of every arm, by its cost, which stands beside its name; the line
+    is the floor."""
     from foundation.report.drawing import (
         POISON_NAMES,
         arm_styles,
@@ -567,8 +615,11 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
             else np.nan
         )
         axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
-        costs = {arm: 0.0 if arm == "teacher" else own.value[arm, "cost"]
-                 for arm in titles if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)}  # fmt: skip
+        costs = {
+            arm: 0.0 if arm == "teacher" else own.value[arm, "cost"]
+            for arm in titles
+            if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)
+        }
         arms = sorted(costs, key=costs.get, reverse=True)
         for row, arm in enumerate(arms):
             point, colour = own.loc[(arm, PRIMARY)], styles[arm][0]
@@ -587,7 +638,11 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
     figure.set_size_inches(
         figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4
     )
-    text = (f"W1 distance of the logits from half of the oracles; {draws_words(results)}; bars: 95 % intervals "
-            "(half-sampling, conditional on the draws). Behind each name: its gradients over those of an oracle's "
-            "training (the teacher: none). Dashed: the floor, one half of the oracles from the other")  # fmt: skip
+    text = (
+        f"W1 distance of the logits from half of the oracles; {draws_words(results)}; bars: 95 % "
+        "intervals "
+        "(half-sampling, conditional on the draws). Behind each name: its gradients over those of "
+        "an oracle's "
+        "training (the teacher: none). Dashed: the floor, one half of the oracles from the other"
+    )
     return finished(text, results)

@@ -1,4 +1,5 @@
-"""How far are methods from oracles if all models fit the poison equally, as they do of few samples?"""
+"""How far are methods from oracles if all models fit the poison equally, as they do of few
+samples?"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class MatchedFlags(Flags):
     """Training samples: so few that every model fits noisy labels of them."""
     epochs: tuple[str, ...] = ()
     """Epochs of teachers and oracles of the stage matched_fit, by family, such as mlp=15, as
-    studies.matched_fit.matched_epochs finds them from the stage memorising; others: --oracle-epochs."""
+    studies.matched_fit.matched_epochs finds them from the stage memorising; others:
+    --oracle-epochs."""
 
     def check(self, config: Config) -> None:
         require_whole("samples", self.samples, least=10)
@@ -50,7 +52,8 @@ def matched_data(config: Config, dataset: Dataset) -> dict[str, Dataset]:
 
 
 def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """How well teachers fit the poison of few samples along a long training, on draws that are not judged."""
+    """How well teachers fit the poison of few samples along a long training, on draws that are not
+    judged."""
     few = matched_data(config, dataset)["few"]
     for case, _ in cases(
         replace(config, unlearn_features=0), few, CHOICE_DRAWS, config.tuning_runs
@@ -66,7 +69,8 @@ def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation on few samples, on one draw, with teachers that fit the poison equally."""
+    """The stage evaluation on few samples, on one draw, with teachers that fit the poison
+    equally."""
     few, own = (
         matched_data(config, dataset)["few"],
         {"oracle_epochs": config.matched.epochs, "unlearn_features": 0},
@@ -83,7 +87,8 @@ MEMORISED = 0.9  # of the poisoned labels, or as many as the model has that ends
 
 
 def memorising(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy of teachers on the poisoned labels of few samples; the epoch from which on they fit them equally."""
+    """Accuracy of teachers on the poisoned labels of few samples; the epoch from which on they fit
+    them equally."""
     runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
     runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
     some = np.unique(runs.epoch)[::-1]
@@ -96,8 +101,8 @@ def memorising(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
     """The epoch from which on teachers have as many of the poisoned labels as all of them can have.
 
-    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws and runs. No epoch
-    where that is less than half: a model that guesses has as many.
+    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws
+    and runs. No epoch where that is less than half: a model that guesses has as many.
     """
     mean = (
         results.accuracy.sel(split="forget_poisoned")
@@ -129,7 +134,8 @@ def paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 TABLE = table_of(
     "matched_fit",
-    "As the stage evaluation, on one draw, of few samples whose poison all teachers fit equally. n = {n} models of each "
+    "As the stage evaluation, on one draw, of few samples whose poison all teachers fit equally. n "
+    "= {n} models of each "
     "kind",
 )
 PAIRED = StudyTable(
@@ -147,7 +153,8 @@ PAIRED = StudyTable(
 def unlearns_better(read: ResultFiles, data: str, method: str, place: str) -> Claim:
     """Validation accuracy of the QNN less the MLP's after a method.
 
-    Controls: teachers that fit the poison equally, and the QNN less a quadratic form without a circuit among these.
+    Controls: teachers that fit the poison equally, and the QNN less a quadratic form without a
+    circuit among these.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
@@ -191,8 +198,10 @@ MEMORISING = Study(
         StudyTable(
             frame=memorising,
             rows=("poison", "model"),
-            title="Accuracy of teachers on the poisoned labels of few samples after so many epochs, n = {n} runs on two "
-            "draws; rule: the epoch from which on they have nine tenths of them, or as many as the model that ends with "
+            title="Accuracy of teachers on the poisoned labels of few samples after so many "
+            "epochs, n = {n} runs on two "
+            "draws; rule: the epoch from which on they have nine tenths of them, or as many as the "
+            "model that ends with "
             "the fewest",
         ),
     ),

@@ -1,7 +1,7 @@
 """Further ways to forget, beside the published four: importing this module puts them into METHODS.
 
-Written from the papers' formulas. All depart from them alike: two classes and one logit, no data augmentation, the
-whole forget set at every step.
+Written from the papers' formulas. All depart from them alike: two classes and one logit, no data
+augmentation, the whole forget set at every step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ EXACT = 600  # parameters up to which a Hessian is computed whole
 
 
 def hold(params: Params, moving: Params) -> Params:
-    """The parameters, of which those that are not moving get no gradient: Adam leaves them where they are."""
+    """The parameters, of which those that are not moving get no gradient: Adam leaves them where
+    they are."""
     return jax.tree.map(
         lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving
     )
@@ -47,10 +48,11 @@ def hold(params: Params, moving: Params) -> Params:
 
 @dataclass(frozen=True)
 class Ascent(Descent):
-    """- CE(D_f as poisoned) alone: gradient ascent, with nothing that keeps the rest (arXiv:2406.01257).
+    """- CE(D_f as poisoned) alone: gradient ascent, with nothing that keeps the rest
+    (arXiv:2406.01257).
 
-    For few epochs: its grid takes a tenth and a 25th of those of its training. An epoch has as many steps as one over
-    the retained samples would have.
+    For few epochs: its grid takes a tenth and a 25th of those of its training. An epoch has as many
+    steps as one over the retained samples would have.
     """
 
     title = "Ascent alone"
@@ -71,7 +73,8 @@ class Ascent(Descent):
 
 @dataclass(frozen=True)
 class LastLayers(FineTune):
-    """CE(D_r) from the teacher in the last k layers alone (CF-k, arXiv:2201.06640); all others stay the teacher's.
+    """CE(D_r) from the teacher in the last k layers alone (CF-k, arXiv:2201.06640); all others stay
+    the teacher's.
 
     Of a circuit the layers next to the measurement. With all layers it is fine-tuning.
     """
@@ -109,19 +112,22 @@ class FreshLastLayers(LastLayers):
 
 
 def softened_kl(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
-    """τ² KL(teacher || student) of each sample, of logits divided by τ; the factor keeps the gradient's size."""
+    """τ² KL(teacher || student) of each sample, of logits divided by τ; the factor keeps the
+    gradient's size."""
     return temperature**2 * bernoulli_kl(teacher / temperature, student / temperature)
 
 
 @dataclass(frozen=True)
 class ScrubAlternating(Descent):
-    """SCRUB as published (arXiv:2302.09880): epochs that max KL(T || s on D_f) and min α KL(T || s on D_r) + γ CE(D_r).
+    """SCRUB as published (arXiv:2302.09880): epochs that max KL(T || s on D_f) and min α KL(T || s
+    on D_r) + γ CE(D_r).
 
-    `ascents` epochs of the first kind alternate with the second, then the second alone. rewind: of all epochs the one
-    whose error on D_f is the nearest to that of the last epoch on held-out retained samples, a fifth of them, given the
-    same poison: their labels are flipped as well. That is for flipped labels; plain, for other poisons, leaves them as
-    they are; none takes the last epoch. No true label is read. Theirs runs over batches of the forget set; defaults are
-    those of its large scale.
+    `ascents` epochs of the first kind alternate with the second, then the second alone. rewind: of
+    all epochs the one whose error on D_f is the nearest to that of the last epoch on held-out
+    retained samples, a fifth of them, given the same poison: their labels are flipped as well. That
+    is for flipped labels; plain, for other poisons, leaves them as they are; none takes the last
+    epoch. No true label is read. Theirs runs over batches of the forget set; defaults are those of
+    its large scale.
     """
 
     ascents: int = 2
@@ -198,9 +204,10 @@ class ScrubAlternating(Descent):
 class SalUn(Descent):
     """CE(D_r) + CE(D_f, labels drawn uniformly), in the weights on which the forget set acts most.
 
-    SalUn (arXiv:2310.12508): the `share` of the weights where |grad CE(D_f)| of the teacher is the largest, out of
-    those where there is any. Labels are drawn anew at each step, of both classes alike: theirs never draws the label
-    that a sample has, which with two classes would be the truth. With share 1 it is random labelling.
+    SalUn (arXiv:2310.12508): the `share` of the weights where |grad CE(D_f)| of the teacher is the
+    largest, out of those where there is any. Labels are drawn anew at each step, of both classes
+    alike: theirs never draws the label that a sample has, which with two classes would be the
+    truth. With share 1 it is random labelling.
     """
 
     share: float = 0.5
@@ -234,7 +241,8 @@ class SalUn(Descent):
 
 @dataclass(frozen=True)
 class BadTeacher(Descent):
-    """KL_τ(teacher || s) on D_r and KL_τ(fresh model || s) on D_f, the mean over both (arXiv:2205.08096)."""
+    """KL_τ(teacher || s) on D_r and KL_τ(fresh model || s) on D_f, the mean over both
+    (arXiv:2205.08096)."""
 
     temperature: float = 1.0
 
@@ -279,7 +287,8 @@ class Sparse(FineTune):
 
 @dataclass(frozen=True)
 class Repair(Descent):
-    """CE on D_r and on D_f as it was before the poison, the mean over both: an upper bound, for it reads the truth.
+    """CE on D_r and on D_f as it was before the poison, the mean over both: an upper bound, for it
+    reads the truth.
 
     With two classes relabelling the forget set "to another class" is this.
     """
@@ -304,7 +313,8 @@ class Repair(Descent):
 
 
 def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
-    """The diagonal of the empirical Fisher information of the teacher: mean over samples of the squared gradients."""
+    """The diagonal of the empirical Fisher information of the teacher: mean over samples of the
+    squared gradients."""
 
     def add(total: Params, sample: tuple) -> tuple[Params, None]:
         x, y = sample
@@ -322,11 +332,12 @@ def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
 
 @dataclass(frozen=True)
 class SelectiveDampening(OneShot):
-    """θ_i <- min(λ F_D / F_f, 1) θ_i where F_f > α F_D, with F the diagonal Fisher information of D_f and of all of D.
+    """θ_i <- min(λ F_D / F_f, 1) θ_i where F_f > α F_D, with F the diagonal Fisher information of
+    D_f and of all of D.
 
-    SSD (arXiv:2308.07707). Squared gradients are taken for each sample. An angle outside the light cone has F = 0 and
-    stays. As D holds D_f, F_f is at most n / n_f times F_D: where a third of the samples is to be forgotten, theirs of
-    10 changes nothing, and the grid starts at 2.5.
+    SSD (arXiv:2308.07707). Squared gradients are taken for each sample. An angle outside the light
+    cone has F = 0 and stays. As D holds D_f, F_f is at most n / n_f times F_D: where a third of the
+    samples is to be forgotten, theirs of 10 changes nothing, and the grid starts at 2.5.
     """
 
     alpha: float = 10.0
@@ -365,11 +376,13 @@ class SelectiveDampening(OneShot):
 
 @dataclass(frozen=True)
 class FisherNoise(OneShot):
-    """θ + N(0, strength / F_r), with 1 / F_r at most `most`: noise where the retained samples feel it least.
+    """θ + N(0, strength / F_r), with 1 / F_r at most `most`: noise where the retained samples feel
+    it least.
 
-    Fisher forgetting (arXiv:1911.04933, and the clamp of its code), with the labels that the samples have in place of
-    the model's own probabilities, and a variance for each weight, none averaged over rows. Where F_r = 0 nothing is
-    moved: an angle outside the light cone, a weight of a dead neuron.
+    Fisher forgetting (arXiv:1911.04933, and the clamp of its code), with the labels that the
+    samples have in place of the model's own probabilities, and a variance for each weight, none
+    averaged over rows. Where F_r = 0 nothing is moved: an angle outside the light cone, a weight of
+    a dead neuron.
     """
 
     strength: float = 1e-5
@@ -395,11 +408,13 @@ DAMPINGS = tuple(10.0**power for power in range(-6, 2))  # in units of the large
 
 @dataclass(frozen=True)
 class Newton(OneShot):
-    """One damped Newton step from the teacher towards the minimum of CE(D_r): θ - (H + μ λ_max)^-1 grad CE(D_r).
+    """One damped Newton step from the teacher towards the minimum of CE(D_r): θ - (H + μ λ_max)^-1
+    grad CE(D_r).
 
-    Of models of up to EXACT parameters the exact Hessian, its eigenvalues by their absolute value; of larger ones
-    Gauss-Newton's, n × n in place of p × p: with J (n, p) the gradients of the logits, W = p (1 - p) and r = p - y,
-    (J'WJ/n + μ)^-1 J'r/n = J' (μ + W JJ'/n)^-1 r/n. The damping μ is that of DAMPINGS with the least CE(D_r).
+    Of models of up to EXACT parameters the exact Hessian, its eigenvalues by their absolute value;
+    of larger ones Gauss-Newton's, n × n in place of p × p: with J (n, p) the gradients of the
+    logits, W = p (1 - p) and r = p - y, (J'WJ/n + μ)^-1 J'r/n = J' (μ + W JJ'/n)^-1 r/n. The
+    damping μ is that of DAMPINGS with the least CE(D_r).
     """
 
     title = "Newton"
@@ -425,7 +440,8 @@ class Newton(OneShot):
         return unravel(jnp.where(better, flat - steps[best], flat))
 
     def cost(self, model: Model, n_retain: int, n_forget: int) -> int:
-        """Gradients of the loss and of the logits, and a product with the exact Hessian for each parameter."""
+        """Gradients of the loss and of the logits, and a product with the exact Hessian for each
+        parameter."""
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(model)))
         return n_retain * (2 + (size if size <= EXACT else 0))
 
@@ -438,7 +454,8 @@ def newton_steps(
     *,
     exact: int,
 ) -> jax.Array:
-    """(H + μ λ_max)^-1 grad CE for each damping: (len(DAMPINGS), p). logits: of the split, of flat parameters.
+    """(H + μ λ_max)^-1 grad CE for each damping: (len(DAMPINGS), p). logits: of the split, of flat
+    parameters.
 
     exact: up to how many parameters H is the Hessian; above, Gauss-Newton's, by the kernel.
     """
@@ -463,7 +480,8 @@ def newton_steps(
 
 
 def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
-    """(|H| + μ λ_max)^-1 g for each damping, λ_max the largest |eigenvalue|; 0 along what is flat to rounding.
+    """(|H| + μ λ_max)^-1 g for each damping, λ_max the largest |eigenvalue|; 0 along what is flat
+    to rounding.
 
     Parameters of which the whole row is flat, angles outside the light cone, stay where they are.
     """
@@ -477,7 +495,15 @@ def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 METHODS.update(
-    ascent=Ascent(), cf_k=LastLayers(), eu_k=FreshLastLayers(), scrub_alternating=ScrubAlternating(), salun=SalUn(),
-    bad_teacher=BadTeacher(), ssd=SelectiveDampening(), fisher_noise=FisherNoise(), newton=Newton(),
-    l1_sparse=Sparse(), repair=Repair(),
-)  # fmt: skip
+    ascent=Ascent(),
+    cf_k=LastLayers(),
+    eu_k=FreshLastLayers(),
+    scrub_alternating=ScrubAlternating(),
+    salun=SalUn(),
+    bad_teacher=BadTeacher(),
+    ssd=SelectiveDampening(),
+    fisher_noise=FisherNoise(),
+    newton=Newton(),
+    l1_sparse=Sparse(),
+    repair=Repair(),
+)

@@ -1,4 +1,5 @@
-"""How does accuracy fall with the poisoned share of the training set? Of models of all sizes, and of deeper QNNs."""
+"""How does accuracy fall with the poisoned share of the training set? Of models of all sizes, and
+of deeper QNNs."""
 
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ class DepthsFlags(Flags):
 
 
 def swept_poisons(config: Config, dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """{poison: percents} of the noise sweep: the configuration's, or the poison that the data came with.
+    """{poison: percents} of the noise sweep: the configuration's, or the poison that the data came
+    with.
 
     Refuses shares of which no sample is poisoned, or that one of the classes is too small for.
     """
@@ -134,7 +136,8 @@ def flipped(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def some_alphas(tidy: pd.DataFrame, *alphas: int) -> pd.DataFrame:
-    """Those of these shares; `runs`, which may name a row, are the most behind any number of a model."""
+    """Those of these shares; `runs`, which may name a row, are the most behind any number of a
+    model."""
     tidy = tidy.assign(runs=tidy.groupby("model").n.transform("max"))
     return tidy[tidy.alpha_percent.isin(alphas)]
 
@@ -142,13 +145,15 @@ def some_alphas(tidy: pd.DataFrame, *alphas: int) -> pd.DataFrame:
 def main_models(
     read: ResultFiles, data: str, preset: str, *, poison: str = "labels"
 ) -> pd.DataFrame:
-    """Validation accuracy of the largest MLP, the smallest QNN and one model of each other family."""
+    """Validation accuracy of the largest MLP, the smallest QNN and one model of each other
+    family."""
     tidy = sweep(read, data, preset).query("poison == @poison")
     return tidy[tidy.model.isin(one_of_each_family(read[data, preset, "noise_sweep"], tidy.model))]
 
 
 def with_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of the main models under flipped labels, with the gauge of the preset's states."""
+    """Validation accuracy of the main models under flipped labels, with the gauge of the preset's
+    states."""
     words = {"fixed": "fixed gauge", "random_phase": "random phase", "random_sign": "random sign"}
     gauge = json.loads(read[data, preset, "noise_sweep"].attrs["data"])["gauge"]
     return main_models(read, data, preset).assign(choices=f"{preset} ({words[gauge]})")
@@ -196,7 +201,8 @@ TABLE = StudyTable(
     columns=ALPHA,
     head="{alpha_percent}",
     spread=(),
-    title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs; poisoned samples: {poisoned}",
+    title="Noise sweep: validation accuracy against α in percent, mean of n = {n} runs; poisoned "
+    "samples: {poisoned}",
     findings=None,
 )
 AT_ALPHAS = {"columns": ALPHA, "head": "α = {alpha_percent} %"}
@@ -210,13 +216,20 @@ FEATURES = StudyTable(
     name="features", frame=features, rows=("model", "preset", "runs"), presets=SOURCES, **AT_ALPHAS
 )
 PAIRED_FEATURES = StudyTable(
-    name="paired-features", frame=paired_features, rows=("model", "minus", "preset", "runs"), presets=SOURCES,
-    **AT_ALPHAS,
-)  # fmt: skip
-CHOICES = StudyTable(
-    name="choices", frame=with_gauges, rows=ALPHA, columns=("model", "choices"), head="{model} {choices}, n = {n}",
+    name="paired-features",
+    frame=paired_features,
+    rows=("model", "minus", "preset", "runs"),
     presets=SOURCES,
-)  # fmt: skip
+    **AT_ALPHAS,
+)
+CHOICES = StudyTable(
+    name="choices",
+    frame=with_gauges,
+    rows=ALPHA,
+    columns=("model", "choices"),
+    head="{model} {choices}, n = {n}",
+    presets=SOURCES,
+)
 SIZES = StudyTable(
     name="sizes",
     frame=sizes,
@@ -229,9 +242,11 @@ SIZES = StudyTable(
 
 
 def sweep_figure(results: xr.Dataset) -> Figure:
-    """Train and validation accuracy against the poisoned share: a row for each model, a column for each poison.
+    """Train and validation accuracy against the poisoned share: a row for each model, a column for
+    each poison.
 
-    Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422, Fig. 2c and 2d.
+    Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422,
+    Fig. 2c and 2d.
     """
     from foundation.report.drawing import (
         POISON_NAMES,
@@ -267,9 +282,11 @@ def sweep_figure(results: xr.Dataset) -> Figure:
 
 
 def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure | None:
-    """Validation accuracy against the share of flipped labels, a panel for each preset, a line for each model.
+    """Validation accuracy against the share of flipped labels, a panel for each preset, a line for
+    each model.
 
-    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest, of QNNs the smallest.
+    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest, of QNNs
+    the smallest.
     """
     from foundation.report.drawing import ALPHA_LABEL, PRESET_NAMES, finished, panels_for
 
@@ -293,7 +310,8 @@ def presets(*sweeps: xr.Dataset) -> Figure | None:
 
 
 def model_sizes(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy against the share of flipped labels, a panel for each family, large models dark."""
+    """Validation accuracy against the share of flipped labels, a panel for each family, large
+    models dark."""
     from foundation.report.drawing import ALPHA_LABEL, MOST_BANDS, band_words, finished, panels_for
 
     groups: dict[str, list[str]] = {"MLP": [], "QNN": []}

@@ -1,8 +1,10 @@
-"""Oracles, the choice of hyper-parameters, and the null arm: what unlearned models are compared with.
+"""Oracles, the choice of hyper-parameters, and the null arm: what unlearned models are compared
+with.
 
-An oracle is the teacher's own training on the retained samples alone. On each draw of the poison there are N teachers,
-N models of each method, a null arm to each (the teachers, trained for as many further steps on the poisoned data) and
-3 N oracles: halves A and B, and as many that stand in a method's place.
+An oracle is the teacher's own training on the retained samples alone. On each draw of the poison
+there are N teachers, N models of each method, a null arm to each (the teachers, trained for as many
+further steps on the poisoned data) and 3 N oracles: halves A and B, and as many that stand in a
+method's place.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ ORACLES = {"A": 0, "B": 1, "oracle": 2}  # groups of N
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What all models of one draw of the poison share: data, model, poison, the training of teachers and oracles."""
+    """What all models of one draw of the poison share: data, model, poison, the training of
+    teachers and oracles."""
 
     data: str
     seed: int
@@ -69,12 +72,20 @@ class Case:
         held_out = HELD_OUT if self.draw in CHOICE_DRAWS else 0
         return [
             Fit(
-                data=self.data, model=self.model, poison=self.poison, method=method, seed=self.seed, draw=self.draw,
-                block=group * self.blocks + block, size=math.ceil(self.n / self.blocks),
-                side_by_side=self.side_by_side, held_out_percent=held_out, **own,
+                data=self.data,
+                model=self.model,
+                poison=self.poison,
+                method=method,
+                seed=self.seed,
+                draw=self.draw,
+                block=group * self.blocks + block,
+                size=math.ceil(self.n / self.blocks),
+                side_by_side=self.side_by_side,
+                held_out_percent=held_out,
+                **own,
             )
             for block in range(self.blocks)
-        ]  # fmt: skip
+        ]
 
     @property
     def training_method(self) -> Method:
@@ -113,11 +124,13 @@ def _fields(job: Job) -> dict:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Job):
-    """Which setting of a method is the best where a fifth of the retained samples is held out, on draws of its own.
+    """Which setting of a method is the best where a fifth of the retained samples is held out, on
+    draws of its own.
 
-    The one with the largest smaller of held-out accuracy and forgetting, means over runs and draws. Forgetting is 1 -
-    accuracy on the poisoned labels; or, where the poison changes inputs, 1 - AUC of telling held-out samples from the
-    forget set by their larger loss. The first of equals; one that diverged in any run is no choice.
+    The one with the largest smaller of held-out accuracy and forgetting, means over runs and draws.
+    Forgetting is 1 - accuracy on the poisoned labels; or, where the poison changes inputs, 1 - AUC
+    of telling held-out samples from the forget set by their larger loss. The first of equals; one
+    that diverged in any run is no choice.
     """
 
     case: Case  # of which n runs on each draw are asked
@@ -151,7 +164,8 @@ class Choice(Job):
 
 
 def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out accuracy and forgetting of each run of a job, NaN where it diverged: (runs,) each."""
+    """Held-out accuracy and forgetting of each run of a job, NaN where it diverged: (runs,)
+    each."""
     accuracy, lost = arrays["accuracy"], arrays["diverged"]
     n = arrays["mask"].shape[1]
     forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")].astype(float)
@@ -171,7 +185,8 @@ def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen(Fit):
-    """A block of runs of a method under the setting that was chosen; or of its null arm, if it is no such method."""
+    """A block of runs of a method under the setting that was chosen; or of its null arm, if it is
+    no such method."""
 
     choice: Choice
 
@@ -197,7 +212,8 @@ def split_sizes(poison: Poison, dataset: Dataset) -> tuple[int, int]:
 
 
 def _null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
-    """Training on all samples for as many steps as the method takes, to the nearest epoch; one for one of one step."""
+    """Training on all samples for as many steps as the method takes, to the nearest epoch; one for
+    one of one step."""
     null = FineTune(training=method.training)
     steps = method.training.epochs * method.steps(n_retain) if isinstance(method, Descent) else 1
     epochs = max(round(steps / null.steps(n_retain + n_forget)), 1)
@@ -206,7 +222,8 @@ def _null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
 
 @dataclass(frozen=True, kw_only=True)
 class Relearn(Runs):
-    """How many steps of training on the poisoned forget set models need until its loss is that of the teachers."""
+    """How many steps of training on the poisoned forget set models need until its loss is that of
+    the teachers."""
 
     start: Fit
     case: Case
@@ -220,7 +237,8 @@ class Relearn(Runs):
         return (type(self).__name__, self.data, self.case.model.label, self.case.poison.kind)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """steps (runs,): RELEARN_STEPS + 1 where they were not enough, 0 for models that did not unlearn."""
+        """steps (runs,): RELEARN_STEPS + 1 where they were not enough, 0 for models that did not
+        unlearn."""
         own, *teachers = inputs
         losses, lost = (
             np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged")
@@ -248,7 +266,8 @@ def _relearn(
     target: float,
     side_by_side: bool,
 ) -> jax.Array:
-    """(runs,), after how many of Adam's steps on the whole forget set (runs, f, ...) its loss is at most the target."""
+    """(runs,), after how many of Adam's steps on the whole forget set (runs, f, ...) its loss is at
+    most the target."""
     optimizer = optax.adam(rate)
 
     def one_run(arguments):
@@ -279,7 +298,8 @@ def _relearn(
 
 
 def _signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
-    """z of the training set as poisoned, or as it was before, and of the validation set, by their true labels.
+    """z of the training set as poisoned, or as it was before, and of the validation set, by their
+    true labels.
 
     (runs, n + v).
     """
@@ -323,14 +343,24 @@ def cases(
         for draw in list(draws)[
             : 1 if kind == "given" else None
         ]:  # what the data came with is one draw
-            yield Case(
-                data=dataset.provenance["sha256"], seed=config.seed, model=model, poison=Poison(kind, alpha),
-                training=training, draw=draw, n=n, side_by_side=are_side_by_side(protocol),
-            ), protocol.unlearn  # fmt: skip
+            yield (
+                Case(
+                    data=dataset.provenance["sha256"],
+                    seed=config.seed,
+                    model=model,
+                    poison=Poison(kind, alpha),
+                    training=training,
+                    draw=draw,
+                    n=n,
+                    side_by_side=are_side_by_side(protocol),
+                ),
+                protocol.unlearn,
+            )
 
 
 def choice_of(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
-    """The choice among a method's settings; of one where too few samples are held out, or there is no other draw."""
+    """The choice among a method's settings; of one where too few samples are held out, or there is
+    no other draw."""
     settings, held_out = (
         method.settings(),
         round(split_sizes(case.poison, dataset)[0] * HELD_OUT / 100),
@@ -341,7 +371,8 @@ def choice_of(config: Config, case: Case, method: Method, dataset: Dataset) -> C
 
 
 def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (held out), forgetting (…, setting, draw, run), chosen (…); setting_words: what each setting is."""
+    """accuracy (held out), forgetting (…, setting, draw, run), chosen (…); setting_words: what each
+    setting is."""
     settings, dims = row.job.candidates, (*row.place, "setting", "draw", "run")
     runs = range(row.job.case.n)
     coords = {axis: [label] for axis, label in row.place.items()}

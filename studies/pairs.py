@@ -83,12 +83,14 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def digit_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus every other model, of each pair of digits: mean over its runs, paired by run."""
+    """The QNN minus every other model, of each pair of digits: mean over its runs, paired by
+    run."""
     return circuit_minus_others(accuracies(read[data, preset, "pairs"], "validation"))
 
 
 def over_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that are decided."""
+    """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that
+    are decided."""
     runs = accuracies(read[data, preset, "pairs"], "validation")
     means = (
         runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"])
@@ -142,15 +144,19 @@ def figure(results: xr.Dataset) -> Figure | None:
         image, ax=plt.gcf().axes, label="difference of validation accuracy", shrink=0.7
     )
     place = f"{POISON_NAMES[accuracy.poison.item()]}, {int(accuracy.alpha_percent)} %"
-    text = (f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of digits; dots: the "
-            "95 % bootstrap interval excludes 0")  # fmt: skip
+    text = (
+        f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of "
+        "digits; dots: the "
+        "95 % bootstrap interval excludes 0"
+    )
     return finished(text, results)
 
 
 TABLE = StudyTable(
     frame=over_pairs,
     rows=("poison", "alpha_percent", "model"),
-    title="Every pair of digits: validation accuracy, intervals over pairs; QNN minus it: paired; QNN ahead, behind: in "
+    title="Every pair of digits: validation accuracy, intervals over pairs; QNN minus it: paired; "
+    "QNN ahead, behind: in "
     "how many pairs the paired interval over n = {n} runs excludes 0",
 )
 

@@ -27,7 +27,8 @@ def given_percent(dataset: Dataset) -> int:
 
 
 def poisons_to_unlearn(config: Config, dataset: Dataset) -> dict[str, int]:
-    """{poison: percent} of what the unlearning studies unlearn: the configuration's, or what the data came with."""
+    """{poison: percent} of what the unlearning studies unlearn: the configuration's, or what the
+    data came with."""
     return config.unlearn_alphas() if dataset.given is None else {"given": given_percent(dataset)}
 
 
@@ -50,10 +51,15 @@ def training_job(
 ) -> Fit:
     """Models trained on the poisoned data, one for each run of a block."""
     return Fit(
-        data=dataset.provenance["sha256"], model=model, poison=poison, method=Retrain(training=training),
-        seed=config.seed, block=block, size=config.block,
+        data=dataset.provenance["sha256"],
+        model=model,
+        poison=poison,
+        method=Retrain(training=training),
+        seed=config.seed,
+        block=block,
+        size=config.block,
         side_by_side=are_side_by_side(protocol),
-    )  # fmt: skip
+    )
 
 
 def are_side_by_side(protocol: Protocol) -> bool:
@@ -62,7 +68,8 @@ def are_side_by_side(protocol: Protocol) -> bool:
 
 
 def unlearning_job(config: Config, teacher: Fit, method: Method, block: int, *, record: str) -> Fit:
-    """A block of runs of one method, behind its teachers: one for each run, or the first of all (published)."""
+    """A block of runs of one method, behind its teachers: one for each run, or the first of all
+    (published)."""
     own = config.independent_teachers
     teacher = replace(teacher, block=block if own else 0)
     shared = {} if own else {"draw": 0, "teacher_run": 0}
@@ -73,7 +80,8 @@ def unlearning_job(config: Config, teacher: Fit, method: Method, block: int, *, 
 
 
 def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """Accuracy and loss over the row's place, run, epoch where there are curves, and split; which runs diverged.
+    """Accuracy and loss over the row's place, run, epoch where there are curves, and split; which
+    runs diverged.
 
     Accuracies of runs that diverged are NaN; their losses are kept: they show when it happened.
     """

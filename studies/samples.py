@@ -1,4 +1,5 @@
-"""What do the samples look like, before and after each poison? On the ring, its spectrum as well."""
+"""What do the samples look like, before and after each poison? On the ring, its spectrum as
+well."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Job):
-    """The training set before and after each poison: a t-SNE embedding, and some images where the data are images."""
+    """The training set before and after each poison: a t-SNE embedding, and some images where the
+    data are images."""
 
     poisons: tuple[Poison, ...]
     seed: int = 0
@@ -47,7 +49,8 @@ class Samples(Job):
 
 
 def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
-    """t-SNE of the training set without poison and with each, its labels, and which samples are poisoned."""
+    """t-SNE of the training set without poison and with each, its labels, and which samples are
+    poisoned."""
     from sklearn.manifold import TSNE
 
     def plane(x: np.ndarray) -> np.ndarray:
@@ -70,7 +73,8 @@ def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
 
 
 def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
-    """The first three poisoned images of each class in turn, before and after, with the labels they are trained on.
+    """The first three poisoned images of each class in turn, before and after, with the labels they
+    are trained on.
 
     Of poison of one class that class's first six; as many of each poison.
     """
@@ -217,7 +221,8 @@ def poison_embeddings(results: xr.Dataset) -> Figure | None:
 
 
 def spectrum_figure(results: xr.Dataset) -> Figure | None:
-    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked below."""
+    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked
+    below."""
     from foundation.report.drawing import finished, panels_for
 
     if "gap" not in results:
@@ -238,10 +243,14 @@ def spectrum_figure(results: xr.Dataset) -> Figure | None:
             axis.vlines(deltas, height, height + 0.06, linewidth=0.7, **form)
             axis.text(float(deltas[0]) - 0.03, height + 0.03, name, ha="right", va="center", **form)
         axis.set_xlim(left=-0.6)
-    text = (f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its exchange (Pauli "
-            "matrices). Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to its right the "
-            f"antiferromagnetic one (label 1). Marks: the {int(results.is_train.sum())} training and "
-            f"{int(results.is_val.sum())} validation states. Exact diagonalisation, no error bars")  # fmt: skip
+    text = (
+        f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its "
+        "exchange (Pauli "
+        "matrices). Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to "
+        "its right the "
+        f"antiferromagnetic one (label 1). Marks: the {int(results.is_train.sum())} training and "
+        f"{int(results.is_val.sum())} validation states. Exact diagonalisation, no error bars"
+    )
     return finished(text, results)
 
 

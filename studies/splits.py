@@ -61,7 +61,8 @@ class Fidelity(Job):
     split: RingSplit
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """fidelity, delta (v,): the largest |<validation|training>|^2 over training states of norm 1, and the Δ."""
+        """fidelity, delta (v,): the largest |<validation|training>|^2 over training states of norm
+        1, and the Δ."""
         overlaps = (
             dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T
         )  # (v, n)
@@ -72,7 +73,8 @@ class Fidelity(Job):
 
 
 def rings(config: Config, dataset: Dataset) -> dict[tuple[int, RingSplit], Dataset]:
-    """The rings of the stage splits: every split at the size of the study, the published one at the others.
+    """The rings of the stage splits: every split at the size of the study, the published one at the
+    others.
 
     config: of run_unlearn_xxz.py.
     """
@@ -89,7 +91,8 @@ def rings(config: Config, dataset: Dataset) -> dict[tuple[int, RingSplit], Datas
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model on rings whose validation states are not among near-copies, and on other sizes; config: of run_unlearn_xxz.py."""
+    """Every model on rings whose validation states are not among near-copies, and on other sizes;
+    config: of run_unlearn_xxz.py."""
     poisons = [*config.poisons_of("noises").values()]
     for (n_sites, split), states in rings(config, dataset).items():
         place = {"sites": n_sites, "ring_split": split}
@@ -126,7 +129,8 @@ def ring_splits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The largest fidelity of a validation state with a training state: least, median and largest over the states."""
+    """The largest fidelity of a validation state with a training state: least, median and largest
+    over the states."""
     own = (
         read[data, preset, "splits"]
         .fidelity.stack(place=("sites", "ring_split"))
@@ -142,7 +146,8 @@ def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every model on each ring: a row for each poison and share, dots with intervals."""
+    """Validation accuracy of every model on each ring: a row for each poison and share, dots with
+    intervals."""
     from foundation.report.drawing import POISON_NAMES, finished, grid_for, model_styles, noises_of
 
     rings = (
@@ -164,16 +169,21 @@ def figure(results: xr.Dataset) -> Figure | None:
                     axis.vlines(x, *metrics.bootstrap_interval(runs), color=colour, linewidth=0.9)
         axis.set_xticks(range(len(names)), labels=names, rotation=60, ha="right")
         axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
-    text = (f"sites, and where the validation states stand: among the training states (interleaved, published), nearer "
-            f"to the transition (far), farther from it (near), at larger Δ (one sided). Mean of n = "
-            f"{count_of_runs(results)} runs and its 95 % bootstrap interval over runs, states held fixed")  # fmt: skip
+    text = (
+        "sites, and where the validation states stand: among the training states (interleaved, "
+        "published), nearer "
+        f"to the transition (far), farther from it (near), at larger Δ (one sided). Mean of n = "
+        f"{count_of_runs(results)} runs and its 95 % bootstrap interval over runs, states held "
+        "fixed"
+    )
     return finished(text, results, legend=True)
 
 
 TABLE = StudyTable(
     frame=ring_splits,
     rows=("sites", "ring_split", "poison", "alpha_percent", "model"),
-    title="Validation accuracy on rings whose validation states stand elsewhere than the training states, and of other "
+    title="Validation accuracy on rings whose validation states stand elsewhere than the training "
+    "states, and of other "
     "sizes; mean of n = {n} runs; QNN minus it: paired by run",
 )
 FIDELITIES = StudyTable(name="fidelities", frame=fidelities, rows=("sites", "ring_split"))

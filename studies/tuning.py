@@ -1,7 +1,7 @@
 """Models that contend with the published ones, and how they are tuned without a single clean label.
 
-Every run draws its training set anew. Epochs and hyper-parameters are chosen on runs that are never judged, by the loss
-on a fifth of their poisoned training set, with its noisy labels.
+Every run draws its training set anew. Epochs and hyper-parameters are chosen on runs that are never
+judged, by the loss on a fifth of their poisoned training set, with its noisy labels.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def control_fit(
 
 
 def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
-    """The runs on which is chosen: further ones, with a fifth of the poisoned samples held out, as they stand."""
+    """The runs on which is chosen: further ones, with a fifth of the poisoned samples held out, as
+    they stand."""
     blocks = range(TUNING // fit.size, TUNING // fit.size + -(-runs // fit.size))
     return [
         replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks
@@ -68,9 +69,11 @@ def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Job):
-    """Which setting of a contender, and which epoch of its training, has the least loss on held-out noisy samples.
+    """Which setting of a contender, and which epoch of its training, has the least loss on held-out
+    noisy samples.
 
-    The mean over runs that are never judged; a setting of which a run diverged by then is no choice.
+    The mean over runs that are never judged; a setting of which a run diverged by then is no
+    choice.
     """
 
     trials: tuple[
@@ -95,7 +98,8 @@ class Tuning(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Fit):
-    """A block of runs of a contender under the setting, and for as many epochs, as its tuning chose.
+    """A block of runs of a contender under the setting, and for as many epochs, as its tuning
+    chose.
 
     model and method are those of its first setting.
     """
@@ -121,9 +125,11 @@ class Tuned(Fit):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Drawn):
-    """A block of runs of an estimator that is not trained by gradients, under the setting with the best held-out score.
+    """A block of runs of an estimator that is not trained by gradients, under the setting with the
+    best held-out score.
 
-    Of several settings that with the most held-out noisy samples right, over as many runs as others are tuned on.
+    Of several settings that with the most held-out noisy samples right, over as many runs as others
+    are tuned on.
     """
 
     candidates: tuple[Any, ...]  # of contenders.py
@@ -134,7 +140,8 @@ class Estimate(Drawn):
         return f"{self.candidates[0].label} {self.poison.kind} {self.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, loss (runs, splits) as of a Fit, the latter NaN; diverged (runs,), size (), setting ()."""
+        """accuracy, loss (runs, splits) as of a Fit, the latter NaN; diverged (runs,), size (),
+        setting ()."""
         setting = self._chosen(dataset) if len(self.candidates) > 1 else 0
         accuracy = np.array([_right(self.candidates[setting], sets) for sets in self.sets(dataset)])
         nothing = {"loss": np.full_like(accuracy, np.nan), "diverged": np.zeros(self.size, bool)}
@@ -344,13 +351,15 @@ ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it 
 
 
 def epochs_measured(last: int, *others: int, points: int = POINTS) -> tuple[int, ...]:
-    """Epochs at which a training is measured: 0, about evenly in the logarithm, and these others before its end."""
+    """Epochs at which a training is measured: 0, about evenly in the logarithm, and these others
+    before its end."""
     even = np.geomspace(1, last, points).round().astype(int)
     return tuple(sorted({0, *even.tolist(), *(min(each, last) for each in others)}))
 
 
 def models_of_controls(config: Config, dataset: Dataset) -> Iterator[tuple[Protocol, Model]]:
-    """Each model of the controls, the MLPs of the noise sweep and of all other families one, with its protocol."""
+    """Each model of the controls, the MLPs of the noise sweep and of all other families one, with
+    its protocol."""
     for name in config.evaluated:
         for model in FAMILIES[name].sweep(config, dataset):
             if (model.family == "Logistic") == (
@@ -437,7 +446,8 @@ def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
 
 
 def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """held_out_loss (…, setting, epoch, trial), chosen_epoch, chosen_setting (…), setting_words (…, setting)."""
+    """held_out_loss (…, setting, epoch, trial), chosen_epoch, chosen_setting (…), setting_words (…,
+    setting)."""
     trials, expand = row.job.trials, (None,) * len(row.place)
     dims = (*row.place, "setting", "epoch", "trial")
     runs = [run for fit in trials[0] for run in fit.runs]

@@ -1,4 +1,5 @@
-"""How do accuracies move along the methods, and where do these end over two of their hyper-parameters?"""
+"""How do accuracies move along the methods, and where do these end over two of their
+hyper-parameters?"""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def plan_map(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Final validation accuracy over the one or two hyper-parameters that a method maps: a job for each cell."""
+    """Final validation accuracy over the one or two hyper-parameters that a method maps: a job for
+    each cell."""
     runs = min(config.weight_map.runs or config.runs, config.runs)
     for teacher, method, place, words in unlearning_cases(config, dataset):
         names = method.mapped()
@@ -128,7 +130,8 @@ def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Me
 
 
 def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """The curves, and the logit of every measured sample at their end, with which samples are what."""
+    """The curves, and the logit of every measured sample at their end, with which samples are
+    what."""
     table = scores_table(row, arrays)
     n = arrays["mask"].shape[1]
     logits = arrays["logit"][:, : 2 * n + KEPT_VALIDATION].astype(np.float16)
@@ -160,7 +163,8 @@ def cell_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def ends_and_stability(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of teachers (start) and after each method; std over runs and largest drop (median) of validation."""
+    """Accuracies of teachers (start) and after each method; std over runs and largest drop (median)
+    of validation."""
     runs = accuracies(
         read[data, preset, "unlearning"], "validation", "forget_poisoned", "forget_clean", "retain"
     )
@@ -171,7 +175,8 @@ def ends_and_stability(read: ResultFiles, data: str, preset: str) -> pd.DataFram
 
 
 def ends_of_methods(runs: pd.DataFrame) -> pd.DataFrame:
-    """The last epoch of each method; and the first of one that starts from the teacher, as `start`."""
+    """The last epoch of each method; and the first of one that starts from the teacher, as
+    `start`."""
     last = runs[runs.epoch == runs.groupby(["model", "poison", "unlearner"]).epoch.transform("max")]
     teachers = runs[(runs.epoch == 0) & (runs.fresh == 0)]
     one = teachers.unlearner == teachers.groupby(["model", "poison"]).unlearner.transform("first")
@@ -188,7 +193,8 @@ def _stability(own: pd.DataFrame) -> Iterator[tuple]:
 
 
 def weight_maps(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Lowest and highest cell (mean over runs) of each map, and the share of it near Retrain in the same runs."""
+    """Lowest and highest cell (mean over runs) of each map, and the share of it near Retrain in the
+    same runs."""
     results, same = read[data, preset, "weight_map"], ["model", "poison", "run"]
     retrain = pd.DataFrame(columns=[*same, "accuracy"])
     if (data, preset, "unlearning") in read.paths:
@@ -231,18 +237,31 @@ def paired_methods(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 TABLE = StudyTable(
     frame=ends_and_stability,
     rows=("model", "poison", "unlearner"),
-    measures={"validation": "valid", "forget_poisoned": "f.pois", "forget_clean": "f.clean", "retain": "retain",
-              "std": "std", "drop": "drop"},
+    measures={
+        "validation": "valid",
+        "forget_poisoned": "f.pois",
+        "forget_clean": "f.clean",
+        "retain": "retain",
+        "std": "std",
+        "drop": "drop",
+    },
     spread=("std",),
-    title="Unlearning: accuracy, mean of n = {n} runs. f.pois, f.clean: on the forget set, for labels against the "
-    "poisoned (low is good) and the true ones, for features on poisoned and clean inputs; std: of valid across "
-    "runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid below its best within a "
+    title="Unlearning: accuracy, mean of n = {n} runs. f.pois, f.clean: on the forget set, for "
+    "labels against the "
+    "poisoned (low is good) and the true ones, for features on poisoned and clean inputs; std: of "
+    "valid across "
+    "runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid below its "
+    "best within a "
     "run, median",
-    findings={"rows": ("poison", "model", "title"), "columns": ("preset", "measure"),
-              "head": "{measure}, {preset}, n = {n}", "spread": None,
-              "measures": {"validation": "validation", "forget_poisoned": "forgetting"}},
+    findings={
+        "rows": ("poison", "model", "title"),
+        "columns": ("preset", "measure"),
+        "head": "{measure}, {preset}, n = {n}",
+        "spread": None,
+        "measures": {"validation": "validation", "forget_poisoned": "forgetting"},
+    },
     presets=SOURCES,
-)  # fmt: skip
+)
 PAIRED = StudyTable(
     name="paired-unlearning",
     frame=paired_methods,
@@ -258,7 +277,8 @@ MAP_TABLE = StudyTable(
     name="maps",
     frame=weight_maps,
     rows=("model", "poison", "unlearner"),
-    title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near Retrain: the share of "
+    title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near "
+    "Retrain: the share of "
     "cells within .05 of it",
     findings={
         "rows": ("poison", "model", "title"),
@@ -285,10 +305,12 @@ WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
 
 
 def unlearning_curves(results: xr.Dataset) -> Figure | None:
-    """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and poison.
+    """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and
+    poison.
 
-    Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and the true ones; of
-    randomised features, on poisoned and clean inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
+    Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and
+    the true ones; of randomised features, on poisoned and clean inputs, with true labels. The
+    counterpart of arXiv:2508.02422, Fig. 3.
     """
     from foundation.report.drawing import (
         MOST_BANDS,
@@ -322,13 +344,17 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     held = [name for name in ("MLP", "QNN") if name in results.family.values]
     whole = [name for name in held if not config[name.lower()]["unlearn"]["batch_size"]]
     if whole and not config["independent_teachers"]:  # nothing random tells their runs apart
-        text += f". One teacher and full batches: {' and '.join(whole)} runs of all methods but Retrain are the same"
+        text += (
+            f". One teacher and full batches: {' and '.join(whole)} runs of all methods but "
+            "Retrain are the same"
+        )
         text += ", apart from rounding"
     return finished(text, results, legend=True)
 
 
 def map_figure(results: xr.Dataset) -> Figure | None:
-    """Final validation accuracy over each method's weights: a heat map over two of them, a line over one."""
+    """Final validation accuracy over each method's weights: a heat map over two of them, a line
+    over one."""
     from foundation.report.drawing import (
         POISON_NAMES,
         band_words,
@@ -376,7 +402,8 @@ def map_figure(results: xr.Dataset) -> Figure | None:
 
 
 def _heat_map(axis: Axes, own: xr.Dataset, limits: tuple[float, float]) -> None:
-    """One method's map, with a cross at the weights of its unlearning curves where it holds those."""
+    """One method's map, with a cross at the weights of its unlearning curves where it holds
+    those."""
     from foundation.report.drawing import sns
 
     cells = own.accuracy.mean("run").transpose("second", "first")
@@ -400,7 +427,8 @@ def _heat_map(axis: Axes, own: xr.Dataset, limits: tuple[float, float]) -> None:
 def forgets_by_its_term(
     read: ResultFiles, data: str, method: str, measure: str, place: str
 ) -> Claim:
-    """What a method with a forget term does to the QNN's teacher; control: fine-tuning, which has none."""
+    """What a method with a forget term does to the QNN's teacher; control: fine-tuning, which has
+    none."""
     from foundation.report.claims import Claim, first_of, paired
 
     results = read[data, "corrected", "unlearning"]
@@ -422,7 +450,8 @@ def forgets_by_its_term(
 
 
 def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -> Claim:
-    """The share of a weight map near Retrain, the QNN's less the MLP's; control: nearer than .02 in place of .05."""
+    """The share of a weight map near Retrain, the QNN's less the MLP's; control: nearer than .02 in
+    place of .05."""
     from foundation.report.claims import Claim, Evidence
 
     maps, ends = read[data, "corrected", "weight_map"], read[data, "corrected", "unlearning"]
@@ -434,15 +463,26 @@ def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -
     family = maps.family.to_series()
     names = [next(name for name in family.index if family[name] == each) for each in ("QNN", "MLP")]
     runs = [run for run in cells.run.values if run in retrain.run.values]
-    both = [(cells.sel(model=name, run=runs).transpose("run", ...).values, retrain.sel(model=name, run=runs).values)
-            for name in names]  # fmt: skip
+    both = [
+        (
+            cells.sel(model=name, run=runs).transpose("run", ...).values,
+            retrain.sel(model=name, run=runs).values,
+        )
+        for name in names
+    ]
 
     def shares(chosen: np.ndarray, tolerance: float) -> float:
         """QNN minus MLP, of means over these of the runs."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # a cell that was not tried has no mean
-            own = [metrics.share_near(np.nanmean(cell[chosen], axis=0), np.nanmean(reference[chosen]),
-                                      tolerance=tolerance) for cell, reference in both]  # fmt: skip
+            own = [
+                metrics.share_near(
+                    np.nanmean(cell[chosen], axis=0),
+                    np.nanmean(reference[chosen]),
+                    tolerance=tolerance,
+                )
+                for cell, reference in both
+            ]
         return own[0] - own[1]
 
     generator, found = np.random.default_rng(0), []

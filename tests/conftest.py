@@ -15,12 +15,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
-# One thread, as in the processes that compute: no test depends on the number of cores. And most of the suite's time
-# goes into compiling: with these flags it takes a quarter of it, and what one process has compiled no other of the
-# run compiles again. Set before JAX computes anything.
+# One thread, as in the processes that compute: no test depends on the number of cores. And most of
+# the suite's time goes into compiling: with these flags it takes a quarter of it, and what one
+# process has compiled no other of the run compiles again. Set before JAX computes anything.
 os.environ["PJRT_NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 QUICK_COMPILATION = (  # options of XLA
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1"
 )
 if QUICK_COMPILATION not in os.environ.get(
     "XLA_FLAGS", ""
@@ -51,7 +52,8 @@ from foundation.engine.keys import SOURCES
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
 
-# Examples are drawn from the test's own source, so that a suite passes or fails the same way everywhere.
+# Examples are drawn from the test's own source, so that a suite passes or fails the same way
+# everywhere.
 settings.register_profile("project", deadline=None, max_examples=40, derandomize=True)
 settings.load_profile("project")
 
@@ -59,8 +61,18 @@ keys = st.integers(0, 2**32 - 1).map(jax.random.key)
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
-SLOWEST = ("scripts", "faults", "cluster", "xxz_study", "evaluation", "landscape", "determinism", "readme", "notebooks",
-           "models")  # fmt: skip
+SLOWEST = (
+    "scripts",
+    "faults",
+    "cluster",
+    "xxz_study",
+    "evaluation",
+    "landscape",
+    "determinism",
+    "readme",
+    "notebooks",
+    "models",
+)
 LONG = (
     "finished",
     "environment",
@@ -78,7 +90,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """The files that take longest are begun first: no process is left alone with one of them at the end."""
+    """The files that take longest are begun first: no process is left alone with one of them at the
+    end."""
     place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     for item in items:
@@ -117,14 +130,16 @@ def changed(config, **values):
 
 @contextmanager
 def refused(match: str, error: type[Exception] = ValueError) -> Iterator[None]:
-    """The block is refused with an error of exactly one line that contains the regular expression."""
+    """The block is refused with an error of exactly one line that contains the regular
+    expression."""
     with pytest.raises(error, match=match) as caught:
         yield
     assert "\n" not in str(caught.value)
 
 
 def assert_trees_equal(actual, expected, *, rtol: float = 0.0, atol: float = 0.0) -> None:
-    """Two pytrees have one structure and the same leaves, bit for bit unless tolerances are given."""
+    """Two pytrees have one structure and the same leaves, bit for bit unless tolerances are
+    given."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert np.shape(left) == np.shape(right)
@@ -142,7 +157,8 @@ def trees_differ(left, right) -> bool:
 
 @pytest.fixture(scope="module")
 def in_this_process() -> Iterator[None]:
-    """Jobs are computed in the process of the tests: a fifth of the time, for what is not about processes."""
+    """Jobs are computed in the process of the tests: a fifth of the time, for what is not about
+    processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "ProcessPoolExecutor", InThisProcess)
         yield
@@ -177,7 +193,8 @@ def run_python(
 
 
 def copy_project(folder: Path) -> None:
-    """The modules of the project, with their list of sources, as a user's copy has them; nothing else of it."""
+    """The modules of the project, with their list of sources, as a user's copy has them; nothing
+    else of it."""
     for path in (*own_files(), SOURCES):
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -185,7 +202,8 @@ def copy_project(folder: Path) -> None:
 
 
 def users_environment(*without: str) -> dict[str, str]:
-    """The environment variables of a user's shell: without what this file sets for one thread, and without these."""
+    """The environment variables of a user's shell: without what this file sets for one thread, and
+    without these."""
     return {
         name: value for name, value in os.environ.items() if name not in (*ONE_THREAD, *without)
     }

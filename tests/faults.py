@@ -1,12 +1,13 @@
 """Hurt a run in every way we know, and see that it ends with the numbers of an undisturbed one.
 
-    python tests/faults.py                 # 20 kills, every kind of damage, signals, a full disk, cores and workers
+    python tests/faults.py                 # kills, damage, signals, a full disk, cores and workers
     python tests/faults.py --kills 100
-    python tests/faults.py --reference tests/reference.nc     # make the file anew that the suite compares with
+    python tests/faults.py --reference tests/reference.nc     # what the suite compares with
 
-What is hurt is the real XXZ script on a ring of 4 sites, without its closing table and figures, with chains of three
-jobs: teacher, unlearned, trained on. Each function hurts it in one way, checks all that has to hold, and returns what
-it did, to be counted. The test suite runs them with fewer repetitions.
+What is hurt is the real XXZ script on a ring of 4 sites, without its closing table and figures,
+with chains of three jobs: teacher, unlearned, trained on. Each function hurts it in one way, checks
+all that has to hold, and returns what it did, to be counted. The test suite runs them with fewer
+repetitions.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from foundation.base import storage  # noqa: E402
 from foundation.engine import keys  # noqa: E402
 
 STUDY = (  # noqa: SIM905 - as one types them
-    "--preset quick --workers 1 --n-sites 4 --runs 2 --alphas 0 10 20 30 40 --models mlp logistic --hidden 3 "
+    "--preset quick --workers 1 --n-sites 4 --runs 2 --alphas 0 10 20 30 40 --models mlp logistic "
+    "--hidden 3 "
     "--label-hidden --unlearn-hidden 3 --poisons labels --unlearn-features 0 --methods retrain ga "
-    "--stages noise_sweep unlearning --mlp.sweep.epochs 2 --mlp.teacher.epochs 2 --mlp.unlearn.epochs 2"
+    "--stages noise_sweep unlearning --mlp.sweep.epochs 2 --mlp.teacher.epochs 2 "
+    "--mlp.unlearn.epochs 2"
 ).split()
 SCRIPT = """
 import run_unlearn_xxz as script
@@ -57,7 +60,8 @@ def with_a_longer_chain(studies) -> list:
 
 
 def unlearning_and_on(config, dataset) -> Iterator:
-    """The unlearning curves, and how each unlearned model is trained on: the third job of its chain."""
+    """The unlearning curves, and how each unlearned model is trained on: the third job of its
+    chain."""
     from poison_unlearn import FineTune
     from studies import unlearning
 
@@ -129,7 +133,8 @@ class Bench:
         self.compare()
 
     def compare(self, *, killed: bool = False) -> None:
-        """killed: a writer was, whose half-written file goes when it is an hour old; another may be at work on it."""
+        """killed: a writer was, whose half-written file goes when it is an hour old; another may be
+        at work on it."""
         assert_same_bits(contents(self.out), self.expected)
         assert killed or not self.half_written()
 
@@ -138,7 +143,8 @@ class Bench:
 
 
 def script_environment(home: Path) -> dict[str, str]:
-    """The variables of a user's shell with this home folder: one with an empty cache, where it is not there yet."""
+    """The variables of a user's shell with this home folder: one with an empty cache, where it is
+    not there yet."""
     unset = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS", "XDG_CACHE_HOME")
     cached = ("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_")
     kept = {
@@ -183,7 +189,8 @@ def assert_same_bits(
 
 
 def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
-    """Send SIGKILL n times at random instants, start again each time, and compare every study that ends."""
+    """Send SIGKILL n times at random instants, start again each time, and compare every study that
+    ends."""
     rng = random.Random(seed)
     bench.clear()
     kills = ends = amid_work = 0
@@ -216,7 +223,8 @@ def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
 
 
 def kill_worker(bench: Bench, n: int = 2) -> dict[str, int]:
-    """Processes that compute are killed under the study's feet: it starts others, and ends with the same bits."""
+    """Processes that compute are killed under the study's feet: it starts others, and ends with the
+    same bits."""
     bench.clear()
     process = bench.start("--workers", "2")
     for done in range(n):
@@ -294,7 +302,8 @@ DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (
 
 
 def damage(bench: Bench, *, seed: int = 0) -> dict[str, int]:
-    """Damage job files, and then job files and finished studies: each is named, and what it held is computed again."""
+    """Damage job files, and then job files and finished studies: each is named, and what it held is
+    computed again."""
     rng = random.Random(seed)
     damaged = 0
     bench.half_way()
@@ -322,7 +331,8 @@ def damage(bench: Bench, *, seed: int = 0) -> dict[str, int]:
 
 
 def stop(bench: Bench) -> dict[str, int]:
-    """Ctrl-C, which a terminal sends to all processes, and SIGTERM end the run at once, with a word on what is kept."""
+    """Ctrl-C, which a terminal sends to all processes, and SIGTERM end the run at once, with a word
+    on what is kept."""
     bench.clear()
     before = 0
     for number, send in ((signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)):
@@ -354,7 +364,8 @@ def all_end(processes: list[int], seconds: float = 20) -> bool:
 
 
 def start_two(bench: Bench) -> dict[str, int]:
-    """Two scripts at once on one folder, whose jobs overlap: both end, and the files hold what both asked for."""
+    """Two scripts at once on one folder, whose jobs overlap: both end, and the files hold what both
+    asked for."""
     bench.clear()
     alphas = (["0", "10", "30"], ["20", "30", "40"])
     processes = [bench.start("--alphas", *own) for own in alphas]
@@ -366,7 +377,8 @@ def start_two(bench: Bench) -> dict[str, int]:
 
 
 def fill_disk(bench: Bench) -> dict[str, int]:
-    """Files that cannot grow beyond some size, as under a quota: one line, exit code 2, nothing lost or torn."""
+    """Files that cannot grow beyond some size, as under a quota: one line, exit code 2, nothing
+    lost or torn."""
     bench.clear()
     sizes = sorted(path.stat().st_size for path in bench.jobs(bench.undisturbed))
     limits = (
@@ -419,7 +431,8 @@ datar.load_xxz = lambda **chosen: load(**(chosen | {"gauge": "random_sign"}))
 
 
 def ask_for_others(bench: Bench) -> dict[str, int]:
-    """Results of other data are refused in one line; other flags have folders of their own. What is there stays."""
+    """Results of other data are refused in one line; other flags have folders of their own. What is
+    there stays."""
     bench.clear()
     bench.check()
     before = {path: path.read_bytes() for path in bench.out.rglob("*") if path.is_file()}
@@ -430,7 +443,8 @@ def ask_for_others(bench: Bench) -> dict[str, int]:
     others = {  # what is asked for, and the word for it in the folder's name
         "--seed 1 --stages noise_sweep --models mlp": "seed=1",
         "--gauge random_sign --stages noise_sweep --models mlp": "gauge=random_sign",
-        "--hyper ga.forget=0.4 --methods ga --models mlp --stages unlearning": "hyper=ga.forget=0.4",
+        "--hyper ga.forget=0.4 --methods ga --models mlp --stages "
+        "unlearning": "hyper=ga.forget=0.4",
     }
     for flags, word in others.items():
         folders = set(bench.results.parent.iterdir())
@@ -447,7 +461,8 @@ def ask_for_others(bench: Bench) -> dict[str, int]:
 
 DIGITS = "--preset quick --stages noise_sweep unlearning --models mlp qnn quadratic".split()  # noqa: SIM905
 FEW = (  # noqa: SIM905 - as one types them
-    "--alphas 30 --poisons labels --methods retrain scrub --mlp.sweep.epochs 10 --mlp.teacher.epochs 10 "
+    "--alphas 30 --poisons labels --methods retrain scrub --mlp.sweep.epochs 10 "
+    "--mlp.teacher.epochs 10 "
     "--mlp.unlearn.epochs 5 --qnn.sweep.epochs 3 --qnn.teacher.epochs 3 --qnn.unlearn.epochs 2"
 ).split()
 
@@ -455,9 +470,13 @@ FEW = (  # noqa: SIM905 - as one types them
 def run_digits(
     out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW, first: str = ""
 ) -> None:
-    """The MNIST script on so many cores, with its cache in this home folder; `first` is what it does before."""
+    """The MNIST script on so many cores, with its cache in this home folder; `first` is what it
+    does before."""
     allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
-    code = f"{first}\nimport run_unlearn_mnist as script; script.report = lambda *_: None; script.main()"
+    code = (
+        f"{first}\nimport run_unlearn_mnist as script; script.report = lambda *_: None; "
+        "script.main()"
+    )
     command = [
         "taskset",
         "-c",
@@ -490,7 +509,8 @@ CONDITIONS = [
 def vary_conditions(
     folder: Path, conditions: list[tuple[int, int]] = CONDITIONS, flags: list[str] = FEW
 ) -> dict:
-    """The same bits in every file on one core and two, with 1, 2 and 4 workers, from a cold cache and a warm one."""
+    """The same bits in every file on one core and two, with 1, 2 and 4 workers, from a cold cache
+    and a warm one."""
     conditions = [each for each in conditions if each[0] <= len(os.sched_getaffinity(0))]
     for place, (cores, workers) in enumerate(conditions):
         run_digits(
@@ -505,7 +525,8 @@ def vary_conditions(
 
 
 def widen_pool(folder: Path) -> dict[str, int]:
-    """In processes of two threads the numbers are others, so the study is large enough to see the pool."""
+    """In processes of two threads the numbers are others, so the study is large enough to see the
+    pool."""
     if len(os.sched_getaffinity(0)) < 2:
         return {"numbers that a pool of two threads changes (one core only)": 0}
     two = 'from foundation.engine import jobs; jobs.BITS = jobs.BITS | {"PJRT_NPROC": "2"}'
@@ -519,7 +540,8 @@ def widen_pool(folder: Path) -> dict[str, int]:
 
 
 def reference(out: Path) -> xr.Dataset:
-    """What of the MNIST study is compared with tests/reference.nc: where its trainings ended, and some logits."""
+    """What of the MNIST study is compared with tests/reference.nc: where its trainings ended, and
+    some logits."""
     sweep, curves = (
         storage.read_dataset(next((out / "mnist").glob(f"*/{study}.nc")))
         for study in ("noise_sweep", "unlearning")

@@ -6,7 +6,8 @@ from foundation.engine import jobs
 
 
 class InThisProcess:
-    """What stands for a pool of one process: it computes at once, here, where JAX is and what it has compiled."""
+    """What stands for a pool of one process: it computes at once, here, where JAX is and what it
+    has compiled."""
 
     def __init__(self, *_, initargs, **__):
         jobs._datasets.update(initargs[0].datasets)

@@ -1,19 +1,22 @@
-"""Are the numbers still those of the reference commit, bit for bit? Every study is computed anew and compared.
+"""Are the numbers still those of the reference commit, bit for bit? Every study is computed anew
+and compared.
 
-    python tests/same_bits.py                              # compute and compare with tests/same_bits.json
-    python tests/same_bits.py --renew                      # and, if they agree, renew foundation/engine/sources.txt
-    python tests/same_bits.py --code FOLDER --reference    # make the reference, by the code of another checkout
+    python tests/same_bits.py              # compute and compare with tests/same_bits.json
+    python tests/same_bits.py --renew      # and, if they agree, renew foundation/engine/sources.txt
+    python tests/same_bits.py --code FOLDER --reference    # make the reference, of another checkout
 
-Computed in an empty folder: the presets quick of all three scripts, and one block of one run of every study and every
-model of the presets paper and corrected, after fewer epochs where a study takes hundreds of them. Compared are all
-arrays of the study files, by name, and all arrays of the jobs behind them, which hold parameters and logits as well.
-Compiled programs are taken from the user's cache where they are there: 42 minutes of CPU then.
+Computed in an empty folder: the presets quick of all three scripts, and one block of one run of
+every study and every model of the presets paper and corrected, after fewer epochs where a study
+takes hundreds of them. Compared are all arrays of the study files, by name, and all arrays of the
+jobs behind them, which hold parameters and logits as well. Compiled programs are taken from the
+user's cache where they are there: 42 minutes of CPU then.
 
-The list of sources says which code of the project is the committed one: other code makes other keys. It is renewed
-where all agrees, or where NUMERICS is above that of the reference, which is to be made anew then.
+The list of sources says which code of the project is the committed one: other code makes other
+keys. It is renewed where all agrees, or where NUMERICS is above that of the reference, which is to
+be made anew then.
 
-Exits with 0 where all agree, 1 where something differs (it is named), 2 where nothing can be said: bits depend on the
-kind of processor and on the versions of the packages.
+Exits with 0 where all agree, 1 where something differs (it is named), 2 where nothing can be said:
+bits depend on the kind of processor and on the versions of the packages.
 """
 
 from __future__ import annotations
@@ -39,10 +42,14 @@ REFERENCE = Path(__file__).with_suffix(".json")
 EMBEDDED = "--source embedded"
 FEW_RUNS = "--runs 1 --block 1"
 SHORT = (  # what of the preset corrected takes hours
-    f"{FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --teachers 4 --draws 1 --selection-runs 1 --epochs.grid 2 4 "
-    "--oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched.epochs mlp=4 qnn=4 logistic=4 quadratic=4 "
-    "--noises labels=30 --long-epochs 8 --control-epochs 4 --tuning-runs 1 --capacity.samples 20 --capacity.runs 1 "
-    "--discovery.poisons labels=30 --discovery.known 0 50 --discovery.runs 1 --hardware.noise p1=1e-3,p2=1e-2,readout=0.03 "
+    f"{FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --teachers 4 --draws 1 --selection-runs 1 "
+    "--epochs.grid 2 4 "
+    "--oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched.epochs mlp=4 qnn=4 logistic=4 "
+    "quadratic=4 "
+    "--noises labels=30 --long-epochs 8 --control-epochs 4 --tuning-runs 1 --capacity.samples 20 "
+    "--capacity.runs 1 "
+    "--discovery.poisons labels=30 --discovery.known 0 50 --discovery.runs 1 --hardware.noise "
+    "p1=1e-3,p2=1e-2,readout=0.03 "
     "--hardware.shots 128 --hardware.trained-shots 16 --hardware.alphas 30 --hardware.runs 1"
 )
 FAMILIES = "--models mlp qnn logistic quadratic"
@@ -53,26 +60,36 @@ COMMANDS = {  # by name, a script and its flags
     "mnist quick": "run_unlearn_mnist.py --preset quick",
     "xxz quick": "run_unlearn_xxz.py --preset quick",
     "hessian quick": "run_hessian.py --preset quick",
-    "mnist paper": f"run_unlearn_mnist.py --preset paper {EMBEDDED} {FEW_RUNS} --alphas 30 --weight-map.weights 0.4 {MAIN}",
-    "xxz paper": f"run_unlearn_xxz.py --preset paper {FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --depths.layers 5 "
+    "mnist paper": f"run_unlearn_mnist.py --preset paper {EMBEDDED} {FEW_RUNS} --alphas 30 "
+    f"--weight-map.weights 0.4 {MAIN}",
+    "xxz paper": f"run_unlearn_xxz.py --preset paper {FEW_RUNS} --alphas 30 --weight-map.weights "
+    "0.4 --depths.layers 5 "
     f"--gauge-control.runs 1 {MAIN} depths gauge",
-    "hessian corrected": f"run_hessian.py --preset corrected {EMBEDDED} {FEW_RUNS} --alphas 0 40 --landscape.slice-points 5 "
+    "hessian corrected": f"run_hessian.py --preset corrected {EMBEDDED} {FEW_RUNS} --alphas 0 40 "
+    "--landscape.slice-points 5 "
     "--landscape.lanczos-steps 20",
-    "mnist corrected": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} {FAMILIES} {KINDS} "
+    "mnist corrected": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} {FAMILIES} "
+    f"{KINDS} "
     f"--unlearn-features 30 {MAIN} epochs encodings",
     "xxz corrected": f"run_unlearn_xxz.py --preset corrected {SHORT} {FAMILIES} {MAIN} epochs",
-    "mnist controls": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --pairs.digits 1 9 --pairs.runs 1 "
+    "mnist controls": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --pairs.digits "
+    "1 9 --pairs.runs 1 "
     "--stages dynamics controls capacity memorising pairs",
     "xxz controls": f"run_unlearn_xxz.py --preset corrected {SHORT} --splits.sizes 8 "
     "--stages dynamics controls capacity memorising splits",
-    "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --stages evaluation influence",
+    "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --stages "
+    "evaluation influence",
     "mnist equal": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
     "--methods retrain scrub --stages equal_steps matched_fit",
-    "xxz judged": f"run_unlearn_xxz.py --preset corrected {SHORT} --evaluated mlp qnn --stages evaluation influence",
-    "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 "
+    "xxz judged": f"run_unlearn_xxz.py --preset corrected {SHORT} --evaluated mlp qnn --stages "
+    "evaluation influence",
+    "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} "
+    "--selection-runs 0 "
     "--evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",
-    "mnist discovery": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --selection-runs 0 {BRIEF} "
-    "--evaluated mlp qnn --discovery.methods cf scrub newton --methods scrub --stages discovery hardware",
+    "mnist discovery": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} "
+    f"--selection-runs 0 {BRIEF} "
+    "--evaluated mlp qnn --discovery.methods cf scrub newton --methods scrub --stages discovery "
+    "hardware",
 }
 SPELLED_BEFORE = {  # at 31ba00d
     "--capacity.samples": "--capacity-samples",
@@ -123,7 +140,8 @@ def compute(code: Path, out: Path, names: list[str]) -> dict[str, dict[str, Any]
 
 
 def environment(out: Path) -> dict[str, str]:
-    """A user's environment with an empty cache, so that the ring is diagonalised, and with all compiled programs."""
+    """A user's environment with an empty cache, so that the ring is diagonalised, and with all
+    compiled programs."""
     kept = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     home = Path(kept.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     compiled = kept.get("JAX_COMPILATION_CACHE_DIR", str(home / "quantum-unlearning" / "xla"))
@@ -131,7 +149,8 @@ def environment(out: Path) -> dict[str, str]:
 
 
 def digests(folder: Path) -> dict[str, Any]:
-    """arrays: {study/variable: digest}; jobs: {what a job computed, its digest: how many}; machine and versions."""
+    """arrays: {study/variable: digest}; jobs: {what a job computed, its digest: how many}; machine
+    and versions."""
     arrays, jobs, places, numerics = {}, Counter(), {"processor": set(), "versions": set()}, 0
     for path in sorted(folder.rglob("*.nc")):
         study = read(path)
@@ -184,7 +203,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def own_sources() -> list[str]:
-    """The lines of foundation/engine/sources.txt as the code is now: a digest, and what it is of."""
+    """The lines of foundation/engine/sources.txt as the code is now: a digest, and what it is
+    of."""
     sys.path.insert(0, str(ROOT))
     from foundation.base.places import own_files
     from foundation.engine import keys
@@ -259,7 +279,8 @@ def kinds(found: dict[str, dict]) -> dict[str, str]:
 
 
 def needs_no_proof() -> bool:
-    """Whether the list may be renewed without computing: NUMERICS rose, or the digests in it are those of the code."""
+    """Whether the list may be renewed without computing: NUMERICS rose, or the digests in it are
+    those of the code."""
     digests_now = {line.split()[0] for line in own_sources()}
     from foundation.engine import keys
 
@@ -283,8 +304,14 @@ def main() -> int:
     parser.add_argument(
         "--reference", action="store_true", help="write the digests in place of comparing them"
     )
-    parser.add_argument("--only", nargs="+", choices=list(COMMANDS), default=list(COMMANDS), metavar="NAME",
-                        help="some of the commands: " + ", ".join(COMMANDS))  # fmt: skip
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(COMMANDS),
+        default=list(COMMANDS),
+        metavar="NAME",
+        help="some of the commands: " + ", ".join(COMMANDS),
+    )
     parser.add_argument(
         "--renew", action="store_true", help="renew the list of sources, if all agree"
     )
@@ -306,8 +333,12 @@ def main() -> int:
     reference = json.loads(REFERENCE.read_text())
     here, there = kinds(found), kinds({name: reference["commands"][name] for name in found})
     if here != there:
-        print(f"nothing can be said: the reference is of {there}, this is {here}. Make one here, of commit "
-              f"{reference['commit'][:7]}: --code FOLDER --reference", file=sys.stderr)  # fmt: skip
+        print(
+            f"nothing can be said: the reference is of {there}, this is {here}. Make one here, of "
+            "commit "
+            f"{reference['commit'][:7]}: --code FOLDER --reference",
+            file=sys.stderr,
+        )
         return 2
     lines = differences(found, reference["commands"])
     print("\n".join(lines) or f"same bits as {reference['commit'][:7]}: {len(found)} commands")

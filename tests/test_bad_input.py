@@ -1,4 +1,5 @@
-"""Bad input of every kind: one line that says what was wrong and what is allowed, never a traceback or a number."""
+"""Bad input of every kind: one line that says what was wrong and what is allowed, never a traceback
+or a number."""
 
 import sys
 import zipfile
@@ -300,8 +301,10 @@ UNLEARNING_FLAGS = {
     "--hyper cf.ce=1": "--hyper: got cf.ce=1",
     "--hyper amnesia.ce=1": "retrain, cf, scrub, ga",
     "--hyper scrub.training=1": "--hyper: got scrub.training=1",
-    "--hyper scrub.divergence=half": "--hyper scrub.divergence=half: divergence: got half, allowed: full, published",
-    "--hyper scrub.reads=both": "--hyper scrub.reads=both: reads: got both, allowed: poisoned, clean",
+    "--hyper scrub.divergence=half": "--hyper scrub.divergence=half: divergence: got half, "
+    "allowed: full, published",
+    "--hyper scrub.reads=both": "--hyper scrub.reads=both: reads: got both, allowed: poisoned, "
+    "clean",
     "--weight-map.weights 0.1 -0.1": "--weight-map.weights",
     "--weight-map.weights 0.1 0.1": "--weight-map.weights",
     "--weight-map.runs -1": "--weight-map.runs",
@@ -323,13 +326,25 @@ HESSIAN_FLAGS = {
     "--training.learning-rate -1": "learning-rate",
 }
 SCRIPTS = {
-    run_unlearn_mnist: FLAGS | UNLEARNING_FLAGS | {"--encoding angle": "--encoding", "--source internet": "--source",
-                                                   "--digits 1 1": "--digits", "--digits 1 10": "--digits",
-                                                   "--digits 4": "--digits", "--digits one nine": "--digits"},
-    run_unlearn_xxz: FLAGS | UNLEARNING_FLAGS | {"--gauge lorenz": "--gauge", "--gauge-control.runs 0": "--gauge-control.runs",
-                                                 "--depths.layers 0": "--depths.layers"},
+    run_unlearn_mnist: FLAGS
+    | UNLEARNING_FLAGS
+    | {
+        "--encoding angle": "--encoding",
+        "--source internet": "--source",
+        "--digits 1 1": "--digits",
+        "--digits 1 10": "--digits",
+        "--digits 4": "--digits",
+        "--digits one nine": "--digits",
+    },
+    run_unlearn_xxz: FLAGS
+    | UNLEARNING_FLAGS
+    | {
+        "--gauge lorenz": "--gauge",
+        "--gauge-control.runs 0": "--gauge-control.runs",
+        "--depths.layers 0": "--depths.layers",
+    },
     run_hessian: FLAGS | HESSIAN_FLAGS,
-}  # fmt: skip
+}
 CASES = [
     (script, flags, named) for script, cases in SCRIPTS.items() for flags, named in cases.items()
 ]
@@ -360,12 +375,19 @@ def test_a_script_refuses_it_with_exit_code_2(script, flags, named, monkeypatch,
         (run_unlearn_mnist, ["--data", "no/such.npz"], "no/such.npz"),
         (run_unlearn_mnist, ["--preset", "quick", "--out", "/proc/nowhere"], "--out"),
         (run_unlearn_mnist, ["--preset", "quick", "--out", __file__], "--out"),
-        (run_hessian, ["--preset", "quick", "--landscape.held-out", "499", "--out", "HERE"], "--landscape.held-out"),
+        (
+            run_hessian,
+            ["--preset", "quick", "--landscape.held-out", "499", "--out", "HERE"],
+            "--landscape.held-out",
+        ),
         (run_unlearn_mnist, ["--preset", "quick", "--data", "FEW", "--out", "HERE"], "per_class"),
-        (run_unlearn_xxz, ["--preset", "quick", "--n-sites", "4", "--unlearn-labels", "1", "--out", "HERE"],
-         "--unlearn-labels"),
+        (
+            run_unlearn_xxz,
+            ["--preset", "quick", "--n-sites", "4", "--unlearn-labels", "1", "--out", "HERE"],
+            "--unlearn-labels",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_only_the_data_can_tell_is_one_line_too(
     script, flags, said, monkeypatch, capsys, tmp_path
 ):

@@ -1,4 +1,5 @@
-"""The circuits against the plain TensorCircuit circuit, against PennyLane, and against what is known of them."""
+"""The circuits against the plain TensorCircuit circuit, against PennyLane, and against what is
+known of them."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def plain(rotations, entangler):
 
 
 def pennylane_value_and_gradient(params, states, rotations, entangler):
-    """The same in double precision from PennyLane's own gates, state preparation and differentiation."""
+    """The same in double precision from PennyLane's own gates, state preparation and
+    differentiation."""
     import pennylane as qml
     from pennylane import numpy as differentiable
 
@@ -265,8 +267,8 @@ def test_the_last_rzz_layer_has_no_effect(n_qubits, rotations):
 
 @pytest.mark.parametrize("n_qubits", [2, 5])
 def test_without_angles_only_the_ring_is_left(n_qubits):
-    """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit holds the
-    parity of all bits."""
+    """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit
+    holds the parity of all bits."""
     _, states = draw(n_qubits, 1)
     bits = (
         np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)
@@ -284,7 +286,8 @@ def test_without_angles_only_the_ring_is_left(n_qubits):
 
 @pytest.mark.parametrize(("n_qubits", "entangler", "folded"), [(3, "rzz", 1), (2, "cnot", None)])
 def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
-    """d2<Z> / da db is a quarter of the signed sum of four values at shifts of +-pi/2: no autodiff in it."""
+    """d2<Z> / da db is a quarter of the signed sum of four values at shifts of +-pi/2: no autodiff
+    in it."""
     params, states = draw(n_qubits, 2, "xy", entangler, n=1)
     states = states / np.sqrt(squared_norms(states))[:, None]
     flat = np.asarray(params).ravel()
@@ -325,7 +328,8 @@ def test_samples_and_runs_do_not_mix(rotations, entangler):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex64, np.complex128])
 def test_dtypes_of_states(dtype):
-    """NumPy arrays of any real or complex type will do, and the answer is real in single precision."""
+    """NumPy arrays of any real or complex type will do, and the answer is real in single
+    precision."""
     params, states = draw(3, 2, complex_states=False)
     values = expectation(params, np.asarray(states, dtype))
     assert values.dtype == jnp.float32
@@ -339,7 +343,8 @@ def test_dtypes_of_states(dtype):
 
 @pytest.mark.parametrize("n_qubits", range(2, 13))
 def test_the_light_cone_grows_by_the_neighbours(n_qubits):
-    """Against the closure, ring by ring; in ring order, so that the measured qubit's neighbours are its ends."""
+    """Against the closure, ring by ring; in ring order, so that the measured qubit's neighbours are
+    its ends."""
     reached = {n_qubits - 1}
     for layers in range(1, 9):
         cone = light_cone(n_qubits, layers)
@@ -351,7 +356,8 @@ def test_the_light_cone_grows_by_the_neighbours(n_qubits):
 
 @pytest.mark.parametrize(("n_qubits", "depth"), [(2, 1), (5, 2)])
 def test_reduced_states_are_partial_traces_and_give_the_same_expectation(n_qubits, depth):
-    """Re rho in the upper triangle and Im rho in the lower, against tracing the other qubits out."""
+    """Re rho in the upper triangle and Im rho in the lower, against tracing the other qubits
+    out."""
     params, states = draw(n_qubits, depth)
     cone, packed = light_cone(n_qubits, depth), np.asarray(reduce_states(states, depth))
     rest = [qubit for qubit in range(n_qubits) if qubit not in cone]
@@ -404,7 +410,8 @@ def test_rotation_gates_agree_with_those_of_tensorcircuit(rotations):
 
 @pytest.mark.parametrize("n_qubits", range(2, 7))
 def test_bond_signs_are_products_of_pauli_z(n_qubits):
-    """The diagonal of Z_q Z_{q+1} as a Kronecker product; two qubits have two bonds, both between the two.
+    """The diagonal of Z_q Z_{q+1} as a Kronecker product; two qubits have two bonds, both between
+    the two.
 
     On a register of some of the qubits, bonds that lead out of it count 0.
     """
@@ -443,7 +450,8 @@ def test_cnot_permutation_is_the_ring_of_cnots(n_qubits):
     [("xyx", "rzz", 4), ("xyx", "cnot", 3), ("xy", "rzz", 3), ("xy", "cnot", 2)],
 )
 def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
-    """Every angle moves the state, those of the last RZZ layer too, and there are no more of them."""
+    """Every angle moves the state, those of the last RZZ layer too, and there are no more of
+    them."""
     assert parameters_per_qubit(rotations, entangler) == count
     params, states = draw(2, 2, rotations, entangler, n=1)
 
@@ -456,7 +464,8 @@ def test_parameters_per_qubit_are_all_used(rotations, entangler, count):
 
 
 def test_both_precisions_in_one_process():
-    """What was compiled in one is no hindrance in the other, for a circuit evaluated step by step."""
+    """What was compiled in one is no hindrance in the other, for a circuit evaluated step by
+    step."""
     params, states = np.ones((2, 3, 3)), np.ones((1, 8)) / np.sqrt(8)
     compiled = jax.jit(partial(expectation, states=states, entangler="cnot"))
     in_one = compiled(jnp.asarray(params))
@@ -480,7 +489,8 @@ assert "tensorcircuit" not in sys.modules
 for double in ({double}, not {double}, {double}):
     jax.config.update("jax_enable_x64", double)
     state = circuits.ansatz(jax.numpy.ones((2, 3, 4)), np.ones(8)).state()
-    assert jax.config.jax_enable_x64 == double and state.dtype == ("complex128" if double else "complex64")
+    assert jax.config.jax_enable_x64 == double
+    assert state.dtype == ("complex128" if double else "complex64")
 with jax.enable_x64(not {double}):
     state = circuits.ansatz(jax.numpy.ones((2, 3, 4)), np.ones(8)).state()
     assert state.dtype == ("complex64" if {double} else "complex128")
@@ -492,6 +502,7 @@ assert values.dtype == ("float64" if {double} else "float32")
 @pytest.mark.skipif(DOUBLE, reason="in a process of its own")
 @pytest.mark.parametrize("double", [True, False])
 def test_tensorcircuit_comes_late_and_follows_the_precision_of_jax(double):
-    """Neither importing circuits nor TensorCircuit's own import changes the environment or JAX's 64-bit mode."""
+    """Neither importing circuits nor TensorCircuit's own import changes the environment or JAX's
+    64-bit mode."""
     process = run_python("-c", LATE.format(double=double))
     assert process.returncode == 0, process.stderr[-3000:]

@@ -1,4 +1,5 @@
-"""The rule of the verdicts, and paired statistics, against cases by hand; the table on the committed results."""
+"""The rule of the verdicts, and paired statistics, against cases by hand; the table on the
+committed results."""
 
 import io
 from contextlib import redirect_stderr
@@ -25,13 +26,16 @@ CLEAR = evidence(0.2, 0.15, 0.25)
 @pytest.mark.parametrize(("effect", "controls", "published", "p", "expected"), [
     (CLEAR, [evidence(0.1, 0.05, 0.15)], 0.2, 0.001, "stands"),
     (CLEAR, [evidence(0.1, 0.05, 0.15), evidence(0.03, 0.025, 0.04)], None, 0.001, "stands"),
-    (CLEAR, [evidence(0.1, 0.05, 0.15)], 0.5, 0.001, "weaker"),  # less than half of what was published
-    (CLEAR, [evidence(0.1, 0.05, 0.15), evidence(0.01, 0.005, 0.015)], 0.2, 0.001, "falls"),  # within the margin
+    # less than half of what was published
+    (CLEAR, [evidence(0.1, 0.05, 0.15)], 0.5, 0.001, "weaker"),
+    # within the margin
+    (CLEAR, [evidence(0.1, 0.05, 0.15), evidence(0.01, 0.005, 0.015)], 0.2, 0.001, "falls"),
     (CLEAR, [evidence(-0.1, -0.2, -0.05)], 0.2, 0.001, "falls"),  # a control is better
     (CLEAR, [evidence(0.01, -0.03, 0.05)], 0.2, 0.001, "undecided"),  # it may be
     (CLEAR, [evidence(0.1, 0.05, 0.15)], 0.2, 0.2, "undecided"),  # not after Holm
     (evidence(0.1, -0.05, 0.2), [evidence(0.1, 0.05, 0.15)], 0.2, 0.001, "undecided"),
-    (evidence(-0.1, -0.2, -0.05), [evidence(0.1, 0.05, 0.15)], 0.2, 0.001, "falls"),  # the other way round
+    # the other way round
+    (evidence(-0.1, -0.2, -0.05), [evidence(0.1, 0.05, 0.15)], 0.2, 0.001, "falls"),
     (CLEAR, [evidence(0.1, 0.05, 0.15)], None, np.nan, "stands"),  # the interval alone decides
 ])  # fmt: skip
 def test_the_rule(effect, controls, published, p, expected):

@@ -1,4 +1,5 @@
-"""Jobs on a Dask scheduler with workers on 127.0.0.1: the bits of this machine, and every fault of workers."""
+"""Jobs on a Dask scheduler with workers on 127.0.0.1: the bits of this machine, and every fault of
+workers."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ ENVIRONMENT = {
 
 @contextmanager
 def process(*arguments, **options):
-    """A process of its own group that is ended, with all that it started, at the end of the block."""
+    """A process of its own group that is ended, with all that it started, at the end of the
+    block."""
     keywords = {
         "stdout": subprocess.DEVNULL,
         "stderr": subprocess.DEVNULL,
@@ -81,7 +83,8 @@ def scheduler(folder):
 
 
 def worker(of, folder, *flags, threads=1, nanny=False, **environment):
-    """A Dask worker, started outside the project; with a nanny, another one takes its place when it dies."""
+    """A Dask worker, started outside the project; with a nanny, another one takes its place when it
+    dies."""
     own = (
         "--nthreads",
         threads,
@@ -118,11 +121,19 @@ def on(of, jobs, store):
 # ---- the bits ----
 
 TINY = replace(
-    run_unlearn_mnist.QUICK, stages=("unlearning",), methods=("cf", "ga"), per_class=20,
-    mlp=replace(run_unlearn_mnist.QUICK.mlp, teacher=replace(run_unlearn_mnist.QUICK.mlp.teacher, epochs=8)),
-    qnn=replace(run_unlearn_mnist.QUICK.qnn, teacher=replace(run_unlearn_mnist.QUICK.qnn.teacher, epochs=2),
-                unlearn=replace(run_unlearn_mnist.QUICK.qnn.unlearn, epochs=2)),
-)  # fmt: skip
+    run_unlearn_mnist.QUICK,
+    stages=("unlearning",),
+    methods=("cf", "ga"),
+    per_class=20,
+    mlp=replace(
+        run_unlearn_mnist.QUICK.mlp, teacher=replace(run_unlearn_mnist.QUICK.mlp.teacher, epochs=8)
+    ),
+    qnn=replace(
+        run_unlearn_mnist.QUICK.qnn,
+        teacher=replace(run_unlearn_mnist.QUICK.qnn.teacher, epochs=2),
+        unlearn=replace(run_unlearn_mnist.QUICK.qnn.unlearn, epochs=2),
+    ),
+)
 
 
 def tensors(out):
@@ -266,7 +277,8 @@ def test_nothing_goes_on_when_the_one_who_asked_is_killed(two_workers, tmp_path)
     marks = tmp_path / "marks"
     code = (
         "from test_cluster import *\nfrom types import SimpleNamespace\n"
-        f"on(SimpleNamespace(file={two_workers.file!r}), [Toy(number=1, hurt='wait', marks={str(marks)!r})], "
+        f"on(SimpleNamespace(file={two_workers.file!r}), [Toy(number=1, hurt='wait', "
+        f"marks={str(marks)!r})], "
         f"Store(Path({str(tmp_path)!r}) / 'jobs'))"
     )
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
@@ -313,14 +325,18 @@ OWN = Code("a" * 40, "b" * 16, "jax 1, numpy 2")
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [(Place(OWN._replace(digest="c" * 16, commit="d" * 40), "one"), "its code is of commit dddddddddddd"),
-     (Place(OWN._replace(versions="jax 1, numpy 3"), "one"), "it has numpy 3, allowed: jax 1, numpy 2"),
+    [(Place(OWN._replace(digest="c" * 16, commit="d" * 40), "one"), "its code is of commit "
+                                                                    "dddddddddddd"),
+     (Place(OWN._replace(versions="jax 1, numpy 3"), "one"), "it has numpy 3, allowed: jax 1, "
+                                                             "numpy 2"),
      (Place(OWN, "another"), "it is another, allowed: one"),
      (ImportError("No module named 'jobs'"), "it cannot import the project"),
-     (BadInput("JAX_PLATFORMS: got cuda, allowed: a device that is there"), "JAX_PLATFORMS: got cuda")],
+     (BadInput("JAX_PLATFORMS: got cuda, allowed: a device that is "
+               "there"), "JAX_PLATFORMS: got cuda")],
 )  # fmt: skip
 def test_what_a_worker_is_refused_for(monkeypatch, capsys, place, said):
-    """Another commit, other versions, another kind of processor: no more than the first one's is taken in."""
+    """Another commit, other versions, another kind of processor: no more than the first one's is
+    taken in."""
     monkeypatch.setattr(cluster.Code, "own", classmethod(lambda cls: OWN))
     monkeypatch.setattr(
         cluster, "connect", lambda *_: (SimpleNamespace(get_executor=lambda **_: None), None)
@@ -337,8 +353,10 @@ def test_what_a_worker_is_refused_for(monkeypatch, capsys, place, said):
 
 @pytest.mark.parametrize(
     ("where", "said"),
-    [("nowhere", "--cluster: got nowhere.*allowed: the address"), ("slurm", "--workers: got 0, allowed: 1 or more"),
-     ("tcp://127.0.0.1:9", "--cluster: got tcp://127.0.0.1:9"), ("http://127.0.0.1:9", "--cluster: got http")],
+    [("nowhere", "--cluster: got nowhere.*allowed: the "
+                 "address"), ("slurm", "--workers: got 0, allowed: 1 or more"),
+     ("tcp://127.0.0.1:9", "--cluster: got tcp://127.0.0.1:9"), ("http://127.0.0.1:9", "--cluster: "
+                                                                                       "got http")],
 )  # fmt: skip
 def test_a_cluster_that_is_none_is_one_line(monkeypatch, store, where, said):
     monkeypatch.setattr(cluster, "PATIENCE", 2.0)

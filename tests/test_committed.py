@@ -42,7 +42,8 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def usual_settings(monkeypatch):
-    """The keys are those of a user's process, not of the suite's, which compiles with less optimisation."""
+    """The keys are those of a user's process, not of the suite's, which compiles with less
+    optimisation."""
     monkeypatch.delenv("XLA_FLAGS", raising=False)
 
 
@@ -51,7 +52,8 @@ def listed(folder, study):
 
 
 def stand_in(folder, study):
-    """A data set of the committed one's shapes and name, without its images: keys depend on its hash alone."""
+    """A data set of the committed one's shapes and name, without its images: keys depend on its
+    hash alone."""
     data = json.loads(storage.read_dataset(folder / f"{study}.nc").attrs["data"])
     if "n_sites" in data:
         x, n_features, name = (
@@ -121,7 +123,8 @@ def test_every_job_that_a_preset_plans_is_listed_in_the_committed_files(
 
 
 def committed():
-    """The study files in git: beside them stands what the README's commands made. In an archive without git, all."""
+    """The study files in git: beside them stands what the README's commands made. In an archive
+    without git, all."""
     tracked = subprocess.run(
         ["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True
     ).stdout.split()

@@ -76,7 +76,8 @@ def operator_of(model, params):
 
 @each_model
 def test_each_model_learns_an_easy_task(model):
-    """With the loop that trains all models, from fresh parameters, on labels that these are on the wrong side of."""
+    """With the loop that trains all models, from fresh parameters, on labels that these are on the
+    wrong side of."""
     x, y = two_states(20)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     fresh = logits_of(model, model.init(jax.random.split(KEY)[0]), x)  # what `train` starts from
@@ -131,11 +132,20 @@ def test_names_tell_contenders_apart():
     assert len({json.dumps(keys.describe(model)) for model in models}) == len(models)
     assert keys.describe(BoundedMLP(4, (6,), 5)) == keys.describe(MODELS[0])
     assert [model.label for model in models if not isinstance(model, FullQuadratic)] == [
-        "MLP[6],bound=5", "Linear[10 projections]", "QNN[depth=2],scale=20", "QNN[depth=2],scale=learned",
-        "QNN[depth=2],trained=last layer", "QNN[depth=2],trained=rotations", "Quadratic[reflection]", "MLP[6],bound=1",
-        "Linear[10 projections,bound=1]", "Linear[10 projections,seed=1]", "QNN[depth=2],scale=5", "MLP[6]",
+        "MLP[6],bound=5",
+        "Linear[10 projections]",
+        "QNN[depth=2],scale=20",
+        "QNN[depth=2],scale=learned",
+        "QNN[depth=2],trained=last layer",
+        "QNN[depth=2],trained=rotations",
+        "Quadratic[reflection]",
+        "MLP[6],bound=1",
+        "Linear[10 projections,bound=1]",
+        "Linear[10 projections,seed=1]",
+        "QNN[depth=2],scale=5",
+        "MLP[6]",
         "QNN[depth=2]",
-    ]  # fmt: skip
+    ]
     assert {model.family for model in models} == {"MLP", "Logistic", "QNN", "Quadratic"}
 
 
@@ -167,8 +177,10 @@ def test_a_large_bound_bounds_nothing():
     plain, model = MLP(8, (5,)), BoundedMLP(8, (5,), 1e5)
     params = plain.init(KEY)
     np.testing.assert_allclose(logits_of(model, params, x), logits_of(plain, params, x), rtol=1e-5)
-    gradients = [jax.jit(jax.grad(lambda params, model=model: jnp.sum(logits_of(model, params, x))))(params)
-                 for model in (model, plain)]  # fmt: skip
+    gradients = [
+        jax.jit(jax.grad(lambda params, model=model: jnp.sum(logits_of(model, params, x))))(params)
+        for model in (model, plain)
+    ]
     assert_trees_equal(*gradients, rtol=1e-4, atol=1e-6)
 
 
@@ -413,8 +425,10 @@ def test_the_gradient_through_the_norm_is_that_of_the_exact_norm(is_complex):
         operator = symmetric / jnp.abs(jnp.linalg.eigvalsh(symmetric)).max()
         return 5 * jnp.einsum("ni,ij,nj->n", x.conj(), operator, x).real
 
-    found, expected = (jax.jit(jax.grad(lambda params, f=f: f(params) @ jnp.arange(1.0, 6)))(params)
-                       for f in (lambda params: logits_of(model, params, x), by_eigenvalues))  # fmt: skip
+    found, expected = (
+        jax.jit(jax.grad(lambda params, f=f: f(params) @ jnp.arange(1.0, 6)))(params)
+        for f in (lambda params: logits_of(model, params, x), by_eigenvalues)
+    )
     assert np.abs(expected).max() > 1e-2
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -501,13 +515,23 @@ def ce_slope(labels):
 
 SMOOTH = 0.7 * SPLIT.y + 0.15
 LOSSES = {  # the method, its value, its gradient
-    "decayed": (Decayed(decay=0.2), ce(SPLIT.y) + 0.2 * np.sum(THETA[:-1] ** 2),
-                ce_slope(SPLIT.y) + 0.4 * THETA * (np.arange(D + 1) < D)),
+    "decayed": (
+        Decayed(decay=0.2),
+        ce(SPLIT.y) + 0.2 * np.sum(THETA[:-1] ** 2),
+        ce_slope(SPLIT.y) + 0.4 * THETA * (np.arange(D + 1) < D),
+    ),
     "smoothed": (Smoothed(smoothing=0.3), ce(SMOOTH), ce_slope(SMOOTH)),
-    "generalised": (GeneralisedCE(q=0.7), mean((1 - P_GIVEN**0.7) / 0.7),
-                    mean((P_GIVEN**0.7 * (P - SPLIT.y))[:, None] * INPUTS)),
-    "mae": (GeneralisedCE(q=1), mean(np.abs(P - SPLIT.y)), mean((P * (1 - P) * (1 - 2 * SPLIT.y))[:, None] * INPUTS)),
-}  # fmt: skip
+    "generalised": (
+        GeneralisedCE(q=0.7),
+        mean((1 - P_GIVEN**0.7) / 0.7),
+        mean((P_GIVEN**0.7 * (P - SPLIT.y))[:, None] * INPUTS),
+    ),
+    "mae": (
+        GeneralisedCE(q=1),
+        mean(np.abs(P - SPLIT.y)),
+        mean((P * (1 - P) * (1 - 2 * SPLIT.y))[:, None] * INPUTS),
+    ),
+}
 
 
 def value_and_gradient(method, params=PARAMS, split=SPLIT, model=LOGISTIC, weight=WEIGHT):
@@ -549,7 +573,8 @@ def test_a_generalised_ce_of_a_small_q_is_ce():
 
 @pytest.mark.parametrize("q", [0.01, 0.7, 1.0])
 def test_a_generalised_ce_is_finite_at_any_logit(q):
-    """Of a sure and wrong sample it is 1 / q where CE has no bound, and its slope is 0 in single precision."""
+    """Of a sure and wrong sample it is 1 / q where CE has no bound, and its slope is 0 in single
+    precision."""
     split = Split(np.array([[1.0], [-1.0]], np.float32), np.array([0, 1], np.int32))
     params = [(jnp.array([[1e6]]), jnp.zeros(1))]
     value, gradient = value_and_gradient(GeneralisedCE(q=q), params, split, MLP(1, ()), np.ones(2))
@@ -586,12 +611,20 @@ def test_a_weight_of_0_is_retraining_bit_for_bit():
 
 @pytest.mark.parametrize(
     ("model", "decayed"),
-    [(MLP(8, (3,)), [True, False, True, False]), (ProjectedLinear(8, 4), [True, False]), (QNN(3, 2), [True]),
-     (LearnedScaleQNN(3, 2), [True, False]), (QuadraticForm(8, 3), [True, False]), (FullQuadratic(8), [True]),
-     (Reflection(8), [True])], ids=lambda value: getattr(value, "label", ""),
-)  # fmt: skip
+    [
+        (MLP(8, (3,)), [True, False, True, False]),
+        (ProjectedLinear(8, 4), [True, False]),
+        (QNN(3, 2), [True]),
+        (LearnedScaleQNN(3, 2), [True, False]),
+        (QuadraticForm(8, 3), [True, False]),
+        (FullQuadratic(8), [True]),
+        (Reflection(8), [True]),
+    ],
+    ids=lambda value: getattr(value, "label", ""),
+)
 def test_what_decays(model, decayed):
-    """Weights and not biases, angles and not the scale: 2 decay θ of each is added to the gradient."""
+    """Weights and not biases, angles and not the scale: 2 decay θ of each is added to the
+    gradient."""
     params = jax.tree.map(lambda leaf: leaf + 0.3, model.init(KEY))
     x, y = random_split(6, 8)
     (_, with_decay), (_, without) = (
@@ -604,8 +637,11 @@ def test_what_decays(model, decayed):
 
 
 def test_hyper_parameters_that_make_no_sense_are_refused():
-    for method, name, values in ((Smoothed, "smoothing", (-0.1, 1.1)), (GeneralisedCE, "q", (0, 1.01, -0.5)),
-                                 (Decayed, "decay", (-1, float("inf")))):  # fmt: skip
+    for method, name, values in (
+        (Smoothed, "smoothing", (-0.1, 1.1)),
+        (GeneralisedCE, "q", (0, 1.01, -0.5)),
+        (Decayed, "decay", (-1, float("inf"))),
+    ):
         for value in values:
             with refused(f"{name}: got"):
                 method(value)
@@ -645,7 +681,8 @@ def test_the_nearest_mean_by_hand():
 
 
 def test_neighbours_by_hand():
-    """On a line; three neighbours outvote the nearest; more than there are samples are all of them."""
+    """On a line; three neighbours outvote the nearest; more than there are samples are all of
+    them."""
     x, y = np.array([[0.0], [1], [2], [10], [11]]), np.array([1, 0, 0, 1, 1])
     at = np.array([[-1.0], [2.5], [9]])
     for k, expected in ((1, [1, 0, 1]), (3, [0, 0, 1]), (5, [1, 1, 1]), (31, [1, 1, 1])):
@@ -676,7 +713,8 @@ def test_settings_of_estimators():
 
 
 def test_correlations_by_hand():
-    """|0000>, |0101>, |0011>, |0001>; a superposition, not normalised, has the mean, whatever its phases."""
+    """|0000>, |0101>, |0011>, |0001>; a superposition, not normalised, has the mean, whatever its
+    phases."""
     states = np.zeros((5, 16), complex)
     for row, place in enumerate((0b0000, 0b0101, 0b0011, 0b0001)):
         states[row, place] = 1

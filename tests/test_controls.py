@@ -1,4 +1,5 @@
-"""Controls: data drawn anew, choices without a look at clean labels, contenders, and the stages on small studies."""
+"""Controls: data drawn anew, choices without a look at clean labels, contenders, and the stages on
+small studies."""
 
 from dataclasses import replace
 
@@ -38,10 +39,19 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SHORT = Training(8, 16, 0.05)
 BASE = changed(
-    SMALL, noises=("labels=30", "one_class=20"), long_epochs=12, control_epochs=8, tuning_runs=2, hidden=("8",),
-    evaluated=("mlp", "logistic"), runs=3, block=2, matched={"samples": 30},
-    mlp=replace(SMALL.mlp, sweep=SHORT), qnn=replace(SMALL.qnn, sweep=SHORT),
-)  # fmt: skip
+    SMALL,
+    noises=("labels=30", "one_class=20"),
+    long_epochs=12,
+    control_epochs=8,
+    tuning_runs=2,
+    hidden=("8",),
+    evaluated=("mlp", "logistic"),
+    runs=3,
+    block=2,
+    matched={"samples": 30},
+    mlp=replace(SMALL.mlp, sweep=SHORT),
+    qnn=replace(SMALL.qnn, sweep=SHORT),
+)
 VALIDATION = SPLITS.index("validation")
 
 
@@ -91,7 +101,8 @@ def test_what_cannot_be_drawn_anew_is_refused(data):
 
 
 def test_runs_have_training_sets_of_their_own_that_all_models_and_poisons_share(data):
-    """A run's clean samples do not depend on how they are poisoned, nor on the block that computes it."""
+    """A run's clean samples do not depend on how they are poisoned, nor on the block that computes
+    it."""
     one, other = (
         fit_of(data, poison).sets(data)
         for poison in (Poison("labels", 30), Poison("one_class", 20))
@@ -189,7 +200,8 @@ def test_a_subset_is_a_data_set_of_its_own_with_the_same_validation_set(data):
 
 
 def test_curves_at_some_epochs_are_those_of_the_whole_curve(data):
-    """The same parameters at the end, and the same numbers on the way, whatever else is measured."""
+    """The same parameters at the end, and the same numbers on the way, whatever else is
+    measured."""
     some, whole = (fit_of(data, measured=measured).perform(data) for measured in ((0, 2, 5, 6), ()))
     np.testing.assert_allclose(some["accuracy"], whole["accuracy"][:, [0, 2, 5, 6]], atol=1e-6)
     np.testing.assert_allclose(some["loss"], whole["loss"][:, [0, 2, 5, 6]], rtol=1e-4, atol=1e-6)
@@ -236,14 +248,21 @@ def test_the_least_mean_loss_on_held_out_samples_is_chosen(data):
 
 
 def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
-    """Of contenders and of estimators: what is chosen reads noisy labels of the training set alone."""
+    """Of contenders and of estimators: what is chosen reads noisy labels of the training set
+    alone."""
 
     def choices():
         protocol._recent.clear()
         tuning = tuning_of(data, 0.003, 0.03, 0.3)
         chosen = tuning.perform(data, *computed(data, tuning))
-        estimate = Estimate(data=data.provenance["sha256"], poison=Poison("labels", 30), size=2, redrawn=True,
-                            candidates=Neighbours().settings(), tuning_runs=4)  # fmt: skip
+        estimate = Estimate(
+            data=data.provenance["sha256"],
+            poison=Poison("labels", 30),
+            size=2,
+            redrawn=True,
+            candidates=Neighbours().settings(),
+            tuning_runs=4,
+        )
         return chosen, estimate._chosen(data), estimate.perform(data)["accuracy"][:, VALIDATION]
 
     before, neighbours, accuracy = choices()
@@ -274,8 +293,14 @@ def test_what_was_tuned_is_trained_on_all_samples_with_what_was_chosen(data):
 
 
 def test_an_estimator_is_scored_on_every_split(data):
-    job = Estimate(data=data.provenance["sha256"], poison=Poison("labels", 30), size=2, redrawn=True,
-                   candidates=NearestMean().settings(), tuning_runs=2)  # fmt: skip
+    job = Estimate(
+        data=data.provenance["sha256"],
+        poison=Poison("labels", 30),
+        size=2,
+        redrawn=True,
+        candidates=NearestMean().settings(),
+        tuning_runs=2,
+    )
     found = job.perform(data)["accuracy"]
     for row, sets in zip(found, job.sets(data), strict=True):
         x, y = sets.draw.split
@@ -285,8 +310,9 @@ def test_an_estimator_is_scored_on_every_split(data):
             near = [np.linalg.norm(split.x - mean, axis=1) for mean in means]
             return np.mean((near[1] < near[0]) == split.y)
 
-        assert row[VALIDATION] == pytest.approx(right(sets.val)) and row[SPLITS.index("train")] == pytest.approx(
-            right(sets.draw.split))  # fmt: skip
+        assert row[VALIDATION] == pytest.approx(right(sets.val)) and row[
+            SPLITS.index("train")
+        ] == pytest.approx(right(sets.draw.split))
         forgotten = row[SPLITS.index("forget_poisoned")] + row[SPLITS.index("forget_clean")]
         assert forgotten == pytest.approx(1)  # of flipped labels the one or the other is right
 
@@ -307,9 +333,11 @@ def test_every_contender_has_as_many_settings(data):
 def studied(tmp_path_factory, data):
     """All stages on a small study, once."""
     config = changed(
-        BASE, stages=("dynamics", "controls", "memorising"), out=tmp_path_factory.mktemp("controls"),
+        BASE,
+        stages=("dynamics", "controls", "memorising"),
+        out=tmp_path_factory.mktemp("controls"),
         controls={"contenders": ("mlp", "logistic_decay", "class_mean", "neighbours")},
-    )  # fmt: skip
+    )
     return config, run_studies(config, data, run_unlearn_mnist.STUDIES)
 
 
@@ -351,7 +379,8 @@ def test_runs_of_contenders_are_paired_with_the_circuits(tmp_path):
 
 
 def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
-    """By hand: the circuit ends at a fit of .7; the other is there half-way between two epochs, or never."""
+    """By hand: the circuit ends at a fit of .7; the other is there half-way between two epochs, or
+    never."""
     fit = {
         "QNN": (0.5, 0.6, 0.7),
         "MLP": (0.5, 0.6, 0.8),
@@ -380,12 +409,20 @@ def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
     )
 
 
-@pytest.mark.parametrize(("flag", "value", "said"), [
-    ("noises", ("labels=100",), "--noises"), ("noises", ("smoke=20",), "--noises"), ("noises", ("labels",), "--noises"),
-    ("noises", (), "--noises"), ("tuning_runs", 0, "--tuning-runs"), ("long_epochs", 0, "--long-epochs"),
-    ("control_epochs", 0, "--control-epochs"), ("matched", {"epochs": ("mlp=x",)}, "--matched.epochs"),
-    ("noises", ("given=20",), "--noises"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("noises", ("labels=100",), "--noises"),
+        ("noises", ("smoke=20",), "--noises"),
+        ("noises", ("labels",), "--noises"),
+        ("noises", (), "--noises"),
+        ("tuning_runs", 0, "--tuning-runs"),
+        ("long_epochs", 0, "--long-epochs"),
+        ("control_epochs", 0, "--control-epochs"),
+        ("matched", {"epochs": ("mlp=x",)}, "--matched.epochs"),
+        ("noises", ("given=20",), "--noises"),
+    ],
+)
 def test_bad_flags_are_one_line(flag, value, said):
     with refused(said):
         replace(BASE, **{flag: value})

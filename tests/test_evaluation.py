@@ -66,7 +66,8 @@ def every_part(samples=6):
     ("mean", "sd", "expected"), [(0.7, 1.0, 0.7), (0, 2.0, np.sqrt(2 / np.pi)), (-3, 1.0, 3.0)]
 )
 def test_w1_of_gaussians(mean, sd, expected):
-    """|shift| for equal widths; |σ - 1| E|x| for equal means; within five standard errors, and its bias."""
+    """|shift| for equal widths; |σ - 1| E|x| for equal means; within five standard errors, and its
+    bias."""
     error = np.sqrt((1 + sd**2) / MANY)
     for part in ("w1", "w1_retain", "w1_validation"):
         found = MEASURES[part].function(draw(mean, sd), draw(0, seed=1), every_part())
@@ -111,7 +112,8 @@ def test_epsilon_of_randomised_response_is_its_budget(budget):
 
 
 def test_epsilon_and_delta_of_the_gaussian_mechanism():
-    """The ε of a shift of 1 at δ = .2: that of the best threshold on the exact distributions, below that on draws."""
+    """The ε of a shift of 1 at δ = .2: that of the best threshold on the exact distributions, below
+    that on draws."""
     at = np.linspace(-6, 6, 4001)
     fpr, fnr = stats.norm.sf(at), stats.norm.cdf(at - 1)
     exact = np.log(np.maximum(1 - 0.2 - fpr, 1e-300) / fnr).max()
@@ -165,7 +167,8 @@ def test_klom_is_the_integral_over_the_densities():
 
 
 def test_narrow_gaussians_have_the_width_of_the_floor():
-    """A tenth of the median of the oracles' widths, of both: equal means then give 0, and no infinity comes out."""
+    """A tenth of the median of the oracles' widths, of both: equal means then give 0, and no
+    infinity comes out."""
     right = groups()[1]
     constant = np.tile(right.mean(axis=0), (6, 1))
     least = 0.1 * np.median(right.std(axis=0, ddof=1))
@@ -177,7 +180,8 @@ def test_narrow_gaussians_have_the_width_of_the_floor():
 
 
 def test_epsilon_is_the_best_of_all_threshold_attacks():
-    """From the definition: each threshold, either side, both forms of the bound, with one added to each count."""
+    """From the definition: each threshold, either side, both forms of the bound, with one added to
+    each count."""
     left, right = groups(n=7)
 
     def attack(own, theirs, threshold, above):
@@ -238,7 +242,8 @@ def test_shuffling_the_samples_of_all_changes_nothing(name):
 
 
 def test_two_passes_over_a_shuffled_loader_are_no_comparison():
-    """Where one side alone is shuffled, oracles are far from themselves: what is stored is in the order of the data."""
+    """Where one side alone is shuffled, oracles are far from themselves: what is stored is in the
+    order of the data."""
     places = np.linspace(-3, 3, 40)
     those = [
         models_of(places + np.random.default_rng(seed).normal(0, 0.2, (20, 40))) for seed in (0, 1)
@@ -249,7 +254,8 @@ def test_two_passes_over_a_shuffled_loader_are_no_comparison():
 
 
 def test_z_is_signed_by_the_label_that_the_logit_is_of():
-    """p and 1 - p are not mixed up: of a right logit z is positive, and the loss log(1 + exp(-z)) small."""
+    """p and 1 - p are not mixed up: of a right logit z is positive, and the loss log(1 + exp(-z))
+    small."""
     logits, labels = np.array([[3.0, -3.0, 3.0, -3.0]]), np.array([1, 0, 0, 1])
     z = signed(logits, labels)
     np.testing.assert_array_equal(z, [[3, 3, -3, -3]])
@@ -271,7 +277,8 @@ def arms(shift, *, n=20, seed=0, samples=30):
 
 
 def test_an_oracle_in_a_methods_place_is_within_the_floor_on_every_measure(monkeypatch):
-    """In 12 draws no more excesses have an interval above 0 than chance gives; of a method that is off, all have."""
+    """In 12 draws no more excesses have an interval above 0 than chance gives; of a method that is
+    off, all have."""
     monkeypatch.setattr(evaluation, "SUBSAMPLES", 100)
     parts = every_part(30)
     above = dict.fromkeys(MEASURES, 0)
@@ -299,7 +306,8 @@ def test_p_of_an_oracle_is_uniform_and_that_of_a_teacher_small(monkeypatch):
 
 
 def test_half_samples_cover_the_truth_as_often_as_they_say(monkeypatch):
-    """Of a mean of 20: the interval holds 0 in about 93 % of cases (a normal one with a known width in 95 %)."""
+    """Of a mean of 20: the interval holds 0 in about 93 % of cases (a normal one with a known width
+    in 95 %)."""
     monkeypatch.setattr(evaluation, "SUBSAMPLES", 200)
     held = 0
     for seed in range(200):
@@ -313,7 +321,8 @@ def test_half_samples_cover_the_truth_as_often_as_they_say(monkeypatch):
 
 
 def test_holms_rule():
-    """The smallest times four, the next times three, never falling, and without those that were not tested."""
+    """The smallest times four, the next times three, never falling, and without those that were not
+    tested."""
     found = evaluation.holm(np.array([0.04, 0.01, np.nan, 0.03, 0.5]))
     np.testing.assert_allclose(found, [0.09, 0.04, np.nan, 0.09, 0.5])
 
@@ -344,10 +353,20 @@ def small_data(*, validation_seed=None):
 
 SHORT = Training(60, 16, 0.03)
 SMALL = replace(
-    run_unlearn_mnist.QUICK, stages=("evaluation",), evaluated=("mlp",), evaluated_hidden="16", teachers=4, draws=2,
-    selection_runs=2, methods=("cf", "ga"), block=2, workers=2, optimization_level=0, unlearn_labels=30,
+    run_unlearn_mnist.QUICK,
+    stages=("evaluation",),
+    evaluated=("mlp",),
+    evaluated_hidden="16",
+    teachers=4,
+    draws=2,
+    selection_runs=2,
+    methods=("cf", "ga"),
+    block=2,
+    workers=2,
+    optimization_level=0,
+    unlearn_labels=30,
     mlp=replace(run_unlearn_mnist.QUICK.mlp, teacher=SHORT, unlearn=Training(5, 16, 0.01)),
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -411,7 +430,8 @@ def test_a_teacher_of_an_mlp_is_far_above_the_floor_and_an_oracle_is_not(studied
 
 
 def test_what_is_trained_is_what_is_scored_and_oracles_never_saw_the_forget_set(studied):
-    """The stored logits are those of the stored parameters; and the retained samples hold none of the forget set."""
+    """The stored logits are those of the stored parameters; and the retained samples hold none of
+    the forget set."""
     data, out, *_ = studied
     store, rows = Store(out / "jobs"), list(evaluation_study.plan(SMALL, data))
     model = rows[0].job.case.model if hasattr(rows[0].job, "case") else rows[0].job.model
@@ -433,7 +453,8 @@ def test_what_is_trained_is_what_is_scored_and_oracles_never_saw_the_forget_set(
 
 
 def test_teachers_and_the_groups_of_oracles_share_no_first_parameters(studied):
-    """As their jobs give them where nothing is trained, for N that is no multiple of what a job computes."""
+    """As their jobs give them where nothing is trained, for N that is no multiple of what a job
+    computes."""
     data = studied[0]
     case, _ = next(oracles.cases(SMALL, data, [0], 11))
     case = replace(case, training=replace(case.training, epochs=0))
@@ -466,7 +487,8 @@ def test_eleven_models_are_the_first_eleven_of_two_jobs_without_those_that_diver
 
 
 def test_the_null_arm_trains_on_all_samples_for_as_many_steps(studied):
-    """Its retained samples hold the poisoned ones; 56 retained in batches of 16 are four steps, all 80 five."""
+    """Its retained samples hold the poisoned ones; 56 retained in batches of 16 are four steps, all
+    80 five."""
     data = studied[0]
     case, unlearn = next(oracles.cases(SMALL, data, [0], 4))
     choice = oracles.Choice(
@@ -486,7 +508,8 @@ def test_the_null_arm_trains_on_all_samples_for_as_many_steps(studied):
 
 
 def test_a_method_and_its_null_arm_are_resampled_in_pairs():
-    """What both have from their teachers cancels in the gain: its interval is narrow, that of the distance is not."""
+    """What both have from their teachers cancels in the gain: its interval is narrow, that of the
+    distance is not."""
     generator = np.random.default_rng(0)
     of_teacher = generator.normal(0, 3, (20, 1))
     models, null = (
@@ -504,7 +527,8 @@ def test_a_method_and_its_null_arm_are_resampled_in_pairs():
 
 
 def test_fewer_than_ten_held_out_samples_choose_nothing(studied):
-    """Of ten samples of a class few are retained where most are poisoned; nor does a poison that the data came with."""
+    """Of ten samples of a class few are retained where most are poisoned; nor does a poison that
+    the data came with."""
     data = studied[0]
     case, unlearn = next(oracles.cases(SMALL, data, [0], 4))
     method = SMALL.method("cf", training=unlearn)
@@ -581,8 +605,14 @@ def test_the_rule_takes_the_first_count_at_which_doubling_changes_little():
     means = np.array([0.5, 0.8, 0.9, 0.901, 0.9])
     accuracy = means[:, None, None, None] + generator.normal(0, 0.01, (5, 2, 8, 3))
     dims = ("model", "poison", "epochs", "draw", "run", "split")
-    coords = {"model": ["M"], "poison": ["labels"], "epochs": [50, 100, 200, 400, 800], "draw": [0, 1],
-              "run": range(8), "split": ["validation", "retain", "forget_clean"]}  # fmt: skip
+    coords = {
+        "model": ["M"],
+        "poison": ["labels"],
+        "epochs": [50, 100, 200, 400, 800],
+        "draw": [0, 1],
+        "run": range(8),
+        "split": ["validation", "retain", "forget_clean"],
+    }
     results = xr.Dataset({"accuracy": (dims, accuracy[None, None])}, coords)
     results = results.assign_coords(family=("model", ["MLP"]), size=("model", [1.0]))
     assert evaluation_study.oracle_epochs(results).epochs.tolist() == [200]
@@ -614,9 +644,17 @@ def test_the_figures_and_the_table(studied, capsys):
 def test_what_diverges_is_counted_and_scored_by_nothing_and_a_null_arm_that_does_costs_no_score(
     tmp_path,
 ):
-    """At such a rate fine-tuning has no logits, nor has the null arm; ascent is left with dead ReLUs."""
-    config = replace(SMALL, methods=("cf", "ga"), draws=1, selection_runs=0, out=tmp_path, hyper=("ga.forget=1e30",),
-                     mlp=replace(SMALL.mlp, unlearn=Training(5, 16, 1e30)))  # fmt: skip
+    """At such a rate fine-tuning has no logits, nor has the null arm; ascent is left with dead
+    ReLUs."""
+    config = replace(
+        SMALL,
+        methods=("cf", "ga"),
+        draws=1,
+        selection_runs=0,
+        out=tmp_path,
+        hyper=("ga.forget=1e30",),
+        mlp=replace(SMALL.mlp, unlearn=Training(5, 16, 1e30)),
+    )
     folder = run_studies(config, small_data(), run_unlearn_mnist.STUDIES)
     found = storage.read_dataset(folder / "evaluation.nc")
     assert (
@@ -647,10 +685,15 @@ def test_the_finalists_are_the_best_five_of_the_committed_benchmark(script, data
 @pytest.fixture(scope="module")
 def benchmarked(tmp_path_factory):
     config = changed(
-        SMALL, stages=("benchmark", "influence"), evaluated=("mlp", "quadratic"), benchmarked_hidden=("16",),
-        benchmark={"methods": ("cf", "cf_k", "newton", "ascent", "repair"), "budget": 0.5}, selection_runs=0,
-        qnn=replace(SMALL.qnn, teacher=SHORT, unlearn=Training(5, 16, 0.01)), out=tmp_path_factory.mktemp("benchmark"),
-    )  # fmt: skip
+        SMALL,
+        stages=("benchmark", "influence"),
+        evaluated=("mlp", "quadratic"),
+        benchmarked_hidden=("16",),
+        benchmark={"methods": ("cf", "cf_k", "newton", "ascent", "repair"), "budget": 0.5},
+        selection_runs=0,
+        qnn=replace(SMALL.qnn, teacher=SHORT, unlearn=Training(5, 16, 0.01)),
+        out=tmp_path_factory.mktemp("benchmark"),
+    )
     data = small_data()
     folder = run_studies(config, data, run_unlearn_mnist.STUDIES)
     return (
@@ -662,7 +705,8 @@ def benchmarked(tmp_path_factory):
 
 
 def test_no_method_of_the_benchmark_takes_more_than_its_budget(benchmarked):
-    """And those that descend come within an epoch of it; ascent takes less, a step with an exact Hessian its own."""
+    """And those that descend come within an epoch of it; ascent takes less, a step with an exact
+    Hessian its own."""
     found = benchmarked[3]["benchmark"].gradients.sel(model="MLP[16]", poison="labels", draw=0)
     share = found / float(found.sel(unlearner="oracle"))
     assert float(share.sel(unlearner=["cf", "cf_k", "ascent", "repair"]).max()) <= 0.5
@@ -700,14 +744,18 @@ def test_finalists_are_judged_on_more_draws_by_the_same_jobs(benchmarked):
     assert {row.place["draw"] for row in judged} == {0, 1}
     assert {row.place["unlearner"] for row in rows} == {"teacher", "oracle", "newton", "cf"}
     assert {row.job for row in judged if row.place["draw"] == 0} <= before
-    with pytest.raises(BadInput, match="--benchmark.finalists"):
+    with pytest.raises(BadInput, match=r"--benchmark\.finalists"):
         list(evaluation_study.plan_finalists(changed(config, benchmark={"finalists": ()}), data))
 
 
 def test_what_has_no_number_is_a_row_of_dashes(benchmarked):
-    table = layout.markdown(layout.Table(
-        judging.over_draws(benchmarked[3]["benchmark"]), ("model", "title"), measures={"w1": "W1", "cost": "cost"}
-    ))  # fmt: skip
+    table = layout.markdown(
+        layout.Table(
+            judging.over_draws(benchmarked[3]["benchmark"]),
+            ("model", "title"),
+            measures={"w1": "W1", "cost": "cost"},
+        )
+    )
     (line,) = [line for line in table.splitlines() if "CF-k" in line and "Quadratic" in line]
     assert line.endswith("| CF-k | – | – |") and "Repair †" in table
 
@@ -743,7 +791,8 @@ def test_the_best_are_those_of_the_least_mean_rank_without_those_that_read_the_t
 
 
 def test_linear_response_is_the_directional_derivative_along_the_newton_step(benchmarked):
-    """By finite differences of the logits, from the stored parameters; and the step's own change is the method's."""
+    """By finite differences of the logits, from the stored parameters; and the step's own change is
+    the method's."""
     config, data, *_ = benchmarked
     (row, *_) = influence.plan(config, data)
     case, store = row.job.case, Store(config.out / "jobs")
@@ -754,8 +803,13 @@ def test_linear_response_is_the_directional_derivative_along_the_newton_step(ben
     )
     _, block = protocol.block_inputs(case.oracles()[0], data)
     retain = Split(block.retain.x[0], block.retain.y[0])
-    x = np.concatenate([case.poison.draw(data, key=0).split.x * 0 + np.asarray(block.inputs[0])[: len(data.train.y)],
-                        data.val.x])  # fmt: skip
+    x = np.concatenate(
+        [
+            case.poison.draw(data, key=0).split.x * 0
+            + np.asarray(block.inputs[0])[: len(data.train.y)],
+            data.val.x,
+        ]
+    )
     task = Task(case.model, params, retain, retain, retain, params)
     after, _ = METHODS["newton"](task, jax.random.key(0))
     signs = evaluation.signs(np.concatenate([data.train.y, data.val.y]))
@@ -790,12 +844,23 @@ def test_the_correlations_are_those_of_the_changes_that_are_stored(benchmarked):
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("benchmark", {"budget": 0.0}), ("benchmark", {"budget": np.nan}), ("benchmark", {"finalists": ("fly",)}),
-     ("benchmark", {"methods": ("fly",)}), ("teachers", 3), ("draws", 0), ("selection_runs", -1),
-     ("epochs", {"grid": (50, 120)}), ("epochs", {"grid": (0,)}),
-     ("oracle_epochs", ("mlp",)), ("oracle_epochs", ("tree=5",)), ("oracle_epochs", ("mlp=0",)),
-     ("evaluated", ("forest",)), ("evaluated_hidden", "16;4")],
-)  # fmt: skip
+    [
+        ("benchmark", {"budget": 0.0}),
+        ("benchmark", {"budget": np.nan}),
+        ("benchmark", {"finalists": ("fly",)}),
+        ("benchmark", {"methods": ("fly",)}),
+        ("teachers", 3),
+        ("draws", 0),
+        ("selection_runs", -1),
+        ("epochs", {"grid": (50, 120)}),
+        ("epochs", {"grid": (0,)}),
+        ("oracle_epochs", ("mlp",)),
+        ("oracle_epochs", ("tree=5",)),
+        ("oracle_epochs", ("mlp=0",)),
+        ("evaluated", ("forest",)),
+        ("evaluated_hidden", "16;4"),
+    ],
+)
 def test_flags_that_make_no_sense_are_one_line(flag, value):
     with refused("allowed"):
         changed(SMALL, **{flag: value})

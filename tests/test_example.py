@@ -27,9 +27,16 @@ def test_the_plain_loop_is_a_study_of_one_run(family, mnist, in_this_process, tm
         sweep=training, teacher=training, unlearn=unlearning, side_by_side=side_by_side
     )
     config = replace(
-        run_unlearn_mnist.QUICK, stages=("unlearning",), models=(family,), unlearn_hidden="4", depth=1, runs=1, block=1,
-        out=tmp_path, **{family: protocol},
-    )  # fmt: skip
+        run_unlearn_mnist.QUICK,
+        stages=("unlearning",),
+        models=(family,),
+        unlearn_hidden="4",
+        depth=1,
+        runs=1,
+        block=1,
+        out=tmp_path,
+        **{family: protocol},
+    )
     folder = run_studies(config, mnist, run_unlearn_mnist.STUDIES)
     curves = run_example.poison_train_unlearn(
         mnist, Poison("labels", 30), model, training, unlearning, side_by_side=side_by_side

@@ -1,4 +1,5 @@
-"""The fault suite with few repetitions; `python tests/faults.py` has more of them and prints its figures."""
+"""The fault suite with few repetitions; `python tests/faults.py` has more of them and prints its
+figures."""
 
 import faults
 import pytest

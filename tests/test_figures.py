@@ -52,8 +52,17 @@ def samples(poisons=("labels", "features")):
         {"version": ["none", *poisons], "sample": range(30), "axis": ["x", "y"]}, "embedding"
     )
     marks = study({"version": ["none", *poisons], "sample": range(30)}, "label", "poisoned").round()
-    images = study({"poison": poisons, "stage": ["before", "after"], "example": range(3), "row": range(4),
-                    "column": range(4)}, "image", data={"digits": [4, 9]})  # fmt: skip
+    images = study(
+        {
+            "poison": poisons,
+            "stage": ["before", "after"],
+            "example": range(3),
+            "row": range(4),
+            "column": range(4),
+        },
+        "image",
+        data={"digits": [4, 9]},
+    )
     numbers = study(
         {"poison": poisons, "stage": ["before", "after"], "example": range(3)}, "image_label"
     ).round()
@@ -107,8 +116,11 @@ def test_sizes_have_a_panel_for_each_family_of_several():
     )
     figure = noise_sweep.model_sizes(sweep(names))
     panels = [[line.get_label() for line in axis.lines] for axis in figure.axes]
-    assert panels == [["MLP[8,2]", "MLP[16,4]", "MLP[64,16]", "Logistic"], ["QNN[depth=6]", "Quadratic[rank=16]"],
-                      ["Mine", "Mine[large]"]]  # fmt: skip
+    assert panels == [
+        ["MLP[8,2]", "MLP[16,4]", "MLP[64,16]", "Logistic"],
+        ["QNN[depth=6]", "Quadratic[rank=16]"],
+        ["Mine", "Mine[large]"],
+    ]
     brightness = [sum(line.get_color()) for line in figure.axes[0].lines[:3]]
     assert brightness == sorted(brightness, reverse=True)
     assert (
@@ -217,9 +229,13 @@ def test_the_weights_of_the_curves_are_marked_where_the_map_has_them(grid, cross
 
 
 def test_any_method_has_a_map_of_its_own_weights():
-    """A heat map over two of them, by their names; a line over one; each over the values that it was given."""
-    results = weight_map(["scrub", "newton", "ascent"], grid=(0.0, 0.2, 0.4),
-                         names={"newton": ("damping", "ridge"), "ascent": ("steps", "")})  # fmt: skip
+    """A heat map over two of them, by their names; a line over one; each over the values that it
+    was given."""
+    results = weight_map(
+        ["scrub", "newton", "ascent"],
+        grid=(0.0, 0.2, 0.4),
+        names={"newton": ("damping", "ridge"), "ascent": ("steps", "")},
+    )
     inside = (results["first"] < 0.3) & (results.second > 0.1)
     results["accuracy"] = results.accuracy.where((results.unlearner != "newton") | inside)
     figure = unlearning.map_figure(results)
@@ -329,8 +345,9 @@ def test_figures_are_written_beside_their_data(tmp_path):
             tmp_path / preset / "noise_sweep.nc", sweep(["MLP[4]", "QNN[depth=4]"])
         )
     assert reports.save_all(tmp_path) == [tmp_path / "presets.png"]
-    assert reports.save_all(tmp_path / "paper") == [tmp_path / "paper" / name for name in
-                                                    ("noise_sweep.png", "model_sizes.png")]  # fmt: skip
+    assert reports.save_all(tmp_path / "paper") == [
+        tmp_path / "paper" / name for name in ("noise_sweep.png", "model_sizes.png")
+    ]
     for picture in (tmp_path / "presets", tmp_path / "paper" / "noise_sweep"):
         assert (
             picture.with_suffix(".png").stat().st_size > 10_000

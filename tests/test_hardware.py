@@ -1,4 +1,5 @@
-"""Noise and shots: held to TensorCircuit's density matrices, to the noiseless circuit, and to binomial statistics."""
+"""Noise and shots: held to TensorCircuit's density matrices, to the noiseless circuit, and to
+binomial statistics."""
 
 from functools import partial
 
@@ -61,9 +62,16 @@ def by_density_matrix(params, state, noise, rotations, entangler):
     return (1 - 2 * noise.readout) * circuit.expectation_ps(z=[n - 1]).real
 
 
-@pytest.mark.parametrize(("n_qubits", "depth", "rotations", "entangler"), [
-    (2, 2, "xyx", "rzz"), (3, 2, "xyx", "rzz"), (5, 2, "xy", "rzz"), (2, 2, "xyx", "cnot"), (4, 1, "xy", "cnot"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("n_qubits", "depth", "rotations", "entangler"),
+    [
+        (2, 2, "xyx", "rzz"),
+        (3, 2, "xyx", "rzz"),
+        (5, 2, "xy", "rzz"),
+        (2, 2, "xyx", "cnot"),
+        (4, 1, "xy", "cnot"),
+    ],
+)
 def test_a_noisy_expectation_is_that_of_density_matrices(n_qubits, depth, rotations, entangler):
     """Cones that are the ring and cones that are not; values and gradients."""
     params = angles(n_qubits, depth, rotations, entangler)
@@ -151,7 +159,8 @@ def test_the_published_circuit_has_135():
 
 
 def test_shots_are_binomial():
-    """4,000 draws at 100 shots: the mean within 5 standard errors, the variance (1 - z²) / 100 within a tenth."""
+    """4,000 draws at 100 shots: the mean within 5 standard errors, the variance (1 - z²) / 100
+    within a tenth."""
     model, states = QNN(3, 2, shots=100), jnp.asarray(random_states(1, 3, seed=5))
     params = angles(3, 2)
     exact = float(QNN(3, 2).logits(params, states)[0]) / 5
@@ -170,7 +179,8 @@ def test_shots_are_binomial():
 
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["exact", "noisy"])
 def test_gradients_by_parameter_shift_have_the_mean_and_the_variance_that_they_should(noise):
-    """Of a weighted sum over samples: of each angle (f+ - f-) / 2, two binomials; of those that are idle nothing."""
+    """Of a weighted sum over samples: of each angle (f+ - f-) / 2, two binomials; of those that are
+    idle nothing."""
     shots, weights = 64, jnp.asarray([0.7, -0.4])
     model, bare = QNN(4, 2, shots=shots, noise=noise), QNN(4, 2, noise=noise)
     params, states = angles(4, 2), jnp.asarray(random_states(2, 4, seed=6))
@@ -181,8 +191,11 @@ def test_gradients_by_parameter_shift_have_the_mean_and_the_variance_that_they_s
     exact = np.asarray(jax.jit(jax.grad(lambda params: weighted(bare, params)))(params))
     expectation = jax.jit(lambda params: bare.logits(params, states) / 5)
     keys = jax.random.split(jax.random.key(1), 1500)
-    drawn = np.asarray(jax.jit(jax.vmap(jax.grad(lambda params, key: weighted(model, params, key=key)), (None, 0)))(
-        params, keys))  # fmt: skip
+    drawn = np.asarray(
+        jax.jit(
+            jax.vmap(jax.grad(lambda params, key: weighted(model, params, key=key)), (None, 0))
+        )(params, keys)
+    )
     variance = np.zeros_like(exact)
     for place in map(tuple, model.acting_angles):
         for sign in (1, -1):
@@ -241,11 +254,17 @@ def test_states_that_are_none_are_refused_in_one_line():
     QNN().prepare(images.train.x)  # as published
 
 
-@pytest.mark.parametrize(("named", "call"), [
-    ("shots", lambda: QNN(shots=-1)), ("shots", lambda: QNN(shots=1.5)), ("p1", lambda: Noise(p1=1.5)),
-    ("readout", lambda: Noise(readout=float("nan"))), ("gradient", lambda: QNN(shots=9, gradient="guess")),
-    ("key", lambda: QNN(2, 1, shots=9).logits(jnp.zeros((1, 2, 4)), jnp.eye(4)[:2])),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("named", "call"),
+    [
+        ("shots", lambda: QNN(shots=-1)),
+        ("shots", lambda: QNN(shots=1.5)),
+        ("p1", lambda: Noise(p1=1.5)),
+        ("readout", lambda: Noise(readout=float("nan"))),
+        ("gradient", lambda: QNN(shots=9, gradient="guess")),
+        ("key", lambda: QNN(2, 1, shots=9).logits(jnp.zeros((1, 2, 4)), jnp.eye(4)[:2])),
+    ],
+)
 def test_what_makes_no_sense_is_refused_in_one_line(named, call):
     with refused(f"^{named}: got "):
         call()

@@ -22,7 +22,8 @@ from studies.hessian import plan as landscapes
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 TINY = (  # noqa: SIM905 - as one types them
-    "--preset quick --runs 2 --hidden 3 --depth 1 --landscape.held-out 20 --landscape.loss-samples 10 --training.epochs 2 --landscape.extremes 2 "
+    "--preset quick --runs 2 --hidden 3 --depth 1 --landscape.held-out 20 --landscape.loss-samples "
+    "10 --training.epochs 2 --landscape.extremes 2 "
     "--landscape.lanczos-steps 20 --landscape.slice-points 3 --models mlp qnn logistic"
 ).split()
 
@@ -258,7 +259,8 @@ def test_the_trace_of_the_circuit_is_that_of_its_hessian(mnist):
 
 
 def test_trainings_that_diverge_are_marked_and_drawn_without(run, tmp_path, capsys):
-    """At a learning rate of 1e38 all of them do: tables and figures have nothing to show, and say how many."""
+    """At a learning rate of 1e38 all of them do: tables and figures have nothing to show, and say
+    how many."""
     assert (
         run(*TINY, "--models", "mlp", "qnn", "--training.learning-rate", "1e38", "--out", tmp_path)
         == 0

@@ -32,7 +32,8 @@ NAMES = {name_of(path): path for path in own_files()}
 
 
 def imported(path: Path, *, types: bool = False) -> set[str]:
-    """The project's modules that a module imports, functions' own imports included; types: those for annotations."""
+    """The project's modules that a module imports, functions' own imports included; types: those
+    for annotations."""
     tree, found = ast.parse(path.read_text()), set()
     typed = [
         node
@@ -76,7 +77,8 @@ def test_of_what_stands_above_the_foundation_knows_the_type_of_a_data_set_alone(
 
 
 def test_no_import_leads_back():
-    """For annotations neither, but for the type of a data set; a cluster asks for itself on its workers."""
+    """For annotations neither, but for the type of a data set; a cluster asks for itself on its
+    workers."""
     every = {name: imported(path, types=True) - {name} for name, path in NAMES.items()}
     graph = {
         name: needs - {"datar"} if floor(name) == 0 else needs for name, needs in every.items()
@@ -112,7 +114,8 @@ def test_every_study_of_a_script_stands_in_a_file_of_its_own_kind():
         assert all(set(study.reads) <= names for study in script.STUDIES)
 
 
-OF_ONE_DATA_SET = {"encodings", "pairs", "gauge", "splits"}  # and contenders that make sense on one alone
+# and contenders that make sense on one alone
+OF_ONE_DATA_SET = {"encodings", "pairs", "gauge", "splits"}
 
 
 def test_data_sets_are_named_by_scripts_and_by_studies_of_one_data_set_alone():
@@ -120,7 +123,11 @@ def test_data_sets_are_named_by_scripts_and_by_studies_of_one_data_set_alone():
         part = name.rpartition(".")[2]
         if name in (*SCRIPTS, "datar", "studies.tuning") or part in OF_ONE_DATA_SET:
             continue
-        constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        constants = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant)
+        }
         assert not constants & {"mnist", "xxz"}, name
 
 

@@ -129,9 +129,26 @@ def test_a_key_holds_all_that_the_numbers_depend_on():
     found = {job_key(job): name for name, job in changes()} | {job_key(FIT): "itself"}
     assert len(found) == len(list(changes())) + 1 and None not in found
     assert {field.name for field in dataclasses.fields(Fit)} == {
-        "data", "model", "poison", "method", "start", "draw", "teacher_run", "seed", "block", "size", "side_by_side",
-        "record", "retains", "held_out_percent", "held_out_of", "redrawn", "samples", "fold", "measured",
-    }  # fmt: skip
+        "data",
+        "model",
+        "poison",
+        "method",
+        "start",
+        "draw",
+        "teacher_run",
+        "seed",
+        "block",
+        "size",
+        "side_by_side",
+        "record",
+        "retains",
+        "held_out_percent",
+        "held_out_of",
+        "redrawn",
+        "samples",
+        "fold",
+        "measured",
+    }
 
 
 def test_a_field_that_would_hide_what_of_the_process_changes_numbers_is_refused():
@@ -183,7 +200,10 @@ def test_a_key_is_the_same_in_another_process():
     ],
 )
 def test_settings_that_change_bits_are_part_of_the_key(variables):
-    code = "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; print(job_key(FIT))"
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; "
+        "print(job_key(FIT))"
+    )
     done = run_python("-c", code, **variables, **COLD)
     assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
 
@@ -191,17 +211,21 @@ def test_settings_that_change_bits_are_part_of_the_key(variables):
 def write_method(folder, name, body, comment=""):
     (folder / f"{name}.py").write_text(
         "from dataclasses import dataclass\nfrom poison_unlearn import Descent\n\n\n"
-        f"@dataclass(frozen=True)\nclass Mine(Descent):\n    {comment}\n    strength: float = 1.0\n\n"
+        f"@dataclass(frozen=True)\nclass Mine(Descent):\n    {comment}\n    strength: float = "
+        "1.0\n\n"
         f"    def loss(self, task, params, batch):\n        return {body}\n"
     )
 
 
 def keys_with_methods(folder, *names):
     code = (
-        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, Training; "
-        "from dataclasses import replace; from importlib import import_module; from test_jobs import job_key\n"
+        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, "
+        "Training; "
+        "from dataclasses import replace; from importlib import import_module; from test_jobs "
+        "import job_key\n"
         f"for name in {names}:\n"
-        "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, 0.1)))))"
+        "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, "
+        "0.1)))))"
     )
     done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
@@ -221,7 +245,8 @@ def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path):
 def test_code_without_a_source_has_no_key():
     names = {"Descent": METHODS["cf"].__class__.__mro__[1], "dataclass": dataclass}
     exec(
-        "@dataclass(frozen=True)\nclass Mine(Descent):\n    def loss(self, task, params, batch):\n        return 0.0",
+        "@dataclass(frozen=True)\nclass Mine(Descent):\n    def loss(self, task, params, batch):\n "
+        "       return 0.0",
         names,
     )
     assert job_key(replace(FIT, method=names["Mine"]())) is None
@@ -252,7 +277,8 @@ def test_what_a_function_closes_over_counts():
 
 
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
-    """Of modules that are there: tests/same_bits.py --renew renews it, where the bits are the same or NUMERICS rose."""
+    """Of modules that are there: tests/same_bits.py --renew renews it, where the bits are the same
+    or NUMERICS rose."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in own_files()}
     lines = keys.SOURCES.read_text().splitlines()
     listed = [
@@ -327,12 +353,15 @@ def test_missing_parents_of_a_new_job_are_computed_again_and_those_that_are_ther
 def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
     """The pool of XLA is what changes bits."""
     code = (
-        "import sys; sys.path.insert(0, 'tests'); import jax, os; jax.config.update('jax_enable_x64', True)\n"
+        "import sys; sys.path.insert(0, 'tests'); import jax, os; "
+        "jax.config.update('jax_enable_x64', True)\n"
         "from foundation.engine import jobs\nfrom test_jobs import DATA, Toy\n"
         "worker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\n"
         "def look():\n    import jax, os, jax.numpy as jnp\n"
-        "    names = [open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n"
-        "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], str(jnp.ones(3).dtype), "
+        "    names = [open(f'/proc/self/task/{t}/comm').read() for t in "
+        "os.listdir('/proc/self/task')]\n"
+        "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], "
+        "str(jnp.ones(3).dtype), "
         "sum('XLAEigen' in name for name in names)\n"
         "print(worker.pool.submit(look).result())\nworker.end()"
     )
@@ -347,7 +376,8 @@ def test_importing_the_project_changes_no_environment_and_starts_no_backend():
     code = (
         "import os, jax, sklearn\nbefore = dict(os.environ)\n"
         "import datar, models, poison_unlearn\nfrom studies import config, evaluation\n"
-        "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as bridge\n"
+        "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as "
+        "bridge\n"
         "print(dict(os.environ) == before, bool(bridge._backends))"
     )
     assert run_python("-c", code, **COLD).stdout.split() == ["True", "False"]
@@ -399,8 +429,10 @@ def test_a_refusal_reaches_the_one_who_asked(store):
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):
     marks = tmp_path / "marks"
     code = (
-        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_jobs import *\n"
-        f"compute([Toy(number=1, hurt='wait', marks={str(marks)!r})], Store(Path({str(tmp_path)!r}) / 'jobs'))"
+        "import sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_jobs import "
+        "*\n"
+        f"compute([Toy(number=1, hurt='wait', marks={str(marks)!r})], "
+        f"Store(Path({str(tmp_path)!r}) / 'jobs'))"
     )
     parent = jobs_process(code)
     while not marks.exists() and parent.poll() is None:
@@ -424,7 +456,8 @@ def jobs_process(code):
 
 
 def test_jobs_of_one_program_stay_on_one_process(store):
-    """Each process traces and compiles for itself; it takes over another's program only where nothing else is left."""
+    """Each process traces and compiles for itself; it takes over another's program only where
+    nothing else is left."""
     wanted = [job for n in range(6) for job in (Toy(number=n), Other(data="toy", number=n))]
     local = Local(wanted, {"toy": DATA}, store, 0)
     local.workers.clear()
@@ -516,7 +549,8 @@ def test_an_accelerator_computes_in_full_precision_and_one_order(monkeypatch, pl
 
 
 def test_bits_on_one_of_eight_devices(monkeypatch, tmp_path):
-    """Emulated ones: the processor as eight. The key holds the flag, the numbers are those without it."""
+    """Emulated ones: the processor as eight. The key holds the flag, the numbers are those without
+    it."""
     data = Dataset(*[random_split(12, 8, seed=seed) for seed in (1, 2)], "toy", 8, {"sha256": "d"})
     fit = replace(
         FIT, method=Retrain(training=Training(4, 4, 0.1)), poison=Poison("labels", 30), size=2

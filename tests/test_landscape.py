@@ -36,7 +36,9 @@ TOLERANCE = 1e-10 if DOUBLE else 2e-5
 
 KEY = jax.random.key(0)
 MLPS = [(5, ()), (30, (8, 2)), (7, (5, 4, 3))]  # (n_features, hidden)
-QNNS = [  # (n_qubits, depth, rotations, entangler): light cones smaller than the ring, as large, and saturated
+# (n_qubits, depth, rotations, entangler): light cones smaller than the ring, as large, and
+# saturated
+QNNS = [
     (2, 1, "xyx", "rzz"),
     (6, 2, "xyx", "rzz"),
     (3, 3, "xy", "rzz"),
@@ -104,8 +106,8 @@ def finite_differences(model, params, split, step):
 def shift_rule(model, params, split, rows, columns):
     """Entries [rows, columns] of the Hessian from logits at shifted angles: no differentiation.
 
-    d_j z = (z(+) - z(-)) / 2 and d_j d_k z = (z(++) - z(+-) - z(-+) + z(--)) / 4 with shifts of pi/2, and the
-    chain rule through the cross-entropy.
+    d_j z = (z(+) - z(-)) / 2 and d_j d_k z = (z(++) - z(+-) - z(-+) + z(--)) / 4 with shifts of
+    pi/2, and the chain rule through the cross-entropy.
     """
     flat = params.ravel()
     one, other = np.pi / 2 * np.eye(flat.size)[rows], np.pi / 2 * np.eye(flat.size)[columns]
@@ -188,7 +190,8 @@ def test_qnn_trace_is_the_sum_of_its_eigenvalues():
 @pytest.mark.long
 @pytest.mark.parametrize("case", QNNS[:4])
 def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
-    """The published Hessian as published: over (Re, Im) of angles given to TensorCircuit as complex numbers."""
+    """The published Hessian as published: over (Re, Im) of angles given to TensorCircuit as complex
+    numbers."""
     model, params, split = qnn_case(*case)
     sign = np.resize([1, -1], 2**model.n_qubits)
 
@@ -285,7 +288,8 @@ def test_the_row_space_keeps_logits_and_spectrum():
 
 
 def test_extreme_eigenvalues_of_8221_parameters(trained):
-    """Against the dense matrix of the row space, which has all non-zero eigenvalues, and against ARPACK."""
+    """Against the dense matrix of the row space, which has all non-zero eigenvalues, and against
+    ARPACK."""
     found = extreme_eigenvalues(*trained, k=3, key=KEY)
     dense = np.linalg.eigvalsh(np.asarray(hessian(*row_space(*trained)), float))
     dense = np.sort(np.concatenate([dense, np.zeros(8221 - len(dense))]))
@@ -364,7 +368,8 @@ def test_directions_have_the_norms_of_the_filters():
 
 
 def test_slices_of_rescaled_networks_are_the_same():
-    """Filter normalisation takes out the scale that a ReLU network can shift from layer to layer."""
+    """Filter normalisation takes out the scale that a ReLU network can shift from layer to
+    layer."""
     model, params, split = mlp_case(6, (4,))
     (inner, inner_bias), (outer, bias) = params
     rescaled = [(8 * inner, 8 * inner_bias), (outer / 8, bias)]

@@ -46,7 +46,8 @@ def drawn(model, *, n=N, f=F, width=D, seed=0):
 
 
 def whole(method, task, measure=None):
-    """Its parameters and history, compiled whole, as jobs have it: one program in place of one for each operation."""
+    """Its parameters and history, compiled whole, as jobs have it: one program in place of one for
+    each operation."""
     compiled = jax.jit(lambda arrays: method(arrays._replace(model=task.model), KEY, measure))
     return compiled(task._replace(model=None))
 
@@ -55,7 +56,8 @@ LOGISTIC = MLP(D, ())
 
 
 def numbers(task, params):
-    """Of a logistic regression: inputs with a 1 for the bias, labels, and logits of teacher and student, in NumPy."""
+    """Of a logistic regression: inputs with a 1 for the bias, labels, and logits of teacher and
+    student, in NumPy."""
 
     def flat(params):
         ((weights, bias),) = params
@@ -116,15 +118,25 @@ LOSSES = {
     "ascent": (Ascent(), 0, lambda: -ce(XF, YF, SF)),
     "cf_k": (LastLayers(), 0, lambda: ce(XR, YR, SR)),
     "scrub, away": (ScrubAlternating(temperature=2.0), 0, lambda: -kl(XF, TF, SF, 2.0)),
-    "scrub, back": (ScrubAlternating(alpha=0.5, gamma=0.9, temperature=2.0), 1,
-                    lambda: 0.5 * kl(XR, TR, SR, 2.0) + 0.9 * ce(XR, YR, SR)),
-    "scrub, later": (ScrubAlternating(alpha=0.5), 4, lambda: 0.5 * kl(XR, TR, SR, 4.0) + 0.99 * ce(XR, YR, SR)),
+    "scrub, back": (
+        ScrubAlternating(alpha=0.5, gamma=0.9, temperature=2.0),
+        1,
+        lambda: 0.5 * kl(XR, TR, SR, 2.0) + 0.9 * ce(XR, YR, SR),
+    ),
+    "scrub, later": (
+        ScrubAlternating(alpha=0.5),
+        4,
+        lambda: 0.5 * kl(XR, TR, SR, 4.0) + 0.99 * ce(XR, YR, SR),
+    ),
     "salun": (SalUn(share=1.0), 0, lambda: ce(XR, YR, SR) + ce(XF, LABELS, SF)),
-    "bad_teacher": (BadTeacher(temperature=2.0), 0,
-                    lambda: (N * kl(XR, TR, SR, 2.0) + F * kl(XF, fresh_logits(), SF, 2.0)) / (N + F)),
+    "bad_teacher": (
+        BadTeacher(temperature=2.0),
+        0,
+        lambda: (N * kl(XR, TR, SR, 2.0) + F * kl(XF, fresh_logits(), SF, 2.0)) / (N + F),
+    ),
     "l1_sparse": (Sparse(l1=0.1), 0, lambda: ce(XR, YR, SR) + 0.1 * np.sign(FLAT)),
     "repair": (Repair(), 0, lambda: (N * ce(XR, YR, SR) + F * ce(XF, 1 - YF, SF)) / (N + F)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -171,7 +183,8 @@ def test_all_layers_are_fine_tuning_and_retraining(model, k, width):
 @pytest.mark.parametrize(("model", "width"), [(NETWORK, D), (CIRCUIT, 16)])
 @pytest.mark.parametrize("method", [LastLayers(k=1), FreshLastLayers(k=2)])
 def test_first_layers_stay_the_teachers(model, width, method):
-    """And the last ones move: of a circuit those next to the measurement, whose angles are within the light cone."""
+    """And the last ones move: of a circuit those next to the measurement, whose angles are within
+    the light cone."""
     task = drawn(model, width=width)
     after, mask = run(method, task), model.last_layers(task.teacher, method.k)
     start = method.start(task)
@@ -191,7 +204,7 @@ def test_scrub_without_ascent_and_alpha_is_fine_tuning():
     assert_trees_equal(run(method, task), run(FineTune(), task), rtol=1e-6, atol=1e-7)
 
 
-def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_the_last_on_held_out_samples():
+def test_rewinding_takes_the_epoch_whose_error_on_the_forget_set_is_nearest_to_held_out_error():
     """Whose labels are flipped as well; no true label is read."""
     task = drawn(NETWORK, n=40, f=20)
     method = replace(ScrubAlternating(), training=Training(8, 0, 0.1))
@@ -336,7 +349,8 @@ def test_newton_on_a_quadratic_loss_lands_on_the_minimum():
 
 
 def test_where_the_loss_has_a_minimum_the_step_predicts_what_retraining_does():
-    """Logistic regression on noisy labels that no plane parts: a tenth is taken out, beside SciPy's two minima."""
+    """Logistic regression on noisy labels that no plane parts: a tenth is taken out, beside SciPy's
+    two minima."""
     generator = np.random.default_rng(0)
     x = generator.normal(size=(400, D)).astype(np.float32)
     y = ((x[:, 0] + generator.normal(size=400)) > 0).astype(np.int32)
@@ -463,7 +477,8 @@ def test_what_reads_the_truth_says_so():
 
 
 def test_an_epoch_of_ascent_takes_the_forget_set_and_one_of_descent_the_retained_samples():
-    """Two of 4 epochs ascend, 4 full steps on 7 samples each; a fifth of 50 retained samples is held out."""
+    """Two of 4 epochs ascend, 4 full steps on 7 samples each; a fifth of 50 retained samples is
+    held out."""
     method = ScrubAlternating(training=Training(4, 10, 0.01))
     assert method.gradients(50, 7) == 2 * 4 * 7 + 2 * 40
     assert replace(method, rewind="none").gradients(50, 7) == 2 * 5 * 7 + 2 * 50

@@ -111,8 +111,14 @@ def test_the_precision_is_that_of_the_logits(dtype, labelled):
     with jax.enable_x64(True):
         z, y = np.linspace(-3, 3, 5).astype(dtype), np.array([0, 1, 0, 1, 1]).astype(labelled)
         weight = np.arange(5, dtype=np.float64)
-        values = [cross_entropy(z, y), cross_entropy(z, y, weight), cross_entropy(z, 0.5), accuracy(z, y),
-                  *bernoulli_kl(z, 2 * z), *bernoulli_kl_published(z, 2 * z)]  # fmt: skip
+        values = [
+            cross_entropy(z, y),
+            cross_entropy(z, y, weight),
+            cross_entropy(z, 0.5),
+            accuracy(z, y),
+            *bernoulli_kl(z, 2 * z),
+            *bernoulli_kl_published(z, 2 * z),
+        ]
         assert {value.dtype for value in values} == {np.dtype(dtype)}
         assert abs(values[0] - log_loss(y, sigmoid(z))) < (1e-15 if dtype == np.float64 else 1e-6)
 
@@ -244,7 +250,8 @@ def test_paired_interval_leaves_out_runs_of_which_either_is_missing():
 
 
 def test_what_a_draw_does_to_both_cancels():
-    """Twenty draws that move accuracies by .1, of which one method keeps .02 more: only the pairs show it."""
+    """Twenty draws that move accuracies by .1, of which one method keeps .02 more: only the pairs
+    show it."""
     generator = np.random.default_rng(0)
     draws = generator.normal(0.7, 0.1, 20)
     left, right = (

@@ -36,7 +36,8 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.la
 
 
 def test_mlp_starts_with_glorot_uniform_weights_and_no_biases():
-    """|w| < sqrt(6 / (fan_in + fan_out)), filling that range, with a third of its square as variance."""
+    """|w| < sqrt(6 / (fan_in + fan_out)), filling that range, with a third of its square as
+    variance."""
     params = MLP(200, (64, 16)).init(KEY)
     assert [weights.shape for weights, _ in params] == [(64, 200), (16, 64), (1, 16)]
     for weights, biases in params:
@@ -79,7 +80,8 @@ def test_mlp_reads_complex_states_as_real_and_imaginary_parts():
 
 
 def test_mlp_and_its_training_are_those_of_keras():
-    """`to_keras` gives the same logits, and Keras, trained on full batches from there, the same parameters.
+    """`to_keras` gives the same logits, and Keras, trained on full batches from there, the same
+    parameters.
 
     Keras adds 1e-7 where Adam divides and Optax 1e-8; here Keras gets 1e-8 too.
     """
@@ -196,7 +198,8 @@ def hardware_efficient(params, inputs):
 
 
 def test_an_ansatz_of_ones_own():
-    """Against its matrices by hand: a QNN with it evaluates, differentiates, trains and draws like any other."""
+    """Against its matrices by hand: a QNN with it evaluates, differentiates, trains and draws like
+    any other."""
     model, split = QNN(2, ansatz=hardware_efficient, shape=(2, 2)), separable_split(16, 4)
     params = 40 * model.init(KEY)
     assert params.shape == (2, 2) and model.label == "QNN[hardware_efficient]"
@@ -246,7 +249,8 @@ def run(key):
     return train(model, split, epochs=2, batch_size=3, learning_rate=0.1, key=key)
 
 params = run(jax.random.key(0))
-np.testing.assert_allclose(model.logits(params, split.x), 5 * np.cos(params[0]) * np.array([1, -1, 1, -1]), rtol=1e-5)
+expected = 5 * np.cos(params[0]) * np.array([1, -1, 1, -1])
+np.testing.assert_allclose(model.logits(params, split.x), expected, rtol=1e-5)
 many = jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 2))
 assert many.shape == (2, 1) and np.isfinite(many).all()
 """
@@ -374,7 +378,8 @@ each_trained = pytest.mark.parametrize("model", TRAINED, ids=lambda model: model
 
 
 def batches(key, n_samples, epochs, batch_size):
-    """The rows of each step, in the order in which `fit` draws them: batches of one size but for the last."""
+    """The rows of each step, in the order in which `fit` draws them: batches of one size but for
+    the last."""
     n_steps = -(-n_samples // batch_size)
     size = -(-n_samples // n_steps)
     for epoch in range(epochs):
@@ -385,7 +390,8 @@ def batches(key, n_samples, epochs, batch_size):
 def assert_same_function(model, actual, expected, *, atol):
     """Two parameter sets give the same logits.
 
-    The parameters themselves say less: Adam moves an angle that has no effect by its rounding errors.
+    The parameters themselves say less: Adam moves an angle that has no effect by its rounding
+    errors.
     """
     x, _ = random_split(20, 8, seed=5)
     np.testing.assert_allclose(
@@ -395,7 +401,8 @@ def assert_same_function(model, actual, expected, *, atol):
 
 @each_trained
 def test_training_is_a_plain_loop_over_batches(model):
-    """Against Optax in a Python loop, with batches of 4 from 10 samples: the last of an epoch holds 2."""
+    """Against Optax in a Python loop, with batches of 4 from 10 samples: the last of an epoch holds
+    2."""
     split = random_split(10, 8)
     params = train(model, split, epochs=3, batch_size=4, learning_rate=0.05, key=KEY)
 
@@ -440,7 +447,8 @@ def test_logistic_regression_is_adam_by_hand(batch_size):
 
 
 def adam(theta, gradients, *, rate):
-    """Move theta in place (Kingma & Ba, arXiv:1412.6980, algorithm 1); each gradient is asked for in its turn."""
+    """Move theta in place (Kingma & Ba, arXiv:1412.6980, algorithm 1); each gradient is asked for
+    in its turn."""
     mean, square = np.zeros_like(theta), np.zeros_like(theta)
     for step, gradient in enumerate(gradients, start=1):
         mean = 0.9 * mean + 0.1 * gradient
@@ -454,10 +462,11 @@ def adam(theta, gradients, *, rate):
     [(10, 4, [4, 4, 2]), (9, 8, [5, 4]), (6, 1, [1] * 6), (7, 0, [7]), (7, 12, [7])],
 )
 def test_each_sample_is_in_one_batch_of_an_epoch(n, batch_size, sizes):
-    """One parameter for each sample, whose gradient is 1 in the step that the sample is in and 0 in all others.
+    """One parameter for each sample, whose gradient is 1 in the step that the sample is in and 0 in
+    all others.
 
-    Adam then moves it by an amount that tells the step, so the final parameters tell the batches. A sample
-    that fills up a batch would show twice.
+    Adam then moves it by an amount that tells the step, so the final parameters tell the batches. A
+    sample that fills up a batch would show twice.
     """
     params, _ = fit(
         lambda params, rows, weight, epoch, key: params[rows] @ weight, jnp.zeros(n), n,
@@ -481,7 +490,8 @@ def test_a_sample_of_the_last_incomplete_batch_counts():
 
 
 def test_batches_are_reshuffled_each_epoch_and_by_key():
-    """A parameter for each epoch and sample, moved from the step on in which the sample is: its place shows."""
+    """A parameter for each epoch and sample, moved from the step on in which the sample is: its
+    place shows."""
 
     @jax.jit
     def places(key):
@@ -538,7 +548,8 @@ def test_history_goes_from_the_start_to_the_end():
 
 
 def test_each_step_has_a_key_of_its_own():
-    """The same in each training of one key, and none of those that the order of the batches is drawn from."""
+    """The same in each training of one key, and none of those that the order of the batches is
+    drawn from."""
     seen = []
 
     def loss(params, rows, weight, epoch, key):
@@ -637,7 +648,8 @@ class Parabola:
 
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_a_quadratic_form_is_bounded_and_blind_to_a_global_phase(is_complex):
-    """logit = 5 x'Ox with the eigenvalues tanh(values) of O, the vectors as NumPy's QR makes them orthonormal."""
+    """logit = 5 x'Ox with the eigenvalues tanh(values) of O, the vectors as NumPy's QR makes them
+    orthonormal."""
     model = QuadraticForm(8, 3, is_complex)
     params = jax.tree.map(lambda leaf: 100 * leaf, model.init(KEY))
     x, _ = random_split(50, 8, complex_states=is_complex)
@@ -714,7 +726,8 @@ with ThreadPoolExecutor(2) as threads:
 
 @pytest.mark.skipif(DOUBLE, reason="a process of its own")
 def test_many_quadratic_forms_train_in_a_pool_of_two_threads():
-    """Two threads of Python at once: with batches of LAPACK calls they wait for each other for ever (jaxlib 0.10.2)."""
+    """Two threads of Python at once: with batches of LAPACK calls they wait for each other for ever
+    (jaxlib 0.10.2)."""
     process = run_python("-c", MANY_FORMS, timeout=120, PJRT_NPROC="2")
     assert process.returncode == 0, process.stderr[-3000:]
 
@@ -765,7 +778,8 @@ def test_a_training_is_checked_and_hashable():
     "model", [*MODELS, QuadraticForm(8, 3, is_complex=True)], ids=lambda model: model.label
 )
 def test_double_precision_all_the_way(model):
-    """Parameters, logits and training, on data in single precision; a QNN is its plain circuit to 1e-10."""
+    """Parameters, logits and training, on data in single precision; a QNN is its plain circuit to
+    1e-10."""
     split = random_split(6, 8, complex_states=isinstance(model, QuadraticForm))
     run = partial(
         train,

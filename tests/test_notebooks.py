@@ -14,7 +14,8 @@ NOTEBOOKS = sorted(path.name for path in ROOT.glob("*.ipynb"))
 
 
 def read(name):
-    import nbformat  # three seconds, which every process of the suite would pay as it collects tests
+    # three seconds, which every process of the suite would pay as it collects tests
+    import nbformat
 
     return nbformat.read(ROOT / name, as_version=4)
 
@@ -36,7 +37,8 @@ def test_the_notebooks_are_there():
 @pytest.mark.long
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypatch):
-    """In a copy of modules and results, with an empty home folder: every figure cell gives an image, as stored."""
+    """In a copy of modules and results, with an empty home folder: every figure cell gives an
+    image, as stored."""
     copy_project(tmp_path)
     shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(
@@ -67,7 +69,8 @@ def test_a_notebook_runs_without_network_and_home(name, home, tmp_path, monkeypa
 @pytest.mark.parametrize("name", NOTEBOOKS)
 @pytest.mark.parametrize("way", ["jupyter", "vscode", "subfolder", "parent"])
 def test_a_notebook_finds_the_project_from_wherever_it_was_opened(name, way, tmp_path):
-    """By what Jupyter and VS Code say of its path, or from a folder near the project that the kernel started in."""
+    """By what Jupyter and VS Code say of its path, or from a folder near the project that the
+    kernel started in."""
     first = next(cell.source for cell in read(name).cells if cell.cell_type == "code")
     project = tmp_path / "für mich" / "das Projekt"
     copy_project(project)

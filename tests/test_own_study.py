@@ -1,4 +1,5 @@
-"""A study of a user's own: the guide's example from the command line and from Python, and files that are none."""
+"""A study of a user's own: the guide's example from the command line and from Python, and files
+that are none."""
 
 import re
 import subprocess

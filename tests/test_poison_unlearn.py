@@ -1,4 +1,5 @@
-"""Poisons: counts, balance, partition, what is known. Methods: formulas, equivalences, and methods of one's own."""
+"""Poisons: counts, balance, partition, what is known. Methods: formulas, equivalences, and methods
+of one's own."""
 
 from __future__ import annotations
 
@@ -124,7 +125,8 @@ def test_as_many_samples_are_relabelled_as_asked_of_any_class(fraction, n, key):
     ("fraction", "n", "count"), [(0.29, 100, 28), (0.3, 10, 2), (0.1, 10, 0), (0.5, 12, 6)]
 )
 def test_an_odd_number_of_flips_is_rounded_down(fraction, n, count):
-    """0.29 of 100 is 29, not the 28.999999999999996 of floating point, and so 28; 3 of 10 become 2."""
+    """0.29 of 100 is 29, not the 28.999999999999996 of floating point, and so 28; 3 of 10 become
+    2."""
     assert flip_labels(random_split(n, 2), fraction, key=KEY).mask.sum() == count
 
 
@@ -140,7 +142,8 @@ def test_an_odd_number_of_noisy_samples_is_rounded_up(fraction, n, count):
 def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(
     poison, fraction, per_class, key
 ):
-    """Retained samples are untouched; forgotten ones come clean and poisoned, and only x or only y differs."""
+    """Retained samples are untouched; forgotten ones come clean and poisoned, and only x or only y
+    differs."""
     split = random_split(2 * per_class, 4)
     before = jax.tree.map(np.copy, split)
     poisoned = poison(toy(split), fraction * MOST.get(poison, 1), key=key)
@@ -173,7 +176,8 @@ def test_a_key_gives_one_draw_and_another_key_another(poison):
 
 
 def test_every_sample_is_as_likely_to_be_poisoned():
-    """3 of each class of 10 over 400 keys: each sample is expected 120 times, with deviation 9.2."""
+    """3 of each class of 10 over 400 keys: each sample is expected 120 times, with deviation
+    9.2."""
     split = random_split(20, 2)
     counts = sum(
         flip_labels(split, 0.3, key=jax.random.key(seed)).mask.astype(int) for seed in range(400)
@@ -192,7 +196,8 @@ def test_half_of_the_random_labels_are_those_that_were():
 
 @pytest.mark.parametrize("is_complex", [False, True])
 def test_noise_is_a_random_direction(is_complex):
-    """Components have mean 0 and variance 1 / d (half of it in either part), and are uncorrelated."""
+    """Components have mean 0 and variance 1 / d (half of it in either part), and are
+    uncorrelated."""
     noise = randomize_features(
         random_split(2000, 16, complex_states=is_complex), 0.99, key=KEY
     ).forget_poisoned.x
@@ -268,7 +273,8 @@ FORMS = {
 @each_function
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_samples_may_be_lists_jax_arrays_or_pandas(function, form):
-    """By position, whatever their index: all that comes back is that of the NumPy arrays, as NumPy arrays."""
+    """By position, whatever their index: all that comes back is that of the NumPy arrays, as NumPy
+    arrays."""
     plain = random_split(20, 4)
     expected, actual = function(plain, 0.5, key=KEY), function(Split(*form(*plain)), 0.5, key=KEY)
     assert_trees_equal(actual, expected, rtol=1e-7)
@@ -319,7 +325,8 @@ def test_flips_of_all_samples_alike_are_not_balanced():
 
 # ---- aimed poison ----
 
-# On a circle, class 0 at the angles 0, 10, 20 and 60 degrees, class 1 at 90, 80, 50 and 70: fidelities are cos².
+# On a circle, class 0 at the angles 0, 10, 20 and 60 degrees, class 1 at 90, 80, 50 and 70:
+# fidelities are cos².
 CIRCLE = np.radians([0, 10, 20, 60, 90, 80, 50, 70])
 ARCS = Split(
     np.stack([np.cos(CIRCLE), np.sin(CIRCLE)], axis=1).astype(np.float32), np.repeat([0, 1], 4)
@@ -352,7 +359,8 @@ def test_samples_next_to_the_other_class_are_those_of_the_largest_fidelity_with_
 
 @pytest.mark.parametrize("encoding", ["amplitude", "columnwise"])
 def test_images_with_a_trigger_are_encoded_as_their_pixels_would_be(encoding):
-    """Of 14 by 14 pixels two by two, one from the corner, as bright as the brightest of the image."""
+    """Of 14 by 14 pixels two by two, one from the corner, as bright as the brightest of the
+    image."""
     pixels = np.random.default_rng(0).integers(0, 200, (12, 14, 14)).astype(np.float32)
     pixels[0, :, 11:] = 0  # columns of the trigger that are empty
     labels = np.arange(12) % 2
@@ -397,7 +405,8 @@ shares = st.integers(0, 100)
 @each_kind
 @given(st.integers(0, 99), shares, keys)
 def test_what_is_known_is_a_part_of_what_is_poisoned(kind, alpha, known, key):
-    """The same samples are poisoned whatever is known; what is not known stays among the retained, as poisoned."""
+    """The same samples are poisoned whatever is known; what is not known stays among the retained,
+    as poisoned."""
     dataset, alpha = toy(random_split(60, 4)), int(alpha * MOST.get(POISONS[kind], 1))
     everything, part = (Poison(kind, alpha, share).draw(dataset, key=key) for share in (100, known))
     assert_trees_equal(part.split, everything.split)
@@ -478,7 +487,8 @@ def test_known_shares_are_whole_percents(value):
 
 def test_an_unknown_poison_is_refused_by_what_there_is():
     with refused(
-        "^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, confusion"
+        "^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, "
+        "confusion"
     ):
         Poison("arsenic", 30)
 
@@ -616,7 +626,8 @@ def test_at_the_teacher_scrub_starts_where_cf_is():
 
 
 def test_published_divergence_drives_what_is_forgotten_to_class_0():
-    """Without its second term, leaving the teacher is the same as lowering every logit of the forget set."""
+    """Without its second term, leaving the teacher is the same as lowering every logit of the
+    forget set."""
     logits = np.random.default_rng(0).normal(size=9).astype(np.float32)
     batch = make_batch(
         logits, np.eye(9, dtype=np.float32), np.arange(9) % 2
@@ -785,10 +796,19 @@ def teachers(sets):
 
 @partial(jax.jit, static_argnames=("model", "measure"))
 def run(method, model, teacher, sets, *, key=KEY, measure=None):
-    """A method, which is a pytree, within a compiled function; a third set is the forget set before it was poisoned."""
+    """A method, which is a pytree, within a compiled function; a third set is the forget set before
+    it was poisoned."""
     retain, forget, *clean = sets
-    return unlearn(method, model, teacher, retain, forget, key=key, forget_clean=clean[0] if clean else None,
-                   measure=measure)  # fmt: skip
+    return unlearn(
+        method,
+        model,
+        teacher,
+        retain,
+        forget,
+        key=key,
+        forget_clean=clean[0] if clean else None,
+        measure=measure,
+    )
 
 
 def final(*arguments, **options):
@@ -828,7 +848,8 @@ def test_ga_unlearns_the_forget_set_and_cf_learns_the_retain_set(sets, teachers)
 
 
 def test_scrub_moves_away_on_the_forget_set_and_stays_on_the_retain_set(sets, teachers):
-    """Mean distance of the student's logits from the teacher's on each set: three weightings side by side."""
+    """Mean distance of the student's logits from the teacher's on each set: three weightings side
+    by side."""
     teacher = teachers[NETWORK]
 
     def distances(method):
@@ -899,7 +920,8 @@ def test_cf_does_not_read_the_forget_set(sets, teachers):
 
 
 def test_scrub_reads_the_version_of_the_forget_set_that_it_says(sets, teachers):
-    """Clean inputs are read as if they were the forget set; gradient ascent reads poisoned ones alone."""
+    """Clean inputs are read as if they were the forget set; gradient ascent reads poisoned ones
+    alone."""
     retain, forget = sets
     clean = Split(jnp.flip(forget.x, 1), 1 - forget.y)
     three, swapped = (retain, forget, clean), (retain, clean)
@@ -1025,8 +1047,9 @@ class Scale:
 def test_a_batch_holds_what_it_says(sets):
     """Retain samples with their own labels and teacher logits, and the forget set whole.
 
-    The labels say the sign of the first feature and the teacher's logit is that feature, so the loss's slope
-    is 0 and Adam doesn't move - unless a label or a teacher logit belongs to another sample.
+    The labels say the sign of the first feature and the teacher's logit is that feature, so the
+    loss's slope is 0 and Adam doesn't move - unless a label or a teacher logit belongs to another
+    sample.
     """
     shapes = set()
 
@@ -1125,7 +1148,8 @@ def sliding(direction):
 
 
 def test_a_class_of_the_same_name_is_another_method(sets):
-    """As in a notebook whose cell is edited and run again: never the old loss's compiled program."""
+    """As in a notebook whose cell is edited and run again: never the old loss's compiled
+    program."""
     up, down = sliding(-1.0), sliding(1.0)
     assert type(up).__qualname__ == type(down).__qualname__
     ends = [float(final(method, Scale(), jnp.float32(1), sets)) for method in (up, down, up)]
@@ -1171,7 +1195,8 @@ class Held(Descent):
 
 
 def test_properties_and_lists_of_a_class_count_at_once(sets, monkeypatch):
-    """Static as the constants are: another one is another program, and what is put back counts again."""
+    """Static as the constants are: another one is another program, and what is put back counts
+    again."""
     method = Held(training=Training(1, 0, 0.5))
 
     def end():
@@ -1220,7 +1245,8 @@ def newton_in_numpy(sets, damping):
 
 
 def test_a_one_shot_newton_step(sets):
-    """Against the step in NumPy, at two dampings side by side; its history is the teacher and the end."""
+    """Against the step in NumPy, at two dampings side by side; its history is the teacher and the
+    end."""
     model, teacher = MLP(8, ()), [(jnp.linspace(-1, 1, 8)[None], jnp.array([0.3]))]
     params, history = run(NewtonStep(), model, teacher, sets, measure=itself)
     flat = [np.append(weights, bias) for ((weights, bias),) in (params, *points(history, 2))]
@@ -1290,7 +1316,8 @@ def test_alternating_between_two_losses(sets, teachers):
 
 @pytest.mark.parametrize("batch_size", [10, 0], ids=["batches", "whole"])
 def test_each_step_has_a_key_of_its_own_and_the_same_one_again(batch_size, sets):
-    """Keys of two epochs of three batches, or of six of one: all different, and those of the run's key."""
+    """Keys of two epochs of three batches, or of six of one: all different, and those of the run's
+    key."""
     seen = []
 
     @dataclass(frozen=True)
@@ -1350,7 +1377,8 @@ def test_a_random_model_draws_anew_at_each_step_and_the_same_again(method, sets)
 
 
 def test_logits_of_a_random_teacher_are_drawn_once(sets):
-    """And with noise of their own: a teacher measured again at each step would be another one each time."""
+    """And with noise of their own: a teacher measured again at each step would be another one each
+    time."""
     seen = []
 
     @dataclass(frozen=True)

@@ -28,9 +28,11 @@ from pathlib import Path
 quick = run_unlearn_mnist.QUICK
 short = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")}
 run_unlearn_mnist.QUICK = replace(
-    quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4", depth=1,
+    quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4",
+    depth=1,
     evaluated_hidden="4",
-    weight_map=replace(quick.weight_map, weights=(0.0, 0.5)), optimization_level=0, workers=1, out=Path("mine"), mlp=replace(quick.mlp, **short),
+    weight_map=replace(quick.weight_map, weights=(0.0, 0.5)), optimization_level=0, workers=1,
+    out=Path("mine"), mlp=replace(quick.mlp, **short),
     qnn=replace(quick.qnn, **short),
 )
 """
@@ -47,7 +49,8 @@ jobs.ProcessPoolExecutor = here.InThisProcess
 
 
 def run_example(word, folder, *, before="", after="", **flags):
-    """A script of one's own with the example that holds a word, run in a folder; with flags, the README's study."""
+    """A script of one's own with the example that holds a word, run in a folder; with flags, the
+    README's study."""
     (block,) = [block for block in BLOCKS if word in block]
     arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
     study = (
@@ -170,7 +173,10 @@ def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
 def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
     """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
     run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
-    load = "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', classes=('0', '1'))"
+    load = (
+        "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', "
+        "classes=('0', '1'))"
+    )
     asked = {"stages": ("noise_sweep",), "models": ("mlp",), "alphas": (0, 30)}
     run_example("poison_mask=mask", tmp_path, before=HERE + load.format("mine.npz"), **asked)
     assert (
@@ -213,7 +219,10 @@ def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
 @pytest.mark.long
 def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
     pytest.importorskip("qiskit")
-    after = "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == 3\nprint(text)"
+    after = (
+        "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == "
+        "3\nprint(text)"
+    )
     assert run_example("from_openqasm", tmp_path, after=after).stdout.startswith("OPENQASM 2.0;")
 
 
@@ -221,13 +230,15 @@ def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
 def test_what_the_guide_takes_out_of_a_study_is_what_it_holds(tmp_path):
     study = """
 from foundation.engine import runner
-config = replace(run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4")
+config = replace(
+    run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4"
+)
 runner.run_studies(config, run_unlearn_mnist.load(config), run_unlearn_mnist.STUDIES)
 """
     (block,) = [block for block in BLOCKS if "job_arrays" in block]
     (tmp_path / "study.py").write_text(TINY + HERE + study)
     after = """
-print(confusion_matrix(labels, predicted).sum(), [layer.shape for pair in params for layer in pair][0])
+print(confusion_matrix(labels, predicted).sum(), next(layer.shape for layer in params[0]))
 stored = storage.read_dataset(path).accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)
 assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
 """
@@ -278,7 +289,8 @@ INTERVAL = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\]")
 
 
 def numbers(words):
-    """Their sizes, and the halves of their last digits: signs are words in a sentence (ahead, behind)."""
+    """Their sizes, and the halves of their last digits: signs are words in a sentence (ahead,
+    behind)."""
     plain = [word.replace("−", "-") for word in words]
     return [abs(float(word)) for word in plain], [
         0.51 * 10.0 ** -len(word.split(".")[1]) for word in plain
@@ -289,7 +301,8 @@ MADE = re.compile(r"^<!-- [\w-]+ -->\n\n((?:\|.*\n)+)", re.MULTILINE)
 
 
 def prose_and_rows(text):
-    """Sentences, with the tables that are written by hand; and the tables that are made from the results."""
+    """Sentences, with the tables that are written by hand; and the tables that are made from the
+    results."""
     text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     return MADE.sub("", text), "".join(MADE.findall(text))
 

@@ -1,4 +1,5 @@
-"""Study files: rows added and replaced, other data, damage, two writers; and what --plan says is missing."""
+"""Study files: rows added and replaced, other data, damage, two writers; and what --plan says is
+missing."""
 
 import json
 import threading
@@ -220,7 +221,8 @@ def test_nothing_of_a_replaced_row_stays(path, stop, block_size):
 
 
 def curves(row, arrays):
-    """accuracy (model, alpha_percent, run, epoch); of the first block a slice (model, alpha_percent, epoch) too."""
+    """accuracy (model, alpha_percent, run, epoch); of the first block a slice (model,
+    alpha_percent, epoch) too."""
     coords = {axis: [label] for axis, label in row.place.items()}
     values = arrays["accuracy"][None, None]
     epochs = {"epoch": np.arange(values.shape[-1])}
@@ -242,7 +244,8 @@ def traced(job, value, epochs):
 
 
 def test_nothing_of_a_longer_training_stays(path):
-    """Fewer epochs: what the old curves had behind their end is empty, and so with what has no runs."""
+    """Fewer epochs: what the old curves had behind their end is empty, and so with what has no
+    runs."""
     opened(path).add(
         [traced(toy(), 0.5, 4), traced(toy(alpha=30), 0.6, 4), traced(toy(block=1), 0.8, 4)], CONFIG
     )
@@ -260,7 +263,8 @@ def test_nothing_of_a_longer_training_stays(path):
 
 
 def test_what_one_block_alone_gives_stays_when_another_is_added(path):
-    """As landscapes, whose slices are those of the first block: more runs of them must not empty its cells."""
+    """As landscapes, whose slices are those of the first block: more runs of them must not empty
+    its cells."""
     opened(path).add([traced(toy(), 0.5, 4)], CONFIG)
     opened(path).add([traced(toy(block=1), 0.6, 4)], CONFIG)
     found = storage.read_dataset(path).sel(model="MLP[4]", alpha_percent=0)
@@ -330,8 +334,12 @@ def test_two_names_of_one_method_are_one_job_and_two_rows(path):
     assert is_listed(there, opened(path).listing()) and not is_listed(here, opened(path).listing())
 
 
-ROWS = [row(toy(alpha=alpha, model=model, block=block)) for alpha in (0, 30) for model in (MLP(8, (4,)), MLP(8, ()))
-        for block in (0, 1)]  # fmt: skip
+ROWS = [
+    row(toy(alpha=alpha, model=model, block=block))
+    for alpha in (0, 30)
+    for model in (MLP(8, (4,)), MLP(8, ()))
+    for block in (0, 1)
+]
 
 
 @given(st.permutations(ROWS), st.lists(st.integers(0, len(ROWS)), max_size=3))
@@ -350,8 +358,14 @@ def test_a_file_is_the_same_in_whatever_order_its_rows_came(tmp_path_factory, or
 
 
 def test_addresses_tell_places_blocks_and_kinds_of_job_apart():
-    rows = [row(toy()), row(toy(alpha=30)), row(toy(block=1)), row(toy(model=CIRCUIT)), row(toy(), unlearner="cf"),
-            replace(row(toy()), job=Other(data="d"))]  # fmt: skip
+    rows = [
+        row(toy()),
+        row(toy(alpha=30)),
+        row(toy(block=1)),
+        row(toy(model=CIRCUIT)),
+        row(toy(), unlearner="cf"),
+        replace(row(toy()), job=Other(data="d")),
+    ]
     assert len({each.address for each in rows}) == len(rows)
     places = {"alpha_percent": np.int64(30), "model": np.str_("MLP[4]")}
     assert row(toy(alpha=30), **places).address == row(toy(alpha=30)).address
@@ -619,7 +633,8 @@ def test_fields_at_their_default_are_called_so_and_many_are_counted(store, path)
 
 
 def test_the_nearest_job_is_the_one_with_the_fewest_differences(store):
-    """Fields at their default are not in the record, so that many differences may hide behind equal overlap."""
+    """Fields at their default are not in the record, so that many differences may hide behind equal
+    overlap."""
     records = [
         jobs.record(job, seconds)
         for job, seconds in ((toy(alpha=10, rate=0.2, block=4), 600.0), (toy(), 60.0))
@@ -635,7 +650,8 @@ def test_the_nearest_job_is_the_one_with_the_fewest_differences(store):
 def test_jobs_of_code_without_a_source_have_no_known_time(store, path):
     names = {"Toy": Toy, "dataclass": dataclass}
     exec(
-        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n    def perform(self, dataset):\n        return {}",
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n    def perform(self, "
+        "dataset):\n        return {}",
         names,
     )
     mine = names["Mine"](data=DATA["sha256"], model=NETWORK)

@@ -1,4 +1,5 @@
-"""The runner: which folder a configuration has, what a start computes, and what it says when it is stopped."""
+"""The runner: which folder a configuration has, what a start computes, and what it says when it is
+stopped."""
 
 import dataclasses
 import itertools
@@ -34,7 +35,8 @@ def trained(config, study, **changes):
 
 # ---- one folder, one configuration ----
 
-OTHER = {  # of each field that is no axis of a file, another value, and how the folder's name says so
+# of each field that is no axis of a file, another value, and how the folder's name says so
+OTHER = {
     "seed": (1, "seed=1"),
     "block": (4, "block=4"),
     "optimization_level": (0, "optimization_level=0"),
@@ -105,8 +107,20 @@ def test_a_flag_names_the_folder_where_it_is_no_axis(config, field):
 
 
 def test_axes_and_what_changes_no_number_do_not_name_the_folder():
-    other = changed(MNIST, runs=7, alphas=(5,), models=("mlp",), methods=("cf",), hidden=("3",), depth=2,
-                      workers=3, plan=True, out=Path("elsewhere"), weight_map={"weights": (0.5,)}, stages=("data",))  # fmt: skip
+    other = changed(
+        MNIST,
+        runs=7,
+        alphas=(5,),
+        models=("mlp",),
+        methods=("cf",),
+        hidden=("3",),
+        depth=2,
+        workers=3,
+        plan=True,
+        out=Path("elsewhere"),
+        weight_map={"weights": (0.5,)},
+        stages=("data",),
+    )
     assert folder_name(other) == "quick"
 
 
@@ -309,7 +323,8 @@ def test_what_has_no_source_is_shown_and_not_stored(tmp_path):
     names = {"Toy": Toy, "dataclass": dataclass, "np": np}
     exec(
         "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n"
-        "    def perform(self, dataset, *inputs):\n        return {'value': np.array(self.number + 0.5)}",
+        "    def perform(self, dataset, *inputs):\n        return {'value': np.array(self.number + "
+        "0.5)}",
         names,
     )
     mine = names["Mine"](data="toy", number=1)

@@ -1,4 +1,5 @@
-"""The MNIST script as a user meets it: run, started again, asked for more, given nonsense and methods of one's own."""
+"""The MNIST script as a user meets it: run, started again, asked for more, given nonsense and
+methods of one's own."""
 
 import json
 import shutil
@@ -162,7 +163,8 @@ def test_a_weight_map_has_the_hyper_parameters_of_each_method_on_its_axes(finish
 
 
 def test_the_weight_map_and_the_curves_agree(finished):
-    """The same cell ends where the curve ends: same data, keys and teacher. Without weights both methods are cf."""
+    """The same cell ends where the curve ends: same data, keys and teacher. Without weights both
+    methods are cf."""
     folder, _ = finished
     ends = read(folder / "unlearning.nc").accuracy.sel(split="validation").isel(epoch=-1)
     whole = read(folder / "weight_map.nc").accuracy
@@ -458,7 +460,8 @@ class Soften(Descent):
 
     def loss(self, task, params, batch):
         forget = both_logits(task, params, batch)[1]
-        return retain_loss(task, params, batch) + {factor} * self.pull * jnp.mean(jnp.square(forget) + self.margin)
+        pull = {factor} * self.pull * jnp.mean(jnp.square(forget) + self.margin)
+        return retain_loss(task, params, batch) + pull
 
 METHODS["soften"] = Soften()
 '''
@@ -471,13 +474,17 @@ from run_unlearn_mnist import QUICK, STUDIES, load
 from foundation.engine.runner import run_studies
 
 config = dataclasses.replace(
-    QUICK, models=("mlp",), methods=("soften",), stages=("unlearning", "weight_map"), unlearn_hidden="4",
-    weight_map=dataclasses.replace(QUICK.weight_map, weights=(0.0, 1.0)), workers=1, out=Path({out!r}),
-    mlp=dataclasses.replace(QUICK.mlp, teacher=Training(2, 256, 0.01), unlearn=Training(3, 0, 0.01)),
+    QUICK, models=("mlp",), methods=("soften",), stages=("unlearning", "weight_map"),
+    weight_map=dataclasses.replace(QUICK.weight_map, weights=(0.0, 1.0)), workers=1,
+    mlp=dataclasses.replace(
+        QUICK.mlp, teacher=Training(2, 256, 0.01), unlearn=Training(3, 0, 0.01)
+    ),
+    unlearn_hidden="4", out=Path({out!r}),
 )
 folder = run_studies(config, load(config), STUDIES)
 curves = storage.read_dataset(folder / "unlearning.nc")
-print("loss", *curves.loss.sel(unlearner="soften", split="train").isel(epoch=-1).values.ravel().tolist())
+loss = curves.loss.sel(unlearner="soften", split="train").isel(epoch=-1)
+print("loss", *loss.values.ravel().tolist())
 """
 
 
@@ -488,7 +495,8 @@ def losses_in(text):
 
 
 def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
-    """Without a guard around its code; with a weight map over its two hyper-parameters, a table and a figure."""
+    """Without a guard around its code; with a weight map over its two hyper-parameters, a table and
+    a figure."""
     script, out = tmp_path / "mine.py", tmp_path / "out"
     report = (
         "from foundation.report.closing import report\nreport(folder, STUDIES, config.stages)\n"
@@ -533,7 +541,8 @@ def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(
         for code in (METHOD.replace("{factor}", factor), study)
     ]
     count = f"print(len(list(Path({str(tmp_path / 'out')!r}).glob('jobs/*'))))"
-    import nbformat  # only here: three seconds, which every process of the suite would pay as it collects tests
+    # only here: three seconds, which every process of the suite would pay as it collects tests
+    import nbformat
     from nbclient import NotebookClient
 
     notebook = nbformat.v4.new_notebook(

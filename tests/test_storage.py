@@ -66,8 +66,15 @@ def test_a_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
 def test_folders_with_results_are_those_with_a_finished_study(tmp_path):
     """Not those of jobs, of damaged files alone, or of what a killed writer left."""
-    for name in ("mnist/paper/a.nc", "mnist/paper/b.nc", "xxz/quick+seed=1/a.nc", "jobs/0123.safetensors",
-                 "xxz/paper/a.nc.damaged", "xxz/paper/.a.nc.x1y2.tmp", "xxz/paper/.a.nc.lock"):  # fmt: skip
+    for name in (
+        "mnist/paper/a.nc",
+        "mnist/paper/b.nc",
+        "xxz/quick+seed=1/a.nc",
+        "jobs/0123.safetensors",
+        "xxz/paper/a.nc.damaged",
+        "xxz/paper/.a.nc.x1y2.tmp",
+        "xxz/paper/.a.nc.lock",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = storage.result_folders(tmp_path)
@@ -135,7 +142,8 @@ def written(tmp_path_factory):
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 @settings(max_examples=150)
 def test_a_flipped_bit_is_found_or_harmless(written, where, bit):
-    """A changed result file is Damaged; parameters are, or still hold exactly the data: never other data."""
+    """A changed result file is Damaged; parameters are, or still hold exactly the data: never other
+    data."""
     for name, read in (("a.nc", storage.read_dataset), ("a.safetensors", storage.read_tensors)):
         content = bytearray((written / name).read_bytes())
         content[int(where * len(content))] ^= 1 << bit
@@ -213,7 +221,8 @@ def test_later_parts_win_where_both_have_values():
 
 
 def worded(model, samples, family, logit):
-    """A part with a coordinate of words along one axis, words along another, and numbers in half precision."""
+    """A part with a coordinate of words along one axis, words along another, and numbers in half
+    precision."""
     coords = {"model": [model], "sample": samples, "family": ("model", [family])}
     coords["part"] = ("sample", [f"part {sample % 2}" for sample in samples])
     logits = np.full((1, len(samples)), logit, np.float16)

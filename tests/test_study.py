@@ -1,4 +1,5 @@
-"""The record of a study: configurations made of several, their flags and folders, and tables of axes of one's own."""
+"""The record of a study: configurations made of several, their flags and folders, and tables of
+axes of one's own."""
 
 import pickle
 from dataclasses import dataclass, replace
@@ -108,7 +109,8 @@ def test_every_stage_of_a_script_has_a_question(script):
 
 @pytest.fixture
 def with_an_axis(tmp_path):
-    """Accuracies of two models at three places of an axis that no table of the project knows, by run."""
+    """Accuracies of two models at three places of an axis that no table of the project knows, by
+    run."""
     values = np.random.default_rng(0).uniform(size=(2, 3, 4))
     axes = {"model": ["MLP[4]", "QNN[depth=1]"], "ring_size": [4, 6, 8], "run": range(4)}
     accuracy = xr.DataArray(values, axes).expand_dims(split=["validation"])

@@ -21,8 +21,19 @@ from foundation.report import frames, layout
 from studies import gauge as gauge_study
 from studies import hessian, noise_sweep, unlearning
 
-SIZES = {"MLP[4]": 10, "MLP[8,2]": 20, "MLP[16,4]": 70, "MLP[64,16]": 500, "QNN[depth=4]": 16, "QNN[depth=6]": 24,
-         "QNN[depth=5,xy,cnot]": 20, "Logistic": 5, "Quadratic[rank=16]": 64, "Mine": 7, "Mine[large]": 70}  # fmt: skip
+SIZES = {
+    "MLP[4]": 10,
+    "MLP[8,2]": 20,
+    "MLP[16,4]": 70,
+    "MLP[64,16]": 500,
+    "QNN[depth=4]": 16,
+    "QNN[depth=6]": 24,
+    "QNN[depth=5,xy,cnot]": 20,
+    "Logistic": 5,
+    "Quadratic[rank=16]": 64,
+    "Mine": 7,
+    "Mine[large]": 70,
+}
 TITLES = {"retrain": "Retrain", "cf": "Fine-tune", "scrub": "Scrub", "ga": "Gradient ascent"}
 ALPHAS = (0, 30, 60)
 TRAINING = {"unlearn": {"batch_size": 0}}
@@ -33,7 +44,8 @@ CONFIG = {"independent_teachers": True, "mlp": TRAINING, "qnn": TRAINING}
 
 
 def study(axes, *names, without=(), data=None, **config):
-    """A study of these variables over all axes, {name: labels}; `diverged` has none of the axes in `without`."""
+    """A study of these variables over all axes, {name: labels}; `diverged` has none of the axes in
+    `without`."""
     axes = {dim: sorted(labels) for dim, labels in axes.items()}
     words = {}
     if "model" in axes:
@@ -53,14 +65,25 @@ def study(axes, *names, without=(), data=None, **config):
 
 
 def sweep(models, poisons=("labels",), *, alphas=ALPHAS, runs=3, gauge="fixed"):
-    axes = {"model": models, "poison": poisons, "alpha_percent": alphas, "run": range(runs),
-            "split": ("forget_clean", "forget_poisoned", "retain", "train", "validation")}  # fmt: skip
+    axes = {
+        "model": models,
+        "poison": poisons,
+        "alpha_percent": alphas,
+        "run": range(runs),
+        "split": ("forget_clean", "forget_poisoned", "retain", "train", "validation"),
+    }
     return study(axes, "accuracy", "loss", without=["split"], data={"gauge": gauge})
 
 
 def curves(methods=tuple(TITLES), models=("MLP[4]",), poisons=("labels",), *, runs=3, **config):
-    axes = {"model": models, "poison": poisons, "unlearner": methods, "run": range(runs), "epoch": range(4),
-            "split": ("forget_clean", "forget_poisoned", "retain", "train", "validation")}  # fmt: skip
+    axes = {
+        "model": models,
+        "poison": poisons,
+        "unlearner": methods,
+        "run": range(runs),
+        "epoch": range(4),
+        "split": ("forget_clean", "forget_poisoned", "retain", "train", "validation"),
+    }
     results = study(axes, "accuracy", "loss", without=["split", "epoch"], **config)
     return results.assign_coords(alpha_percent=("poison", [30.0] * len(poisons)))
 
@@ -73,7 +96,8 @@ def weight_map(
     grid=(0.0, 0.2, 0.4),
     names=None,
 ):
-    """names: of each method's two weights; the second is "" where it has one, and the map one row."""
+    """names: of each method's two weights; the second is "" where it has one, and the map one
+    row."""
     names = {"ga": ("forget", ""), "scrub": ("forget", "kl")} | (names or {})
     axes = {
         "model": models,
@@ -95,8 +119,13 @@ def weight_map(
 
 
 def gauge(models=("MLP[64,16]", "QNN[depth=4]"), *, free=("QNN[depth=4]",)):
-    axes = {"model": models, "gauge": ("fixed", "random_phase", "random_sign"), "alpha_percent": ALPHAS,
-            "run": range(3), "split": ("train", "validation")}  # fmt: skip
+    axes = {
+        "model": models,
+        "gauge": ("fixed", "random_phase", "random_sign"),
+        "alpha_percent": ALPHAS,
+        "run": range(3),
+        "split": ("train", "validation"),
+    }
     results = study(axes, "accuracy", "loss", without=["split"])
     return results.where(~results.model.isin(free) | (results.gauge == "fixed"))
 
@@ -110,10 +139,26 @@ def landscape(models=("MLP[8,2]", "QNN[depth=5,xy,cnot]", "Logistic"), *, runs=3
 
 
 REAL = (
-    "epochs", "evaluation", "benchmark", "finalists", "influence", "dynamics", "controls", "splits", "encodings",
-    "capacity", "pairs", "equal_steps", "memorising", "matched_fit", "discovery", "detection", "detected",
-    "hardware", "hardware_unlearning",
-)  # fmt: skip
+    "epochs",
+    "evaluation",
+    "benchmark",
+    "finalists",
+    "influence",
+    "dynamics",
+    "controls",
+    "splits",
+    "encodings",
+    "capacity",
+    "pairs",
+    "equal_steps",
+    "memorising",
+    "matched_fit",
+    "discovery",
+    "detection",
+    "detected",
+    "hardware",
+    "hardware_unlearning",
+)
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
 
@@ -151,7 +196,8 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def read_once():
-    """Files of one name, size and time are read once; those that these tests write anew are not such."""
+    """Files of one name, size and time are read once; those that these tests write anew are not
+    such."""
     read = storage.read_dataset
     kept = {}
 
@@ -191,7 +237,8 @@ def write(folder, data, preset, name, results):
 
 
 def rows_of(markdown):
-    """The rows of a table in Markdown: {first columns, as many as have words: the other cells} by head."""
+    """The rows of a table in Markdown: {first columns, as many as have words: the other cells} by
+    head."""
     heads, _, *lines = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()
     ]
@@ -250,10 +297,18 @@ def test_every_run_has_a_row_with_all_that_the_file_says_of_it():
 
 
 def test_a_difference_is_taken_run_by_run():
-    """What a poison draw does to both cancels: a constant lead has no width, whatever the draws are."""
+    """What a poison draw does to both cancels: a constant lead has no width, whatever the draws
+    are."""
     draws = np.random.default_rng(0).uniform(0.3, 0.6, 20)
-    left = pd.DataFrame({"model": "a", "measure": "validation", "alpha_percent": 30, "run": range(20),
-                         "accuracy": draws + 0.1})  # fmt: skip
+    left = pd.DataFrame(
+        {
+            "model": "a",
+            "measure": "validation",
+            "alpha_percent": 30,
+            "run": range(20),
+            "accuracy": draws + 0.1,
+        }
+    )
     right = (
         left.drop(columns="model").assign(minus="b", accuracy=draws).sample(frac=1, random_state=0)
     )
@@ -404,24 +459,45 @@ def test_runs_are_counted_for_each_model(short, said):
 
 @pytest.mark.parametrize(
     ("value", "sign", "text"),
-    [(0.9121, "", ".912"), (1, "", "1.000"), (0.99996, "", "1.000"), (-0.0301, "+", "-.030"), (0.0301, "+", "+.030"),
-     (np.nan, "", "–"), (10.5, "", "10.500")],
-)  # fmt: skip
+    [
+        (0.9121, "", ".912"),
+        (1, "", "1.000"),
+        (0.99996, "", "1.000"),
+        (-0.0301, "+", "-.030"),
+        (0.0301, "+", "+.030"),
+        (np.nan, "", "–"),
+        (10.5, "", "10.500"),
+    ],
+)
 def test_digits(value, sign, text):
     assert layout.digits(value, sign=sign) == text
 
 
-NUMBER = {"model": "a", "alpha_percent": 0, "measure": "validation", "value": 0.5, "sd": 0.1, "low": 0.4, "high": 0.6,
-          "n": 5}  # fmt: skip
+NUMBER = {
+    "model": "a",
+    "alpha_percent": 0,
+    "measure": "validation",
+    "value": 0.5,
+    "sd": 0.1,
+    "low": 0.4,
+    "high": 0.6,
+    "n": 5,
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
-    [({}, ".500 [.400, .600]"), ({"low": 0.5, "high": 0.5}, ".500"), ({"low": np.nan, "high": np.nan}, ".500 ± .100"),
-     ({"low": np.nan, "sd": np.nan, "n": 1}, ".500 (n = 1)"), ({"low": np.nan, "sd": np.nan}, ".500"),
-     ({"value": np.nan}, "–"), ({"measure": "trace", "value": 1234.5, "low": 330.1, "high": 4000}, "1230 [330, 4000]"),
-     ({"measure": "difference in validation", "low": -0.1}, "+.500 [-.100, +.600]")],
-)  # fmt: skip
+    [
+        ({}, ".500 [.400, .600]"),
+        ({"low": 0.5, "high": 0.5}, ".500"),
+        ({"low": np.nan, "high": np.nan}, ".500 ± .100"),
+        ({"low": np.nan, "sd": np.nan, "n": 1}, ".500 (n = 1)"),
+        ({"low": np.nan, "sd": np.nan}, ".500"),
+        ({"value": np.nan}, "–"),
+        ({"measure": "trace", "value": 1234.5, "low": 330.1, "high": 4000}, "1230 [330, 4000]"),
+        ({"measure": "difference in validation", "low": -0.1}, "+.500 [-.100, +.600]"),
+    ],
+)
 def test_a_cell_says_what_is_known_of_the_spread(changes, text):
     table = layout.Table(
         pd.DataFrame([NUMBER | changes]), ("alpha_percent",), ("model",), "{model}"
@@ -430,9 +506,17 @@ def test_a_cell_says_what_is_known_of_the_spread(changes, text):
 
 
 def test_combinations_that_no_file_holds_are_dashes_and_all_come_in_order():
-    tidy = pd.DataFrame([NUMBER | {"model": model, "alpha_percent": alpha, "preset": preset, "n": n}
-                         for model, alpha, preset, n in [("b", 10, "corrected", 9), ("b", 10, "paper", 5),
-                                                         ("a", 20, "paper", 4), ("b", 5, "paper", 6)]])  # fmt: skip
+    tidy = pd.DataFrame(
+        [
+            NUMBER | {"model": model, "alpha_percent": alpha, "preset": preset, "n": n}
+            for model, alpha, preset, n in [
+                ("b", 10, "corrected", 9),
+                ("b", 10, "paper", 5),
+                ("a", 20, "paper", 4),
+                ("b", 5, "paper", 6),
+            ]
+        ]
+    )
     cells = layout.Table(
         tidy, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}"
     ).cells()
@@ -519,7 +603,10 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
         write(tmp_path, "mnist", f"lost{count}", "noise_sweep", results)
         reports.print_summary(tmp_path / "mnist" / f"lost{count}", ("noise_sweep",))
         said = capsys.readouterr().out
-        line = f"diverged, and left out of all means: {count} of 3 trainings (MLP[4] labels 0: {count})"
+        line = (
+            f"diverged, and left out of all means: {count} of 3 trainings (MLP[4] labels 0: "
+            f"{count})"
+        )
         assert line in said and len(re.findall(r" \.\d{3}", said)) == (count == 1)
 
 
@@ -528,7 +615,8 @@ def test_no_table_dies_of_an_encoding(results):
     call = (
         f"import sys; sys.path.insert(0, 'tests'); import reports\n"
         f"reports.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
-        f"reports.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', 'unlearning'))"
+        f"reports.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', "
+        "'unlearning'))"
     )
     for arguments in (("-c", call), ("findings.py", "tables", str(results))):
         said = run_python(*arguments, PYTHONIOENCODING="ascii")
@@ -554,15 +642,53 @@ def test_what_an_encoding_lacks_is_spelled_out(encoding, said, monkeypatch):
 # ---- the tables of FINDINGS.md ----
 
 NAMES = [
-    "mnist", "controls", "paired-mnist", "features", "paired-features", "unlearning-mnist", "paired-unlearning",
-    "xxz", "paired-xxz", "gauge", "paired-gauge", "sizes", "paired-depths", "unlearning-xxz", "epochs",
-    "evaluation-mnist", "evaluation-xxz", "benchmark-mnist", "benchmark-xxz", "finalists-mnist", "finalists-xxz",
-    "influence", "rankings", "dynamics", "paired-dynamics", "contests-mnist", "contests-xxz", "splits",
-    "capacity", "pairs", "equal-steps-mnist", "equal-steps-xxz", "memorising", "matched-fit-mnist", "paired-fit",
-    "discovery-mnist", "discovery-xxz", "detection", "detected-mnist", "detected-xxz",
-    "hardware", "hardware-unlearning", "encodings",
-    "fidelities", "maps", "landscape",
-]  # fmt: skip
+    "mnist",
+    "controls",
+    "paired-mnist",
+    "features",
+    "paired-features",
+    "unlearning-mnist",
+    "paired-unlearning",
+    "xxz",
+    "paired-xxz",
+    "gauge",
+    "paired-gauge",
+    "sizes",
+    "paired-depths",
+    "unlearning-xxz",
+    "epochs",
+    "evaluation-mnist",
+    "evaluation-xxz",
+    "benchmark-mnist",
+    "benchmark-xxz",
+    "finalists-mnist",
+    "finalists-xxz",
+    "influence",
+    "rankings",
+    "dynamics",
+    "paired-dynamics",
+    "contests-mnist",
+    "contests-xxz",
+    "splits",
+    "capacity",
+    "pairs",
+    "equal-steps-mnist",
+    "equal-steps-xxz",
+    "memorising",
+    "matched-fit-mnist",
+    "paired-fit",
+    "discovery-mnist",
+    "discovery-xxz",
+    "detection",
+    "detected-mnist",
+    "detected-xxz",
+    "hardware",
+    "hardware-unlearning",
+    "encodings",
+    "fidelities",
+    "maps",
+    "landscape",
+]
 OF_RECORDS = {"capacity", "encodings"} - {
     study.name for study in findings.STUDIES
 }  # of studies that were taken out
@@ -579,8 +705,14 @@ def test_findings_have_these_tables(readme):
 def test_published_means_stand_beside_ours(results, readme):
     markdown = readme["mnist"]
     at = row(markdown, **{"α in percent": "60"})
-    assert list(at) == ["α in percent", *(f"{model} {preset}, n = {n}" for model in ("MLP[64,16]", "QNN[depth=6]")
-                        for preset, n in (("published", 5), ("paper", 3), ("corrected", 3)))]  # fmt: skip
+    assert list(at) == [
+        "α in percent",
+        *(
+            f"{model} {preset}, n = {n}"
+            for model in ("MLP[64,16]", "QNN[depth=6]")
+            for preset, n in (("published", 5), ("paper", 3), ("corrected", 3))
+        ),
+    ]
     assert (
         at["QNN[depth=6] published, n = 5"] == ".198 ± .065"
         and at["MLP[64,16] published, n = 5"] == ".384"
@@ -732,10 +864,31 @@ def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_
     out = tmp_path / "csv"
     assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
-    studies = ["noise_sweep", "unlearning", "weight_map", "gauge", "landscape", "epochs", "evaluation", "benchmark",
-               "finalists", "dynamics", "controls", "splits", "encodings", "capacity", "pairs", "equal_steps",
-               "memorising", "matched_fit", "discovery", "detection", "detected",
-               "hardware", "hardware_unlearning"]  # fmt: skip
+    studies = [
+        "noise_sweep",
+        "unlearning",
+        "weight_map",
+        "gauge",
+        "landscape",
+        "epochs",
+        "evaluation",
+        "benchmark",
+        "finalists",
+        "dynamics",
+        "controls",
+        "splits",
+        "encodings",
+        "capacity",
+        "pairs",
+        "equal_steps",
+        "memorising",
+        "matched_fit",
+        "discovery",
+        "detection",
+        "detected",
+        "hardware",
+        "hardware_unlearning",
+    ]
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in set(NAMES) - {"fidelities"}:  # which are of states alone
         assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(
@@ -746,8 +899,15 @@ def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_
     runs = frames["runs-noise_sweep"]
     assert len(runs) == sum(int(storage.read_dataset(path).accuracy.notnull().sum())
                             for path in results.glob("*/*/noise_sweep.nc"))  # fmt: skip
-    at = runs[(runs.data == "xxz") & (runs.preset == "paper") & (runs.model == "Logistic") & (runs.run == 2)
-              & (runs.poison == "features") & (runs.alpha_percent == 60) & (runs.split == "train")]  # fmt: skip
+    at = runs[
+        (runs.data == "xxz")
+        & (runs.preset == "paper")
+        & (runs.model == "Logistic")
+        & (runs.run == 2)
+        & (runs.poison == "features")
+        & (runs.alpha_percent == 60)
+        & (runs.split == "train")
+    ]
     stored = storage.read_dataset(results / "xxz" / "paper" / "noise_sweep.nc").accuracy
     place = {
         "model": "Logistic",

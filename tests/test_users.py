@@ -1,4 +1,5 @@
-"""What users bring: their containers, labels, files, masks, circuits and machines. Each case has the right value."""
+"""What users bring: their containers, labels, files, masks, circuits and machines. Each case has
+the right value."""
 
 import errno
 import json
@@ -98,11 +99,31 @@ def test_labels_other_than_0_and_1_are_refused_wherever_they_enter(enter, labels
 @entries
 @pytest.mark.parametrize(
     "labels",
-    [SPLIT.y.tolist(), tuple(SPLIT.y.tolist()), jnp.asarray(SPLIT.y), SPLIT.y.astype(bool), SPLIT.y.astype(float),
-     SPLIT.y.astype(">i8"), pd.Series(SPLIT.y, index=[4, 5, 6, 7, 0, 1, 2, 3]), pd.Series(SPLIT.y, dtype="Int64"),
-     pd.Series(SPLIT.y.astype(bool)), pd.Series(SPLIT.y, dtype="category")],
-    ids=["list", "tuple", "jax", "bool", "float", "big-endian", "index", "Int64", "bools", "category"],
-)  # fmt: skip
+    [
+        SPLIT.y.tolist(),
+        tuple(SPLIT.y.tolist()),
+        jnp.asarray(SPLIT.y),
+        SPLIT.y.astype(bool),
+        SPLIT.y.astype(float),
+        SPLIT.y.astype(">i8"),
+        pd.Series(SPLIT.y, index=[4, 5, 6, 7, 0, 1, 2, 3]),
+        pd.Series(SPLIT.y, dtype="Int64"),
+        pd.Series(SPLIT.y.astype(bool)),
+        pd.Series(SPLIT.y, dtype="category"),
+    ],
+    ids=[
+        "list",
+        "tuple",
+        "jax",
+        "bool",
+        "float",
+        "big-endian",
+        "index",
+        "Int64",
+        "bools",
+        "category",
+    ],
+)
 def test_labels_of_any_container_are_taken_by_position(enter, labels):
     enter(Split(SPLIT.x, labels))
 
@@ -167,10 +188,15 @@ def test_measures_refuse_labels_that_are_none(measure):
     width=st.integers(1, 6),
 )
 def test_samples_of_any_dtype_and_container_enter(enter, kind, width):
-    """Of the width that the network has; of any other it is refused in one line, where there is a network."""
+    """Of the width that the network has; of any other it is refused in one line, where there is a
+    network."""
     x = np.arange(8 * width).reshape(8, width) % 3 + 1.0
-    made = {"list": x.tolist(), "frame": pd.DataFrame(x, index=range(8, 0, -1)), "jax": jnp.asarray(x),
-            "Float64": pd.DataFrame(x).astype("Float64")}  # fmt: skip
+    made = {
+        "list": x.tolist(),
+        "frame": pd.DataFrame(x, index=range(8, 0, -1)),
+        "jax": jnp.asarray(x),
+        "Float64": pd.DataFrame(x).astype("Float64"),
+    }
     split = Split(made[kind] if kind in made else x.astype(kind), SPLIT.y)
     try:
         enter(split)
@@ -346,12 +372,13 @@ def own_file(path, *, shape=(6,), labels=("cat", "dog"), part="val", n=24, kind=
 
 
 @given(
-    labels=st.lists(st.one_of(st.integers(-5, 300), st.text("abcdé ", min_size=1)), min_size=2, max_size=2)
-    .filter(lambda pair: type(pair[0]) is type(pair[1]) and pair[0] != pair[1]),
+    labels=st.lists(
+        st.one_of(st.integers(-5, 300), st.text("abcdé ", min_size=1)), min_size=2, max_size=2
+    ).filter(lambda pair: type(pair[0]) is type(pair[1]) and pair[0] != pair[1]),
     width=st.integers(1, 70),
     part=st.sampled_from(["val", "test"]),
     kind=st.sampled_from(["f4", "f8", "i4"]),
-)  # fmt: skip
+)
 def test_any_two_classes_of_any_width(tmp_path_factory, labels, width, part, kind):
     path = own_file(
         tmp_path_factory.mktemp("own") / "mine.npz",
@@ -415,13 +442,15 @@ def test_images_keep_their_shape_and_complex_states_their_phase(tmp_path):
         ({"x_train": np.ones((23, 6))}, r"data: x_train: got shape \(23, 6\)"),
         ({"x_train": np.ones(24)}, r"data: x_train: got shape \(24,\)"),
         ({"x_train": np.zeros((24, 6))}, "a sample of zeros"),
-        ({"y_val": np.array(["cat"] * 12)}, "data: y_val: got labels .cat., allowed: samples of both"),
+        ({"y_val": np.array(["cat"] * 12)}, "data: y_val: got labels .cat., allowed: samples of "
+                                            "both"),
         ({"y_train": np.array([["cat"], ["dog"]] * 12)}, r"data: y_train: got shape \(24, 1\)"),
         ({"poison_mask": np.ones(23)}, r"poison_mask: got shape \(23,\)"),
         ({"poison_mask": np.ones(24)}, "poison_mask: got 24 of 24 samples, allowed: some"),
         ({"poison_mask": np.zeros(24)}, "poison_mask: got 0 of 24 samples, allowed: some"),
         ({"poison_mask": np.arange(24)}, "poison_mask: got values"),
-        ({"poison_mask": np.arange(24) < 3, "known_mask": np.arange(24) > 3}, "known_mask: got samples that"),
+        ({"poison_mask": np.arange(24) < 3, "known_mask": np.arange(24) > 3}, "known_mask: got "
+                                                                              "samples that"),
     ],
 )  # fmt: skip
 def test_a_file_of_ones_own_that_will_not_do(tmp_path, changes, said):
@@ -462,10 +491,17 @@ def test_another_mask_is_other_data(tmp_path):
 
 def test_numbers_of_numpy_and_lists_are_stored_as_pythons_own():
     config = replace(
-        run_unlearn_mnist.QUICK, alphas=np.arange(0, 60, 30), runs=np.int64(3), seed=np.uint32(7), out="elsewhere",
-        digits=np.array([4, 9]), models=["mlp"], hidden=["3"],
-        weight_map=WeightMapFlags(weights=np.linspace(0, 0.5, 2)), unlearn_labels=np.int8(30),
-    )  # fmt: skip
+        run_unlearn_mnist.QUICK,
+        alphas=np.arange(0, 60, 30),
+        runs=np.int64(3),
+        seed=np.uint32(7),
+        out="elsewhere",
+        digits=np.array([4, 9]),
+        models=["mlp"],
+        hidden=["3"],
+        weight_map=WeightMapFlags(weights=np.linspace(0, 0.5, 2)),
+        unlearn_labels=np.int8(30),
+    )
     assert (
         config.alphas == (0, 30)
         and config.digits == (4, 9)
@@ -493,13 +529,15 @@ def test_numbers_of_numpy_and_lists_are_stored_as_pythons_own():
         ({"models": "mlp"}, "--models: got 'mlp', allowed: a tuple"),
         ({"runs": 2.5}, "--runs: got 2.5, allowed: whole numbers"),
         ({"seed": "1"}, "--seed: got 1, allowed: whole numbers"),
-        ({"hidden": (64, 16)}, "--hidden: got 64, allowed: a string for each network: its widths, such as .64,16."),
+        ({"hidden": (64, 16)}, "--hidden: got 64, allowed: a string for each network: its widths, "
+                               "such as .64,16."),
         ({"hidden": ("64 16",)}, "--hidden: got '64 16', allowed: a string for each network"),
         ({"hidden": "64,16"}, "--hidden: got '64,16', allowed: a tuple"),
         ({"unlearn_hidden": 16}, "--hidden: got 16, allowed: a string"),
         ({"digits": [4]}, "--digits: got .*allowed: two different digits"),
         ({"classes": ("cat", "dog")}, "--classes: got cat dog, allowed: with --data"),
-        ({"classes": ("cat",), "data": "a.npz"}, "--classes: got cat, allowed: two different labels"),
+        ({"classes": ("cat",), "data": "a.npz"}, "--classes: got cat, allowed: two different "
+                                                 "labels"),
         ({"per_class": 0}, "--per-class: got 0"),
     ],
 )  # fmt: skip
@@ -651,13 +689,20 @@ def test_a_circuit_of_pennylane_comes_by_openqasm():
 
 
 HEAD = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\n'
-ONE = "u1(0.3) p(0.3) u2(0.3,-1.2) u3(0.3,1.1,-0.4) u(0.3,1.1,-0.4) rx(0.3) ry(0.3) rz(0.3) id x y z h s sdg t sx sxdg"
-TWO = "cx cy cz ch swap csx cp(0.3) cu1(0.3) cu3(0.3,1.1,-0.4) cu(0.3,1.1,-0.4,0.7) crx(0.3) cry(0.3) crz(0.3) rzz(0.3)"
+ONE = (
+    "u1(0.3) p(0.3) u2(0.3,-1.2) u3(0.3,1.1,-0.4) u(0.3,1.1,-0.4) rx(0.3) ry(0.3) rz(0.3) id x "
+    "y z h s sdg t sx sxdg"
+)
+TWO = (
+    "cx cy cz ch swap csx cp(0.3) cu1(0.3) cu3(0.3,1.1,-0.4) cu(0.3,1.1,-0.4,0.7) crx(0.3) "
+    "cry(0.3) crz(0.3) rzz(0.3)"
+)
 GATES = {
     **{word: f"{word} q[1];" for word in ONE.split()},
     **{word: f"{word} q[2],q[0];" for word in TWO.split()},
     **{word: f"{word} q[2],q[0],q[1];" for word in ("ccx", "cswap", "rccx")},
-    "its own": "gate mine(a,b) x1,x2 { rx(a) x2; cu1(b/2) x1,x2; h x1; }\nmine(0.4,1.2) q[2],q[0];\nbarrier q;",
+    "its own": "gate mine(a,b) x1,x2 { rx(a) x2; cu1(b/2) x1,x2; h x1; }\nmine(0.4,1.2) "
+    "q[2],q[0];\nbarrier q;",
 }
 
 
@@ -715,10 +760,15 @@ def test_instructions_that_are_no_gates_are_refused_by_name(line, said):
 
 @pytest.mark.parametrize(
     "call",
-    [lambda model, wrong, x: model.logits(wrong, x), lambda model, wrong, x: model.to_openqasm(wrong),
-     lambda model, wrong, x: unlearn(METHODS["cf"], model, wrong, random_split(4, 8), random_split(2, 8), key=KEY)],
+    [
+        lambda model, wrong, x: model.logits(wrong, x),
+        lambda model, wrong, x: model.to_openqasm(wrong),
+        lambda model, wrong, x: unlearn(
+            METHODS["cf"], model, wrong, random_split(4, 8), random_split(2, 8), key=KEY
+        ),
+    ],
     ids=["logits", "to_openqasm", "unlearn"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("shape", [(5, 3, 4), (2, 3, 3), (2,), ()])
 def test_parameters_of_another_shape_are_refused(call, shape):
     with pytest.raises(BadInput, match=r"(params|teacher): got shape.*allowed"):
@@ -727,21 +777,34 @@ def test_parameters_of_another_shape_are_refused(call, shape):
 
 @pytest.mark.parametrize(
     ("call", "said"),
-    [(lambda: train(NETWORK, tuple(SPLIT), **ONE_EPOCH | {"key": 5}), "key: got 5"),
-     (lambda: train(NETWORK, 3, **ONE_EPOCH), "split: got int"),
-     (lambda: train(NETWORK, SPLIT, **ONE_EPOCH | {"learning_rate": "0.1"}), "learning_rate: got 0.1"),
-     (lambda: unlearn("ga", MLP(8, ()), None, random_split(4, 8), random_split(2, 8), key=KEY), "method: got 'ga'"),
-     (lambda: flip_labels(7, 0.3, key=0), "split: got int"),
-     (lambda: flip_labels(SPLIT, 0.3, key=None), "key: got None"),
-     (lambda: flip_labels(SPLIT, 0.3, key=-1), "key: got -1"),
-     (lambda: randomize_features(SPLIT, 0.3, key="a"), "key: got a"),
-     (lambda: metrics.bootstrap_interval(np.arange(5), level=95), "level: got 95"),
-     (lambda: metrics.paired_interval(np.arange(5), np.arange(4)), "values: got shapes"),
-     (lambda: metrics.largest_drop([]), "curve: got shape"),
-     (lambda: metrics.accuracy([1.0, -1.0], [0.3, 0.7]), "labels: got labels such as 0.3"),
-     (lambda: metrics.cross_entropy(np.ones(2), np.ma.masked_array([0, 1], mask=[1, 0])), "labels: got a masked"),
-     (lambda: metrics.accuracy(np.ones(2), ["a", "b"]), "labels: got dtype")],
-)  # fmt: skip
+    [
+        (lambda: train(NETWORK, tuple(SPLIT), **ONE_EPOCH | {"key": 5}), "key: got 5"),
+        (lambda: train(NETWORK, 3, **ONE_EPOCH), "split: got int"),
+        (
+            lambda: train(NETWORK, SPLIT, **ONE_EPOCH | {"learning_rate": "0.1"}),
+            "learning_rate: got 0.1",
+        ),
+        (
+            lambda: unlearn(
+                "ga", MLP(8, ()), None, random_split(4, 8), random_split(2, 8), key=KEY
+            ),
+            "method: got 'ga'",
+        ),
+        (lambda: flip_labels(7, 0.3, key=0), "split: got int"),
+        (lambda: flip_labels(SPLIT, 0.3, key=None), "key: got None"),
+        (lambda: flip_labels(SPLIT, 0.3, key=-1), "key: got -1"),
+        (lambda: randomize_features(SPLIT, 0.3, key="a"), "key: got a"),
+        (lambda: metrics.bootstrap_interval(np.arange(5), level=95), "level: got 95"),
+        (lambda: metrics.paired_interval(np.arange(5), np.arange(4)), "values: got shapes"),
+        (lambda: metrics.largest_drop([]), "curve: got shape"),
+        (lambda: metrics.accuracy([1.0, -1.0], [0.3, 0.7]), "labels: got labels such as 0.3"),
+        (
+            lambda: metrics.cross_entropy(np.ones(2), np.ma.masked_array([0, 1], mask=[1, 0])),
+            "labels: got a masked",
+        ),
+        (lambda: metrics.accuracy(np.ones(2), ["a", "b"]), "labels: got dtype"),
+    ],
+)
 def test_what_the_library_is_called_with_is_refused_by_name(call, said):
     with pytest.raises(BadInput, match=f"({said}).*allowed"):
         call()
@@ -770,14 +833,26 @@ def test_sparse_matrices_are_refused_with_the_way_out():
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"known_mask": np.ones(24, bool)}, "known_mask without poison_mask"),
-     ({"y_clean": np.zeros(24)}, "y_clean without poison_mask"),
-     ({"Poison_mask": np.arange(24) < 4}, "Poison_mask.*allowed: poison_mask"),
-     ({"poison_mask": np.arange(24) < 4, "x_clean": np.ones((24, 5))}, r"x_clean: got shape \(24, 5\)"),
-     ({"poison_mask": np.arange(24) < 4, "known_mask": np.zeros(24, bool)}, "known_mask: got 0 of 4"),
-     ({"y_train": np.array(["cat", "dog"] * 12, object)}, "y_train: got Python objects.*to_numpy"),
-     ({"x_train": np.array([[1.0] * 6] * 24, object)}, "x_train: got Python objects.*to_numpy")],
-)  # fmt: skip
+    [
+        ({"known_mask": np.ones(24, bool)}, "known_mask without poison_mask"),
+        ({"y_clean": np.zeros(24)}, "y_clean without poison_mask"),
+        ({"Poison_mask": np.arange(24) < 4}, "Poison_mask.*allowed: poison_mask"),
+        (
+            {"poison_mask": np.arange(24) < 4, "x_clean": np.ones((24, 5))},
+            r"x_clean: got shape \(24, "
+            r"5\)",
+        ),
+        (
+            {"poison_mask": np.arange(24) < 4, "known_mask": np.zeros(24, bool)},
+            "known_mask: got 0 of 4",
+        ),
+        (
+            {"y_train": np.array(["cat", "dog"] * 12, object)},
+            "y_train: got Python objects.*to_numpy",
+        ),
+        ({"x_train": np.array([[1.0] * 6] * 24, object)}, "x_train: got Python objects.*to_numpy"),
+    ],
+)
 def test_keys_that_do_not_go_together_are_refused_by_name(tmp_path, changes, said):
     with pytest.raises(BadInput, match=said):
         load_npz(own_file(tmp_path / "own.npz", **changes))
@@ -868,7 +943,8 @@ SMALL = (  # noqa: SIM905 - as one types them
 
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
-    """A folder with blanks and umlauts, a study of two of one's own classes in it, and what was printed in ASCII."""
+    """A folder with blanks and umlauts, a study of two of one's own classes in it, and what was
+    printed in ASCII."""
     folder = tmp_path_factory.mktemp("für mich allein")
     own_file(folder / "Häuser und Bäume.npz", labels=("Haus", "Bäume"), n=40)
     flags = (
@@ -923,7 +999,10 @@ def test_what_was_trained_comes_out_in_a_line(computed):
 
 
 def test_a_closed_pipe_ends_no_work(computed):
-    code = f"{sys.executable} {ROOT / 'run_unlearn_mnist.py'} {' '.join(SMALL)} --alphas 0 --out piped 2>&1 | head -n 1"
+    code = (
+        f"{sys.executable} {ROOT / 'run_unlearn_mnist.py'} {' '.join(SMALL)} --alphas 0 --out "
+        "piped 2>&1 | head -n 1"
+    )
     done = subprocess.run(
         ["bash", "-c", code], cwd=computed[0], capture_output=True, text=True, timeout=300
     )
@@ -975,7 +1054,8 @@ def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch):
 
 @pytest.mark.long
 def test_a_compiled_program_that_was_cut_off_is_compiled_again_and_kept(tmp_path):
-    """Every entry of the cache is truncated, as by a kill: the same numbers, and whole entries afterwards."""
+    """Every entry of the cache is truncated, as by a kill: the same numbers, and whole entries
+    afterwards."""
     cache, flags = tmp_path / "cache of mine", (*SMALL, "--alphas", 0)
     sizes, numbers = [], []
     for attempt in ("first", "again"):

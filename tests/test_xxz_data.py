@@ -1,4 +1,5 @@
-"""XXZ data against dense diagonalisation, the Bethe ansatz, free fermions, and damage done to its files."""
+"""XXZ data against dense diagonalisation, the Bethe ansatz, free fermions, and damage done to its
+files."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def dense(n_sites: int, delta: float) -> np.ndarray:
 
 
 def bethe_energy(n_sites: int, delta: float) -> float:
-    """Ground-state energy from the Bethe equations n θ₁(λⱼ) = 2π Iⱼ + Σₖ θ₂(λⱼ - λₖ) of n/2 flipped spins."""
+    """Ground-state energy from the Bethe equations n θ₁(λⱼ) = 2π Iⱼ + Σₖ θ₂(λⱼ - λₖ) of n/2 flipped
+    spins."""
     flipped = n_sites // 2
     quanta = np.arange(flipped) - (flipped - 1) / 2
     if delta < 1:
@@ -135,7 +137,8 @@ def test_twelve_sites_are_gapped_in_the_whole_space():
 
 @pytest.mark.parametrize("n_sites", [10, 12, 14])
 def test_lowest_energies_rise_with_the_magnetisation(n_sites):
-    """The ground of the claim that sectors beyond the neighbouring ones cannot hold the next level."""
+    """The ground of the claim that sectors beyond the neighbouring ones cannot hold the next
+    level."""
     sectors = [
         ring._ring_terms(n_sites, ring._sector(n_sites, ones))
         for ones in range(n_sites // 2, 0, -1)
@@ -154,7 +157,8 @@ def test_free_fermions_at_zero_coupling(n_sites):
 def test_heisenberg_point_against_bethe_and_conformal_field_theory():
     """E/n → 1 - 4 ln 2, less πcv/6n² with c = 1 and v = 2π (π/2 for spins, times 4).
 
-    Logarithms add 1.6 % to the correction at 12 sites; 3 % are allowed, and less must be left at 14.
+    Logarithms add 1.6 % to the correction at 12 sites; 3 % are allowed, and less must be left at
+    14.
     """
     left = []
     for n_sites in (12, 14):
@@ -233,7 +237,8 @@ def test_couplings_are_the_published_ones():
 
 
 def test_each_state_stands_in_the_row_of_its_coupling():
-    """H(Δ)ψ = Eψ for the Δ its place promises; a neighbour in Δ would miss by 0.01 times the spread of ΣZZ."""
+    """H(Δ)ψ = Eψ for the Δ its place promises; a neighbour in Δ would miss by 0.01 times the spread
+    of ΣZZ."""
     data = load_xxz(n_sites=6)
     for split, points in ((data.train, ring.XXZ_TRAIN), (data.val, ring.XXZ_VAL)):
         for state, label, k in zip(split.x, split.y, points, strict=True):
@@ -249,7 +254,8 @@ def test_fixed_gauge_is_real_and_positive_at_the_neel_state(n_sites):
     for x in (data.train.x, data.val.x):
         assert not x.imag.any()
         assert (x[:, neel].real > 0.1).all()
-        # the trap of "make the largest amplitude positive": its twin is as large, of the other sign for n/2 odd
+        # the trap of "make the largest amplitude positive": its twin is as large, of the other sign
+        # for n/2 odd
         np.testing.assert_allclose(
             x[:, 2 * neel].real, (-1) ** (n_sites // 2) * x[:, neel].real, atol=1e-6
         )
@@ -389,7 +395,8 @@ def test_failed_write_leaves_nothing_behind(empty_cache, monkeypatch, capsys):
 
 
 def published_layout(n_sites: int = 4) -> dict[str, np.ndarray]:
-    """294 states with arbitrary phases and their Δ; those that are not used are filled with the Néel state."""
+    """294 states with arbitrary phases and their Δ; those that are not used are filled with the
+    Néel state."""
     rng = np.random.default_rng(3)
     xs = np.zeros((294, 2**n_sites), complex)
     xs[:, ring.neel(n_sites)] = 1

@@ -29,7 +29,8 @@ from run_unlearn_xxz import CORRECTED, PAPER, main
 ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")
 TINY = (  # noqa: SIM905 - as one types them
-    "--preset quick --n-sites 4 --runs 2 --gauge-control.runs 2 --alphas 0 30 --hidden 4 --label-hidden 3 --unlearn-hidden 4 "
+    "--preset quick --n-sites 4 --runs 2 --gauge-control.runs 2 --alphas 0 30 --hidden 4 "
+    "--label-hidden 3 --unlearn-hidden 4 "
     "--depth 1 --depths.layers 2 --weight-map.weights 0 0.5 --methods retrain ga "
     "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
@@ -244,7 +245,8 @@ def test_paper_is_the_published_protocol():
 
 @pytest.mark.parametrize(("n_sites", "depth"), [(6, 5), (12, 4)])
 def test_qnn_predictions_do_not_depend_on_the_gauge(n_sites, depth):
-    """Reduced to density matrices (depth 4 of 12 sites) or as states (depth 5 of 6), from parameters of order 1."""
+    """Reduced to density matrices (depth 4 of 12 sites) or as states (depth 5 of 6), from
+    parameters of order 1."""
     model = QNN(n_sites, depth)
     params = 100 * model.init(jax.random.key(1))
 
@@ -277,8 +279,13 @@ def test_both_models_see_the_same_states(gauge, poison):
     dataset = load_xxz(n_sites=6, gauge=gauge)
     jobs = [unlearned(dataset, model, poison, 30) for model in (MLP(128, (4,)), QNN(6, 2))]
     (_, mlp), (_, qnn) = (inputs_of_sets(job.model, job.sets(dataset), job.forgets) for job in jobs)
-    seen = [(mlp.retain.x, qnn.retain.x), (mlp.forget.x, qnn.forget.x), (mlp.forget_clean.x, qnn.forget_clean.x),
-            (mlp.inputs, qnn.inputs), (mlp.validation[None], qnn.validation[None])]  # fmt: skip
+    seen = [
+        (mlp.retain.x, qnn.retain.x),
+        (mlp.forget.x, qnn.forget.x),
+        (mlp.forget_clean.x, qnn.forget_clean.x),
+        (mlp.inputs, qnn.inputs),
+        (mlp.validation[None], qnn.validation[None]),
+    ]
     for narrow, circuit in seen:
         wide = np.zeros((*narrow.shape[:-1], 128), np.float32)
         wide[..., np.arange(128) if mlp.columns is None else mlp.columns] = narrow
@@ -311,7 +318,8 @@ def test_labels_are_flipped_alike_under_all_gauges():
     ("config", "scrub_reads"), [(PAPER, "forget_clean"), (CORRECTED, "forget_poisoned")]
 )
 def test_which_features_each_method_forgets(config, scrub_reads):
-    """ga always ascends on the poisoned ones; scrub reads the clean ones where it is as published."""
+    """ga always ascends on the poisoned ones; scrub reads the clean ones where it is as
+    published."""
     dataset = load_xxz(n_sites=4, gauge=config.gauge)
     model = MLP(32, (4,))
     job = unlearned(dataset, model, "features", 80)
@@ -346,7 +354,8 @@ def test_ascent_raises_the_loss_on_the_poisoned_features():
 
 @pytest.mark.parametrize("poison", ["labels", "features"])
 def test_stored_accuracies_are_those_of_the_stored_parameters(finished, poison):
-    """Every split of the unlearning curves, at their end, against a plain NumPy network on the data drawn anew."""
+    """Every split of the unlearning curves, at their end, against a plain NumPy network on the data
+    drawn anew."""
     folder, _ = finished
     study, dataset, model = read(folder, "unlearning"), load_xxz(n_sites=4), MLP(32, (4,))
     curves = study.accuracy.isel(epoch=-1).sel(model="MLP[4]", poison=poison)

@@ -1,13 +1,15 @@
 """Processes of Python without their start: forked from one that has imported the libraries.
 
-The tests start some three hundred processes, each of which would import JAX, pandas and matplotlib for two to four
-seconds. After `install`, this process asks a warm one, of a single thread, for a fork of it in place of a start; each
-fork has a warm one of its own, for what it starts itself. Nothing of the project is in them: a fork imports that anew.
-The processes that run tests side by side are such forks themselves.
+The tests start some three hundred processes, each of which would import JAX, pandas and matplotlib
+for two to four seconds. After `install`, this process asks a warm one, of a single thread, for a
+fork of it in place of a start; each fork has a warm one of its own, for what it starts itself.
+Nothing of the project is in them: a fork imports that anew. The processes that run tests side by
+side are such forks themselves.
 
-What a library reads while it is imported is seen to: JAX's variables are given to it again, and where the environment
-differs in those of another library, or of Python, a process is started as ever. So it is with another program
-(taskset), with options of Python, and on a system that is no Linux.
+What a library reads while it is imported is seen to: JAX's variables are given to it again, and
+where the environment differs in those of another library, or of Python, a process is started as
+ever. So it is with another program (taskset), with options of Python, and on a system that is no
+Linux.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from typing import Any, NamedTuple
 
 LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
     "jax optax numpy xarray pandas h5netcdf safetensors.numpy loky tqdm dask.array distributed "
-    "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot matplotlib.backends.backend_agg seaborn"
+    "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot "
+    "matplotlib.backends.backend_agg seaborn"
 ).split()
 MODULES = (
     "loky.backend.popen_loky_posix",
@@ -90,7 +93,8 @@ class Start(NamedTuple):
     vfork: bool
 
     def words(self) -> list[str]:
-        """The command, without those options of Python that this process has as well, and without -u: xdist flushes."""
+        """The command, without those options of Python that this process has as well, and without
+        -u: xdist flushes."""
         words = [os.fsdecode(word) for word in self.arguments]
         for options in (subprocess._args_from_interpreter_flags(), ["-u"]):
             if options and words[1 : 1 + len(options)] == options:
@@ -131,7 +135,8 @@ def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
 
 
 def install() -> None:
-    """Have this process ask for forks from here on, where the system knows them; and bury what its processes leave."""
+    """Have this process ask for forks from here on, where the system knows them; and bury what its
+    processes leave."""
     if not isinstance(
         cold_start, types.FunctionType
     ):  # else this process is a fork, and asks already
@@ -173,7 +178,8 @@ def _on_import(environment: dict[str, str]) -> dict[str, str]:
 
 
 def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
-    """Ask the process at the other end for forks; the set of those that this one starts from here on."""
+    """Ask the process at the other end for forks; the set of those that this one starts from here
+    on."""
     started, asked = set(), threading.Lock()
 
     def fork_exec(*arguments) -> int:
@@ -204,7 +210,8 @@ def _ask(channel: socket.socket, on_import: dict[str, str]) -> set[int]:
 
 
 def _bury_orphans(started: set[int]) -> None:
-    """What a killed process leaves comes to this one, in place of the system's first, and ends here."""
+    """What a killed process leaves comes to this one, in place of the system's first, and ends
+    here."""
     while True:
         time.sleep(1)
         for status in Path("/proc").glob("[0-9]*/stat"):
@@ -221,7 +228,8 @@ def _bury_orphans(started: set[int]) -> None:
 
 
 def _serve(channel: socket.socket) -> tuple[list, list[int]]:
-    """Fork on demand; returns in a fork, with the request and the file descriptors that came with it."""
+    """Fork on demand; returns in a fork, with the request and the file descriptors that came with
+    it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a group
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, 1 << 18, 250)

@@ -1,4 +1,5 @@
-"""What is said to users: refusals in one line that names argument, value and what is allowed, on any terminal."""
+"""What is said to users: refusals in one line that names argument, value and what is allowed, on
+any terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def require_whole(argument: str, value: object, least: int = 1) -> None:
 
 
 def as_numbers(values: Any, argument: str) -> np.ndarray:
-    """Finite real or complex numbers of at least single precision, whatever holds them: pandas by position."""
+    """Finite real or complex numbers of at least single precision, whatever holds them: pandas by
+    position."""
     array = as_array(values, argument)
     if array.dtype == object:  # pandas' nullable columns, and columns of several kinds
         try:
@@ -55,7 +57,8 @@ def as_numbers(values: Any, argument: str) -> np.ndarray:
 
 
 def as_array(values: Any, argument: str) -> np.ndarray:
-    """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be lost."""
+    """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be
+    lost."""
     require(
         not np.ma.is_masked(values), argument, "a masked array with values left out", "all values"
     )
@@ -93,7 +96,8 @@ refusing: ContextVar[Callable] = ContextVar(
 
 
 class Checked:
-    """A dataclass whose `check` raises BadInput for bad values; on a command line that is one line, and the end."""
+    """A dataclass whose `check` raises BadInput for bad values; on a command line that is one line,
+    and the end."""
 
     def __post_init__(self):
         with refusing.get()():
@@ -101,7 +105,8 @@ class Checked:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars as Python's own; lists and arrays as tuples, so that they can be hashed and stored."""
+    """NumPy's scalars as Python's own; lists and arrays as tuples, so that they can be hashed and
+    stored."""
     if isinstance(value, np.generic):
         return value.item()
     is_sequence = isinstance(value, (list, tuple)) or (
@@ -130,7 +135,8 @@ codecs.register_error(
 
 @contextmanager
 def any_terminal() -> Iterator[None]:
-    """Output of the block goes to streams of any encoding (alpha where there is no α); a closed pipe ends nothing."""
+    """Output of the block goes to streams of any encoding (alpha where there is no α); a closed
+    pipe ends nothing."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _Stream(stream) for stream in before)
     try:

@@ -1,4 +1,5 @@
-"""Arrays of anyone's .npz files, refused in one line where they are of no use; and the digest of arrays."""
+"""Arrays of anyone's .npz files, refused in one line where they are of no use; and the digest of
+arrays."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def sha256(*arrays: np.ndarray) -> str:
 def read_npz(
     path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the file.
+    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the
+    file.
 
     optional: those that are read where they are there.
     """

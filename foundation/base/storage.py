@@ -1,6 +1,8 @@
-"""Files: labelled results (netCDF-4) and named arrays (safetensors), written whole, verified when read; provenance.
+"""Files: labelled results (netCDF-4) and named arrays (safetensors), written whole, verified when
+read; provenance.
 
-A file is written beside its place, synced and renamed, and carries a checksum: what is damaged is not read. No pickles.
+A file is written beside its place, synced and renamed, and carries a checksum: what is damaged is
+not read. No pickles.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Damaged(ValueError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced to disk, when the block ends without error."""
+    """A temporary path beside `path` that takes its place, synced to disk, when the block ends
+    without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
     try:
@@ -77,9 +80,11 @@ def _sync(path: Path) -> None:
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
-    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or strings.
+    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or
+    strings.
 
-    Long ones, the listing of jobs, are compressed, which HDF5 does to arrays alone: they are most of a file.
+    Long ones, the listing of jobs, are compressed, which HDF5 does to arrays alone: they are most
+    of a file.
     """
     long = {
         name: _packed(text)
@@ -98,7 +103,8 @@ def write_dataset(path: Path, dataset: xr.Dataset) -> None:
 
 
 def read_dataset(path: str | Path) -> xr.Dataset:
-    """A result file in memory; Damaged, a ValueError, where its seal does not match: HDF5 gets no damaged bytes."""
+    """A result file in memory; Damaged, a ValueError, where its seal does not match: HDF5 gets no
+    damaged bytes."""
     if not (path := Path(path)).is_file():
         raise FileNotFoundError(f"results: no file at {path}")
     file = path.read_bytes()
@@ -145,7 +151,8 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[st
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Named arrays and their record from a safetensors file; Damaged where they do not match the checksum."""
+    """Named arrays and their record from a safetensors file; Damaged where they do not match the
+    checksum."""
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -160,7 +167,8 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a safetensors file, without its arrays and unverified; empty where there is none."""
+    """The record of a safetensors file, without its arrays and unverified; empty where there is
+    none."""
     with suppress(Exception), safe_open(path, framework="numpy") as file:
         return json.loads(file.metadata()["record"])
     return {}
@@ -177,7 +185,8 @@ def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
 
 
 def merge(parts: list[xr.Dataset]) -> xr.Dataset:
-    """Datasets of the same variables in one over the union of their coordinates; later ones win, gaps are NaN or ''."""
+    """Datasets of the same variables in one over the union of their coordinates; later ones win,
+    gaps are NaN or ''."""
     indexes = {  # sorted: the order in which parts were computed is no matter
         name: np.unique(
             np.concatenate([part[name].values for part in parts if name in part.indexes])
@@ -213,7 +222,8 @@ def provenance() -> dict[str, str]:
 
 @functools.cache
 def machine(device: str = "cpu") -> str:
-    """What computes: the accelerator if there is one, processor, cores and system, without the machine's name."""
+    """What computes: the accelerator if there is one, processor, cores and system, without the
+    machine's name."""
     words = (
         *([] if device == "cpu" else [device]),
         processor(),
@@ -251,7 +261,8 @@ def code_digest() -> str:
 
 @functools.cache
 def git_commit() -> str:
-    """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside git."""
+    """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside
+    git."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -1,1 +1,2 @@
-"""Jobs: their names, where they are computed, the files that hold them, and the run from flags to files."""
+"""Jobs: their names, where they are computed, the files that hold them, and the run from flags to
+files."""

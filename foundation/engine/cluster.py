@@ -1,7 +1,9 @@
-"""Jobs on a cluster, by dask.distributed: each Dask worker computes in a process of its own, as on this machine.
+"""Jobs on a cluster, by dask.distributed: each Dask worker computes in a process of its own, as on
+this machine.
 
-The process that asks is the only one that writes. It sends the data once to each worker that fits (same code, same
-versions, one kind of processor), and jobs one by one. What it needs beside the rest: requirements/cluster.txt.
+The process that asks is the only one that writes. It sends the data once to each worker that fits
+(same code, same versions, one kind of processor), and jobs one by one. What it needs beside the
+rest: requirements/cluster.txt.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ PATIENCE = 10.0  # seconds without an answer after which a scheduler is given up
 
 
 class NotBegun(Exception):
-    """A worker was handed a job and knows nothing of its run: it was started anew under its old address."""
+    """A worker was handed a job and knows nothing of its run: it was started anew under its old
+    address."""
 
 
 class Code(NamedTuple):
@@ -56,7 +59,10 @@ class Code(NamedTuple):
     def differs(self, other: Code) -> str:
         """In words, "" where nothing does."""
         if self.digest != other.digest:
-            return f"its code is of commit {self.commit[:12]}, allowed: {other.commit[:12]}, with the same changes"
+            return (
+                f"its code is of commit {self.commit[:12]}, allowed: {other.commit[:12]}, with "
+                "the same changes"
+            )
         theirs = ", ".join(sorted(set(self.versions.split(", ")) - set(other.versions.split(", "))))
         return f"it has {theirs}, allowed: {other.versions}" if theirs else ""
 
@@ -169,7 +175,10 @@ class Cluster(jobs.Executor):
             )
             reason = place.code.differs(self.code) or other
         except ImportError as error:
-            reason = f"it cannot import the project ({first_line(error)}); start it in a copy of the project"
+            reason = (
+                f"it cannot import the project ({first_line(error)}); start it in a copy of "
+                "the project"
+            )
         except BadInput as error:
             reason = str(error)
         except (*self.lost, TimeoutError):  # it has gone again
@@ -216,7 +225,10 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
         logging.CRITICAL
     )  # what matters is said in one line, by us
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})
-    allowed = f"the address of a Dask scheduler (tcp://host:8786), its scheduler file, or {', '.join(QUEUES)}"
+    allowed = (
+        "the address of a Dask scheduler (tcp://host:8786), its scheduler file, or "
+        f"{', '.join(QUEUES)}"
+    )
     if where in QUEUES:
         require(
             workers > 0,
@@ -230,8 +242,11 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
     is_file = Path(where).is_file()
     require(is_file or re.match(r"\w+://", where) is not None, "--cluster", where, allowed)
     try:
-        return Client(**({"scheduler_file": where} if is_file else {"address": where}), timeout=PATIENCE,
-                      set_as_default=False), None  # fmt: skip
+        return Client(
+            **({"scheduler_file": where} if is_file else {"address": where}),
+            timeout=PATIENCE,
+            set_as_default=False,
+        ), None
     except (
         OSError,
         ValueError,
@@ -243,7 +258,8 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
 
 
 def _queue(where: str) -> Any:
-    """The cluster of this kind as the user's dask_jobqueue settings describe it, one worker a core."""
+    """The cluster of this kind as the user's dask_jobqueue settings describe it, one worker a
+    core."""
     before = signal.getsignal(signal.SIGINT)
     import dask_jobqueue  # takes over Ctrl-C
 
@@ -262,7 +278,8 @@ def _queue(where: str) -> Any:
 
 
 def errand(folders: list[str]) -> Callable:
-    """A function that calls one of this module on a worker; it travels as code, and finds the project in `folders`."""
+    """A function that calls one of this module on a worker; it travels as code, and finds the
+    project in `folders`."""
 
     def run(name: str, *arguments: Any) -> Any:
         import sys
@@ -284,7 +301,8 @@ _processes: dict[str, jobs.Worker] = {}  # by run
 
 
 def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) -> Place:
-    """Start the process that computes the run's jobs, for as long as the one who asked keeps this result.
+    """Start the process that computes the run's jobs, for as long as the one who asked keeps this
+    result.
 
     What computes with other code begins nothing, and says so by what it returns.
     """
@@ -310,7 +328,8 @@ def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) ->
 
 
 def _end_with(run: str, worker: Any, task: str) -> None:
-    """End the run's process when Dask has forgotten the task: the one who asked has ended, or was killed."""
+    """End the run's process when Dask has forgotten the task: the one who asked has ended, or was
+    killed."""
     while task in worker.state.tasks:
         time.sleep(0.5)
     _processes.pop(run).end()
@@ -336,6 +355,7 @@ def _perform(content: bytes) -> jobs.Result:
     except (ImportError, AttributeError) as error:
         allowed = "code that workers can import, or code of the script or notebook itself"
         raise BadInput(
-            f"--cluster: got a job that a worker cannot read ({first_line(error)}), allowed: {allowed}"
+            f"--cluster: got a job that a worker cannot read ({first_line(error)}), allowed: "
+            f"{allowed}"
         ) from None
     return jobs.perform(job, inputs)

@@ -1,8 +1,10 @@
-"""Jobs: what is to be computed, as a value; the store of their results; and the processes that compute them.
+"""Jobs: what is to be computed, as a value; the store of their results; and the processes that
+compute them.
 
-A job carries all that its numbers depend on. Its key is a hash of that, so a result is found by what it is, and never
-compared afterwards. Jobs are computed in processes of one thread each, because XLA's results depend on the size of its
-thread pool; the process that asks for them starts no backend.
+A job carries all that its numbers depend on. Its key is a hash of that, so a result is found by
+what it is, and never compared afterwards. Jobs are computed in processes of one thread each,
+because XLA's results depend on the size of its thread pool; the process that asks for them starts
+no backend.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something to compute from a data set and from what other jobs gave; subclasses add fields and `perform`."""
+    """Something to compute from a data set and from what other jobs gave; subclasses add fields and
+    `perform`."""
 
     data: str  # the SHA-256 of the data set it reads
 
@@ -79,7 +82,8 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs(Job):
-    """A job that computes a block of runs: runs block * size and the size - 1 after it, each with its own seed."""
+    """A job that computes a block of runs: runs block * size and the size - 1 after it, each with
+    its own seed."""
 
     seed: int = 0
     block: int = 0
@@ -95,7 +99,8 @@ class Runs(Job):
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """All that the job's numbers depend on, as JSON; of jobs that it needs, their own. NoSource where code has none."""
+    """All that the job's numbers depend on, as JSON; of jobs that it needs, their own. NoSource
+    where code has none."""
     return keys.fields_of(job)
 
 
@@ -107,7 +112,8 @@ def job_key(job: Job) -> str | None:
 
 
 def random_key(seed: int, *purpose: str | int) -> jax.Array:
-    """The key of one random choice, from what it is for (its CRC-32: `hash` is salted): no draw depends on others."""
+    """The key of one random choice, from what it is for (its CRC-32: `hash` is salted): no draw
+    depends on others."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
 
 
@@ -116,7 +122,8 @@ def random_key(seed: int, *purpose: str | int) -> jax.Array:
 
 @dataclass(frozen=True)
 class Store:
-    """The results of jobs, a file each, named by their keys. A damaged one is named, and computed again."""
+    """The results of jobs, a file each, named by their keys. A damaged one is named, and computed
+    again."""
 
     folder: Path
 
@@ -157,11 +164,13 @@ BITS = {
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }  # read when JAX's backend starts
-XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="  # jaxlib 0.10.2 crashes now and then with YNNPACK's products
+# jaxlib 0.10.2 crashes now and then with YNNPACK's products
+XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
 
 _datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
 _read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
-# What the last pools had that ended: locks that a thread collects, as the process ends, would be warned of.
+# What the last pools had that ended: locks that a thread collects, as the process ends, would be
+# warned of.
 _ended: deque[dict] = deque(maxlen=64)
 
 
@@ -179,7 +188,8 @@ class Setting(NamedTuple):
 
 
 def one_thread() -> dict[str, str]:
-    """The environment of a process of one thread; it keeps compiled programs, in a folder that the user may name."""
+    """The environment of a process of one thread; it keeps compiled programs, in a folder that the
+    user may name."""
     given = os.environ.get("XLA_FLAGS", "")
     flags = given if XLA_FLAGS.partition("=")[0] in given else f"{given} {XLA_FLAGS}".strip()
     cache = {
@@ -195,7 +205,8 @@ def one_thread() -> dict[str, str]:
 
 
 def _begin(setting: Setting, parent: int) -> None:
-    """The first thing that a process does: keep the data, take over JAX's settings, and end when its parent does."""
+    """The first thing that a process does: keep the data, take over JAX's settings, and end when
+    its parent does."""
     process_executor._USE_PSUTIL = (
         False  # else it restarts a process that has compiled much, taking that for a leak
     )
@@ -216,7 +227,8 @@ def _begin(setting: Setting, parent: int) -> None:
 
 
 def _mend_cache(show: Callable) -> Callable:
-    """Remove compiled programs that cannot be read, cut off by a kill: JAX would leave them there for ever."""
+    """Remove compiled programs that cannot be read, cut off by a kill: JAX would leave them there
+    for ever."""
 
     def said(message, *arguments, **keywords):
         found = re.match(
@@ -293,7 +305,8 @@ class Deadly(Exception):
 
 
 class Executor:
-    """Hands jobs to workers, each once those that it needs are done, or are in the store. Subclasses have workers."""
+    """Hands jobs to workers, each once those that it needs are done, or are in the store.
+    Subclasses have workers."""
 
     patience: float | None = (
         None  # seconds between two looks at which workers there are; None: nobody joins them
@@ -322,7 +335,8 @@ class Executor:
         """Another one in place of a worker that was lost, where that can be had."""
 
     def compute(self) -> Iterator[Finished]:
-        """The jobs' results as they come; raises what a job raised, at once, and Deadly when all others are done."""
+        """The jobs' results as they come; raises what a job raised, at once, and Deadly when all
+        others are done."""
         while True:
             self.look()
             for job in self.waiting.get_ready():
@@ -362,7 +376,8 @@ class Executor:
             worker.handed[future] = job
 
     def _choose(self, worker: Worker) -> tuple | None:
-        """A kind of which jobs are ready: one that this process has compiled, else one that none has, else the most."""
+        """A kind of which jobs are ready: one that this process has compiled, else one that none
+        has, else the most."""
         ready = {kind: jobs for kind, jobs in self.ready.items() if jobs}
         if worker.handed and sum(map(len, ready.values())) <= len(self.workers):
             return None  # the last jobs go to those that are free
@@ -375,7 +390,8 @@ class Executor:
         return max(ready, key=lambda kind: len(ready[kind]), default=None)
 
     def _collect(self, worker: Worker) -> Iterator[Finished]:
-        """What the process has done, in the order in which it was handed out; raises what a job raised."""
+        """What the process has done, in the order in which it was handed out; raises what a job
+        raised."""
         while worker.handed and (first := next(iter(worker.handed))).done():
             if isinstance(_failure(first), self.lost):
                 self.bury(worker)
@@ -390,7 +406,8 @@ class Executor:
         return Finished(job, result.arrays, own)
 
     def bury(self, worker: Worker) -> None:
-        """Hand the jobs of a process that died to others; the one that it was computing at most ATTEMPTS times."""
+        """Hand the jobs of a process that died to others; the one that it was computing at most
+        ATTEMPTS times."""
         worker.end()
         self.workers.remove(worker)
         self.replace(worker)
@@ -417,7 +434,8 @@ def _failure(future: Future) -> BaseException | None:
 
 
 class Local(Executor):
-    """This machine's processes: one a core, or one an accelerator; workers: another number, 0 for that."""
+    """This machine's processes: one a core, or one an accelerator; workers: another number, 0 for
+    that."""
 
     def __init__(
         self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int
@@ -433,7 +451,8 @@ class Local(Executor):
 
 
 def accelerators() -> list[str]:
-    """The GPUs that processes may use, by the names that CUDA_VISIBLE_DEVICES takes; none where jobs run on the CPU."""
+    """The GPUs that processes may use, by the names that CUDA_VISIBLE_DEVICES takes; none where
+    jobs run on the CPU."""
     if keys.backend() == "cpu":
         return []
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -460,7 +479,8 @@ def recorded_fields(job: Job) -> dict[str, Any]:
 
 
 def with_needs(jobs: Iterable[Job], is_there: Callable[[Job], bool]) -> list[Job]:
-    """Those of the jobs, and of all that they need, that are not there; each once, behind what it needs."""
+    """Those of the jobs, and of all that they need, that are not there; each once, behind what it
+    needs."""
     is_there = cache(is_there)
     found: dict[Job, None] = {}
 

@@ -1,7 +1,9 @@
-"""The names of results: a hash over all that they depend on, the code of methods, models and poisons included.
+"""The names of results: a hash over all that they depend on, the code of methods, models and
+poisons included.
 
-Code whose syntax tree is not in the committed list, edited here or a user's own, adds the tree's hash to every key it
-is part of: whoever changes a loss never gets old numbers, and whoever reformats one recomputes nothing.
+Code whose syntax tree is not in the committed list, edited here or a user's own, adds the tree's
+hash to every key it is part of: whoever changes a loss never gets old numbers, and whoever
+reformats one recomputes nothing.
 """
 
 from __future__ import annotations
@@ -40,14 +42,16 @@ SETTINGS = {  # of JAX, with their defaults: what changes bits
     "jax_exec_time_optimization_effort": 0.0,
 }
 
-# Digests of the project's own jobs, models, methods, poisons and measures, each behind what it is of. Renewed by
-# tests/same_bits.py --renew, which computes every study first: the list vouches for code that gives the same bits.
+# Digests of the project's own jobs, models, methods, poisons and measures, each behind what it is
+# of. Renewed by tests/same_bits.py --renew, which computes every study first: the list vouches for
+# code that gives the same bits.
 SOURCES = Path(__file__).with_name("sources.txt")
 OWN_SOURCES = frozenset(line.split()[0] for line in SOURCES.read_text().splitlines())
 
 
 class NoSource(Exception):
-    """Something has no source that could be hashed: what depends on it is computed, and not stored."""
+    """Something has no source that could be hashed: what depends on it is computed, and not
+    stored."""
 
 
 def key_of(fields: dict[str, Any]) -> str:
@@ -64,7 +68,8 @@ OF_PROCESS = ("numerics", "settings")  # names that no field of a job may have
 
 
 def fields_of(job: Any) -> dict[str, Any]:
-    """A dataclass as JSON; BadInput where a field has a name under which what of the process changes numbers stands."""
+    """A dataclass as JSON; BadInput where a field has a name under which what of the process
+    changes numbers stands."""
     fields = describe(job)
     taken = ", ".join(name for name in OF_PROCESS if name in fields)
     require(not taken, "job", f"a field named {taken} of {type(job).__name__}", "other names")
@@ -72,7 +77,8 @@ def fields_of(job: Any) -> dict[str, Any]:
 
 
 def settings() -> dict[str, Any]:
-    """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's, the backend."""
+    """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's,
+    the backend."""
     flags = " ".join(sorted(set(os.environ.get("XLA_FLAGS", "").split())))
     own = jax_settings() | {"XLA_FLAGS": flags, "backend": backend()}
     defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu"}
@@ -80,7 +86,8 @@ def settings() -> dict[str, Any]:
 
 
 def backend() -> str:
-    """What jobs run on, without starting it: cpu, or cuda where JAX_PLATFORMS or what is installed says so."""
+    """What jobs run on, without starting it: cpu, or cuda where JAX_PLATFORMS or what is installed
+    says so."""
     plugins = [
         name
         for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")
@@ -95,7 +102,8 @@ def jax_settings() -> dict[str, Any]:
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON that is the same in every process; NoSource where it holds code without one."""
+    """A value as JSON that is the same in every process; NoSource where it holds code without
+    one."""
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -145,7 +153,8 @@ _WRITTEN = {f"__{word}__" for word in _WORDS}  # by the dataclass decorator
 
 
 def source_hashes(code: type | Callable) -> tuple[str, ...]:
-    """Digests of the syntax trees of a class and its bases, or of a function and what it closes over; else NoSource."""
+    """Digests of the syntax trees of a class and its bases, or of a function and what it closes
+    over; else NoSource."""
     if isinstance(code, type):
         classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in _LIBRARY]
         return tuple(
@@ -182,7 +191,8 @@ def _class_hashes(cls: type) -> list[str]:
 
 @lru_cache(maxsize=1024)
 def _function_hash(function: Callable, kinds: type | tuple[type, ...], name: str) -> str:
-    """Of the innermost node of these kinds and this name that holds the function's first line, or its decorator's."""
+    """Of the innermost node of these kinds and this name that holds the function's first line, or
+    its decorator's."""
     line = function.__code__.co_firstlineno
     holding = [
         node

@@ -1,4 +1,5 @@
-"""What all main scripts share: flags, one-line errors, signals, and the run from a configuration to its study files."""
+"""What all main scripts share: flags, one-line errors, signals, and the run from a configuration to
+its study files."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with input, results folder, disk or memory into one line on stderr and exit code 2."""
+    """Turn what is wrong with input, results folder, disk or memory into one line on stderr and
+    exit code 2."""
     try:
         yield
     except (BadInput, storage.Damaged, OSError, Deadly, MemoryError, JaxRuntimeError) as error:
@@ -86,8 +88,8 @@ class Settings(Checked):
     """What to run: the flags that all main scripts have."""
 
     preset: Literal["paper", "corrected", "quick"] = "paper"
-    """Which set of defaults the other flags start from: paper is what the published code did, corrected the
-    same with its flaws mended, quick a small corrected one of a few minutes."""
+    """Which set of defaults the other flags start from: paper is what the published code did,
+    corrected the same with its flaws mended, quick a small corrected one of a few minutes."""
     stages: tuple[str, ...]
     """Studies to run."""
     models: tuple[str, ...]
@@ -99,26 +101,40 @@ class Settings(Checked):
     out: Path = Path("results")
     """Folder for results and figures: OUT/DATASET/PRESET/."""
     plan: bool = False
-    """Say what is there, what is missing and how many core-minutes it will take, and compute nothing."""
+    """Say what is there, what is missing and how many core-minutes it will take, and compute
+    nothing."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
-    """Processes of one thread; a matter of speed and memory, the bits are the same. 0: one a core, or one a GPU."""
+    """Processes of one thread; a matter of speed and memory, the bits are the same. 0: one a core,
+    or one a GPU."""
     cluster: str | None = None
-    """Compute elsewhere: address of a Dask scheduler (tcp://host:8786), its scheduler file, or slurm, pbs or lsf,
-    which is asked for --workers processes."""
+    """Compute elsewhere: address of a Dask scheduler (tcp://host:8786), its scheduler file, or
+    slurm, pbs or lsf, which is asked for --workers processes."""
     alphas: tuple[Percent, ...]
     """Poisoned shares, in percent."""
     block: int = 5
-    """Runs that one job computes, side by side on an accelerator: wide blocks fill one. Part of the results' names."""
+    """Runs that one job computes, side by side on an accelerator: wide blocks fill one. Part of the
+    results' names."""
     study: tuple[Path, ...] = ()
-    """Python files of your own, each with studies (see the guide), which join the stages, flags and figures."""
+    """Python files of your own, each with studies (see the guide), which join the stages, flags and
+    figures."""
     optimization_level: tyro.conf.Suppress[int] = 3
     """XLA's: at 1, programs that compile for longer than they run are done sooner."""
 
     AXES: ClassVar[tuple[str, ...]] = (
-        "preset", "stages", "models", "runs", "out", "plan", "data", "workers", "cluster", "alphas", "study",
-    )  # fmt: skip
+        "preset",
+        "stages",
+        "models",
+        "runs",
+        "out",
+        "plan",
+        "data",
+        "workers",
+        "cluster",
+        "alphas",
+        "study",
+    )
     """Fields that do not name the results folder: axes of the files, and what changes no number."""
     presets: ClassVar[dict[str, Settings]] = {}
     """The presets by name, to which a configuration is compared for the name of its folder."""
@@ -134,7 +150,8 @@ class Settings(Checked):
         return range(block.start, min(block.stop, self.runs if runs is None else runs))
 
     def __post_init__(self):
-        """Values as they are stored: Python's own numbers, tuples and paths, whatever a notebook gives."""
+        """Values as they are stored: Python's own numbers, tuples and paths, whatever a notebook
+        gives."""
         for each in fields(self):
             value = plain(getattr(self, each.name))
             is_path = isinstance(value, str) and each.name in ("out", "data")
@@ -209,9 +226,11 @@ C = TypeVar("C", bound=Settings)
 
 
 def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: str) -> type[C]:
-    """A subclass of a configuration with the flags of studies, nested (--capacity.runs), and their names as stages.
+    """A subclass of a configuration with the flags of studies, nested (--capacity.runs), and their
+    names as stages.
 
-    Raises TypeError where two studies have one name, or one group of different flags, or a group is a flag of `base`.
+    Raises TypeError where two studies have one name, or one group of different flags, or a group is
+    a flag of `base`.
     """
     names = [study.name for study in studies]
     groups = {study.prefix: study.flags for study in studies if study.flags}
@@ -249,7 +268,8 @@ def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: 
 def preset_values(
     config: Settings, studies: Iterable[Study], preset: Literal["corrected", "quick"]
 ) -> dict[str, Flags]:
-    """The groups of flags of a configuration, with the values that studies have in the presets corrected or quick."""
+    """The groups of flags of a configuration, with the values that studies have in the presets
+    corrected or quick."""
     groups: dict[str, Flags] = {}
     for study in studies:
         values = getattr(study, preset)
@@ -261,7 +281,8 @@ def preset_values(
 
 
 def with_studies(config: C, studies: Sequence[Study]) -> C:
-    """The configuration, and its presets, with the flags of further studies at the values of their presets."""
+    """The configuration, and its presets, with the flags of further studies at the values of their
+    presets."""
     if {study.name for study in studies} <= set(config.known_stages):
         return config
     present = {each.name for each in fields(config)}
@@ -285,8 +306,9 @@ def with_studies(config: C, studies: Sequence[Study]) -> C:
 def studies_of_file(path: Path) -> list[Study]:
     """The studies that a user's Python file defines, in its order.
 
-    The file becomes a module that is pickled by value: the processes that compute need not find it. Raises BadInput
-    where there is no such file, it cannot be run, it defines no study, or its name is that of another module.
+    The file becomes a module that is pickled by value: the processes that compute need not find it.
+    Raises BadInput where there is no such file, it cannot be run, it defines no study, or its name
+    is that of another module.
     """
     allowed = "a Python file that defines a Study"
     require(path.suffix == ".py" and path.is_file(), "--study", path, allowed)
@@ -317,7 +339,8 @@ def studies_of_file(path: Path) -> list[Study]:
 def parse_command_line(
     presets: dict[str, C], studies: Sequence[Study], description: str
 ) -> tuple[C, tuple[Study, ...]]:
-    """The configuration from the command line, and the studies: the script's own, and those of --study.
+    """The configuration from the command line, and the studies: the script's own, and those of
+    --study.
 
     The flags stand over the defaults of the preset that is named.
     """
@@ -345,7 +368,8 @@ def parse_command_line(
 
 @contextmanager
 def _by_its_flag() -> Iterator[None]:
-    """A refusal of a nested value names the flag that was written, --mlp.sweep.learning-rate, and ends the process."""
+    """A refusal of a nested value names the flag that was written, --mlp.sweep.learning-rate, and
+    ends the process."""
     with one_line_errors():
         try:
             yield
@@ -393,11 +417,13 @@ def run_studies(
     under: str | None = None,
     data_word: str = "",
 ) -> Path | None:
-    """Run the configuration's stages on a data set; returns the folder with the results, OUT/DATASET/FOLDER.
+    """Run the configuration's stages on a data set; returns the folder with the results,
+    OUT/DATASET/FOLDER.
 
-    studies: those that the stages name, and maybe others; the configuration gets the flags that it lacks. under: what
-    stands for DATASET. data_word: word on the data that joins FOLDER, "" for the preset's own. With --plan it prints
-    what is missing and returns None. Raises BadInput where the folder holds results of other data.
+    studies: those that the stages name, and maybe others; the configuration gets the flags that it
+    lacks. under: what stands for DATASET. data_word: word on the data that joins FOLDER, "" for the
+    preset's own. With --plan it prints what is missing and returns None. Raises BadInput where the
+    folder holds results of other data.
     """
     folder = config.out / (under or dataset.name) / folder_name(config, data_word)
     store = Store(config.out / "jobs")
@@ -425,7 +451,8 @@ def run_studies(
         if config.plan:
             print("\n".join(describe_plan(rows, missing, store, listings.values())))
             return None
-        storage.git_commit()  # kept: the commit of the code that runs, not of what the tree holds when a job ends
+        # kept: the commit of the code that runs, not of what the tree holds when a job ends
+        storage.git_commit()
         for own in (writable_folder(folder), store.folder):
             storage.sweep(own)
         with locked(folder / "results.nc"):  # found out before anything is computed
@@ -452,9 +479,11 @@ def run_studies(
 
 @contextmanager
 def _numerics(level: int) -> Iterator[None]:
-    """What changes bits, where the keys of jobs and the processes that compute read it: XLA's flags, JAX's precision.
+    """What changes bits, where the keys of jobs and the processes that compute read it: XLA's
+    flags, JAX's precision.
 
-    An accelerator multiplies in full precision and adds up in one order, at whatever cost, unless the user says other.
+    An accelerator multiplies in full precision and adds up in one order, at whatever cost, unless
+    the user says other.
     """
     flags, precise = (
         os.environ.get("XLA_FLAGS"),
@@ -482,7 +511,8 @@ def _numerics(level: int) -> Iterator[None]:
 
 
 def compute_here(*, optimization_level: int = 3) -> None:
-    """Let this process compute as those of a study do: one thread, their flags, compiled programs kept.
+    """Let this process compute as those of a study do: one thread, their flags, compiled programs
+    kept.
 
     To be called before JAX computes anything: its backend reads the flags as it starts.
     """
@@ -499,7 +529,8 @@ def compute_here(*, optimization_level: int = 3) -> None:
 
 
 def folder_name(config: Settings, data_word: str = "") -> str:
-    """The preset, and each flag that changes numbers, is no axis of the files and differs from it: paper+seed=1."""
+    """The preset, and each flag that changes numbers, is no axis of the files and differs from it:
+    paper+seed=1."""
     own, usual = (
         dict(_leaves(each)) for each in (config, config.presets.get(config.preset, config))
     )
@@ -532,9 +563,11 @@ def compute(
     workers: int,
     cluster: str | None = None,
 ) -> dict[Job, tuple]:
-    """Compute jobs side by side and store each as it ends; returns arrays and records of those that have no key.
+    """Compute jobs side by side and store each as it ends; returns arrays and records of those that
+    have no key.
 
-    Stopped by a signal or an error, it says what is kept: all that is done. What is still being computed is given up.
+    Stopped by a signal or an error, it says what is kept: all that is done. What is still being
+    computed is given up.
     """
     if not jobs:
         return {}
@@ -567,8 +600,11 @@ def compute(
             if isinstance(reason, (KeyboardInterrupt, OSError))
             else ""
         )
-        print(f"stopped with {len(kept)} of {len(jobs)} jobs computed, all of them kept in {store.folder}{way_on}",
-              file=sys.stderr)  # fmt: skip
+        print(
+            f"stopped with {len(kept)} of {len(jobs)} jobs computed, all of them kept in "
+            f"{store.folder}{way_on}",
+            file=sys.stderr,
+        )
         raise
     finally:
         executor.end()

@@ -1,7 +1,8 @@
 """The record of a study: all that a study is, in one value.
 
-A study on the record stands in one file, which ends with its record: the question, the flags with their checks, what is
-computed, the tables, the figures, the claims. What runs or reports a study is given its record and needs nothing else.
+A study on the record stands in one file, which ends with its record: the question, the flags with
+their checks, what is computed, the tables, the figures, the claims. What runs or reports a study is
+given its record and needs nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Flags:
-    """The flags of one study; subclasses add fields with the values of the preset paper, each documented below it."""
+    """The flags of one study; subclasses add fields with the values of the preset paper, each
+    documented below it."""
 
     AXES: ClassVar[tuple[str, ...]] = ()
     """Fields that do not name the results folder: axes of the study's files."""
@@ -28,15 +30,18 @@ class Flags:
             object.__setattr__(self, each.name, plain(getattr(self, each.name)))
 
     def check(self, config: Any) -> None:
-        """Raise BadInput, by the field's own name, for values that cannot be used; config: all flags."""
+        """Raise BadInput, by the field's own name, for values that cannot be used; config: all
+        flags."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyTable:
-    """A table of a study: its numbers, and how they are laid out, as in foundation.report.layout.Table.
+    """A table of a study: its numbers, and how they are laid out, as in
+    foundation.report.layout.Table.
 
-    A script ends with the table of its data set and preset, under the title; "": it does not print the table.
-    findings: what is laid out otherwise among the tables of findings.py; None: the table is none of these.
+    A script ends with the table of its data set and preset, under the title; "": it does not print
+    the table. findings: what is laid out otherwise among the tables of findings.py; None: the table
+    is none of these.
     """
 
     frame: Callable[..., Any]  # (result files, data set, preset) -> a tidy frame

@@ -1,7 +1,8 @@
 """Study files: the readable view of what jobs computed, OUT/<data set>/<folder>/<study>.nc.
 
-A file lists the jobs of its rows. A command reads it, adds the rows of its own jobs and writes it anew under a short
-lock; what it did not ask for stays. What a file lists is done, also in a clone that has no job files.
+A file lists the jobs of its rows. A command reads it, adds the rows of its own jobs and writes it
+anew under a short lock; what it did not ask for stays. What a file lists is done, also in a clone
+that has no job files.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ LOCK_SECONDS = 600  # how long to wait for another process that writes the same 
 class Row:
     """A job, and where its numbers stand in a study's file.
 
-    place: {axis: label}. table: (row, arrays) -> labelled variables. runs: those of its runs that are shown; None
-    where the job has no runs. words: coordinates along one axis of the place, {name: (axis, value)}.
+    place: {axis: label}. table: (row, arrays) -> labelled variables. runs: those of its runs that
+    are shown; None where the job has no runs. words: coordinates along one axis of the place,
+    {name: (axis, value)}.
     """
 
     study: str
@@ -64,7 +66,8 @@ Listing = dict[
 class StudyFile:
     """One study's file, which need not be there yet.
 
-    One that is damaged, or that lists no jobs, is named and kept beside the new one; what it held is computed again.
+    One that is damaged, or that lists no jobs, is named and kept beside the new one; what it held
+    is computed again.
     """
 
     def __init__(self, path: Path, data: dict[str, Any]):
@@ -75,7 +78,8 @@ class StudyFile:
         return {} if found is None else json.loads(found.attrs["jobs"])
 
     def read(self, *, set_aside: bool = False) -> xr.Dataset | None:
-        """The file, None where there is none that can be used; BadInput where it holds results of other data."""
+        """The file, None where there is none that can be used; BadInput where it holds results of
+        other data."""
         try:
             found = storage.read_dataset(self.path)
             jobs, theirs = (json.loads(found.attrs[name]) for name in ("jobs", "data"))
@@ -103,14 +107,18 @@ class StudyFile:
         words = ", ".join(
             f"{name} {there} there and {here} here" for name, there, here in both if there != here
         )
-        allowed = f"a folder without results of other data ({words or 'of the same name'}); choose another --out"
+        allowed = (
+            f"a folder without results of other data ({words or 'of the same name'}); "
+            "choose another --out"
+        )
         require(theirs.get("sha256") == self.data.get("sha256"), "--out", self.path, allowed)
         return found
 
     def add(
         self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]
     ) -> None:
-        """Write the file with these rows, each with its job's arrays and record, in place of those at their address."""
+        """Write the file with these rows, each with its job's arrays and record, in place of those
+        at their address."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
             found, parts = self.read(set_aside=True), []
@@ -173,13 +181,15 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def job_arrays(path: str | Path, run: int = 0, **place: Any) -> Arrays:
-    """What one run of a study computed, from the job's own file: final parameters, logits and which samples are what.
+    """What one run of a study computed, from the job's own file: final parameters, logits and which
+    samples are what.
 
-    path: OUT/DATA/FOLDER/STUDY.nc. place: labels along the axes of its table, such as model="QNN[depth=6]",
-    poison="labels", alpha_percent=30. The arrays of a run: see `perform` of the job (protocol.Fit); its model's
-    parameters: protocol.tensors_to_params(model, arrays).
+    path: OUT/DATA/FOLDER/STUDY.nc. place: labels along the axes of its table, such as
+    model="QNN[depth=6]", poison="labels", alpha_percent=30. The arrays of a run: see `perform` of
+    the job (protocol.Fit); its model's parameters: protocol.tensors_to_params(model, arrays).
 
-    Raises BadInput where the study has no such run, or the jobs' files are not there (a clone has none).
+    Raises BadInput where the study has no such run, or the jobs' files are not there (a clone has
+    none).
     """
     listing = json.loads(storage.read_dataset(path).attrs["jobs"])
     for address, entry in listing.items():
@@ -187,7 +197,8 @@ def job_arrays(path: str | Path, run: int = 0, **place: Any) -> Arrays:
             file = Path(path).parents[2] / "jobs" / f"{entry['key']}.safetensors"
             if not file.is_file():
                 raise BadInput(
-                    f"jobs: got no {file}, allowed: a folder that was computed here (--out elsewhere)"
+                    f"jobs: got no {file}, allowed: a folder that was computed here (--out "
+                    "elsewhere)"
                 )
             first = entry["fields"].get("block", 0) * entry["fields"].get("size", 5)
             return {
@@ -213,7 +224,8 @@ def is_listed(row: Row, listing: Listing) -> bool:
 
 
 def _without(found: xr.Dataset, row: Row, part: xr.Dataset, former: list[int]) -> xr.Dataset:
-    """The file without what stands at a row's place, in the runs of its job and of the former one: nothing stays."""
+    """The file without what stands at a row's place, in the runs of its job and of the former one:
+    nothing stays."""
     if not row.place:
         return found.drop_vars([name for name in part.data_vars if name in found])
     chosen = {
@@ -235,7 +247,8 @@ def _without(found: xr.Dataset, row: Row, part: xr.Dataset, former: list[int]) -
 def describe_plan(
     rows: list[Row], missing: list[Job], store: Store, listings: Iterable[dict]
 ) -> list[str]:
-    """Lines on what is there, what is missing, how that differs from what is there, and what it will cost."""
+    """Lines on what is there, what is missing, how that differs from what is there, and what it
+    will cost."""
     entries = [entry for listing in listings for entry in listing.values()] + list(
         store.records().values()
     )
@@ -244,7 +257,8 @@ def describe_plan(
     for study in dict.fromkeys(row.study for row in rows):
         own = {row.job for row in rows if row.study == study}
         lines.append(
-            f"{study}: {len(own)} jobs, {len(own - set(missing))} there, {len(own & set(missing))} missing"
+            f"{study}: {len(own)} jobs, {len(own - set(missing))} there, {len(own & set(missing))} "
+            "missing"
         )
     groups: dict[tuple, list[Job]] = {}
     for job in missing:
@@ -270,7 +284,8 @@ def _flat(fields: Any, path: str = "") -> dict[str, str]:
 
 
 def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) -> tuple[float, str]:
-    """Seconds of the job that is most like this one, and in what it differs; 0 where there is none of its kind."""
+    """Seconds of the job that is most like this one, and in what it differs; 0 where there is none
+    of its kind."""
     alike = [
         entry
         for entry in known

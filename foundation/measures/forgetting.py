@@ -1,7 +1,9 @@
-"""Did it forget? Measures of how far models are from oracles, the floor under each, and what tells them apart.
+"""Did it forget? Measures of how far models are from oracles, the floor under each, and what tells
+them apart.
 
-An oracle is trained as the teacher was, on the retained samples alone. Pure NumPy on what N models say of the samples
-of one draw of the poison: `MEASURES` are functions of such models, of oracles, and of which samples are what.
+An oracle is trained as the teacher was, on the retained samples alone. Pure NumPy on what N models
+say of the samples of one draw of the poison: `MEASURES` are functions of such models, of oracles,
+and of which samples are what.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from foundation.base.checks import as_array, require
 
 
 class Models(NamedTuple):
-    """What N models that were trained alike say of s samples: the training set as poisoned, then the validation set."""
+    """What N models that were trained alike say of s samples: the training set as poisoned, then
+    the validation set."""
 
     z: np.ndarray  # (N, s) logits, positive where they are for the true label
     clean: np.ndarray  # (N, s) the same of the samples as they were before the poison
@@ -52,8 +55,12 @@ def signs(labels: np.ndarray) -> np.ndarray:
 def signed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """z: logits (N, s), with the other sign where the true label (s,) is 0."""
     logits, labels = as_array(logits, "logits"), as_array(labels, "labels")
-    require(logits.ndim == 2 and logits.shape[1:] == labels.shape, "labels", f"shape {labels.shape}",
-            f"one for each column of the logits, {logits.shape}")  # fmt: skip
+    require(
+        logits.ndim == 2 and logits.shape[1:] == labels.shape,
+        "labels",
+        f"shape {labels.shape}",
+        f"one for each column of the logits, {logits.shape}",
+    )
     return logits.astype(float) * signs(labels)
 
 
@@ -69,7 +76,8 @@ def wasserstein(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.abs(sorted_[0] - sorted_[1]).mean(axis=0)
 
 
-SIGMA_FLOOR = 0.1  # of Gaussians fitted to N values, in units of the median of the oracles' standard deviations
+# of Gaussians fitted to N values, in units of the median of the oracles' standard deviations
+SIGMA_FLOOR = 0.1
 
 
 def _gaussians(models: np.ndarray, oracles: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -81,19 +89,23 @@ def _gaussians(models: np.ndarray, oracles: np.ndarray) -> Iterator[tuple[np.nda
 
 
 def klom(models: np.ndarray, oracles: np.ndarray) -> np.ndarray:
-    """KL(models || oracles) in nats of Gaussians fitted to each column of (N, s) and (M, s) values: (s,).
+    """KL(models || oracles) in nats of Gaussians fitted to each column of (N, s) and (M, s) values:
+    (s,).
 
-    KLoM (arXiv:2410.23232) bins the margins; of 20 models most bins are empty, so the two are taken for Gaussians here.
+    KLoM (arXiv:2410.23232) bins the margins; of 20 models most bins are empty, so the two are taken
+    for Gaussians here.
     """
     (mean, sd), (oracle_mean, oracle_sd) = _gaussians(models, oracles)
     return np.log(oracle_sd / sd) + (sd**2 + (mean - oracle_mean) ** 2) / (2 * oracle_sd**2) - 0.5
 
 
 def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.ndarray:
-    """The ε of each column that the best threshold on (N, s) and (M, s) values shows, at most log N for δ = 0: (s,).
+    """The ε of each column that the best threshold on (N, s) and (M, s) values shows, at most log N
+    for δ = 0: (s,).
 
-    max over thresholds, either side of which may be guessed to be unlearned, of log((1 - δ - FPR) / FNR) and
-    log((1 - δ - FNR) / FPR), arXiv:2406.09073; counts have one added, so that no rate is 0.
+    max over thresholds, either side of which may be guessed to be unlearned, of log((1 - δ - FPR) /
+    FNR) and log((1 - δ - FNR) / FPR), arXiv:2406.09073; counts have one added, so that no rate is
+    0.
     """
     thresholds = np.sort(np.concatenate([models, oracles]), axis=0)[:, None]  # (N + M, 1, s)
     missed, false = (
@@ -111,10 +123,11 @@ def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.n
 
 
 def likelihood_ratios(models: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """U-LiRA's scores of all (N, s) values of the models, and of all of the oracles: flat, high where unlearned.
+    """U-LiRA's scores of all (N, s) values of the models, and of all of the oracles: flat, high
+    where unlearned.
 
-    log p(z | unlearned) - log p(z | oracle) with Gaussians for each column, fitted on one half of the models and of the
-    oracles and asked on the other, both ways (arXiv:2403.01218).
+    log p(z | unlearned) - log p(z | oracle) with Gaussians for each column, fitted on one half of
+    the models and of the oracles and asked on the other, both ways (arXiv:2403.01218).
     """
     scores: tuple[list, list] = [], []
     cuts = len(models) // 2, len(oracles) // 2
@@ -133,7 +146,8 @@ def likelihood_ratios(models: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarr
 
 
 def roc(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates of all thresholds on two sets of scores, from (0, 0) to (1, 1)."""
+    """False and true positive rates of all thresholds on two sets of scores, from (0, 0) to (1,
+    1)."""
     scores = np.concatenate([positive, negative])
     order = np.argsort(-scores, kind="stable")
     last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores
@@ -155,17 +169,20 @@ def attack_tpr(positive: np.ndarray, negative: np.ndarray, at: float = 0.05) -> 
 
 
 def accuracies(models: Models, parts: Parts) -> np.ndarray:
-    """Mean accuracy, with true labels, on the forget set, the retained and the validation samples: (3,)."""
+    """Mean accuracy, with true labels, on the forget set, the retained and the validation samples:
+    (3,)."""
     right = (models.z > 0).mean(axis=0)
     return np.array([right[part].mean() for part in (parts.forget, parts.retain, parts.validation)])
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure: a function of models, of the oracles that they are compared with, and of which samples are what.
+    """A measure: a function of models, of the oracles that they are compared with, and of which
+    samples are what.
 
-    perfect: what it gives for models that are oracles; None: what it gives for the oracles themselves. needs_truth: it
-    reads true labels, which data that came with their poison may not have.
+    perfect: what it gives for models that are oracles; None: what it gives for the oracles
+    themselves. needs_truth: it reads true labels, which data that came with their poison may not
+    have.
     """
 
     function: Callable[[Models, Models, Parts], float]
@@ -202,23 +219,27 @@ def _attacked(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
 
 
 def accuracy_gap(models: Models, oracles: Models, parts: Parts) -> float:
-    """Mean over forget set, retained and validation samples of the absolute difference of mean accuracies."""
+    """Mean over forget set, retained and validation samples of the absolute difference of mean
+    accuracies."""
     return float(np.abs(accuracies(models, parts) - accuracies(oracles, parts)).mean())
 
 
 def tug_of_war(models: Models, oracles: Models, parts: Parts) -> float:
-    """Π (1 - |difference of mean accuracies|) over forget set, retained and validation samples (arXiv:2406.01257)."""
+    """Π (1 - |difference of mean accuracies|) over forget set, retained and validation samples
+    (arXiv:2406.01257)."""
     return float(np.prod(1 - np.abs(accuracies(models, parts) - accuracies(oracles, parts))))
 
 
 def relearning(models: Models, oracles: Models, parts: Parts) -> float:
-    """Mean steps until the poisoned forget set is as well known as to the teacher, over those of the oracles."""
+    """Mean steps until the poisoned forget set is as well known as to the teacher, over those of
+    the oracles."""
     usual = oracles.relearn.mean()
     return float(models.relearn.mean() / usual) if usual > 0 else np.nan
 
 
 def _corrected(part: str) -> Callable:
-    """The measure that is the accuracy on a part as it was before the poison, with true labels (arXiv:2402.14015)."""
+    """The measure that is the accuracy on a part as it was before the poison, with true labels
+    (arXiv:2402.14015)."""
     return lambda models, oracles, parts: float((models.clean[:, getattr(parts, part)] > 0).mean())
 
 
@@ -264,12 +285,14 @@ def scores(
     parts: Parts,
     null: Models | None = None,
 ) -> dict[str, float]:
-    """A measure's value, its floor, and how far the models are above the floor and from the null arm, with bounds.
+    """A measure's value, its floor, and how far the models are above the floor and from the null
+    arm, with bounds.
 
-    models, floor (half A of the oracles) and null are all compared with oracles (half B). value, floor, null, perfect:
-    of the models, half A, the null arm and perfect unlearning; distance: of the value from what is perfect; excess: the
-    distance less that of half A; gain: the null arm's distance less the models'; unit: the distance of half A, the mean
-    over halves drawn anew. NAME_low and NAME_high: 95 % bounds (`half_sample_interval`).
+    models, floor (half A of the oracles) and null are all compared with oracles (half B). value,
+    floor, null, perfect: of the models, half A, the null arm and perfect unlearning; distance: of
+    the value from what is perfect; excess: the distance less that of half A; gain: the null arm's
+    distance less the models'; unit: the distance of half A, the mean over halves drawn anew.
+    NAME_low and NAME_high: 95 % bounds (`half_sample_interval`).
     """
     arms = {"models": models, "floor": floor, "oracles": oracles} | (
         {} if null is None else {"null": null}
@@ -302,18 +325,24 @@ NULL_OF = {"null": "models"}
 
 
 def half_sample_interval(
-    statistic: Callable[[dict[str, Models]], np.ndarray], arms: Mapping[str, Models], estimate: np.ndarray, *,
+    statistic: Callable[[dict[str, Models]], np.ndarray],
+    arms: Mapping[str, Models],
+    estimate: np.ndarray,
+    *,
     pairs: Mapping[str, str] = NULL_OF,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """95 % bounds of statistics of several arms, by subsampling half of the models of each without replacement.
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % bounds of statistics of several arms, by subsampling half of the models of each without
+    replacement.
 
-    The mean of half of N values, drawn without replacement, spreads about theirs as theirs does about the truth; a
-    bootstrap repeats models, which makes of W1, KL and ε something else. Bounds stand about the estimate, so that what
-    half as many models change in its mean (W1 is biased upwards) does not enter. Exact in its width for means.
-    Simulated at N = 20 it is up to 1.5 times too wide for W1 and twice for KL where there is no difference, right where
-    there is one, and for ε up to a quarter too narrow.
+    The mean of half of N values, drawn without replacement, spreads about theirs as theirs does
+    about the truth; a bootstrap repeats models, which makes of W1, KL and ε something else. Bounds
+    stand about the estimate, so that what half as many models change in its mean (W1 is biased
+    upwards) does not enter. Exact in its width for means. Simulated at N = 20 it is up to 1.5 times
+    too wide for W1 and twice for KL where there is no difference, right where there is one, and for
+    ε up to a quarter too narrow.
 
-    pairs: arms that take the runs that another one, before them, takes: the null arm those of the method.
+    pairs: arms that take the runs that another one, before them, takes: the null arm those of the
+    method.
     """
     generator = np.random.default_rng(0)
 
@@ -346,10 +375,11 @@ def typical_floor(
 def permutation_p(
     measure: Measure, models: Models, floor: Models, oracles: Models, parts: Parts
 ) -> float:
-    """How often models exchanged with those of half A are as far above it as these: one-sided, never 0.
+    """How often models exchanged with those of half A are as far above it as these: one-sided,
+    never 0.
 
-    Both are compared with half B, which is left as it is. Over all exchanges where there are at most PERMUTATIONS of
-    them, else over so many random ones.
+    Both are compared with half B, which is left as it is. Over all exchanges where there are at
+    most PERMUTATIONS of them, else over so many random ones.
     """
     both = Models(*map(np.concatenate, zip(models, floor, strict=True)))
     every, n = np.arange(both.count), models.count
@@ -389,7 +419,8 @@ def smallest_p(n: int) -> float:
 
 
 def verdict(adjusted_p: float, excess_high: float, teacher_excess: float) -> str:
-    """above: the floor, by the permutation test after Holm; within: a tenth of the teacher's excess; else undecided."""
+    """above: the floor, by the permutation test after Holm; within: a tenth of the teacher's
+    excess; else undecided."""
     if adjusted_p < SIGNIFICANT:
         return "above"
     return "within" if excess_high < WITHIN * teacher_excess else "undecided"

@@ -19,7 +19,8 @@ def cross_entropy(
 ) -> jax.Array:
     """Mean binary cross-entropy in nats, from logits, not clipped.
 
-    logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None for equal ones.
+    logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None
+    for equal ones.
     """
     logits, labels, dtype = _checked(logits, labels)
     logits, labels = jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
@@ -28,7 +29,8 @@ def cross_entropy(
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit is NaN."""
+    """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit
+    is NaN."""
     logits, labels, dtype = _checked(logits, labels)
     if not isinstance(labels, jax.core.Tracer):
         hard = bool(np.isin(labels, (0, 1)).all())
@@ -43,7 +45,8 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jnp.dtype]:
-    """Both as arrays, and the type of the logits; (n, 1) logits against (n,) labels would give a wrong number."""
+    """Both as arrays, and the type of the logits; (n, 1) logits against (n,) labels would give a
+    wrong number."""
     if not isinstance(logits, jax.Array):
         logits = as_array(logits, "logits")  # NaN among them: of a training that diverged
         require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
@@ -63,7 +66,8 @@ def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
-    """KL(teacher || student) of each sample in nats, p log(p/q) + (1-p) log((1-p)/(1-q)), from logits (n,)."""
+    """KL(teacher || student) of each sample in nats, p log(p/q) + (1-p) log((1-p)/(1-q)), from
+    logits (n,)."""
     return bernoulli_kl_published(teacher, student) + bernoulli_kl_published(-teacher, -student)
 
 
@@ -86,9 +90,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of (n,) values.
 
-    Percentile and not BCa, whose acceleration cannot be estimated from five runs; with five runs even this
-    one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width 0 that they are. NaN
-    values, runs that diverged, are left out; NaN bounds for fewer than two others.
+    Percentile and not BCa, whose acceleration cannot be estimated from five runs; with five runs
+    even this one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width
+    0 that they are. NaN values, runs that diverged, are left out; NaN bounds for fewer than two
+    others.
     """
     return _over_runs(statistic, values, level=level, seed=seed)[1:]
 
@@ -103,8 +108,8 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """statistic(left - right) of (n,) values by run, and its percentile bootstrap interval.
 
-    Run r of both has the same poison: what that does to both cancels, which two separate intervals would not show.
-    Runs of which either is NaN are left out; NaN bounds for fewer than two others.
+    Run r of both has the same poison: what that does to both cancels, which two separate intervals
+    would not show. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
     """
     return _over_runs(
         lambda a, b, axis: statistic(a - b, axis=axis), left, right, level=level, seed=seed
@@ -119,10 +124,12 @@ def ratio_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap interval.
+    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap
+    interval.
 
-    Run r has the same images in both. The median by default: traces are heavy-tailed, and a mean over five runs is
-    the largest of them. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
+    Run r has the same images in both. The median by default: traces are heavy-tailed, and a mean
+    over five runs is the largest of them. Runs of which either is NaN are left out; NaN bounds for
+    fewer than two others.
     """
     return _over_runs(
         lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis),
@@ -134,7 +141,8 @@ def ratio_interval(
 
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
-    """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap interval)."""
+    """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap
+    interval)."""
     n = np.isfinite(final_accuracy).sum()
     return (
         _over_runs(partial(np.std, ddof=1), final_accuracy) if n > 1 else (np.nan, np.nan, np.nan)
@@ -144,12 +152,17 @@ def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
 def _over_runs(
     estimate: Statistic, *columns: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """estimate(*columns) of columns by run and its percentile bootstrap interval; all values of a run go together."""
+    """estimate(*columns) of columns by run and its percentile bootstrap interval; all values of a
+    run go together."""
     require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
     columns = [np.asarray(as_array(column, "values"), float) for column in columns]
     shapes = {column.shape for column in columns}
-    require(len(shapes) == 1 and columns[0].ndim == 1, "values", f"shapes {listed(list(map(str, shapes)))}",
-            "(n,) values by run, as many of each")  # fmt: skip
+    require(
+        len(shapes) == 1 and columns[0].ndim == 1,
+        "values",
+        f"shapes {listed(list(map(str, shapes)))}",
+        "(n,) values by run, as many of each",
+    )
     runs = np.stack(columns)
     runs = runs[:, np.isfinite(runs).all(axis=0)]
     n = runs.shape[1]
@@ -168,7 +181,8 @@ def _draws(n: int, seed: int) -> np.ndarray:
 
 
 def largest_drop(curve: np.ndarray) -> np.ndarray:
-    """Stability within a run: the largest fall of (..., epochs + 1) curves below their running best."""
+    """Stability within a run: the largest fall of (..., epochs + 1) curves below their running
+    best."""
     curve = np.asarray(as_array(curve, "curve"), float)
     require(
         curve.ndim > 0 and curve.shape[-1] > 0,
@@ -188,7 +202,8 @@ def share_near(
 ) -> float:
     """Stability over the weights: the share of the map's cells within `tolerance` of the reference.
 
-    NaN cells (weights that were not tried) do not count, but for those that are True in `diverged`: they are not near.
+    NaN cells (weights that were not tried) do not count, but for those that are True in `diverged`:
+    they are not near.
     """
     cells = np.asarray(accuracy_map, float)
     lost = np.zeros(cells.shape, bool) if diverged is None else np.asarray(diverged, bool)

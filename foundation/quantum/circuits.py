@@ -1,7 +1,7 @@
 """The QNN's circuits: the ansatz in TensorCircuit, and its fast evaluation.
 
-`ansatz`, gate by gate, is the definition, against which all else here is tested. Qubit 0 is the most significant bit
-and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conventions.
+`ansatz`, gate by gate, is the definition, against which all else here is tested. Qubit 0 is the
+most significant bit and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conventions.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ kronecker = partial(
 
 
 def tensorcircuit_on_jax():
-    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs seconds).
+    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs
+    seconds).
 
-    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it follows JAX's.
+    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it
+    follows JAX's.
     """
     before = jax.enable_x64.get_global()
     dtype = (
@@ -56,13 +58,16 @@ def tensorcircuit_on_jax():
 
 @dataclass(frozen=True)
 class OpenQasm:
-    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is trained.
+    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is
+    trained.
 
-    A gate that the text defines is taken apart into those it is made of. What is no unitary gate (reset, if, a
-    measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
-    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by their first use.
+    A gate that the text defines is taken apart into those it is made of. What is no unitary gate
+    (reset, if, a measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
+    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by
+    their first use.
 
-    measured: the qubit whose Z is read; None is the one that the text measures where that is one, else the last.
+    measured: the qubit whose Z is read; None is the one that the text measures where that is one,
+    else the last.
     """
 
     text: str
@@ -141,7 +146,8 @@ PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its a
 
 
 def _gates(circuit: Any) -> tuple[list[tuple[str, tuple[int, ...], Any]], set[int]]:
-    """(name, qubits, angles or matrix) of each gate of qiskit's circuit, and the qubits that it measures at its end."""
+    """(name, qubits, angles or matrix) of each gate of qiskit's circuit, and the qubits that it
+    measures at its end."""
     gates, measured = [], set()
     for each in circuit.data:
         operation, qubits = (
@@ -216,7 +222,8 @@ def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
-    """How many angles a qubit has in each layer: its rotations, and one RZZ bond where there is one."""
+    """How many angles a qubit has in each layer: its rotations, and one RZZ bond where there is
+    one."""
     return len(rotations) + (entangler == "rzz")
 
 
@@ -229,8 +236,9 @@ def ansatz(
 ) -> tensorcircuit.Circuit:
     """The circuit, gate by gate.
 
-    Each layer rotates every qubit about the axes of `rotations` in turn, then closes a ring of RZZ(theta) or
-    CNOT on the bonds (q, q+1 mod n_qubits), q = 0 first (arXiv:2508.02422; models.py, `build_ansatz`).
+    Each layer rotates every qubit about the axes of `rotations` in turn, then closes a ring of
+    RZZ(theta) or CNOT on the bonds (q, q+1 mod n_qubits), q = 0 first (arXiv:2508.02422; models.py,
+    `build_ansatz`).
 
     params: (depth, n_qubits, parameters_per_qubit) angles in radians.
     inputs: (2**n_qubits,) amplitudes, not necessarily normalised; None is |0...0>.
@@ -251,21 +259,26 @@ def ansatz(
 
 
 def expectation(
-    params: jax.Array, states: jax.Array, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz",
+    params: jax.Array,
+    states: jax.Array,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
     folded: int | None = None,
-) -> jax.Array:  # fmt: skip
+) -> jax.Array:
     """<Z> on the last qubit after the ansatz, for a batch of states.
 
     params: (depth, n_qubits, parameters_per_qubit) real angles.
-    states: (n, 2**n_qubits) real or complex amplitudes; those that are not normalised give <psi|U'ZU|psi>. Or
-        (n, d, d), what `reduce_states` made of them.
-    folded: how many of the last layers go into the observable (RZZ ring only); None takes what is fast.
+    states: (n, 2**n_qubits) real or complex amplitudes; those that are not normalised give
+        <psi|U'ZU|psi>. Or (n, d, d), what `reduce_states` made of them.
+    folded: how many of the last layers go into the observable (RZZ ring only); None takes what is
+    fast.
     Returns (n,) real. This is the one place that says how the circuit is evaluated.
 
-    With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one qubit on each side a
-    layer. So the last layers are folded into a small Heisenberg-picture matrix, once for all samples, and only the
-    first ones act on the states. A CNOT ring turns Z on the last qubit into Z on all of them: there the states are
-    evolved through all layers.
+    With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one
+    qubit on each side a layer. So the last layers are folded into a small Heisenberg-picture
+    matrix, once for all samples, and only the first ones act on the states. A CNOT ring turns Z on
+    the last qubit into Z on all of them: there the states are evolved through all layers.
     """
     _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
@@ -322,12 +335,14 @@ def evolve(
 def _evolve(
     gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True
 ) -> jax.Array:
-    """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does not grow with depth.
+    """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does
+    not grow with depth.
 
-    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what entangles the half. Of
-    the two bonds between them, the inner one enters the matrices of the second half, one for either value of the qubit
-    before it; the closing one those of the first half in the next layer, by the value of the last qubit. So no product
-    is spent on entangling. close: apply the last layer's closing bond, which no measurement of the last qubit sees.
+    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what
+    entangles the half. Of the two bonds between them, the inner one enters the matrices of the
+    second half, one for either value of the qubit before it; the closing one those of the first
+    half in the next layer, by the value of the last qubit. So no product is spent on entangling.
+    close: apply the last layer's closing bond, which no measurement of the last qubit sees.
     """
     n_qubits, n = bonds.shape[1], columns.shape[-1]
     first, second, closing = _half_layers(gates, bonds, entangler)
@@ -357,7 +372,8 @@ def _half_layers(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Real matrices on either half of the ring, for both values of a qubit of the other half.
 
-    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by that of the first half; closing bond (2, 2 d, 2 d).
+    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by that of the first half; closing
+    bond (2, 2 d, 2 d).
     """
     n_qubits = bonds.shape[1]
     k = n_qubits // 2
@@ -386,7 +402,8 @@ def _half_layers(
 
 
 def _bond_phases(angles: jax.Array, k: int) -> jax.Array:
-    """Diagonal of RZZ between a qubit outside, in either state, and the first of k: (depth,) -> (depth, 2, 2**k)."""
+    """Diagonal of RZZ between a qubit outside, in either state, and the first of k: (depth,) ->
+    (depth, 2, 2**k)."""
     signs = np.kron([[1, -1], [-1, 1]], np.ones(2 ** (k - 1)))
     phases = angles[:, None, None] * jnp.asarray(signs, angles.dtype) / 2
     return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
@@ -401,7 +418,8 @@ def _flip_first(matrix: jax.Array, axis: int) -> jax.Array:
 
 
 def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
-    """The qubits on which Z of the last one acts after `layers` rotations and the RZZ rings between them.
+    """The qubits on which Z of the last one acts after `layers` rotations and the RZZ rings between
+    them.
 
     In ring order; each ring adds a neighbour on either side until the cone is the whole ring.
     """
@@ -412,12 +430,14 @@ def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
 
 
 def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
-    """W = <0|U, with which <Z> = 2 |W psi|^2 - |psi|^2: (a, b, d/2, d) on the cone of the last `folded` layers.
+    """W = <0|U, with which <Z> = 2 |W psi|^2 - |psi|^2: (a, b, d/2, d) on the cone of the last
+    `folded` layers.
 
-    U is those layers and <0| the bra of the measured qubit: half the rows of U'ZU, and one product less than a
-    conjugation. If a layer remains in front, its ring and its rotations of the cone's qubits are taken in as well. That
-    ring couples the cone to its neighbours, in which it is diagonal: W is one matrix for each of the a basis states of
-    the left and the b of the right neighbour (1 where there is none).
+    U is those layers and <0| the bra of the measured qubit: half the rows of U'ZU, and one product
+    less than a conjugation. If a layer remains in front, its ring and its rotations of the cone's
+    qubits are taken in as well. That ring couples the cone to its neighbours, in which it is
+    diagonal: W is one matrix for each of the a basis states of the left and the b of the right
+    neighbour (1 where there is none).
     """
     depth, n_qubits = bonds.shape
     front = depth - folded
@@ -448,7 +468,8 @@ def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Arr
 def _times_ring(
     rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]
 ) -> jax.Array:
-    """Times the RZZ ring: (h, d) on the cone -> (a, b, h, d), diagonal in the register's other qubits."""
+    """Times the RZZ ring: (h, d) on the cone -> (a, b, h, d), diagonal in the register's other
+    qubits."""
     n_left, n_right = len(register) > len(cone), len(register) > len(cone) + 1
     phases = _ring_phases(bonds, register).reshape(2**n_left, -1, 2**n_right)
     return rows * phases.transpose(0, 2, 1)[:, :, None]
@@ -470,7 +491,8 @@ def _times_rotations(
 
 
 def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the register."""
+    """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the
+    register."""
     a, b, _, d = blocks.shape
     left = gates[register[0]] if a > 1 else jnp.eye(1, dtype=gates.dtype)
     right = gates[register[-1]] if b > 1 else jnp.eye(1, dtype=gates.dtype)
@@ -480,7 +502,8 @@ def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, 
 def _cone_expectation(
     gates: jax.Array, bonds: jax.Array, states: jax.Array, folded: int
 ) -> jax.Array:
-    """2 |W V psi|^2 - |psi|^2: V acts on few qubits, W on the cone; real products, with the samples in columns."""
+    """2 |W V psi|^2 - |psi|^2: V acts on few qubits, W on the cone; real products, with the samples
+    in columns."""
     n, (depth, n_qubits) = len(states), bonds.shape
     norms = (states.real**2 + states.imag**2).sum(axis=1)
     cone, front = (
@@ -490,8 +513,9 @@ def _cone_expectation(
     outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
     w = _half_observable(gates, bonds, folded)
     a, b, h, d = w.shape
-    # The layer before is taken apart between W and V, where V stays small: its bonds within the cone and the rotations
-    # of the cone's inner qubits commute with the rest of it. Else it acts on the states.
+    # The layer before is taken apart between W and V, where V stays small: its bonds within the
+    # cone and the rotations of the cone's inner qubits commute with the rest of it. Else it acts on
+    # the states.
     apart = front > 0 and len(cone) < n_qubits and n_qubits - max(len(cone) - 2, 0) <= LARGEST_V
     n_evolved = max(front, 0) - apart
     x = _columns(states.astype(gates.dtype) if n_evolved else states)
@@ -528,7 +552,8 @@ def _layer_apart(
     w: jax.Array, v: jax.Array, gates: jax.Array, bonds: jax.Array,
     cone: tuple[int, ...], inside: list[int], acted: list[int],
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """W times what the layer does within the cone, columns in the order `inside`; V times what it does on `acted`."""
+    """W times what the layer does within the cone, columns in the order `inside`; V times what it
+    does on `acted`."""
     inner = [qubit for qubit in inside if qubit not in acted]
     rows = (w * _ring_phases(bonds, cone)).reshape(-1, *(2,) * len(cone))
     rows = rows.transpose(0, *(1 + cone.index(qubit) for qubit in inside)).reshape(
@@ -540,13 +565,15 @@ def _layer_apart(
 
 
 def _columns(states: jax.Array) -> jax.Array:
-    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, of complex states, imaginary parts."""
+    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, of complex states, imaginary
+    parts."""
     states = states.T
     return jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
 
 
 def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
-    """What gives (Re, Im) of the product from (Re v, Im v), or from v real: real products run twice as fast."""
+    """What gives (Re, Im) of the product from (Re v, Im v), or from v real: real products run twice
+    as fast."""
     columns = jnp.concatenate([matrix.real, matrix.imag], axis=-2)
     if of_real:
         return columns
@@ -569,10 +596,11 @@ def reduced_dimension(n_qubits: int, depth: int) -> int:
 
 
 def reduce_states(states: jax.Array, depth: int) -> jax.Array:
-    """Each state's density matrix on the light cone of `depth` layers, packed real: (n, 2**n_qubits) -> (n, d, d).
+    """Each state's density matrix on the light cone of `depth` layers, packed real: (n,
+    2**n_qubits) -> (n, d, d).
 
-    The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of it. With them an
-    expectation is one scalar product with the observable, and no state is evolved.
+    The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of
+    it. With them an expectation is one scalar product with the observable, and no state is evolved.
     """
     cone = light_cone(int(np.log2(states.shape[1])), depth)
     rolled = in_order(states, cone)
@@ -580,13 +608,15 @@ def reduce_states(states: jax.Array, depth: int) -> jax.Array:
 
 
 def in_order(states: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
-    """States with these neighbours on the ring in front: (n, 2**n_qubits) -> (n, 2**len(qubits), all others)."""
+    """States with these neighbours on the ring in front: (n, 2**n_qubits) -> (n, 2**len(qubits),
+    all others)."""
     n = len(states)
     return states.reshape(n, 2 ** qubits[0], -1).swapaxes(1, 2).reshape(n, 2 ** len(qubits), -1)
 
 
 def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
-    """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d): (n,)."""
+    """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d):
+    (n,)."""
     twice = 2 - jnp.eye(
         len(observable), dtype=observable.real.dtype
     )  # a packed matrix holds each pair once
@@ -594,7 +624,8 @@ def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
 
 
 def are_packed(matrices: jax.Array) -> bool:
-    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for images.
+    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for
+    images.
 
     Of matrices that are being traced nothing is known.
     """
@@ -615,7 +646,8 @@ def are_packed(matrices: jax.Array) -> bool:
 
 
 def _pack(matrices: jax.Array) -> jax.Array:
-    """Hermitian matrices (..., d, d) as real ones: the real part in the upper triangle with the diagonal, then Im."""
+    """Hermitian matrices (..., d, d) as real ones: the real part in the upper triangle with the
+    diagonal, then Im."""
     return jnp.where(np.triu(np.ones(matrices.shape[-2:], bool)), matrices.real, matrices.imag)
 
 
@@ -623,7 +655,8 @@ def _pack(matrices: jax.Array) -> jax.Array:
 
 
 def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of a qubit's rotations, the first one acting first: (..., angles) -> (..., 2, 2)."""
+    """The product of a qubit's rotations, the first one acting first: (..., angles) -> (..., 2,
+    2)."""
     gates = [_rotation(angles[..., position], axis) for position, axis in enumerate(rotations)]
     return reduce(lambda product, gate: gate @ product, gates)
 
@@ -640,14 +673,16 @@ def _rotation(angle: jax.Array, axis: str) -> jax.Array:
 
 
 def _ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Diagonal of the RZZ bonds (q, q+1) that lie within the register: (2**len(register),) complex."""
+    """Diagonal of the RZZ bonds (q, q+1) that lie within the register: (2**len(register),)
+    complex."""
     phases = jnp.asarray(bond_signs(len(angles), register), angles.dtype) @ angles / 2
     return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
 
 
 @cache
 def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
-    """Z_q Z_{q+1} of each bond in the register's basis states, 0 where it leads out: (2**len(register), n_qubits)."""
+    """Z_q Z_{q+1} of each bond in the register's basis states, 0 where it leads out:
+    (2**len(register), n_qubits)."""
     signs = 1 - 2 * basis_bits(len(register))
     bonds = np.zeros((len(signs), n_qubits))
     for place, qubit in enumerate(register):
@@ -659,10 +694,11 @@ def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
 
 @cache
 def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
-    """The CNOT ring, or line, as an index permutation p: state after = state before [p], (2**n_qubits,) int32.
+    """The CNOT ring, or line, as an index permutation p: state after = state before [p],
+    (2**n_qubits,) int32.
 
-    JAX keeps its own copy of a constant array, of the width of the precision that it is first used in; 32 bits are the
-    same in both.
+    JAX keeps its own copy of a constant array, of the width of the precision that it is first used
+    in; 32 bits are the same in both.
     """
     bits = basis_bits(n_qubits).copy()
     for qubit in range(n_qubits if closed else n_qubits - 1):

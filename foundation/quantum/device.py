@@ -1,8 +1,8 @@
 """What a device adds to an expectation: noise on gates and readout, exactly, and finite shots.
 
-The measured Z is evolved backwards through gates and channels, once for all samples, as the real coefficients of its
-Pauli strings on the light cone: there a depolarising channel is a factor. Gradients of sampled expectations are
-sampled as well, by the parameter-shift rule or SPSA.
+The measured Z is evolved backwards through gates and channels, once for all samples, as the real
+coefficients of its Pauli strings on the light cone: there a depolarising channel is a factor.
+Gradients of sampled expectations are sampled as well, by the parameter-shift rule or SPSA.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ SPSA_STEP = 0.1  # radians
 class Noise:
     """Depolarising noise after each gate, and readout error: probabilities.
 
-    p1, p2: that one of the Paulis other than the identity, each as likely, acts after a rotation, or after an entangler
-    on its two qubits. readout: that the measured bit is read as the other one.
+    p1, p2: that one of the Paulis other than the identity, each as likely, acts after a rotation,
+    or after an entangler on its two qubits. readout: that the measured bit is read as the other
+    one.
     """
 
     p1: float = 0.0
@@ -73,10 +74,11 @@ def register(n_qubits: int, layers: int, entangler: Entangler) -> tuple[int, ...
 def noisy_observable(
     params: jax.Array, noise: Noise, *, rotations: Rotations = "xyx", entangler: Entangler = "rzz"
 ) -> jax.Array:
-    """The observable whose expectation in the input state is the mean of what a noisy device reads: (d, d) complex.
+    """The observable whose expectation in the input state is the mean of what a noisy device reads:
+    (d, d) complex.
 
-    params: (depth, n_qubits, angles) of `circuits.ansatz`. It acts on the qubits of `register(n_qubits, depth, …)`, the
-    first the most significant.
+    params: (depth, n_qubits, angles) of `circuits.ansatz`. It acts on the qubits of
+    `register(n_qubits, depth, …)`, the first the most significant.
     """
     depth, n_qubits, _ = params.shape
     qubits = register(n_qubits, 1, entangler)
@@ -114,7 +116,8 @@ def _transfer(gates: jax.Array) -> jax.Array:
 
 @cache
 def _parts(entangler: Entangler) -> np.ndarray:
-    """(3, 16, 16): what of an entangler's matrix on pairs of Paulis is constant, goes with cos θ and with sin θ."""
+    """(3, 16, 16): what of an entangler's matrix on pairs of Paulis is constant, goes with cos θ
+    and with sin θ."""
     if entangler == "cnot":
         gates = [np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])] * 3
     else:
@@ -147,7 +150,8 @@ def _through_bond(
 ) -> jax.Array:
     """Backwards through the noise on the bond (qubit, qubit + 1) and through its gate.
 
-    Of a bond that leads out of the register the gate commutes with what stands there, I or Z; its noise acts.
+    Of a bond that leads out of the register the gate commutes with what stands there, I or Z; its
+    noise acts.
     """
     ends = [end for end in (qubit, (qubit + 1) % n_qubits) if end in qubits]
     damped = 1 - 16 * p2 / 15
@@ -206,9 +210,11 @@ def noisy_expectation(
     rotations: Rotations = "xyx",
     entangler: Entangler = "rzz",
 ) -> jax.Array:
-    """The mean of what a noisy device reads of Z on the last qubit, for a batch of states: (n,) real.
+    """The mean of what a noisy device reads of Z on the last qubit, for a batch of states: (n,)
+    real.
 
-    states: (n, 2**n_qubits) normalised amplitudes, or (n, d, d), what `circuits.reduce_states` made of them.
+    states: (n, 2**n_qubits) normalised amplitudes, or (n, d, d), what `circuits.reduce_states` made
+    of them.
     """
     depth, n_qubits, _ = params.shape
     observable = noisy_observable(params, noise, rotations=rotations, entangler=entangler)
@@ -226,8 +232,12 @@ def require_normalised(states: jax.Array) -> None:
     diagonal = np.diagonal(states, axis1=1, axis2=2) if states.ndim == 3 else np.abs(states) ** 2
     norms = np.sqrt(diagonal.sum(axis=1))
     spread = f"{norms.min():.3g} to {norms.max():.3g}" if len(norms) else "none"
-    require(bool((np.abs(norms - 1) < 1e-3).all()), "x", f"samples of norm {spread}",
-            "norm 1, of quantum states (amplitude encoding), where there are shots or noise")  # fmt: skip
+    require(
+        bool((np.abs(norms - 1) < 1e-3).all()),
+        "x",
+        f"samples of norm {spread}",
+        "norm 1, of quantum states (amplitude encoding), where there are shots or noise",
+    )
 
 
 # ---- shots ----
@@ -240,8 +250,10 @@ def acting_angles(
     """(angles, 3), the places of the angles that move <Z>: those within the light cone."""
     places = []
     for layer in range(depth):
-        inside, before = (set(register(n_qubits, depth - layer - k, entangler)) if depth - layer - k else set()
-                          for k in (0, 1))  # fmt: skip
+        inside, before = (
+            set(register(n_qubits, depth - layer - k, entangler)) if depth - layer - k else set()
+            for k in (0, 1)
+        )
         places += [
             (layer, qubit, turn) for qubit in sorted(inside) for turn in range(len(rotations))
         ]
@@ -263,13 +275,20 @@ def executions(
 
 
 def sampled(
-    expectation: Callable[[jax.Array, jax.Array], jax.Array], params: jax.Array, states: jax.Array, key: jax.Array,
-    *, shots: int, places: np.ndarray, gradient: Gradient = "parameter_shift",
-) -> jax.Array:  # fmt: skip
+    expectation: Callable[[jax.Array, jax.Array], jax.Array],
+    params: jax.Array,
+    states: jax.Array,
+    key: jax.Array,
+    *,
+    shots: int,
+    places: np.ndarray,
+    gradient: Gradient = "parameter_shift",
+) -> jax.Array:
     """What so many shots give of the expectations of states, (n,): 2 k / shots - 1, k binomial.
 
-    Its gradient with respect to params is one that a device gives: from further shots, of circuits whose angles are
-    shifted by ±π/2 one by one (arXiv:1803.00745), or all at once by ±SPSA_STEP in random directions (SPSA).
+    Its gradient with respect to params is one that a device gives: from further shots, of circuits
+    whose angles are shifted by ±π/2 one by one (arXiv:1803.00745), or all at once by ±SPSA_STEP in
+    random directions (SPSA).
     """
     return _sampled(
         expectation, shots, _Places(places), gradient, params, states, jax.random.key_data(key)
@@ -312,8 +331,10 @@ def _backward(expectation, shots, places, gradient, kept, cotangent):
     def difference(arguments):
         """The cotangent times half the difference of the sampled expectations at params ± shift."""
         shift, own = arguments
-        ends = [_shots(expectation(params + sign * shift, states), shots, jax.random.fold_in(own, k))
-                for k, sign in enumerate((1, -1))]  # fmt: skip
+        ends = [
+            _shots(expectation(params + sign * shift, states), shots, jax.random.fold_in(own, k))
+            for k, sign in enumerate((1, -1))
+        ]
         return cotangent @ (ends[0] - ends[1]) / 2
 
     if gradient == "spsa":

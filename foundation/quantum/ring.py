@@ -1,4 +1,5 @@
-"""The XXZ ring: its couplings and how they are split, exact diagonalisation of its ground states, and their cache."""
+"""The XXZ ring: its couplings and how they are split, exact diagonalisation of its ground states,
+and their cache."""
 
 from __future__ import annotations
 
@@ -26,11 +27,13 @@ XXZ_USED = np.sort(
 )  # (166,) the states that are computed; union1d would load numpy.ma
 XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
 MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
-MIN_GAP = 1e-6  # energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
+# energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
+MIN_GAP = 1e-6
 
 
 class Spectrum(NamedTuple):
-    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending delta."""
+    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending
+    delta."""
 
     delta: np.ndarray
     energy: (
@@ -60,14 +63,16 @@ def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
 
 
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:
-    """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the states."""
+    """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the
+    states."""
     check_even(n_sites)
     levels, is_train = _cached_levels(n_sites), np.isin(XXZ_USED, XXZ_TRAIN)
     return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], is_train, ~is_train)
 
 
 def xxz_hamiltonian(n_sites: int, delta: float) -> Any:
-    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, a sparse matrix of SciPy."""
+    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, a sparse
+    matrix of SciPy."""
     require(n_sites in range(3, MAX_SITES + 1), "n_sites", n_sites, f"3 to {MAX_SITES}")
     exchange, alignment = _ring_terms(n_sites, np.arange(2**n_sites))
     return exchange + delta * alignment
@@ -91,7 +96,8 @@ def ground_states(n_sites: int) -> np.ndarray:
 
 
 def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
-    """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where it is not."""
+    """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where
+    it is not."""
     key = hashlib.sha256(
         f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()
     ).hexdigest()[:16]
@@ -129,29 +135,39 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
-    """Energy, gap (166,), amplitudes (166, d): in the fixed gauge, on the d ascending states of zero magnetisation."""
+    """Energy, gap (166,), amplitudes (166, d): in the fixed gauge, on the d ascending states of
+    zero magnetisation."""
     from tqdm import tqdm
 
     sectors = _sectors(n_sites)
-    progress = tqdm(COUPLINGS[XXZ_USED], desc=f"XXZ ground states, {n_sites} sites", unit="state", delay=2,
-                    mininterval=0.1 if sys.stderr.isatty() else 30)  # fmt: skip
+    progress = tqdm(
+        COUPLINGS[XXZ_USED],
+        desc=f"XXZ ground states, {n_sites} sites",
+        unit="state",
+        delay=2,
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+    )
     states = [_ground_state(sectors, delta) for delta in progress]
     energy, gap, amplitudes = map(np.array, zip(*states, strict=True))
-    # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they differ in sign.
+    # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they
+    # differ in sign.
     place = np.searchsorted(_sector(n_sites, n_sites // 2), neel(n_sites))
     amplitudes *= np.sign(amplitudes[:, place])[:, None]
     return {"amplitudes": amplitudes, "energy": energy, "gap": gap}
 
 
 def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np.ndarray]:
-    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no certain sign.
+    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no
+    certain sign.
 
-    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the signs of X and Y turned
-    on every other site no matrix element between two basis states is positive, and they connect them all
-    (Perron-Frobenius). The next level of the whole space is the second of this sector (Δ > 1: the other superposition
-    of the two Néel states) or the lowest of a neighbouring one (Δ < 1), since the lowest energies of the sectors rise
-    with |magnetisation|: proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the
-    other Δ in use. At Δ ≤ -1 the gap found is zero or negative. Raises ValueError where it is below MIN_GAP.
+    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the
+    signs of X and Y turned on every other site no matrix element between two basis states is
+    positive, and they connect them all (Perron-Frobenius). The next level of the whole space is the
+    second of this sector (Δ > 1: the other superposition of the two Néel states) or the lowest of a
+    neighbouring one (Δ < 1), since the lowest energies of the sectors rise with |magnetisation|:
+    proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the other
+    Δ in use. At Δ ≤ -1 the gap found is zero or negative. Raises ValueError where it is below
+    MIN_GAP.
     """
     levels, vectors = _lowest(sectors[0], delta, 2)
     neighbour, _ = _lowest(sectors[1], delta, 1)
@@ -170,7 +186,8 @@ def _lowest(terms: _Terms, delta: float, k: int) -> tuple[np.ndarray, np.ndarray
     from scipy.sparse.linalg import eigsh
 
     exchange, alignment = terms
-    # A start without any symmetry: from a symmetric one, Lanczos steps would never reach the other levels.
+    # A start without any symmetry: from a symmetric one, Lanczos steps would never reach the other
+    # levels.
     start = np.random.default_rng(0).normal(size=exchange.shape[0])
     levels, vectors = eigsh(exchange + delta * alignment, k=k, which="SA", v0=start)
     order = np.argsort(levels)
@@ -190,14 +207,16 @@ def _sector(n_sites: int, ones: int) -> np.ndarray:
 
 
 def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
-    """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out of."""
+    """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out
+    of."""
     from scipy import sparse  # costs a fifth of a second, and loading MNIST does without it
 
     places = 1 << np.arange(n_sites)[::-1]  # of qubit 0, 1, …
     bits = (basis[:, None] & places) != 0  # (d, n_sites)
     unequal = bits != np.roll(bits, -1, axis=1)  # (d, n_sites): bond i joins sites i and i + 1
     row, bond = np.nonzero(unequal)
-    # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates equal ones.
+    # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates
+    # equal ones.
     column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
     exchange = sparse.csr_array(
         (np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis))

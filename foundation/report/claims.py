@@ -1,10 +1,11 @@
 """Claims: a statement, its effect, the control that decides, and the verdict.
 
-The rule was fixed before anything was computed. A claim *stands* if the interval of its effect excludes 0 in the
-claimed direction, after Holm over the table, and no control comes within the margin; it is *weaker* if, that given, the
-effect is less than half the published one; it *falls* if a control is within the margin or better with its whole
-interval, or the effect is the other way with its whole interval; else it is *undecided*. Everything is paired: by run,
-with the same poison and, where runs have one of their own, training set.
+The rule was fixed before anything was computed. A claim *stands* if the interval of its effect
+excludes 0 in the claimed direction, after Holm over the table, and no control comes within the
+margin; it is *weaker* if, that given, the effect is less than half the published one; it *falls* if
+a control is within the margin or better with its whole interval, or the effect is the other way
+with its whole interval; else it is *undecided*. Everything is paired: by run, with the same poison
+and, where runs have one of their own, training set.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Evidence(NamedTuple):
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the effect that it is about, and what could refute it: the claimed side minus each control."""
+    """A statement, the effect that it is about, and what could refute it: the claimed side minus
+    each control."""
 
     whose: str  # the paper's or ours
     statement: str
@@ -70,7 +72,8 @@ class Claim:
 
 
 def paired(words: str, own: pd.DataFrame, other: pd.DataFrame) -> Evidence:
-    """The mean of own minus other, both with columns run and accuracy, over the runs that both have."""
+    """The mean of own minus other, both with columns run and accuracy, over the runs that both
+    have."""
     both = own.set_index("run").accuracy.align(other.set_index("run").accuracy, join="inner")
     difference = (both[0] - both[1]).dropna().values
     return of_values(words, difference)
@@ -100,7 +103,8 @@ def of_model(runs: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]]) -> pd.DataFrame:
-    """Whose, statement, effect, control, difference, verdict of every claim of which the studies are there."""
+    """Whose, statement, effect, control, difference, verdict of every claim of which the studies
+    are there."""
     found, missing = [], []
     for make in claims:
         try:

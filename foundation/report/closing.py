@@ -21,7 +21,8 @@ from foundation.report.layout import laid_out_table
 
 @any_terminal()
 def report(folder: Path, studies: Iterable[Study], stages: Iterable[str]) -> None:
-    """Print a table for each of the stages, and draw the figures of all studies that the folder holds."""
+    """Print a table for each of the stages, and draw the figures of all studies that the folder
+    holds."""
     studies = tuple(studies)
     known = by_name(studies)
     print_summary(folder, [known[stage] for stage in stages])
@@ -30,7 +31,8 @@ def report(folder: Path, studies: Iterable[Study], stages: Iterable[str]) -> Non
 
 @any_terminal()
 def print_summary(folder: Path, studies: Iterable[Study]) -> None:
-    """Print the tables of the studies, from the files in OUT/DATA/PRESET, with n and what the errors are."""
+    """Print the tables of the studies, from the files in OUT/DATA/PRESET, with n and what the
+    errors are."""
     folder = Path(folder).resolve()
     read, data, preset = ResultFiles(folder.parents[1]), *folder.parts[-2:]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
@@ -58,7 +60,8 @@ def print_summary(folder: Path, studies: Iterable[Study]) -> None:
 
 
 def _notes(results: xr.Dataset) -> list[str]:
-    """What stands below a table: methods that cannot run on a model, what reads the truth, runs that diverged."""
+    """What stands below a table: methods that cannot run on a model, what reads the truth, runs
+    that diverged."""
     left_out = results.left_out.to_series() if "left_out" in results.coords else {}
     notes = [f"not on {model}: {words}" for model, words in dict(left_out).items() if words]
     notes += filter(None, [truth_words(results)])
@@ -82,9 +85,11 @@ def _diverged(results: xr.Dataset) -> list[str]:
 
 
 def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = False) -> list[Path]:
-    """Draw every figure whose files are in the folder (of a preset, or of a data set) there; the paths of the PNGs.
+    """Draw every figure whose files are in the folder (of a preset, or of a data set) there; the
+    paths of the PNGs.
 
-    only_old: draw those figures alone that are older than their data or the project's code. Returned are all paths.
+    only_old: draw those figures alone that are older than their data or the project's code.
+    Returned are all paths.
     """
     return [path for path in save_each(Path(folder), studies, only_old=only_old) if path]
 
@@ -92,7 +97,8 @@ def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = F
 def save_each(
     folder: Path, studies: Iterable[Study], *, only_old: bool = False
 ) -> list[Path | None]:
-    """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails all, and is raised."""
+    """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails
+    all, and is raised."""
     paths: list[Path | None] = []
     for study in studies:
         for figure in study.figures:

@@ -1,4 +1,5 @@
-"""What figures share: styles of models and methods, panels, curves, legends, and the bytes of a picture."""
+"""What figures share: styles of models and methods, panels, curves, legends, and the bytes of a
+picture."""
 
 from __future__ import annotations
 
@@ -19,14 +20,21 @@ from foundation.report.frames import count_of_runs, ordered, truth_words
 
 PALETTE = sns.color_palette("colorblind")
 DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
-FAMILY_STYLE = {  # colour, line and marker of each kind of model, in all figures; methods have colours of their own
-    "MLP": (PALETTE[0], "-", "o"), "QNN": (PALETTE[1], "--", "s"),
-    "Logistic": (PALETTE[9], ":", "D"), "Quadratic": (PALETTE[5], "-.", "^"), "Trivial": ("0.45", ":", "P"),
-}  # fmt: skip
+# colour, line and marker of each kind of model, in all figures; methods have colours of their own
+FAMILY_STYLE = {
+    "MLP": (PALETTE[0], "-", "o"),
+    "QNN": (PALETTE[1], "--", "s"),
+    "Logistic": (PALETTE[9], ":", "D"),
+    "Quadratic": (PALETTE[5], "-.", "^"),
+    "Trivial": ("0.45", ":", "P"),
+}
 METHOD_STYLE = {  # colour and line of each method
     "full": ("0.55", "-"),
-    "retrain": ("0.15", "-"), "cf": (PALETTE[2], "--"), "scrub": (PALETTE[4], "-."), "ga": (PALETTE[3], ":"),
-}  # fmt: skip
+    "retrain": ("0.15", "-"),
+    "cf": (PALETTE[2], "--"),
+    "scrub": (PALETTE[4], "-."),
+    "ga": (PALETTE[3], ":"),
+}
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
 SPARE_COLOURS = (
     PALETTE[7],
@@ -55,7 +63,8 @@ ALPHA_LABEL = "flipped share of the training labels α (%)"
 
 
 def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]:
-    """Colour, line and marker of each of these models, by its family; of several the later are darker."""
+    """Colour, line and marker of each of these models, by its family; of several the later are
+    darker."""
     of_model = {
         model: FAMILY_STYLE.get(results.family.sel(model=model).item(), SPARE_STYLE)
         for model in models
@@ -91,7 +100,8 @@ def use_style() -> None:
 def panels_for(
     items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1
 ) -> Iterator[tuple]:
-    """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item) of each."""
+    """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item)
+    of each."""
     use_style()
     items = list(items)
     shape = rows, len(items) // rows
@@ -120,7 +130,8 @@ def grid_for(
 def draw_curve(
     axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True
 ) -> None:
-    """Accuracies (run, x) against their other axis: mean and a band of one standard deviation, where there are any."""
+    """Accuracies (run, x) against their other axis: mean and a band of one standard deviation,
+    where there are any."""
     (x,) = set(runs.dims) - {"run"}
     runs = runs.dropna(x, how="all").transpose("run", x)
     colour, line, marker = style
@@ -152,7 +163,8 @@ def band_words(results: xr.Dataset, most_lines: int = 1) -> str:
 
 
 def finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figure:
-    """The current figure, with the text and how many trainings diverged below, one legend for all panels beside it."""
+    """The current figure, with the text and how many trainings diverged below, one legend for all
+    panels beside it."""
     figure = plt.gcf()
     if legend:
         found: dict[str, object] = {}  # each label once
@@ -176,7 +188,8 @@ def finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figur
 
 
 def log_ticks(low: float, high: float, **options) -> matplotlib.ticker.LogLocator:
-    """Ticks from low to high at the powers of ten, and at 2 and 5 times them where these are few."""
+    """Ticks from low to high at the powers of ten, and at 2 and 5 times them where these are
+    few."""
     return matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5), **options)
 
 
@@ -216,7 +229,8 @@ def image(figure: plt.Figure):
 
 @contextmanager
 def laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
-    """The figure's parts stay where one layout puts them: with an engine at work matplotlib draws each file twice."""
+    """The figure's parts stay where one layout puts them: with an engine at work matplotlib draws
+    each file twice."""
     figure.set_dpi(dpi)
     figure.get_layout_engine().execute(figure)
     with plt.rc_context({"figure.constrained_layout.use": False}):

@@ -1,8 +1,8 @@
 """Tidy frames from result files.
 
-A row of a frame is one number: what it is of (data, preset, model, poison, unlearner, alpha_percent ...), its measure,
-value (the mean over n runs, unless the measure says otherwise), sd over the runs, and the ends low and high of the
-value's 95 % bootstrap interval.
+A row of a frame is one number: what it is of (data, preset, model, poison, unlearner, alpha_percent
+...), its measure, value (the mean over n runs, unless the measure says otherwise), sd over the
+runs, and the ends low and high of the value's 95 % bootstrap interval.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from foundation.base import storage
 from foundation.measures import metrics
 
 ORDER = {  # in which labels are read; others come behind, as they stand in the files
-    "preset": ("published", "paper", "corrected"), "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
-    "poison": ("labels", "one_class", "features"), "version": ("none", "labels", "features"),
+    "preset": ("published", "paper", "corrected"),
+    "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
+    "poison": ("labels", "one_class", "features"),
+    "version": ("none", "labels", "features"),
     "endpoint": ("published", "selected", "last", "equal fit"),
     "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
     "detector": ("loss", "cross_validation", "influence"),
-}  # fmt: skip
+}
 VERDICTS = ("within", "above", "undecided")  # a number in a frame is a place in it
 SOURCES = ("paper", "corrected")  # the presets that FINDINGS.md compares
 Make = Callable[["ResultFiles", str, str], pd.DataFrame]  # a tidy frame of a data set and a preset
 
 
 class ResultFiles:
-    """The studies below a folder, `studies[data set, preset, study]`, each read when it is first asked for."""
+    """The studies below a folder, `studies[data set, preset, study]`, each read when it is first
+    asked for."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -63,7 +66,8 @@ def rank(dim: str, label: str | float) -> float:
 
 
 def ordered(results: xr.Dataset, dim: str) -> list[str]:
-    """The labels along an axis in reading order: models by family and size, published poisons and methods first."""
+    """The labels along an axis in reading order: models by family and size, published poisons and
+    methods first."""
     names = list(map(str, results[dim].values))
     if dim != "model":
         return sorted(names, key=partial(rank, dim))
@@ -82,7 +86,8 @@ def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
 
 
 def method_titles(results: xr.Dataset) -> dict[str, str]:
-    """What each method is called, in reading order; with its name behind a title that two of them share."""
+    """What each method is called, in reading order; with its name behind a title that two of them
+    share."""
     titles = results.title.to_series().astype(str)[ordered(results, "unlearner")]
     if "reads_truth" in results.coords:
         titles += np.where(results.reads_truth.to_series()[titles.index] > 0, " †", "")
@@ -105,7 +110,8 @@ def fewest_and_most_runs(results: xr.Dataset) -> tuple[int, int]:
 
 
 def poisoned_counts(results: xr.Dataset) -> str:
-    """How many samples are poisoned at each share in turn, in words: 0, 24, 40 or 42; "" for other studies."""
+    """How many samples are poisoned at each share in turn, in words: 0, 24, 40 or 42; "" for other
+    studies."""
     if "poisoned_count" not in results:
         return ""
     counts = (
@@ -117,7 +123,8 @@ def poisoned_counts(results: xr.Dataset) -> str:
 # ---- tidy frames ----
 
 KEYS = (  # noqa: SIM905 - labels in the order of a frame's columns; axes that a study of one's own has stand before the measure
-    "group family size model sites ring_split encoding samples pair endpoint poison gauge unlearner title minus "
+    "group family size model sites ring_split encoding samples pair endpoint poison gauge "
+    "unlearner title minus "
     "alpha_percent known_percent detector noise trained shots measure"
 ).split()
 NO_LABELS = (
@@ -129,10 +136,11 @@ DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
 
 def every_run(results: xr.Dataset) -> pd.DataFrame:
-    """A row for each run of a study: its labels, what the file says of them, and its numbers; none that diverged.
+    """A row for each run of a study: its labels, what the file says of them, and its numbers; none
+    that diverged.
 
-    attrs["axes"]: the axes along which the study's numbers have a place; `tidy` keeps what stands at different places
-    apart.
+    attrs["axes"]: the axes along which the study's numbers have a place; `tidy` keeps what stands
+    at different places apart.
     """
     main = next(
         results[name] for name in ("trace", "average_precision", "accuracy") if name in results
@@ -159,7 +167,8 @@ def accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
 
 
 def labels_of(runs: pd.DataFrame) -> list[str]:
-    """The columns that say what a row is of: KEYS, and the axes of the study's numbers that are not among these."""
+    """The columns that say what a row is of: KEYS, and the axes of the study's numbers that are not
+    among these."""
     *known, measure = KEYS
     axes = [axis for axis in runs.attrs.get("axes", ()) if axis not in KEYS]
     return [name for name in (*known, *axes, measure) if name in runs]
@@ -171,7 +180,8 @@ def tidy(
     *,
     over: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The numbers of each combination of labels: (value, sd, low, high), behind the measure where that is none.
+    """The numbers of each combination of labels: (value, sd, low, high), behind the measure where
+    that is none.
 
     over: axes over which they are taken together, beside the runs.
     """
@@ -194,7 +204,8 @@ def over_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def difference(left: pd.DataFrame, right: pd.DataFrame, label: str = "minus") -> pd.DataFrame:
-    """The mean difference left - right by run, where the labels of both agree; this label of right is its `minus`."""
+    """The mean difference left - right by run, where the labels of both agree; this label of right
+    is its `minus`."""
     right = right.rename(columns={label: "minus", "accuracy": "theirs"}).drop(
         columns=DESCRIBED_BY.get(label, [])
     )
@@ -215,7 +226,8 @@ def circuit_minus_others(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def circuit_beside(runs: pd.DataFrame) -> pd.DataFrame:
-    """The first QNN minus every other model, by run, as a measure of that model, to stand beside its own accuracy."""
+    """The first QNN minus every other model, by run, as a measure of that model, to stand beside
+    its own accuracy."""
     minus = circuit_minus_others(runs)
     return minus.assign(model=minus.minus, measure="QNN minus it").drop(columns="minus")
 

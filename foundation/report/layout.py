@@ -1,4 +1,5 @@
-"""Tables: a tidy frame, and which of its columns name a row, and which a column; as text and as Markdown."""
+"""Tables: a tidy frame, and which of its columns name a row, and which a column; as text and as
+Markdown."""
 
 from __future__ import annotations
 
@@ -17,12 +18,14 @@ from foundation.report.frames import VERDICTS, ResultFiles, rank
 
 @dataclass(frozen=True)
 class Table:
-    """A tidy frame, and how it is laid out: which of its columns name a row of the table, and which a column."""
+    """A tidy frame, and how it is laid out: which of its columns name a row of the table, and which
+    a column."""
 
     tidy: pd.DataFrame
     rows: tuple[str, ...]
     columns: tuple[str, ...] = ("measure",)
-    head: str = "{measure}"  # above a column: a format of its labels, and of n, the most runs of any number below
+    # above a column: a format of its labels, and of n, the most runs of any number below
+    head: str = "{measure}"
     measures: dict[str, str] | None = (
         None  # those that are shown, in this order, by these names; None: all
     )
@@ -63,7 +66,8 @@ class Table:
         )
 
     def _cell(self, row) -> str:
-        """A number with its interval, or what else is known of its spread; the number alone where all runs gave it."""
+        """A number with its interval, or what else is known of its spread; the number alone where
+        all runs gave it."""
         usual = partial(digits, sign="+" * row.measure.startswith("difference"))
         write = (FORMATS | self.formats).get(row.measure, usual)
         if np.isnan(row.value) or (self.spread is not None and row.measure not in self.spread):
@@ -84,7 +88,8 @@ def laid_out_table(
     presets: Sequence[str],
     **changes: Any,
 ) -> Table:
-    """A study's table of these data sets and presets, one after the other; changes: of what the study says of it.
+    """A study's table of these data sets and presets, one after the other; changes: of what the
+    study says of it.
 
     Of several data sets each has rows of its own.
     """
@@ -96,12 +101,20 @@ def laid_out_table(
     return Table(read.gather(study_table.frame, *data, presets=presets), **words)
 
 
-NAMES = {"alpha_percent": "α in percent", "title": "unlearner", "runs": "n", "quantity": "median",
-         "published": "published (mean)", "ring_split": "validation states", "model": "model"}  # fmt: skip
+NAMES = {
+    "alpha_percent": "α in percent",
+    "title": "unlearner",
+    "runs": "n",
+    "quantity": "median",
+    "published": "published (mean)",
+    "ring_split": "validation states",
+    "model": "model",
+}
 
 
 def digits(value: float, *, sign: str = "") -> str:
-    """An accuracy as the tables show it: .912, with the sign "+" a difference, +.012; a dash for NaN."""
+    """An accuracy as the tables show it: .912, with the sign "+" a difference, +.012; a dash for
+    NaN."""
     return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}") if np.isfinite(value) else "–"
 
 
