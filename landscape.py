@@ -210,19 +210,16 @@ def _circuit_hessian(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     ) -> jax.Array:
         measured = sign * output  # (samples, 2**n_qubits)
         _, returned = jax.lax.scan(undo, measured, params, reverse=True)
-        inputs = jnp.concatenate(
-            [inputs, returned], axis=1
-        )  # of each layer, on the way from psi and from U'Z phi
+        # of each layer, on the way from psi and from U'Z phi
+        inputs = jnp.concatenate([inputs, returned], axis=1)
         derivatives = _real(_shifted_states(model, params, inputs, acting)) / 2
-        tangents, adjoints = jnp.split(
-            derivatives, 2, axis=1
-        )  # T and A, each (acting, samples, 2 * 2**n_qubits)
+        # T and A, each (acting, samples, 2 * 2**n_qubits)
+        tangents, adjoints = jnp.split(derivatives, 2, axis=1)
         gradients = 2 * model.scale * jnp.einsum("jsd,sd->sj", tangents, _real(measured))
         p = jax.nn.sigmoid(model.scale * jnp.einsum("sd,sd->s", _real(measured), _real(output)))
         weighted = ((weights * (p - labels))[:, None] * tangents).reshape(len(acting), -1)
-        later = jnp.tril(
-            adjoints.reshape(len(acting), -1) @ weighted.T
-        )  # [k, j], gate k not before gate j
+        # [k, j], gate k not before gate j
+        later = jnp.tril(adjoints.reshape(len(acting), -1) @ weighted.T)
         second = (weighted * jnp.tile(sign, 2 * len(labels))) @ tangents.reshape(len(acting), -1).T
         second -= later + jnp.tril(later, -1).T
         return (gradients.T * (weights * p * (1 - p))) @ gradients + 2 * model.scale * second
@@ -374,9 +371,8 @@ def estimated_trace(
         stochtrace.monte_carlo_trace(), sampler
     )
     mean, error = estimator(product, key)
-    return mean, error * np.sqrt(
-        probes / (probes - 1)
-    )  # matfree divides the variance by n, not n - 1
+    # matfree divides the variance by n, not n - 1
+    return mean, error * np.sqrt(probes / (probes - 1))
 
 
 def _lanczos(
@@ -393,9 +389,8 @@ def _lanczos(
     tridiagonalise = decomp.tridiag_sym(steps, reortho="full", materialize=False, custom_vjp=False)
     basis, (diagonal, coupling), *_ = tridiagonalise(product, start)
     scale = jax.lax.cummax(jnp.abs(diagonal[:-1]) + coupling)
-    reached = (
-        jnp.cumprod(coupling > jnp.sqrt(jnp.finfo(start.dtype).eps) * scale) > 0
-    )  # 0 / 0 compares False
+    # 0 / 0 compares False
+    reached = jnp.cumprod(coupling > jnp.sqrt(jnp.finfo(start.dtype).eps) * scale) > 0
     coupling = jnp.where(reached, coupling, 0)
     reached = jnp.concatenate([jnp.array([True]), reached])
     diagonal = jnp.where(reached, diagonal, diagonal[0])
@@ -467,9 +462,8 @@ def loss_slice(
     loss = loss_function(model, split)
     offsets = radius * (jnp.arange(points) - points // 2) / max(points // 2, 1)
     plane = jnp.stack(jnp.meshgrid(offsets, offsets, indexing="ij"), axis=-1).reshape(-1, 2)
-    together = (
-        COLUMNS if isinstance(model, MLP) else None
-    )  # many circuits in one batch crash jaxlib 0.10.2
+    # many circuits in one batch crash jaxlib 0.10.2
+    together = COLUMNS if isinstance(model, MLP) else None
     values = jax.lax.map(
         lambda at: loss(unflatten(flat + at @ directions)), plane, batch_size=together
     )

@@ -245,8 +245,8 @@ class QNN:
             fits,
             "x",
             f"shape {x.shape}",
-            f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; "
-            "datar.pad fills up with zeros)",
+            f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; datar.pad fills up "
+            "with zeros)",
         )
         if (self.shots or self.noise) and not isinstance(x, jax.core.Tracer):
             hardware.require_normalised(x)
@@ -547,9 +547,8 @@ def fit(
     size = math.ceil(n_samples / n_steps)
     dtype = jnp.result_type(*jax.tree.leaves(params))
     weights = (jnp.arange(n_steps * size) < n_samples).astype(dtype).reshape(n_steps, size)
-    draws = jax.random.fold_in(
-        key, np.uint32(2**32 - 1)
-    )  # of the steps; 0, 1, ... are those of the epochs' orders
+    # Of the steps; 0, 1, ... are those of the epochs' orders.
+    draws = jax.random.fold_in(key, np.uint32(2**32 - 1))
 
     def step(carry, batch):
         params, state, epoch = carry
@@ -569,21 +568,33 @@ def fit(
             (params, state, epoch), _ = jax.lax.scan(step, carry, batches)
         return params, state, epoch + 1
 
+    carry = params, optimizer.init(params), jnp.int32(0)
+    if at := getattr(measure, "at", None):
+        return _measured_at(at, one_epoch, carry, epochs, measure)
+
     def measure_and_train(carry, _):  # one scan body holds both, so that `measure` is compiled once
         measured = measure(carry[0]) if measure else None
         return jax.lax.cond(carry[2] < epochs, one_epoch, lambda carry: carry, carry), measured
 
-    carry = params, optimizer.init(params), jnp.int32(0)
-    if at := getattr(measure, "at", None):
-
-        def train_to(carry, epoch):
-            return jax.lax.while_loop(lambda carry: carry[2] < epoch, one_epoch, carry)
-
-        def train_and_measure(carry, epoch):
-            carry = train_to(carry, epoch)
-            return carry, measure(carry[0])
-
-        carry, history = jax.lax.scan(train_and_measure, carry, jnp.array(at))
-        return train_to(carry, epochs)[0], history
     (params, _, _), history = jax.lax.scan(measure_and_train, carry, length=epochs + 1)
     return params, history
+
+
+def _measured_at(
+    at: tuple[int, ...],
+    one_epoch: Callable[[Any], Any],
+    carry: tuple[Params, Any, jax.Array],
+    epochs: int,
+    measure: Callable[[Params], Any],
+) -> tuple[Params, Any]:
+    """`fit`, measured after these numbers of epochs alone; carry: parameters, state, the epoch."""
+
+    def train_to(carry, epoch):
+        return jax.lax.while_loop(lambda carry: carry[2] < epoch, one_epoch, carry)
+
+    def train_and_measure(carry, epoch):
+        carry = train_to(carry, epoch)
+        return carry, measure(carry[0])
+
+    carry, history = jax.lax.scan(train_and_measure, carry, jnp.array(at))
+    return train_to(carry, epochs)[0], history

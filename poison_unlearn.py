@@ -68,9 +68,8 @@ class Poison:
         poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
         if self.known_percent == 100:
             return poisoned
-        generator = _generator(key).spawn(1)[
-            0
-        ]  # another stream than that of the draw, the same for all shares
+        # another stream than that of the draw, the same for all shares
+        generator = _generator(key).spawn(1)[0]
         rows = generator.permutation(np.flatnonzero(poisoned.known))
         known = np.zeros_like(poisoned.mask)
         known[rows[: round(len(rows) * self.known_percent / 100)]] = True
@@ -220,9 +219,8 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
     height, width = dataset.image_shape
     side = max(min(height, width) // 7, 1)
     images = x[:, : height * width].reshape(-1, height, width)
-    axis = (
-        1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)
-    )  # what has norm 1: a column, or all
+    # what has norm 1: a column, or all
+    axis = 1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)
 
     def norm(images: np.ndarray) -> np.ndarray:
         return np.sqrt((np.abs(images) ** 2).sum(axis=axis, keepdims=True))
@@ -389,10 +387,8 @@ class Method:
     map_over: ClassVar[tuple[str, ...] | None] = (
         None  # one or two for its weight map; None for the first two floats
     )
-    grid: ClassVar[tuple[dict[str, float], ...]] = (
-        {},
-        {"rate": 4.0},
-    )  # see `settings`; at most four
+    # see `settings`; at most four
+    grid: ClassVar[tuple[dict[str, float], ...]] = ({}, {"rate": 4.0})
     reads_truth: ClassVar[bool] = (
         False  # it sees what the poison replaced: an upper bound, marked as such
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -167,9 +168,8 @@ class Fit(Drawn):
     retains: bool | None = (
         None  # trained on the retained samples alone; None: those that start from others are
     )
-    measured: tuple[
-        int, ...
-    ] = ()  # epochs after which curves are measured, ascending; (): before and after each
+    # epochs after which curves are measured, ascending; (): before and after each
+    measured: tuple[int, ...] = ()
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -299,12 +299,10 @@ class Block(NamedTuple):
     # training inputs as poisoned; those before, if they differ; the run's validation set, if it has
     # one
     inputs: jax.Array
-    validation: (
-        jax.Array
-    )  # (v, ...) the validation set that all runs share; (0, ...) where each has its own
-    measured: (
-        jax.Array
-    )  # (n + n + v,), where among inputs and validation the measured samples stand
+    # (v, ...) the validation set that all runs share; (0, ...) where each has its own
+    validation: jax.Array
+    # (n + n + v,), where among inputs and validation the measured samples stand
+    measured: jax.Array
     labels: jax.Array  # of the measured samples
     member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
     columns: jax.Array | None  # features to which a network's inputs are cut; None: all
@@ -321,9 +319,8 @@ def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     return _recent[place]
 
 
-_recent: dict[
-    tuple, tuple[Arrays, Block]
-] = {}  # the last two: jobs of one kind follow each other on a process
+# the last two: jobs of one kind follow each other on a process
+_recent: dict[tuple, tuple[Arrays, Block]] = {}
 
 
 def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Arrays, Block]:
@@ -338,42 +335,29 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
         words = f"{known[0].sum()} of {len(known[0])} samples to forget"
         require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
     differ = any(not np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
-    shared = all(val is vals[0] for val in vals)
-    of_runs = [
-        [draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)] for draw, clean, val in sets
-    ]
-    prepared = [np.asarray(model.prepare(np.concatenate(parts))) for parts in of_runs]
-    prepared.append(np.asarray(model.prepare(vals[0].x)) if shared else prepared[0][:0])
-    columns = None
-    if hasattr(model, "narrow"):  # weights that lead from zeros never move and never matter
-        used = np.any([np.any(x != 0, axis=0) for x in prepared], axis=0)
-        columns = (
-            None if used.all() else np.flatnonzero(used)
-        )  # of an XXZ state's 8192, 924 if it is real, else 1848
-    *inputs, validation = prepared if columns is None else [x[:, columns] for x in prepared]
+    inputs, validation, columns = _prepared(model, sets, differ)
     n, v = len(known[0]), len(vals[0].y)
-    measured = np.concatenate(
-        [np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n]
-    )
+    places = [np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n]
+    measured = np.concatenate(places)
     labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw, clean, val in sets]
 
     def taken(chosen: np.ndarray, first: int = 0) -> Split:
         rows = [first + np.flatnonzero(samples) for samples in chosen]
         x = [of_run[measured[samples]] for of_run, samples in zip(inputs, rows, strict=True)]
-        return Split(
-            np.stack(x), np.stack([y[samples] for y, samples in zip(labels, rows, strict=True)])
-        )
+        y = [of_run[samples] for of_run, samples in zip(labels, rows, strict=True)]
+        return Split(np.stack(x), np.stack(y))
 
     forgotten = known if forgets else np.zeros_like(known)
-    splits = taken(~forgotten), taken(forgotten), taken(forgotten, n)
     block = Block(
-        *splits,
-        np.stack(inputs),
-        validation,
-        measured,
-        np.stack(labels),
-        _membership(known, v),
-        columns,
+        retain=taken(~forgotten),
+        forget=taken(forgotten),
+        forget_clean=taken(forgotten, n),
+        inputs=np.stack(inputs),
+        validation=validation,
+        measured=measured,
+        labels=np.stack(labels),
+        member=_membership(known, v),
+        columns=columns,
     )
     masks = {
         "mask": np.stack([draw.mask for draw in draws]),
@@ -381,6 +365,31 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
         "label": np.stack(labels).astype(np.int8),
     }
     return masks, jax.tree.map(jnp.asarray, block)
+
+
+def _prepared(
+    model: Model, sets: list[Sets], differ: bool
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
+    """The inputs of each run, the validation set that all share, and the features that are kept.
+
+    differ: whether the poison changes inputs. Features that are 0 in all samples are left out for a
+    network: weights that lead from zeros never move and never matter. Of an XXZ state's 8192
+    features 924 are kept if it is real, else 1848.
+    """
+    first = sets[0].val
+    shared = all(val is first for _, _, val in sets)
+    of_runs = []
+    for draw, clean, val in sets:
+        parts = [draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)]
+        of_runs.append(np.asarray(model.prepare(np.concatenate(parts))))
+    validation = np.asarray(model.prepare(first.x)) if shared else of_runs[0][:0]
+    if not hasattr(model, "narrow"):
+        return of_runs, validation, None
+    used = np.any([np.any(x != 0, axis=0) for x in (*of_runs, validation)], axis=0)
+    if used.all():
+        return of_runs, validation, None
+    columns = np.flatnonzero(used)
+    return [x[:, columns] for x in of_runs], validation[:, columns], columns
 
 
 def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
@@ -423,11 +432,9 @@ def _run_block(
     whether any of these is not finite.
     """
     columns = block.columns
-    narrow = (
-        (lambda params: params)
-        if columns is None
-        else (lambda params: model.narrow(params, columns))
-    )
+
+    def narrow(params: Params) -> Params:
+        return params if columns is None else model.narrow(params, columns)
 
     def one_run(arguments):
         own, teacher, key = arguments
@@ -436,40 +443,44 @@ def _run_block(
         start = fresh if teacher is None or method.is_fresh else teacher
         teacher = fresh if teacher is None else teacher
         task = Task(model, narrow(teacher), own.retain, own.forget, own.forget_clean, narrow(fresh))
-        x = jnp.concatenate([own.inputs, block.validation])
-
-        def measure(params):
-            logits = task.logits(params, x, measure_key)[block.measured]  # (n + n + v,)
-            of_sample = {
-                "accuracy": jax.vmap(metrics.accuracy),
-                "loss": jax.vmap(metrics.cross_entropy),
-            }
-            sizes = own.member.sum(axis=1)
-            return {
-                name: own.member @ of(logits, own.labels) / sizes for name, of in of_sample.items()
-            }, logits
+        measure = partial(_measure, task, own, block, measure_key)
 
         def point(params):
             return measure(params)[0]
 
         curve = Measured(point, measured) if measured else point
-        params, curves = method(
-            task, method_key, curve if record == "curves" else None
-        )  # here it trains, or unlearns
+        # Here it trains, or unlearns.
+        params, curves = method(task, method_key, curve if record == "curves" else None)
         scores, logits = measure(params)
         finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, logits))]
         kept = (scores if curves is None else curves) | {"diverged": ~jnp.stack(finite).all()}
-        params = params if columns is None else model.widen(params, columns, start)
-        return (
-            kept | {"params": params} | ({} if record == "end" or measured else {"logit": logits})
-        )
+        kept["params"] = params if columns is None else model.widen(params, columns, start)
+        return kept if record == "end" or measured else kept | {"logit": logits}
 
-    arguments = (
-        block._replace(validation=None, measured=None, columns=None),
-        teachers,
-        keys,
-    )  # with an axis over runs
+    of_runs = block._replace(validation=None, measured=None, columns=None)  # with an axis over runs
+    arguments = (of_runs, teachers, keys)
     return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
+
+
+def _measure(
+    task: Task, own: Block, block: Block, key: jax.Array, params: Params
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Accuracy and loss of each of SPLITS, and the logit of each measured sample, of one run.
+
+    own: the run's part of the block.
+    """
+    x = jnp.concatenate([own.inputs, block.validation])
+    logits = task.logits(params, x, key)[block.measured]  # (n + n + v,)
+    sizes = own.member.sum(axis=1)
+    of_sample = {
+        "accuracy": jax.vmap(metrics.accuracy),
+        "loss": jax.vmap(metrics.cross_entropy),
+    }
+    scores = {
+        name: own.member @ measure(logits, own.labels) / sizes
+        for name, measure in of_sample.items()
+    }
+    return scores, logits
 
 
 # Compiled under the function's own name, by which processes find the programs that earlier ones

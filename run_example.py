@@ -23,15 +23,10 @@ from protocol import SPLITS, Sets, inputs_of_sets, poison_key, run_block, run_ke
 
 SEED = 0
 METHODS_SHOWN = ("retrain", "cf", "scrub", "ga")
-SHOWN = (
-    "validation",
-    "forget_poisoned",
-    "forget_clean",
-    "retain",
-)  # accuracies, by what they are measured on
-Curves = dict[
-    str, np.ndarray
-]  # accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
+# accuracies, by what they are measured on
+SHOWN = ("validation", "forget_poisoned", "forget_clean", "retain")
+# accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
+Curves = dict[str, np.ndarray]
 
 
 def poison_train_unlearn(

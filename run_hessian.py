@@ -68,9 +68,8 @@ QUICK = replace(
     optimization_level=1,  # compiles for longer than it computes
     alphas=(0, 40),
     models=("mlp", "qnn"),
-    training=Training(
-        epochs=15, batch_size=32, learning_rate=0.03
-    ),  # fewer epochs at a higher rate
+    # fewer epochs at a higher rate
+    training=Training(epochs=15, batch_size=32, learning_rate=0.03),
     **preset_values(PAPER, STUDIES, "quick"),
 )
 PRESETS = HessianConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}

@@ -170,19 +170,10 @@ PAPER = MnistConfig(
         side_by_side=False,  # ours: a batch of 256 states fills a core
     ),
 )
-BEST = (
-    "l1_sparse",
-    "retrain",
-    "cf",
-    "ga",
-    "scrub",
-)  # by evaluation.best_methods of the stage benchmark
-FITTED = (
-    "mlp=15",
-    "qnn=1000",
-    "logistic=48",
-    "quadratic=24",
-)  # by the rule of the stage memorising
+# by evaluation.best_methods of the stage benchmark
+BEST = ("l1_sparse", "retrain", "cf", "ga", "scrub")
+# by the rule of the stage memorising
+FITTED = ("mlp=15", "qnn=1000", "logistic=48", "quadratic=24")
 DISCOVERING = ("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton")
 CORRECTED = replace(
     PAPER,
@@ -192,23 +183,16 @@ CORRECTED = replace(
     matched=replace(PAPER.matched, epochs=FITTED),
     discovery=replace(PAPER.discovery, methods=DISCOVERING),
     encoding="amplitude",  # columns of norm 1 make no valid state
-    choices=(
-        "scrub.divergence=full",
-        "scrub.reads=poisoned",
-    ),  # one KL term is no divergence; forget what was learned
+    # one KL term is no divergence; forget what was learned
+    choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
-    oracle_epochs=(
-        "mlp=50",
-        "qnn=400",
-        "logistic=200",
-        "quadratic=100",
-    ),  # by the rule of the stage epochs
+    # by the rule of the stage epochs
+    oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),
     hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
 )
-QUICK_QNN = Training(
-    epochs=25, batch_size=256, learning_rate=0.02
-)  # a quarter of the epochs at four times the rate
+# a quarter of the epochs at four times the rate
+QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)
 QUICK = replace(
     CORRECTED,
     preset="quick",

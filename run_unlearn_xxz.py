@@ -109,13 +109,8 @@ PAPER = XxzConfig(
         side_by_side=True,  # ours
     ),
 )
-BEST = (
-    "cf",
-    "ga",
-    "scrub",
-    "l1_sparse",
-    "cf_k",
-)  # by evaluation.best_methods of the stage benchmark
+# by evaluation.best_methods of the stage benchmark
+BEST = ("cf", "ga", "scrub", "l1_sparse", "cf_k")
 DISCOVERING = ("retrain", "cf", "scrub", "ga", "l1_sparse", "cf_k", "newton", "eu_k")
 CORRECTED = replace(
     PAPER,
@@ -124,22 +119,15 @@ CORRECTED = replace(
     benchmark=replace(PAPER.benchmark, finalists=BEST),
     capacity=replace(PAPER.capacity, samples=(10, 20, 40, 80, 160)),  # of 166 states
     matched=replace(PAPER.matched, samples=40),  # half of the training set
-    discovery=replace(
-        PAPER.discovery, methods=DISCOVERING, decay=1e-4
-    ),  # decay: by noisy labels, stage controls
+    # decay: by noisy labels, stage controls
+    discovery=replace(PAPER.discovery, methods=DISCOVERING, decay=1e-4),
     gauge="fixed",  # no measurement sees the phase, so no model should
-    choices=(
-        "scrub.divergence=full",
-        "scrub.reads=poisoned",
-    ),  # one KL term is no divergence; forget what was learned
+    # one KL term is no divergence; forget what was learned
+    choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
-    oracle_epochs=(
-        "mlp=50",
-        "qnn=100",
-        "logistic=100",
-        "quadratic=50",
-    ),  # by the rule of the stage epochs
+    # by the rule of the stage epochs
+    oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),
     control_epochs=400,  # the MLP's published ones
     hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
 )

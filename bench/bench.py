@@ -222,9 +222,8 @@ def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> C
         loss, slopes = jax.value_and_grad(cross_entropy)(
             QNN.scale * jnp.asarray(values, jnp.float32), labels
         )
-        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(
-            depth, -1
-        )  # in the gates' order
+        # in the gates' order
+        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(depth, -1)
         rotations, bonds = gradient[:, : 3 * qubits], gradient[:, 3 * qubits :]
         return loss, np.concatenate([rotations.reshape(depth, qubits, 3), bonds[..., None]], axis=2)
 
@@ -243,9 +242,8 @@ def contenders(sizes: Sizes) -> list[tuple[Program, Size]]:
     pairs += [
         (compiled(label, step(logits), *problem(base)), base) for label, logits in ways.items()
     ]
-    for depth in (
-        sizes.unrolled_depths
-    ):  # TensorCircuit as it comes: the whole circuit, vmapped over the states
+    # TensorCircuit as it comes: the whole circuit, vmapped over the states
+    for depth in sizes.unrolled_depths:
         own, times = base._replace(depth=depth), base.depth / depth
         logits = QNN(
             base.qubits, depth, ansatz=circuits.ansatz, shape=(depth, base.qubits, 4)
@@ -338,9 +336,8 @@ def draw_growth(frame: pd.DataFrame, title: str, path: Path) -> None:
     drawing.use_style()
     figure, axes = drawing.plt.subplots(1, frame.varied.nunique(), figsize=(10.4, 2.6))
     for axis, (name, points) in zip(axes, frame.groupby("varied", sort=False), strict=True):
-        times = 1e3 * points.pivot(
-            index="value", columns="label", values="median"
-        )  # (values, labels)
+        # (values, labels)
+        times = 1e3 * points.pivot(index="value", columns="label", values="median")
         values, runs = times.index, name == "runs"
         times.index = 2**values if name == "qubits" else values
         if not runs:
@@ -483,14 +480,16 @@ def main() -> None:
     with one_line_errors():
         writable_folder(arguments.out)
     jax.config.update("jax_enable_compilation_cache", False)  # compilation is timed
+    # as studies compute
     os.environ |= one_thread() | {
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
-    }  # as studies compute
+    }
+    # TensorFlow: quiet, on the CPU too
     os.environ |= {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",
-    }  # TensorFlow: quiet, on the CPU too
+    }
     sizes = (
         SMOKE
         if arguments.smoke

@@ -158,9 +158,8 @@ def _overhead(count: int, cluster: str | None) -> float:
     split = Split(np.eye(2), np.arange(2))
     data = {"toy": Dataset(split, split, "toy", 2, {"sha256": "toy"})}
     with tempfile.TemporaryDirectory() as folder:
-        compute(
-            _trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster
-        )  # processes start up
+        # processes start up
+        compute(_trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster)
         start = time.perf_counter()
         compute(_trivial(0, 4), data, Store(Path(folder)), workers=2, cluster=cluster)
         empty = time.perf_counter() - start

@@ -116,44 +116,32 @@ class Config(ModelFlags):
         super().check()
         self.check_lists("methods", "poisons", "evaluated", "benchmarked_hidden", "noises")
         self.check_percents("unlearn_labels", "unlearn_features")
-        counts = {
-            "teachers": 4,
-            "draws": 1,
-            "selection_runs": 0,
-            "long_epochs": 1,
-            "tuning_runs": 1,
-            "control_epochs": 1,
-        }
-        for name, least in counts.items():
+        least = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1}
+        for name, count in (least | {"control_epochs": 1}).items():
             value = getattr(self, name)
-            require(value >= least, flag_name(name), value, f"{least} or more")
-        for flag in ("noises", "unlearn_others"):
-            self.poisons_of(flag)
-        kinds = [word.partition("=")[0] for word in self.unlearn_others]
-        own = {"labels": self.unlearn_labels, "features": self.unlearn_features}
-        once = len(set(kinds)) == len(kinds) and not any(own.get(kind) for kind in kinds)
-        require(
-            once,
-            "--unlearn-others",
-            " ".join(self.unlearn_others),
-            "every kind of poison in one share alone",
-        )
+            require(value >= count, flag_name(name), value, f"{count} or more")
+        self._check_poisons()
         self.epochs_of_families("oracle_epochs")
         self.check_names("methods", METHODS)
         self.check_names("evaluated", FAMILIES)
-        for flag in ("poisons", "benchmarked_poisons"):
-            self.check_names(flag, POISONS)
         for text in (self.evaluated_hidden, *self.benchmarked_hidden):
             parse_widths(text)
+        allowed = f"METHOD.FIELD=VALUE with a method of {', '.join(METHODS)}"
         for name in {word.partition(".")[0] for word in self.hyper}:
-            require(
-                name in METHODS,
-                "--hyper",
-                name,
-                f"METHOD.FIELD=VALUE with a method of {', '.join(METHODS)}",
-            )
+            require(name in METHODS, "--hyper", name, allowed)
         for name in METHODS:
             self.method(name)
+
+    def _check_poisons(self):
+        for flag in ("poisons", "benchmarked_poisons"):
+            self.check_names(flag, POISONS)
+        for flag in ("noises", "unlearn_others"):
+            self.poisons_of(flag)
+        kinds = [word.partition("=")[0] for word in self.unlearn_others]
+        of_their_own = {"labels": self.unlearn_labels, "features": self.unlearn_features}
+        once = len(set(kinds)) == len(kinds) and not any(map(of_their_own.get, kinds))
+        words = " ".join(self.unlearn_others)
+        require(once, "--unlearn-others", words, "every kind of poison in one share alone")
 
     def method(self, name: str, **changes: Any) -> Method:
         """The method of this name with the configuration's hyper-parameters."""

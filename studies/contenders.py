@@ -476,10 +476,8 @@ class NearestMean:
         """A scikit-learn estimator whose predict(x) gives labels of raw features."""
         from sklearn.neighbors import NearestCentroid
 
-        with (
-            warnings.catch_warnings(),
-            np.errstate(invalid="ignore"),
-        ):  # features that never vary, which it may have
+        # features that never vary, which it may have
+        with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.simplefilter("ignore", UserWarning)
             return _fitted(_rows, NearestCentroid(), x, y)
 
@@ -545,9 +543,8 @@ def ring_correlation(x: np.ndarray) -> np.ndarray:
         "(n, 2**L) amplitudes of 2 sites or more",
     )
     n_sites = size.bit_length() - 1
-    bits = (
-        np.arange(size)[:, None] >> np.arange(n_sites) & 1
-    )  # (2**L, L), neighbours side by side in either order
+    # (2**L, L), neighbours side by side in either order
+    bits = np.arange(size)[:, None] >> np.arange(n_sites) & 1
     correlation = np.mean(1.0 - 2 * (bits ^ np.roll(bits, 1, axis=1)), axis=1)
     probabilities = np.square(np.abs(x.astype(np.complex128)))
     norms = probabilities.sum(axis=1, keepdims=True)

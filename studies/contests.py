@@ -14,7 +14,6 @@ from datar import Dataset
 from foundation.base.checks import require
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
-from foundation.measures import metrics
 from foundation.report.frames import (
     ResultFiles,
     accuracies,
@@ -81,60 +80,58 @@ def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every contender as it was tuned, a dot each with its interval, the
-    best above."""
+    """Validation accuracy of every tuned contender with its interval, the best above."""
     from foundation.report.drawing import (
         FAMILY_STYLE,
         MARKERS,
-        POISON_NAMES,
         SPARE_STYLE,
+        draw_dot,
         finished,
         grid_for,
         matplotlib,
         noises_of,
-        plt,
+        poison_words,
     )
 
-    groups = dict(
-        zip(dict.fromkeys(results.group.values.tolist()), itertools.cycle(MARKERS), strict=False)
-    )
-    family = results.family.to_series()
-    colours = {
-        name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in family[ordered(results, "model")]
-    }
+    families, groups = results.family.to_series(), results.group.to_series()
+    markers = dict(zip(dict.fromkeys(groups), itertools.cycle(MARKERS), strict=False))
+    shown = families[ordered(results, "model")]
+    colours = {name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in shown}
     counts = []  # of contenders, by panel
     for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=2):
-        own = results.accuracy.sel(poison=poison, alpha_percent=alpha, split="validation").dropna(
-            "model", how="all"
-        )
-        names = own.mean("run").to_series().sort_values().index
+        at = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
+        accuracy = results.accuracy.sel(at).dropna("model", how="all")
+        names = accuracy.mean("run").to_series().sort_values().index
         counts.append(len(names))
         for row, name in enumerate(names):
-            runs = own.sel(model=name).dropna("run").values
-            group, colour = results.group.sel(model=name).item(), colours[family[name]]
-            low, high = metrics.bootstrap_interval(runs)
-            axis.plot(runs.mean(), row, groups[group], color=colour, markersize=4)
-            axis.hlines(row, low, high, color=colour, linewidth=1)
+            runs = accuracy.sel(model=name).dropna("run").values
+            style = (colours[families[name]], markers[groups[name]])
+            draw_dot(axis, row, runs, style, across=True)
         axis.set_yticks(range(len(names)), labels=names, fontsize=7)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
-        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+        axis.set_title(poison_words(poison, alpha))
+    _explain(markers, colours, counts)
+    text = (
+        f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its "
+        "95 % bootstrap interval; setting and epoch of each chosen on held-out noisy samples; "
+        "colour: family, mark: group"
+    )
+    return finished(text, results, legend=True)
+
+
+def _explain(markers: dict[str, str], colours: dict[str, tuple], counts: list[int]) -> None:
+    """What marks and colours mean, for the legend; and panels as high as they have contenders."""
+    from foundation.report.drawing import plt
+
     figure = plt.gcf()
     axis = figure.axes[0]
-    for group, marker in groups.items():
+    for group, marker in markers.items():
         axis.plot([], [], marker, color="0.3", markersize=4, label=group)
     for name, colour in colours.items():
         axis.plot([], [], "-", color=colour, linewidth=3, label=name)
     rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
     axis.get_gridspec().set_height_ratios(rows)
     figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
-    text = (
-        f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its "
-        "95 % bootstrap "
-        "interval; setting and epoch of each chosen on held-out noisy samples; colour: family, "
-        "mark: "
-        "group"
-    )
-    return finished(text, results, legend=True)
 
 
 TABLE = StudyTable(

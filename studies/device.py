@@ -22,7 +22,6 @@ from foundation.engine.jobs import Arrays, Job, Runs, random_key
 from foundation.engine.runner import Percent, require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
-from foundation.measures import metrics
 from foundation.quantum import device as hardware
 from foundation.quantum.device import Noise
 from foundation.report.frames import ResultFiles, count_of_runs, difference, every_run, over_runs
@@ -234,10 +233,8 @@ def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 ON_A_DEVICE = (
     "exact: expectations without shots; on a device the amplitudes have to be prepared first: 2ⁿ − "
-    "2 CNOTs and 2ⁿ − 1 "
-    "rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and 1,023 for an image, "
-    "beside 60 RZZ and "
-    "180 rotations of the circuit"
+    "2 CNOTs and 2ⁿ − 1 rotations for n qubits with real amplitudes (quant-ph/0407010): 1,022 and "
+    "1,023 for an image, beside 60 RZZ and 180 rotations of the circuit"
 )
 
 
@@ -254,48 +251,51 @@ def above_bare(
 
 def figure(results: xr.Dataset) -> Figure:
     """Validation accuracy of circuits against their noise, a mark for each number of shots."""
-    from foundation.report.drawing import MARKERS, PALETTE, finished, mixed, panels_for, plt
+    from foundation.report.drawing import (
+        MARKERS,
+        PALETTE,
+        draw_dot,
+        finished,
+        mixed,
+        panels_for,
+        plt,
+    )
 
-    noises, trained = (results[name].to_series() for name in ("noise", "trained"))
-    order = {
-        name: (trained[name] != "exact", noises[name] != "none", noises[name])
-        for name in noises.index
-    }
-    models = sorted(order, key=order.get)
-    names = [
-        noises[name].replace(",", "\n") + ("\n" + trained[name]) * (trained[name] != "exact")
-        for name in models
-    ]
+    names = _circuits_in_order(results)
     counts = results.shots.values
     for axis, alpha in panels_for(results.alpha_percent.values, "", "validation accuracy"):
         for place, shots in enumerate(counts):
-            own = results.accuracy.sel(alpha_percent=alpha, shots=shots)
-            runs = {i: own.sel(model=name).dropna("run").values for i, name in enumerate(models)}
-            runs = {i: each for i, each in runs.items() if len(each)}
-            x = np.array(list(runs)) + 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
-            ends = (
-                np.array([metrics.bootstrap_interval(each) for each in runs.values()])
-                .reshape(-1, 2)
-                .T
-            )
-            colour, label = (
-                mixed(PALETTE[1], "black", place / len(counts)),
-                f"{shots} shots" if shots else "exact",
-            )
-            axis.vlines(x, *ends, color=colour, linewidth=1)
-            means = [each.mean() for each in runs.values()]
-            axis.plot(x, means, MARKERS[place], color=colour, markersize=4, label=label)
-        axis.set_xticks(range(len(models)), labels=names, fontsize=6)
+            style = (mixed(PALETTE[1], "black", place / len(counts)), MARKERS[place])
+            aside = 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
+            for column, name in enumerate(names):
+                accuracy = results.accuracy.sel(alpha_percent=alpha, shots=shots, model=name)
+                runs = accuracy.dropna("run").values
+                label = f"{shots} shots" if shots else "exact"
+                if len(runs):
+                    draw_dot(axis, column + aside, runs, style, label=label)
+        axis.set_xticks(range(len(names)), labels=names.values(), fontsize=6)
         axis.set_title(f"{alpha} % of the labels flipped")
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.3)
     text = (
         f"mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval; trained with "
-        "exactly computed "
-        "noise, or from shots where that is said, and read with shots; preparing the states is "
-        "taken to be without "
-        "noise, and would take far more gates than the circuit"
+        "exactly computed noise, or from shots where that is said, and read with shots; preparing "
+        "the states is taken to be without noise, and would take far more gates than the circuit"
     )
     return finished(text, results, legend=True)
+
+
+def _circuits_in_order(results: xr.Dataset) -> dict[str, str]:
+    """The circuits, exactly trained and without noise first, by what stands below their marks."""
+    noises, trained = results.noise.to_series(), results.trained.to_series()
+
+    def order(name: str) -> tuple[bool, bool, str]:
+        return trained[name] != "exact", noises[name] != "none", noises[name]
+
+    words = {}
+    for name in sorted(noises.index, key=order):
+        behind = "" if trained[name] == "exact" else f"\n{trained[name]}"
+        words[name] = noises[name].replace(",", "\n") + behind
+    return words
 
 
 DEVICES = {"validation": "validation", "difference in validation": "above"}

@@ -11,15 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jax.flatten_util import ravel_pytree
 
 from datar import Dataset
 from foundation.base.checks import require, require_whole
@@ -28,7 +25,6 @@ from foundation.engine.runner import require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.measures import metrics
-from foundation.measures.forgetting import signs
 from foundation.report.frames import (
     ResultFiles,
     accuracies,
@@ -38,36 +34,31 @@ from foundation.report.frames import (
     ordered,
     over_runs,
 )
-from models import Model, Params, Training, logits_of
+from models import Training, logits_of
 from poison_unlearn import Method, Poison, Poisoned
 from protocol import (
-    Block,
     Fit,
     Sets,
-    block_inputs,
     inputs_of_sets,
-    narrowed,
     runs_of,
     tensors_to_params,
 )
 from studies.config import Config, parse_poisons
 from studies.contenders import Decayed
+from studies.detectors import DETECTORS, FOLDS, Detection
 from studies.families import model_words
 from studies.methods import METHODS
 from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of
 from studies.rows import place_of, placed
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 HALF = 50  # percent of the poison that is known where settings are chosen
-FOLDS = 5  # of the cross-validation
 # as how many parts of the training set what is found is counted, so that few programs are compiled
-STEPS = 20
-DAMPING = 0.01  # of the self-influence, times the largest eigenvalue
 PARTS = ("validation", "poisoned", "known", "hidden", "attack")
 RECALLS = np.linspace(0, 1, 21)
-DETECTORS = ("loss", "cross_validation", "influence")
 FULL = "full"  # retraining as long as the teacher was trained, on what is left
 
 
@@ -191,104 +182,6 @@ class Partly(Fit):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detection(Runs):
-    """How suspicious every training sample looks, by each of DETECTORS, and which would be taken
-    out.
-
-    loss: of the teacher. cross_validation: of models trained on the other folds, which is the
-    self-confidence of confident learning (Northcutt et al., arXiv:1911.00068). influence: of a
-    sample on its own loss under the teacher (Koh and Liang, arXiv:1703.04730), by Gauss-Newton's
-    matrix. As many are taken out as confident learning counts.
-    """
-
-    teacher: Fit
-    folds: tuple[Fit, ...]
-
-    @property
-    def needs(self) -> tuple[Job, ...]:
-        return (self.teacher, *self.folds)
-
-    @property
-    def title(self) -> str:
-        return (
-            f"detection {self.teacher.model.label} {self.teacher.poison.kind} "
-            f"{self.teacher.poison.alpha_percent} %"
-        )
-
-    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """suspicion, found (runs, detectors, n); counted (runs,); poisoned (runs, n); size ()."""
-        teacher, *folds = inputs
-        mask = teacher["mask"].astype(bool)
-        n, label = mask.shape[1], teacher["label"][:, : mask.shape[1]]
-        held = np.full(mask.shape, np.nan)
-        for job, arrays in zip(self.folds, folds, strict=True):
-            held[~job.kept(dataset)] = arrays["logit"][:, 2 * arrays["mask"].shape[1] :].ravel()
-        held = np.nan_to_num(held, nan=0.0)  # of models that diverged: they say nothing
-        influence = self._influence(dataset, teacher)
-        ranks = [-signs(label) * teacher["logit"][:, :n], -signs(label) * held, influence]
-        suspicion = np.nan_to_num(np.stack(ranks, axis=1), nan=0.0)
-        counted = np.array([_labels_in_doubt(*own) for own in zip(label, held, strict=True)])
-        counts = np.round(counted * STEPS / n) * n // STEPS
-        place = np.argsort(np.argsort(-suspicion, axis=2, kind="stable"), axis=2)
-        found = place < counts[:, None, None]
-        own = {
-            "suspicion": suspicion.astype(np.float32),
-            "found": found,
-            "counted": counted,
-            "poisoned": mask,
-        }
-        return own | {"size": teacher["size"]}
-
-    def _influence(self, dataset: Dataset, teacher: Arrays) -> np.ndarray:
-        fit = self.teacher
-        masks, block = block_inputs(fit, dataset)
-        params = narrowed(fit.model, teacher, block)
-        keys = jnp.stack([random_key(fit.seed, "influence", run) for run in fit.runs])
-        return np.asarray(_self_influence(fit.model, masks["mask"].shape[1], block, params, keys))
-
-
-def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
-    """How many labels confident learning takes for wrong, by the logits of models that have not
-    seen them."""
-    from cleanlab.filter import find_label_issues  # which takes seconds, and is asked here alone
-
-    p = 1 / (1 + np.exp(-logits.astype(float)))
-    return int(find_label_issues(labels.astype(int), np.stack([1 - p, p], axis=1), n_jobs=1).sum())
-
-
-@partial(jax.jit, static_argnames=("model", "n"))
-def _self_influence(
-    model: Model, n: int, block: Block, params: Params, keys: jax.Array
-) -> jax.Array:
-    """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its
-    logit's gradient.
-
-    With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W,
-    and r² / W the odds that the model gives the other label.
-    """
-
-    def one_run(arguments):
-        own, start, key = arguments
-        flat, unravel = ravel_pytree(start)
-        x, y = own.inputs[:n], own.labels[:n]
-
-        def logits(flat):
-            return logits_of(model, unravel(flat), x, key)
-
-        p = jax.nn.sigmoid(logits(flat))
-        root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
-        jacobian = jax.jacrev(logits)(flat)
-        values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)
-        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + DAMPING * values[-1])
-        leverage = n * (vectors**2) @ share
-        return jnp.log(jnp.maximum(leverage, 1e-12)) - logits(flat) * jnp.where(y > 0, 1, -1)
-
-    return jax.lax.map(
-        one_run, (block._replace(validation=None, measured=None, columns=None), params, keys)
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Found(Partly):
     """Partly, where the samples that a detector found are forgotten, right or wrong; a run that
     found none stays."""
@@ -358,69 +251,68 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     """Methods against the known share of the poison; what detectors find; and forgetting what they
     found."""
     for label, case, unlearn in known_cases(config, dataset):
-        yield from _rows_of_case(config, dataset, label, case, unlearn)
+        arms = arms_of_case(config, dataset, label, case, unlearn)
+        for block in config.blocks(config.discovery.runs):
+            yield from _rows_of_block(config, arms, block)
 
 
-def _rows_of_case(
+class Arms(NamedTuple):
+    """What is compared on one model and poison: methods with their choices, and their titles."""
+
+    label: str
+    case: Case
+    methods: dict[str, tuple[Method, Choice | None]]  # retraining in full among them
+    titles: dict[str, str]
+
+
+def arms_of_case(
     config: Config, dataset: Dataset, label: str, case: Case, unlearn: Training
-) -> Iterator[Row]:
-    poison = case.poison
-    place = place_of(label, poison)
-    half = replace(case, poison=replace(poison, known_percent=HALF))
-    methods = {
-        name: config.method(name, training=unlearn)
-        for name in config.discovery.methods or config.methods
-    }
+) -> Arms:
+    """The methods that can run on the model; settings are chosen where half of the poison is known."""
+    names = config.discovery.methods or config.methods
+    methods = {name: config.method(name, training=unlearn) for name in names}
     methods = {name: method for name, method in methods.items() if not method.why_not(case.model)}
-    choices = {name: choice_of(config, half, method, dataset) for name, method in methods.items()}
-    arms = {FULL: (case.training_method, None)} | {
-        name: (methods[name], choices[name]) for name in methods
-    }
-    titles = {"teacher": "Nothing", FULL: "Retrain in full"} | {
-        name: each.title for name, each in methods.items()
-    }
-    blocks = config.blocks(config.discovery.runs)
+    half = replace(case, poison=replace(case.poison, known_percent=HALF))
+    chosen = {name: choice_of(config, half, method, dataset) for name, method in methods.items()}
+    arms = {FULL: (case.training_method, None)}
+    arms |= {name: (method, chosen[name]) for name, method in methods.items()}
+    titles = {"teacher": "Nothing", FULL: "Retrain in full"}
+    titles |= {name: method.title or name for name, method in methods.items()}
+    return Arms(label, case, arms, titles)
 
-    def row(study: str, job: Runs, table, unlearner: str = "", **own) -> Row:
+
+def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
+    """Rows of one block of teachers: known shares of the poison, detection, and forgetting."""
+    case, poison = arms.case, arms.case.poison
+    runs_shown = config.discovery.runs
+
+    def row(study: str, job: Runs, table, unlearner: str = "", **place) -> Row:
         words = model_words(case.model)
         if unlearner:
-            own["unlearner"], words["title"] = (
-                unlearner,
-                ("unlearner", titles[unlearner] or unlearner),
-            )
-        return Row(
-            study, job, place | own, table, config.shown(job.runs, config.discovery.runs), words
-        )
+            place["unlearner"], words["title"] = unlearner, ("unlearner", arms.titles[unlearner])
+        at = place_of(arms.label, poison) | place
+        return Row(study, job, at, table, config.shown(job.runs, runs_shown), words)
 
-    for block in blocks:
-        teacher = _fit(config, case, case.training_method, block)
-        runs = runs_of(teacher)
-        yield row(
-            "discovery", Untouched(start=teacher, **runs), shares_table, "teacher", known_percent=0
-        )
-        for share, (name, (method, choice)) in itertools.product(
-            config.discovery.known, arms.items()
-        ):
-            if share == 0 and (method.needs_forget or name == FULL):
-                continue  # there is nothing to forget, and nothing to leave out
-            job = _partly(
-                teacher, Partly, name, method, choice, replace(poison, known_percent=share)
-            )
-            yield row("discovery", job, shares_table, name, known_percent=share)
-        detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
-        yield row("detection", detection, detection_table)
-        yield row(
-            "detected",
-            Untouched(start=teacher, **runs),
-            shares_table,
-            "teacher",
-            detector=DETECTORS[0],
-        )
-        for detector, (name, (method, choice)) in itertools.product(DETECTORS, arms.items()):
-            if name == FULL or detector == "cross_validation":
-                own = {"detection": detection, "detector": detector}
-                job = _partly(teacher, Found, name, method, choice, poison, **own)
-                yield row("detected", job, shares_table, name, detector=detector)
+    teacher = _fit(config, case, case.training_method, block)
+    runs = runs_of(teacher)
+    untouched = Untouched(start=teacher, **runs)
+    yield row("discovery", untouched, shares_table, "teacher", known_percent=0)
+    for share, (name, (method, choice)) in itertools.product(
+        config.discovery.known, arms.methods.items()
+    ):
+        if share == 0 and (method.needs_forget or name == FULL):
+            continue  # there is nothing to forget, and nothing to leave out
+        known = replace(poison, known_percent=share)
+        job = _partly(teacher, Partly, name, method, choice, known)
+        yield row("discovery", job, shares_table, name, known_percent=share)
+    detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
+    yield row("detection", detection, detection_table)
+    yield row("detected", untouched, shares_table, "teacher", detector=DETECTORS[0])
+    for detector, (name, (method, choice)) in itertools.product(DETECTORS, arms.methods.items()):
+        if name == FULL or detector == "cross_validation":
+            finding = {"detection": detection, "detector": detector}
+            job = _partly(teacher, Found, name, method, choice, poison, **finding)
+            yield row("detected", job, shares_table, name, detector=detector)
 
 
 def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
@@ -514,11 +406,12 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
 # ---- what is shown: tables ----
 
 
+# by true labels, clean inputs
 JUDGED = {
     "validation": "validation",
     "poisoned": "acc. poisoned",
     "attack": "attack",
-}  # by true labels, clean inputs
+}
 AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
 
 
@@ -637,54 +530,44 @@ def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
 def shares_figure(results: xr.Dataset) -> Figure:
     """Accuracy of every method against the share of the poison that is known; the line across:
     nothing is done."""
-    from foundation.report.drawing import (
-        POISON_NAMES,
-        finished,
-        method_styles,
-        noises_of,
-        panels_for,
-    )
+    from foundation.report.drawing import finished, noises_of, panels_for, poison_words
 
-    titles, styles, models = (
-        method_titles(results),
-        method_styles(results),
-        ordered(results, "model"),
-    )
-    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
-    for axis, ((poison, alpha, part), model) in panels_for(
-        itertools.product(rows, models), "known share of the poison (%)", rows=len(rows)
-    ):
-        own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha, split=part)
-        nothing = own.sel(unlearner="teacher").mean().item()
-        axis.axhline(
-            nothing, color="0.15", linewidth=0.8, linestyle=(0, (1, 2)), label=titles["teacher"]
-        )
-        for name, (colour, line) in styles.items():
-            mean = own.sel(unlearner=name).mean("run").dropna("known_percent")
-            if name != "teacher" and mean.size:
-                axis.plot(
-                    mean.known_percent,
-                    mean,
-                    color=colour,
-                    linestyle=line,
-                    marker=".",
-                    label=titles[name],
-                )
-        name = f"{POISON_NAMES.get(poison, poison)}, {alpha} %"
+    noises, models = noises_of(results), ordered(results, "model")
+    rows = [(*noise, part) for noise in noises for part in _parts_of(results, *noise)]
+    places, xlabel = itertools.product(rows, models), "known share of the poison (%)"
+    for axis, ((poison, alpha, part), model) in panels_for(places, xlabel, rows=len(rows)):
+        at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
+        _draw_methods(axis, results, results.accuracy.sel(at))
         axis.set(
-            title=f"{model}\n{name}", xticks=results.known_percent.values, ylabel=PART_NAMES[part]
+            title=f"{model}\n{poison_words(poison, alpha)}",
+            xticks=results.known_percent.values,
+            ylabel=PART_NAMES[part],
         )
     text = (
         f"mean of n = {count_of_runs(results)} runs; what is not known stays among the retained "
-        "samples; accuracy "
-        "on poisoned samples: all of them, clean, by their true labels"
+        "samples; accuracy on poisoned samples: all of them, clean, by their true labels"
     )
     return finished(text, results, legend=True)
 
 
+def _draw_methods(axis: Axes, results: xr.Dataset, accuracy: xr.DataArray) -> None:
+    """A line for each method against the known share, and one across for the teacher as it is."""
+    from foundation.report.drawing import method_styles
+
+    titles = method_titles(results)
+    nothing = accuracy.sel(unlearner="teacher").mean().item()
+    form = {"color": "0.15", "linewidth": 0.8, "linestyle": (0, (1, 2))}
+    axis.axhline(nothing, label=titles["teacher"], **form)
+    for name, (colour, line) in method_styles(results).items():
+        mean = accuracy.sel(unlearner=name).mean("run").dropna("known_percent")
+        if name != "teacher" and mean.size:
+            form = {"color": colour, "linestyle": line, "marker": "."}
+            axis.plot(mean.known_percent, mean, label=titles[name], **form)
+
+
 def detection_figure(results: xr.Dataset) -> Figure:
     """Precision against recall of each ranking of the training samples; the line across: chance."""
-    from foundation.report.drawing import PALETTE, POISON_NAMES, finished, noises_of, panels_for
+    from foundation.report.drawing import PALETTE, finished, noises_of, panels_for, poison_words
 
     detector_styles = {
         "loss": (PALETTE[7], "--"),
@@ -706,12 +589,10 @@ def detection_figure(results: xr.Dataset) -> Figure:
             label = name.replace("_", " ")
             axis.plot(runs.recall, runs.mean("run"), color=colour, linestyle=line, label=label)
             axis.fill_between(runs.recall, *ends, color=colour, alpha=0.2, linewidth=0)
-        axis.set(
-            ylim=(-0.03, 1.03), title=f"{model}\n{POISON_NAMES.get(poison, poison)}, {alpha} %"
-        )
+        axis.set(ylim=(-0.03, 1.03), title=f"{model}\n{poison_words(poison, alpha)}")
     text = (
-        f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the "
-        "share that is poisoned"
+        f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share "
+        "that is poisoned"
     )
     return finished(text, legend=True)
 
@@ -720,15 +601,16 @@ def detected_figure(results: xr.Dataset) -> Figure:
     """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a
     mark each model."""
     from foundation.report.drawing import (
-        POISON_NAMES,
+        draw_dot,
         finished,
         grid_for,
         model_styles,
         noises_of,
         plt,
+        poison_words,
     )
 
-    own = results.sel(detector="cross_validation", drop=True)
+    found = results.accuracy.sel(detector="cross_validation", drop=True)
     nothing = results.accuracy.sel(unlearner="teacher").mean("detector")  # it stands at one of them
     titles, styles = method_titles(results), model_styles(results, ordered(results, "model"))
     names = [name for name in ordered(results, "unlearner") if name != "teacher"]
@@ -737,32 +619,21 @@ def detected_figure(results: xr.Dataset) -> Figure:
         axis.axhline(0, color="0.6", linewidth=0.8)
         for place, (model, (colour, _, marker)) in enumerate(styles.items()):
             at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
-            above = own.accuracy.sel(at) - nothing.sel(at)
-            gains = [above.sel(unlearner=name).dropna("run").values for name in names]
-            gains = {i: gain for i, gain in enumerate(gains) if len(gain)}
-            x = np.array(list(gains)) + 0.6 * (place / max(len(styles) - 1, 1) - 0.5)
-            ends = np.array([metrics.bootstrap_interval(gain) for gain in gains.values()]).T
-            axis.vlines(x, *ends, color=colour, linewidth=1)
-            axis.plot(
-                x,
-                [gain.mean() for gain in gains.values()],
-                marker,
-                color=colour,
-                markersize=4,
-                label=model,
-            )
-        axis.set_xticks(
-            range(len(names)), labels=[titles[name] for name in names], rotation=40, ha="right"
-        )
-        axis.set(
-            title=f"{POISON_NAMES.get(poison, poison)}, {alpha} %",
-            ylabel=f"{PART_NAMES[part]}\nabove nothing".replace("accuracy on", "accuracy on\n"),
-        )
+            above = found.sel(at) - nothing.sel(at)
+            aside = 0.6 * (place / max(len(styles) - 1, 1) - 0.5)
+            for column, name in enumerate(names):
+                gains = above.sel(unlearner=name).dropna("run").values
+                if len(gains):
+                    draw_dot(axis, column + aside, gains, (colour, marker), label=model)
+        shown = [titles[name] for name in names]
+        axis.set_xticks(range(len(names)), labels=shown, rotation=40, ha="right")
+        ylabel = f"{PART_NAMES[part]}\nabove nothing".replace("accuracy on", "accuracy on\n")
+        axis.set(title=poison_words(poison, alpha), ylabel=ylabel)
     plt.gcf().set_figwidth(plt.gcf().get_figwidth() * 1.4)
     text = (
         f"differences paired by run, mean of n = {count_of_runs(results)} runs and its 95 % "
-        "bootstrap interval; "
-        "found: as many samples as confident learning counts, no true label is read"
+        "bootstrap interval; found: as many samples as confident learning counts, no true label is "
+        "read"
     )
     return finished(text, results, legend=True)
 

@@ -160,7 +160,7 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
 def figure(results: xr.Dataset) -> Figure | None:
     """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long
     training."""
-    from foundation.report.drawing import POISON_NAMES, finished, grid_for, model_styles, noises_of
+    from foundation.report.drawing import finished, grid_for, model_styles, noises_of, poison_words
 
     places = noises_of(results)
     chosen, models = selected_epochs(results), ordered(results, "model")
@@ -185,13 +185,12 @@ def figure(results: xr.Dataset) -> Figure | None:
                     fillstyle=fill,
                     ms=4,
                 )
-        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+        axis.set_title(poison_words(poison, alpha))
     text = (
         f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after "
-        f"epoch 1 to {last}"
-        "; grey: a perfect model's fit of the noisy labels. Hollow: after the published epochs; "
-        "full: at the epoch "
-        "that held-out noisy samples select; half: after the last"
+        f"epoch 1 to {last}; grey: a perfect model's fit of the noisy labels. Hollow: after the "
+        "published epochs; full: at the epoch that held-out noisy samples select; half: after the "
+        "last"
     )
     return finished(text, results, legend=True)
 
@@ -282,8 +281,8 @@ def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
     circuits = tuned[tuned.family == "QNN"].model.unique()
     others = [paired(f"tuned MLP − {name}", own, of_model(tuned, name)) for name in circuits]
     statement = (
-        "It takes no circuit: an MLP that stops where noisy samples say is ahead of the "
-        f"QNN, {place}, {alpha} %"
+        "It takes no circuit: an MLP that stops where noisy samples say is ahead of the QNN, "
+        f"{place}, {alpha} %"
     )
     return Claim("ours", statement, effect, (last, *others))
 

@@ -111,10 +111,8 @@ TABLE = StudyTable(
 def it_is_the_encoding(read: ResultFiles) -> Claim:
     """Gradient ascent hurts the QNN under the columnwise encoding; control: the scale of its logits
     alone."""
-    from foundation.report.claims import (
-        Claim,
-        paired,
-    )  # SciPy's statistics, which a script does not need
+    # SciPy's statistics, which a script does not need
+    from foundation.report.claims import Claim, paired
 
     runs = accuracies(read["mnist", "corrected", "encodings"], "validation")
     last, first = (
@@ -140,8 +138,8 @@ def it_is_the_encoding(read: ResultFiles) -> Claim:
         for words, (one, other) in scaled.items()
     )
     statement = (
-        "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of "
-        "its logits"
+        "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of its "
+        "logits"
     )
     return Claim("ours", statement, effect, controls)
 

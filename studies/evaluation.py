@@ -226,9 +226,8 @@ def accuracies_over_epochs(read: ResultFiles, data: str, preset: str) -> pd.Data
     """Accuracies of oracles after each number of epochs, and the number that the rule finds."""
     results = read[data, preset, "epochs"]
     runs = accuracies(results, "validation", "retain", "forget_clean")
-    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(
-        columns="draw"
-    )  # of either draw
+    # of either draw
+    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
     curves = over_runs(
         runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"})
     )
@@ -283,7 +282,7 @@ def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 def epochs_figure(results: xr.Dataset) -> Figure | None:
     """Accuracies of oracles against how long they are trained: a row for each poison, a column for
     each model."""
-    from foundation.report.drawing import PALETTE, POISON_NAMES, draw_curve, finished, panels_for
+    from foundation.report.drawing import PALETTE, draw_curve, finished, panels_for, poison_words
 
     rows = models_and_poisons(results)
     if not rows:
@@ -299,37 +298,29 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
     least = float(results.accuracy.sel(split=list(styles)).mean(("draw", "run")).min())
     for axis, (model, poison) in panels_for(pairs, "epochs", "accuracy", rows=len(poisons)):
         for split, (name, style) in styles.items():
-            own = results.accuracy.sel(model=model, poison=poison, split=split).stack(
-                each=("draw", "run")
-            )
-            own = (
-                own.dropna("epochs", how="all")
-                .reset_index("each")
-                .drop_vars(["draw", "run"])
-                .rename(each="run")
-            )
-            draw_curve(axis, own, style, name)
-        axis.axvline(
-            chosen[model, poison], color=PALETTE[3], linestyle=":", label="found by the rule"
-        )
-        axis.set(
-            xscale="log",
-            title=f"{model}, {POISON_NAMES.get(poison, poison)}",
-            ylim=(least - 0.01, 1.005),
-        )
+            runs = _over_draws(results.accuracy.sel(model=model, poison=poison, split=split))
+            draw_curve(axis, runs, style, name)
+        rule = {"color": PALETTE[3], "linestyle": ":", "label": "found by the rule"}
+        axis.axvline(chosen[model, poison], **rule)
+        title = f"{model}, {poison_words(poison)}"
+        axis.set(xscale="log", title=title, ylim=(least - 0.01, 1.005))
         ticks = results["epochs"].values
         axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
         axis.minorticks_off()
     draws, runs = results.sizes["draw"], results.sizes["run"]
     text = (
         "oracles: the teacher's training on the retained samples alone, a fifth of which is held "
-        "out; mean of "
-        f"{runs} seeds on each of {draws} draws of the poison, band: ± 1 standard deviation. The "
-        "rule: the first "
-        "count at which doubling it moves no accuracy by as much as its standard deviation over "
-        "seeds"
+        f"out; mean of {runs} seeds on each of {draws} draws of the poison, band: ± 1 standard "
+        "deviation. The rule: the first count at which doubling it moves no accuracy by as much as "
+        "its standard deviation over seeds"
     )
     return finished(text, results, legend=True)
+
+
+def _over_draws(accuracy: xr.DataArray) -> xr.DataArray:
+    """The runs of all draws along one axis, run."""
+    runs = accuracy.stack(each=("draw", "run")).dropna("epochs", how="all")
+    return runs.reset_index("each").drop_vars(["draw", "run"]).rename(each="run")
 
 
 TABLE = table_of(

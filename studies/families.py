@@ -139,9 +139,8 @@ class Family(NamedTuple):
     trained_as: str = (
         "qnn"  # the flag of the configuration that says how they are trained, mlp or qnn
     )
-    labels_only: Callable[[ModelFlags, Dataset], list[Model]] = (
-        lambda *_: []
-    )  # of the sweep, where labels are flipped
+    # of the sweep, where labels are flipped
+    labels_only: Callable[[ModelFlags, Dataset], list[Model]] = lambda *_: []
 
 
 FAMILIES: dict[str, Family] = {

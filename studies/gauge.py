@@ -186,8 +186,8 @@ def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
     by_gauge = {name: mlp[mlp.gauge == name] for name in ("random phase", "fixed")}
     effect, control = (paired(f"QNN − MLP, {name}", circuit, own) for name, own in by_gauge.items())
     statement = (
-        f"The QNN resists poison that the MLP learns: the ring as published, {alpha} % of "
-        "the labels flipped"
+        f"The QNN resists poison that the MLP learns: the ring as published, {alpha} % of the "
+        "labels flipped"
     )
     return Claim(
         "the paper's", statement, effect, (control, *against_circuit(read, "xxz", "labels", alpha))

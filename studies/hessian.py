@@ -4,7 +4,7 @@ flipped labels."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -39,6 +39,7 @@ from poison_unlearn import flip_labels
 from studies.families import Widths, build_mlp, build_qnn, model_words, parse_widths
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from foundation.report.claims import Claim
@@ -505,47 +506,38 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     generator = np.random.default_rng(0)  # scatters the dots sideways
     for place, (model, (colour, _, marker)) in enumerate(styles.items()):
         clean = float(results.trace.sel(model=model)[{"alpha_percent": 0}].median())
-        for at, alpha in enumerate(alphas):
+        for column, alpha in enumerate(alphas):
             runs = results.sel(model=model, alpha_percent=alpha).dropna("run", subset=["trace"])
             ratios, dead = runs.trace.values / clean, runs.dead.values > 0
-            mid = at + (place - (len(models) - 1) / 2) * width
-            x = mid + width * generator.uniform(-0.25, 0.25, len(ratios))
-            axis.plot(
-                x[~dead],
-                ratios[~dead],
-                marker,
-                color=colour,
-                markersize=3,
-                alpha=0.7,
-                label="" if at else model,
-            )
+            middle = column + (place - (len(models) - 1) / 2) * width
+            x = middle + width * generator.uniform(-0.25, 0.25, len(ratios))
+            form = {
+                "color": colour,
+                "markersize": 3,
+                "alpha": 0.7,
+                "label": "" if column else model,
+            }
+            axis.plot(x[~dead], ratios[~dead], marker, **form)
             axis.plot(x[dead], ratios[dead], marker, color=colour, markersize=4.5, fillstyle="none")
             if len(ratios):
-                axis.vlines(
-                    mid,
-                    *metrics.bootstrap_interval(ratios, np.median),
-                    color="black",
-                    linewidth=0.9,
-                )
-                axis.hlines(
-                    np.median(ratios),
-                    mid - 0.35 * width,
-                    mid + 0.35 * width,
-                    color="black",
-                    linewidth=1.4,
-                )
+                _draw_median(axis, middle, ratios, 0.35 * width)
     axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axis.set(yscale="log", xticks=range(len(alphas)), xticklabels=map(str, alphas))
     plt.gcf().set_figwidth(1.4 * PANEL[0])
     n_dead = int(results.dead.sum())
     text = (
         f"n = {count_of_runs(results)} runs, a dot each; bars: median and its 95 % bootstrap "
-        "interval, that at α = "
-        f"{alphas[0]} % held fixed. Hollow: {n_dead} run{'s' * (n_dead != 1)} whose network died "
-        "(its logit is the "
-        "same for all images)"
+        f"interval, that at α = {alphas[0]} % held fixed. Hollow: {n_dead} "
+        f"run{'s' * (n_dead != 1)} whose network died (its logit is the same for all images)"
     )
     return finished(text, results, legend=True)
+
+
+def _draw_median(axis: Axes, x: float, values: np.ndarray, half: float) -> None:
+    """The median as a bar of twice the half width, and its 95 % bootstrap interval."""
+    ends, median = metrics.bootstrap_interval(values, np.median), np.median(values)
+    axis.vlines(x, *ends, color="black", linewidth=0.9)
+    axis.hlines(median, x - half, x + half, color="black", linewidth=1.4)
 
 
 def hessian_spectra(results: xr.Dataset) -> Figure | None:
@@ -583,60 +575,59 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
         axis.legend(frameon=False)
     text = (
         f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. "
-        "Exact; of a network, "
-        "the directions that no image reaches, in which the loss is flat, are left out"
+        "Exact; of a network, the directions that no image reaches, in which the loss is flat, are "
+        "left out"
     )
     return finished(text, results)
 
 
 def loss_slices(results: xr.Dataset) -> Figure | None:
     """The loss on planes through trained models, clean beside poisoned."""
-    from foundation.report.drawing import finished, log_ticks, matplotlib, panels_for, plt
+    from foundation.report.drawing import finished, panels_for, plt
 
     if "slice_loss" not in results:
         return None
     sliced = results.assign(slice_loss=results.slice_loss.where(np.isfinite(results.slice_loss)))
     sliced = sliced.dropna("alpha_percent", how="all", subset=["slice_loss"])
-    models = [
-        model for model in _landscape_models(results) if sliced.slice_loss.sel(model=model).count()
-    ]
+    finite = sliced.slice_loss.count([dim for dim in sliced.slice_loss.dims if dim != "model"])
+    models = [model for model in _landscape_models(results) if finite.sel(model=model)]
     if not models:
         return None
-    alphas, names = (
-        sliced.alpha_percent.values,
-        {"random": "random", "eigenvectors": "top eigenvectors"},
-    )
+    names = {"random": "random", "eigenvectors": "top eigenvectors"}
+    alphas = sliced.alpha_percent.values
     panels = panels_for(itertools.product(models, names, alphas), rows=len(models))
     pairs = np.reshape([axis for axis, _ in panels], (-1, len(alphas)))
     plt.gcf().set_size_inches(1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6)
     for (model, direction), axes in zip(itertools.product(models, names), pairs, strict=True):
-        own = sliced.sel(model=model, direction=direction)  # in the same colours, with one bar
-        low, high = np.fmax((own.slice_loss.min(), own.slice_loss.max()), (1e-3, 2e-3))
-        levels, norm = np.geomspace(low, high, 16), matplotlib.colors.LogNorm(low, high)
-        for axis, alpha in zip(axes, alphas, strict=True):
-            plane, radius = (
-                own.slice_loss.sel(alpha_percent=alpha),
-                own.slice_radius.sel(alpha_percent=alpha).item(),
-            )
-            plane = np.clip(plane.transpose("second", "first").values, low, high)
-            offsets = np.linspace(-radius, radius, len(plane))
-            drawn = axis.contourf(offsets, offsets, plane, levels=levels, cmap="cividis", norm=norm)
-            axis.plot(0, 0, "+", color="white", markersize=6)
-            axis.set(aspect="equal")
-            axis.set_title(f"{names[direction]}\nα = {alpha} %" * (model == models[0]), fontsize=8)
+        _draw_planes(axes, sliced.sel(model=model, direction=direction))
         axes[0].set_ylabel(model * (direction == "random"))
-        ticks = log_ticks(low, high)
-        plt.colorbar(
-            drawn, ax=list(axes), label="loss (nats)", ticks=ticks, format="%g", shrink=0.8
-        ).minorticks_off()
+        for axis, alpha in zip(axes, alphas, strict=True):
+            title = f"{names[direction]}\nα = {alpha} %" * (model == models[0])
+            axis.set_title(title, fontsize=8)
     text = (
         "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random "
-        "directions are "
-        "in units of the filters' norms for a network and of 1 rad root mean square for a circuit, "
-        "eigenvectors "
-        "(of the two largest eigenvalues) in Euclidean length"
+        "directions are in units of the filters' norms for a network and of 1 rad root mean square "
+        "for a circuit, eigenvectors (of the two largest eigenvalues) in Euclidean length"
     )
     return finished(text, results)
+
+
+def _draw_planes(axes: Sequence[Axes], sliced: xr.Dataset) -> None:
+    """The slices at each share of flipped labels in the same colours, with one bar."""
+    from foundation.report.drawing import log_ticks, matplotlib, plt
+
+    low, high = np.fmax((sliced.slice_loss.min(), sliced.slice_loss.max()), (1e-3, 2e-3))
+    levels, norm = np.geomspace(low, high, 16), matplotlib.colors.LogNorm(low, high)
+    for axis, alpha in zip(axes, sliced.alpha_percent.values, strict=True):
+        own = sliced.sel(alpha_percent=alpha)
+        plane, radius = own.slice_loss.transpose("second", "first").values, own.slice_radius.item()
+        offsets = np.linspace(-radius, radius, len(plane))
+        form = {"levels": levels, "cmap": "cividis", "norm": norm}
+        drawn = axis.contourf(offsets, offsets, np.clip(plane, low, high), **form)
+        axis.plot(0, 0, "+", color="white", markersize=6)
+        axis.set(aspect="equal")
+    bar = {"label": "loss (nats)", "ticks": log_ticks(low, high), "format": "%g", "shrink": 0.8}
+    plt.colorbar(drawn, ax=list(axes), **bar).minorticks_off()
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
@@ -667,8 +658,8 @@ def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
     effect, control = (paired(f"log10 of the ratio, MLP − {name}", mlp, other) for name, other in
                        (("QNN", circuit), ("logistic regression", convex)))  # fmt: skip
     statement = (
-        "Poison roughens the loss of the MLP and not that of the QNN: trace of the "
-        f"Hessian, {alpha} %"
+        "Poison roughens the loss of the MLP and not that of the QNN: trace of the Hessian, "
+        f"{alpha} %"
     )
     return Claim("the paper's", statement, effect, (control,), margin=0.0)
 

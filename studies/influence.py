@@ -56,9 +56,8 @@ class LinearResponse(Runs):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step
         does."""
-        fit = replace(
-            self.start, start=self.start, method=Newton()
-        )  # the retained samples, and the same draw
+        # the retained samples, and the same draw
+        fit = replace(self.start, start=self.start, method=Newton())
         _, block = block_inputs(fit, dataset)
         params = narrowed(fit.model, inputs[0], block)
         keys = jnp.stack([random_key(self.seed, "linear response", run) for run in self.runs])
@@ -232,7 +231,7 @@ def responses(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 def figure(results: xr.Dataset) -> Figure | None:
     """The change of each logit that linear response predicts against the true one, for each model
     and poison."""
-    from foundation.report.drawing import PALETTE, POISON_NAMES, finished, grid_for
+    from foundation.report.drawing import PALETTE, finished, grid_for, poison_words
 
     pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
     marks = {"validation": ("0.75", "."), "retain": ("0.35", "o"), "forget": (PALETTE[3], "^")}
@@ -261,14 +260,12 @@ def figure(results: xr.Dataset) -> Figure | None:
             fontsize=6.5,
             bbox=behind,
         )
-        axis.set_title(f"{place[0]}, {POISON_NAMES.get(place[1], place[1])}")
+        axis.set_title(f"{place[0]}, {poison_words(place[1])}")
     text = (
         "z: logit signed by the true label, a dot for each sample; true: mean over oracles less "
-        "mean over "
-        "teachers; predicted: first order in a damped Newton step towards the minimum on the "
-        "retained samples "
-        "(influence functions). Numbers: Pearson's correlation, 95 % interval by halves of the "
-        "models"
+        "mean over teachers; predicted: first order in a damped Newton step towards the minimum on "
+        "the retained samples (influence functions). Numbers: Pearson's correlation, 95 % interval "
+        "by halves of the models"
     )
     return finished(text, results, legend=True)
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,7 @@ from studies.oracles import (
 from studies.rows import scores_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -191,10 +192,8 @@ def judged_rows(
 ) -> Iterator[Row]:
     """Rows of one case: of teachers and oracles, and of these methods where they can run on its
     model."""
-    place, able = (
-        {"model": case.model.label, "poison": case.poison.kind},
-        {"": []},
-    )  # by why they cannot
+    # by why they cannot
+    place, able = ({"model": case.model.label, "poison": case.poison.kind}, {"": []})
     for name, method in methods.items():
         able.setdefault(method.why_not(case.model), []).append(name)
     left_out = "; ".join(
@@ -436,12 +435,12 @@ def forgetting_scores(results: xr.Dataset) -> Figure | None:
     for each model."""
     from foundation.report.drawing import (
         GRID,
-        POISON_NAMES,
         draws_words,
         finished,
         grid_for,
         matplotlib,
         plt,
+        poison_words,
         sns,
     )
 
@@ -450,63 +449,42 @@ def forgetting_scores(results: xr.Dataset) -> Figure | None:
         return None
     measures = [name for name in MEASURES if name in results.measure.values]
     measures += [name for name in results.measure.values if name not in measures]
-    ratio = (
-        (results.distance / results.unit.where(results.unit > 0))
-        .mean("draw", skipna=False)
-        .sel(measure=measures)
-    )
+    ratio = results.distance / results.unit.where(results.unit > 0)
+    ratio = ratio.mean("draw", skipna=False).sel(measure=measures, unlearner=list(titles))
     norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
     columns = min(len(rows), GRID if len(titles) < 10 else 2)  # wide panels
-    panels = list(grid_for(rows, most=columns))
-    for index, (axis, (model, poison)) in enumerate(panels):
-        cells = (
-            ratio.sel(model=model, poison=poison, unlearner=list(titles))
-            .transpose("measure", "unlearner")
-            .values
-        )
-        image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
-        for (row, column), cell in np.ndenumerate(cells):
-            words = _in_a_cell(cell)
-            bright = not cell > 0 or norm(cell) > 0.6
-            axis.text(
-                column,
-                row,
-                words,
-                ha="center",
-                va="center",
-                fontsize=5.5,
-                color="black" if bright else "white",
-            )
-        axis.set_title(f"{model}\n{POISON_NAMES.get(poison, poison)}")
+    for index, (axis, (model, poison)) in enumerate(list(grid_for(rows, most=columns))):
+        cells = ratio.sel(model=model, poison=poison).transpose("measure", "unlearner").values
+        image = _draw_cells(axis, cells, norm)
+        axis.set_title(f"{model}\n{poison_words(poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
-        names = (
-            results.measure_title.sel(measure=measures).values
-            if index % columns == 0
-            else [""] * len(measures)
-        )
-        axis.set_yticks(range(len(measures)), labels=names)
+        names = results.measure_title.sel(measure=measures).values
+        shown = names if index % columns == 0 else [""] * len(names)
+        axis.set_yticks(range(len(measures)), labels=shown)
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
-    figure = plt.gcf()
-    figure.set_size_inches(
-        (0.35 * len(titles) + 0.2) * columns + 1.4, 3.3 * -(-len(rows) // columns) + 0.6
-    )
-    figure.colorbar(
-        image, ax=figure.axes, label="distance from the oracles over the floor", shrink=0.7
-    )
-    others = (
-        ", or a method that cannot run there"
-        if "left_out" in results.coords and any(results.left_out)
-        else ""
-    )
+    figure, down = plt.gcf(), -(-len(rows) // columns)
+    figure.set_size_inches((0.35 * len(titles) + 0.2) * columns + 1.4, 3.3 * down + 0.6)
+    label = "distance from the oracles over the floor"
+    figure.colorbar(image, ax=figure.axes, label=label, shrink=0.7)
+    some_left_out = "left_out" in results.coords and any(results.left_out)
+    others = ", or a method that cannot run there" * bool(some_left_out)
     text = (
         "distance of each arm from perfect unlearning, over that of one half of the oracles from "
-        "the other (mean "
-        f"over random halves); {draws_words(results)}. 1: as far as oracles are from each other; "
-        "dash: no floor, "
-        f"all oracles give one value{others}"
+        f"the other (mean over random halves); {draws_words(results)}. 1: as far as oracles are "
+        f"from each other; dash: no floor, all oracles give one value{others}"
     )
     return finished(text, results)
+
+
+def _draw_cells(axis: Axes, cells: np.ndarray, norm: Any) -> Any:
+    """A heat map with its numbers; returns the image, for the colour bar."""
+    image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
+    for (row, column), cell in np.ndenumerate(cells):
+        is_bright = not cell > 0 or norm(cell) > 0.6
+        form = {"fontsize": 5.5, "color": "black" if is_bright else "white"}
+        axis.text(column, row, _in_a_cell(cell), ha="center", va="center", **form)
+    return image
 
 
 def _in_a_cell(number: float) -> str:
@@ -521,7 +499,7 @@ def _in_a_cell(number: float) -> str:
 def forgetting_logits(results: xr.Dataset) -> Figure | None:
     """Logits, signed by the true label, of some forget samples in every arm, on the first draw of
     the poison."""
-    from foundation.report.drawing import POISON_NAMES, arm_styles, finished, panels_for
+    from foundation.report.drawing import arm_styles, finished, panels_for, poison_words
 
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
@@ -550,13 +528,13 @@ def forgetting_logits(results: xr.Dataset) -> Figure | None:
         shown = list(reversed(titles.values())) if example == examples[0] else [""] * len(titles)
         axis.set_yticks(range(len(titles)), labels=shown)
         axis.set_title(
-            f"{model}, {POISON_NAMES.get(poison, poison)},\nforget sample {example + 1}",
+            f"{model}, {poison_words(poison)},\nforget sample {example + 1}",
             fontsize=7.5,
         )
     text = (
         f"logits of the first {len(examples)} samples of the forget set, positive where they are "
-        "for the true "
-        f"label; a dot for each of n = {count_of_runs(results)} models, bar: median; first draw"
+        f"for the true label; a dot for each of n = {count_of_runs(results)} models, bar: median; "
+        "first draw"
     )
     return finished(text, results)
 
@@ -564,7 +542,7 @@ def forgetting_logits(results: xr.Dataset) -> Figure | None:
 def forgetting_attack(results: xr.Dataset) -> Figure | None:
     """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the
     forget set."""
-    from foundation.report.drawing import POISON_NAMES, arm_styles, draws_words, finished, grid_for
+    from foundation.report.drawing import arm_styles, draws_words, finished, grid_for, poison_words
 
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
     if not rows:
@@ -578,11 +556,10 @@ def forgetting_attack(results: xr.Dataset) -> Figure | None:
             colour, line = styles[arm]
             axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
         axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
-        axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}", xlim=(0, 1), ylim=(0, 1))
+        axis.set(title=f"{model}, {poison_words(poison)}", xlim=(0, 1), ylim=(0, 1))
     text = (
         f"likelihood-ratio attack on the forget set; {draws_words(results)}; oracle: further "
-        "oracles in a "
-        "method's place (the floor); vertical line: 5 % false positives"
+        "oracles in a method's place (the floor); vertical line: 5 % false positives"
     )
     return finished(text, results, legend=True)
 
@@ -591,7 +568,6 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
     """Distance from the oracles of every arm, by its cost, which stands beside its name; the line
     is the floor."""
     from foundation.report.drawing import (
-        POISON_NAMES,
         arm_styles,
         draws_words,
         finished,
@@ -599,6 +575,7 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
         log_ticks,
         matplotlib,
         plt,
+        poison_words,
     )
 
     rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
@@ -606,43 +583,39 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
         return None
     data = over_draws(results)
     for axis, place in grid_for(rows, "W1 on the forget set", most=2):
-        own = data[(data.model == place[0]) & (data.poison == place[1])].set_index(
-            ["unlearner", "measure"]
-        )
-        floor = (
-            own.value["oracle", f"{PRIMARY} unit"]
-            if ("oracle", f"{PRIMARY} unit") in own.index
-            else np.nan
-        )
+        at = (data.model == place[0]) & (data.poison == place[1])
+        numbers = data[at].set_index(["unlearner", "measure"])
+        floor = numbers.value.get(("oracle", f"{PRIMARY} unit"), np.nan)
         axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
-        costs = {
-            arm: 0.0 if arm == "teacher" else own.value[arm, "cost"]
-            for arm in titles
-            if {(arm, PRIMARY), (arm, "cost")} <= set(own.index)
-        }
-        arms = sorted(costs, key=costs.get, reverse=True)
-        for row, arm in enumerate(arms):
-            point, colour = own.loc[(arm, PRIMARY)], styles[arm][0]
+        costs = _costs_of_arms(numbers, titles)
+        for row, arm in enumerate(costs):
+            point, colour = numbers.loc[(arm, PRIMARY)], styles[arm][0]
             axis.hlines(row, point.low, point.high, color=colour, linewidth=1)
             axis.plot(point.value, row, "o", color=colour, markersize=4)
-        axis.set_yticks(
-            range(len(arms)),
-            labels=[f"{titles[arm]}  {costs[arm]:.2f}" for arm in arms],
-            fontsize=7,
-        )
-        axis.set(title=f"{place[0]}\n{POISON_NAMES.get(place[1], place[1])}", xscale="log")
+        labels = [f"{titles[arm]}  {cost:.2f}" for arm, cost in costs.items()]
+        axis.set_yticks(range(len(costs)), labels=labels, fontsize=7)
+        axis.set(title=f"{place[0]}\n{poison_words(place[1])}", xscale="log")
         axis.xaxis.set_major_locator(log_ticks(*axis.get_xlim(), numticks=5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
     figure, down = plt.gcf(), -(-len(rows) // 2)
-    figure.set_size_inches(
-        figure.get_figwidth() * 1.1, max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4
-    )
+    height = max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4
+    figure.set_size_inches(figure.get_figwidth() * 1.1, height)
     text = (
         f"W1 distance of the logits from half of the oracles; {draws_words(results)}; bars: 95 % "
-        "intervals "
-        "(half-sampling, conditional on the draws). Behind each name: its gradients over those of "
-        "an oracle's "
-        "training (the teacher: none). Dashed: the floor, one half of the oracles from the other"
+        "intervals (half-sampling, conditional on the draws). Behind each name: its gradients over "
+        "those of an oracle's training (the teacher: none). Dashed: the floor, one half of the "
+        "oracles from the other"
     )
     return finished(text, results)
+
+
+def _costs_of_arms(numbers: pd.DataFrame, arms: Iterable[str]) -> dict[str, float]:
+    """The cost of each arm that has a distance, the dearest first; the teacher's is nothing.
+
+    numbers: indexed by unlearner and measure.
+    """
+    there = set(numbers.index)
+    known = [arm for arm in arms if {(arm, PRIMARY), (arm, "cost")} <= there]
+    costs = {arm: 0.0 if arm == "teacher" else numbers.value[arm, "cost"] for arm in known}
+    return dict(sorted(costs.items(), key=lambda pair: pair[1], reverse=True))

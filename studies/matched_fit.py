@@ -111,9 +111,8 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
     )
     least = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
     mean = mean.where(least >= 0.5)
-    after = (
-        mean.epoch.where(mean < least).max("epoch").fillna(-1)
-    )  # the last one at which it has fewer
+    # the last one at which it has fewer
+    after = mean.epoch.where(mean < least).max("epoch").fillna(-1)
     first = (
         mean.epoch.where((mean.epoch > after) & mean.notnull())
         .min("epoch")
@@ -126,9 +125,8 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
 
 def paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """The QNN minus each other model where all fit the poison equally, their oracles as well."""
-    runs = accuracies(read[data, preset, "matched_fit"], "validation").drop(
-        columns="draw"
-    )  # there is one
+    # there is one
+    runs = accuracies(read[data, preset, "matched_fit"], "validation").drop(columns="draw")
     return circuit_minus_others(runs)
 
 

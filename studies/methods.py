@@ -278,9 +278,8 @@ class Sparse(FineTune):
     grid = ({}, {"rate": 4.0}, {"rate": 4.0, "l1": 5e-3}, {"rate": 16.0})
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        signs = jax.tree.map(
-            lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params
-        )  # at 0 no slope
+        # at 0 no slope
+        signs = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params)
         size = sum(map(jnp.vdot, jax.tree.leaves(signs), jax.tree.leaves(params)))
         return retain_loss(task, params, batch) + self.l1 * size
 

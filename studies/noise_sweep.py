@@ -249,12 +249,12 @@ def sweep_figure(results: xr.Dataset) -> Figure:
     Fig. 2c and 2d.
     """
     from foundation.report.drawing import (
-        POISON_NAMES,
         band_words,
         draw_curve,
         finished,
         model_styles,
         panels_for,
+        poison_words,
     )
 
     poisons, every, rows = (
@@ -272,7 +272,7 @@ def sweep_figure(results: xr.Dataset) -> Figure:
             draw_curve(
                 axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split
             )
-        axis.set(title=f"{model}, {POISON_NAMES.get(poison, poison)}")
+        axis.set(title=f"{model}, {poison_words(poison)}")
         axis.legend(frameon=False, loc="lower left")
     others = [model for model in every if model not in models]
     left_out = f"; not drawn, given fewer poisons: {', '.join(others)}" if others else ""

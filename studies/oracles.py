@@ -169,9 +169,8 @@ def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     accuracy, lost = arrays["accuracy"], arrays["diverged"]
     n = arrays["mask"].shape[1]
     forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")].astype(float)
-    if np.array_equal(
-        arrays["label"][:, :n], arrays["label"][:, n : 2 * n]
-    ):  # the poison is in the inputs
+    # the poison is in the inputs
+    if np.array_equal(arrays["label"][:, :n], arrays["label"][:, n : 2 * n]):
         loss = np.logaddexp(0, -evaluation.signs(arrays["label"]) * arrays["logit"].astype(float))
         losses = [
             (own[2 * n :], own[:n][known]) for own, known in zip(loss, arrays["known"], strict=True)
@@ -340,9 +339,8 @@ def cases(
     ):
         protocol, model = config.protocol(name), FAMILIES[name].unlearning(own, dataset)
         training = replace(protocol.teacher, epochs=epochs.get(name, protocol.teacher.epochs))
-        for draw in list(draws)[
-            : 1 if kind == "given" else None
-        ]:  # what the data came with is one draw
+        # what the data came with is one draw
+        for draw in list(draws)[: 1 if kind == "given" else None]:
             yield (
                 Case(
                     data=dataset.provenance["sha256"],

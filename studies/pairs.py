@@ -111,7 +111,7 @@ def over_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 def figure(results: xr.Dataset) -> Figure | None:
     """The QNN minus every other model, of each pair of digits: a heat map each."""
-    from foundation.report.drawing import POISON_NAMES, finished, grid_for, plt, sns
+    from foundation.report.drawing import finished, grid_for, plt, poison_words, sns
 
     models = ordered(results, "model")
     circuit = next((model for model in models if results.family.sel(model=model) == "QNN"), None)
@@ -143,11 +143,10 @@ def figure(results: xr.Dataset) -> Figure | None:
     plt.gcf().colorbar(
         image, ax=plt.gcf().axes, label="difference of validation accuracy", shrink=0.7
     )
-    place = f"{POISON_NAMES[accuracy.poison.item()]}, {int(accuracy.alpha_percent)} %"
+    place = poison_words(accuracy.poison.item(), int(accuracy.alpha_percent))
     text = (
         f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of "
-        "digits; dots: the "
-        "95 % bootstrap interval excludes 0"
+        "digits; dots: the 95 % bootstrap interval excludes 0"
     )
     return finished(text, results)
 

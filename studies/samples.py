@@ -163,7 +163,7 @@ def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 def poison_examples(results: xr.Dataset) -> Figure | None:
     """Images before and after each poison, with the labels that they are trained on."""
-    from foundation.report.drawing import POISON_NAMES, finished, panels_for, plt, sns
+    from foundation.report.drawing import finished, panels_for, plt, poison_words, sns
 
     if "image" not in results:
         return None
@@ -179,9 +179,7 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
         axis.set_title(f"label {int(own.image_label)}", fontsize=7, pad=2)
         axis.set(xticks=[], yticks=[])
         if example == examples[0]:
-            axis.set_ylabel(
-                f"{POISON_NAMES.get(poison, poison)},\n" * (stage == "after") + stage, fontsize=7
-            )
+            axis.set_ylabel(f"{poison_words(poison)},\n" * (stage == "after") + stage, fontsize=7)
     plt.gcf().set_size_inches(0.9 * len(examples), 1.05 * len(stages) + 0.4)
     sns.despine(left=True, bottom=True)
     text = "training images and the labels they are trained on, before and after each poison"
@@ -192,11 +190,11 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
 
 def poison_embeddings(results: xr.Dataset) -> Figure | None:
     """t-SNE of the training set without poison and with each."""
-    from foundation.report.drawing import PALETTE, POISON_NAMES, finished, panels_for
+    from foundation.report.drawing import PALETTE, finished, panels_for, poison_words
 
     if "embedding" not in results:
         return None
-    names = {version: POISON_NAMES.get(version, version) for version in ordered(results, "version")}
+    names = {version: poison_words(version) for version in ordered(results, "version")}
     for axis, (version, title) in panels_for(names.items(), "t-SNE 1", "t-SNE 2"):
         own = results.sel(version=version)
         for (label, colour), (poisoned, marker) in itertools.product(
@@ -234,9 +232,8 @@ def spectrum_figure(results: xr.Dataset) -> Figure | None:
             results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0
         )
         low, high = axis.get_ylim()
-        axis.set(
-            ylabel=variable.replace("_", " "), ylim=(low - 0.25 * (high - low), high)
-        )  # room for the marks
+        # room for the marks
+        axis.set(ylabel=variable.replace("_", " "), ylim=(low - 0.25 * (high - low), high))
         for mask, height, colour, name in marks:
             deltas = results.delta[results[mask].values > 0]
             form = {"color": colour, "transform": axis.get_xaxis_transform()}
@@ -245,11 +242,10 @@ def spectrum_figure(results: xr.Dataset) -> Figure | None:
         axis.set_xlim(left=-0.6)
     text = (
         f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its "
-        "exchange (Pauli "
-        "matrices). Dashed: the transition at Δ = 1, to its left the critical phase (label 0), to "
-        "its right the "
-        f"antiferromagnetic one (label 1). Marks: the {int(results.is_train.sum())} training and "
-        f"{int(results.is_val.sum())} validation states. Exact diagonalisation, no error bars"
+        "exchange (Pauli matrices). Dashed: the transition at Δ = 1, to its left the critical "
+        "phase (label 0), to its right the antiferromagnetic one (label 1). Marks: the "
+        f"{int(results.is_train.sum())} training and {int(results.is_val.sum())} validation "
+        "states. Exact diagonalisation, no error bars"
     )
     return finished(text, results)
 

@@ -15,7 +15,6 @@ from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
-from foundation.measures import metrics
 from foundation.quantum.ring import COUPLINGS, MAX_SITES, RingSplit, xxz_points
 from foundation.report.frames import (
     ResultFiles,
@@ -63,9 +62,8 @@ class Fidelity(Job):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """fidelity, delta (v,): the largest |<validation|training>|^2 over training states of norm
         1, and the Δ."""
-        overlaps = (
-            dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T
-        )  # (v, n)
+        # (v, n)
+        overlaps = dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T
         return {
             "fidelity": (np.abs(overlaps) ** 2).max(axis=1),
             "delta": COUPLINGS[xxz_points(self.split)[1]],
@@ -146,35 +144,39 @@ def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every model on each ring: a row for each poison and share, dots with
-    intervals."""
-    from foundation.report.drawing import POISON_NAMES, finished, grid_for, model_styles, noises_of
-
-    rings = (
-        results.accuracy.stack(ring=("sites", "ring_split")).dropna("ring", how="all").ring.values
+    """Validation accuracy of every model on each ring: a panel for each poison and share."""
+    from foundation.report.drawing import (
+        draw_dot,
+        finished,
+        grid_for,
+        model_styles,
+        noises_of,
+        poison_words,
     )
+
+    of_rings = results.accuracy.stack(ring=("sites", "ring_split"))
+    rings = of_rings.dropna("ring", how="all").ring.values
     names = [f"{sites}, {split.replace('_', ' ')}" for sites, split in rings]
     styles = model_styles(results, ordered(results, "model"))
-    places = noises_of(results)
-    for axis, (poison, alpha) in grid_for(places, ylabel="validation accuracy", most=3):
+    for axis, (poison, alpha) in grid_for(noises_of(results), ylabel="validation accuracy", most=3):
+        at = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
         for place, (model, (colour, _, marker)) in enumerate(styles.items()):
-            for at, (sites, split) in enumerate(rings):
-                runs = results.accuracy.sel(
-                    model=model, poison=poison, alpha_percent=alpha, split="validation"
+            aside = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
+            for column, (sites, split) in enumerate(rings):
+                accuracy = results.accuracy.sel(
+                    at | {"model": model, "sites": sites, "ring_split": split}
                 )
-                runs = runs.sel(sites=sites, ring_split=split).dropna("run").values
+                runs = accuracy.dropna("run").values
                 if len(runs):
-                    x = at + (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
-                    axis.plot(x, runs.mean(), marker, color=colour, markersize=3, label=model)
-                    axis.vlines(x, *metrics.bootstrap_interval(runs), color=colour, linewidth=0.9)
+                    style = (colour, marker)
+                    draw_dot(axis, column + aside, runs, style, label=model, size=3, width=0.9)
         axis.set_xticks(range(len(names)), labels=names, rotation=60, ha="right")
-        axis.set_title(f"{POISON_NAMES.get(poison, poison)}, {alpha} %")
+        axis.set_title(poison_words(poison, alpha))
     text = (
         "sites, and where the validation states stand: among the training states (interleaved, "
-        "published), nearer "
-        f"to the transition (far), farther from it (near), at larger Δ (one sided). Mean of n = "
-        f"{count_of_runs(results)} runs and its 95 % bootstrap interval over runs, states held "
-        "fixed"
+        "published), nearer to the transition (far), farther from it (near), at larger Δ (one "
+        f"sided). Mean of n = {count_of_runs(results)} runs and its 95 % bootstrap interval over "
+        "runs, states held fixed"
     )
     return finished(text, results, legend=True)
 

@@ -76,9 +76,8 @@ class Tuning(Job):
     choice.
     """
 
-    trials: tuple[
-        tuple[Fit, ...], ...
-    ]  # the runs of each setting; all measured after the same epochs
+    # the runs of each setting; all measured after the same epochs
+    trials: tuple[tuple[Fit, ...], ...]
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -335,9 +334,8 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "qnn_product": Contender(CIRCUIT, _rates(PRODUCT), "qnn", _qnn, ", no entanglers", HARD),
     "qnn_last": Contender(CIRCUIT, _rates(LAST), "qnn", _qnn, ", last layer alone", HARD),
-    "qnn_12": Contender(
-        CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"
-    ),  # on the ring: the stage depths
+    # on the ring: the stage depths
+    "qnn_12": Contender(CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"),
     "qnn_20": Contender(CIRCUIT, _rates(DEEPER), "qnn", only=ONE, runs=5, data="mnist"),
 }
 ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it makes sense
@@ -362,9 +360,8 @@ def models_of_controls(config: Config, dataset: Dataset) -> Iterator[tuple[Proto
     its protocol."""
     for name in config.evaluated:
         for model in FAMILIES[name].sweep(config, dataset):
-            if (model.family == "Logistic") == (
-                name == "logistic"
-            ):  # which an MLP of no hidden layers is
+            # which an MLP of no hidden layers is
+            if (model.family == "Logistic") == (name == "logistic"):
                 yield config.protocol(name), model
 
 

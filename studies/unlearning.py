@@ -297,10 +297,11 @@ FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
         "forget_clean": "clean inputs, true labels",
     },
 }
+# for a poison that a user added
 OWN_FORGET_NAMES = {
     "forget_poisoned": "as poisoned",
     "forget_clean": "as before",
-}  # for a poison that a user added
+}
 WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
 
 
@@ -314,12 +315,12 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     """
     from foundation.report.drawing import (
         MOST_BANDS,
-        POISON_NAMES,
         band_words,
         draw_curve,
         finished,
         method_styles,
         panels_for,
+        poison_words,
     )
 
     rows, titles, styles = (
@@ -333,7 +334,7 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     for axis, ((model, poison), split) in panels_for(places, "epoch of unlearning", rows=len(rows)):
         name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)
         name = f"forgetting accuracy,\n{name}" if name else "validation accuracy"
-        axis.set(ylabel=name, title=f"{model}, {POISON_NAMES.get(poison, poison)}")
+        axis.set(ylabel=name, title=f"{model}, {poison_words(poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
             if runs.count():
@@ -356,13 +357,13 @@ def map_figure(results: xr.Dataset) -> Figure | None:
     """Final validation accuracy over each method's weights: a heat map over two of them, a line
     over one."""
     from foundation.report.drawing import (
-        POISON_NAMES,
         band_words,
         draw_curve,
         finished,
         method_styles,
         panels_for,
         plt,
+        poison_words,
     )
 
     rows, titles, styles = (
@@ -373,31 +374,26 @@ def map_figure(results: xr.Dataset) -> Figure | None:
     if not rows:
         return None
     means = results.accuracy.mean("run")
-    limits = (
-        np.floor(20 * float(means.min())) / 20,
-        np.ceil(20 * float(means.max())) / 20,
-    )  # to .05, in all panels
+    # to .05, in all panels
+    limits = (np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20)
     for axis, ((model, poison), method) in panels_for(
         itertools.product(rows, titles), rows=len(rows)
     ):
         own = results.sel(model=model, poison=poison, unlearner=method)
-        own = own.dropna("first", how="all", subset=["accuracy"]).dropna(
-            "second", how="all", subset=["accuracy"]
-        )
-        first, second = (
-            WEIGHT_NAMES.get(name.item(), name.item()) for name in (own.first_name, own.second_name)
-        )
+        for axis_name in ("first", "second"):
+            own = own.dropna(axis_name, how="all", subset=["accuracy"])
+        names = [own.first_name.item(), own.second_name.item()]
+        first, second = (WEIGHT_NAMES.get(name, name) for name in names)
         axis.set(xlabel=first, ylabel=second or "validation accuracy")
-        axis.set_title(f"{titles[method]}\n{model}, {POISON_NAMES.get(poison, poison)}")
+        axis.set_title(f"{titles[method]}\n{model}, {poison_words(poison)}")
         if not own.accuracy.size:
             axis.set_axis_off()
         elif second:
             _heat_map(axis, own, limits)
         else:
             draw_curve(axis, own.accuracy[{"second": 0}], (*styles[method], "o"))
-    words = ", cross: weights of the unlearning curves" * any(
-        axis.images and axis.lines for axis in plt.gcf().axes
-    )
+    has_cross = any(axis.images and axis.lines for axis in plt.gcf().axes)
+    words = ", cross: weights of the unlearning curves" * has_cross
     return finished(f"heat map: mean{words}; line: {band_words(results)}", results)
 
 
@@ -455,48 +451,44 @@ def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -
     from foundation.report.claims import Claim, Evidence
 
     maps, ends = read[data, "corrected", "weight_map"], read[data, "corrected", "unlearning"]
-    retrain = ends.accuracy.sel(unlearner="retrain", poison="labels", split="validation").isel(
-        epoch=-1
-    )
+    at_end = ends.accuracy.isel(epoch=-1)
+    retrain = at_end.sel(unlearner="retrain", poison="labels", split="validation")
     cells = maps.accuracy.sel(unlearner=method, poison="labels")
 
     family = maps.family.to_series()
     names = [next(name for name in family.index if family[name] == each) for each in ("QNN", "MLP")]
     runs = [run for run in cells.run.values if run in retrain.run.values]
-    both = [
-        (
-            cells.sel(model=name, run=runs).transpose("run", ...).values,
-            retrain.sel(model=name, run=runs).values,
-        )
-        for name in names
-    ]
+    both = []
+    for name in names:
+        of_map = cells.sel(model=name, run=runs).transpose("run", ...).values
+        both.append((of_map, retrain.sel(model=name, run=runs).values))
 
-    def shares(chosen: np.ndarray, tolerance: float) -> float:
+    def difference_of_shares(chosen: np.ndarray, tolerance: float) -> float:
         """QNN minus MLP, of means over these of the runs."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # a cell that was not tried has no mean
-            own = [
-                metrics.share_near(
-                    np.nanmean(cell[chosen], axis=0),
-                    np.nanmean(reference[chosen]),
-                    tolerance=tolerance,
-                )
-                for cell, reference in both
-            ]
-        return own[0] - own[1]
+        circuit, mlp = (_share_near(*pair, chosen, tolerance) for pair in both)
+        return circuit - mlp
 
-    generator, found = np.random.default_rng(0), []
+    generator, differences = np.random.default_rng(0), []
+    n = len(runs)
     for tolerance in (0.05, 0.02):
-        drawn = [
-            shares(generator.integers(len(runs), size=len(runs)), tolerance) for _ in range(400)
-        ]
+        resampled = [generator.integers(n, size=n) for _ in range(400)]
+        drawn = [difference_of_shares(chosen, tolerance) for chosen in resampled]
         low, high = np.percentile(drawn, (2.5, 97.5))
         words = f"share within {digits(tolerance)} of Retrain, QNN − {names[1]}"
-        found.append(
-            Evidence(words, shares(np.arange(len(runs)), tolerance), low, high, len(runs), np.nan)
-        )
+        value = difference_of_shares(np.arange(n), tolerance)
+        differences.append(Evidence(words, value, low, high, n, np.nan))
     statement = f"The QNN is more stable over the weights of {method_titles(maps)[method]}: {place}"
-    return Claim("the paper's", statement, found[0], (found[1],))
+    return Claim("the paper's", statement, differences[0], (differences[1],))
+
+
+def _share_near(
+    of_map: np.ndarray, retrain: np.ndarray, chosen: np.ndarray, tolerance: float
+) -> float:
+    """The share of a map's cells near Retrain, both as means over the chosen runs (runs, ...)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a cell that was not tried has no mean
+        cells, reference = np.nanmean(of_map[chosen], axis=0), np.nanmean(retrain[chosen])
+        return metrics.share_near(cells, reference, tolerance=tolerance)
 
 
 STUDY = Study(

@@ -23,9 +23,8 @@ QUICK_COMPILATION = (  # options of XLA
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"
 )
-if QUICK_COMPILATION not in os.environ.get(
-    "XLA_FLAGS", ""
-):  # else a process that such a one has started
+# else a process that such a one has started
+if QUICK_COMPILATION not in os.environ.get("XLA_FLAGS", ""):
     given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = (
         f"{given} {QUICK_COMPILATION} --xla_cpu_experimental_ynn_fusion_type=".strip()
@@ -73,14 +72,8 @@ SLOWEST = (
     "notebooks",
     "models",
 )
-LONG = (
-    "finished",
-    "environment",
-    "computed",
-    "studied",
-    "benchmarked",
-    "smoke",
-)  # fixtures of what is marked so
+# fixtures of what is marked so
+LONG = ("finished", "environment", "computed", "studied", "benchmarked", "smoke")
 
 
 def pytest_configure() -> None:

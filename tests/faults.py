@@ -39,9 +39,8 @@ from foundation.engine import keys  # noqa: E402
 
 STUDY = (  # noqa: SIM905 - as one types them
     "--preset quick --workers 1 --n-sites 4 --runs 2 --alphas 0 10 20 30 40 --models mlp logistic "
-    "--hidden 3 "
-    "--label-hidden --unlearn-hidden 3 --poisons labels --unlearn-features 0 --methods retrain ga "
-    "--stages noise_sweep unlearning --mlp.sweep.epochs 2 --mlp.teacher.epochs 2 "
+    "--hidden 3 --label-hidden --unlearn-hidden 3 --poisons labels --unlearn-features 0 --methods "
+    "retrain ga --stages noise_sweep unlearning --mlp.sweep.epochs 2 --mlp.teacher.epochs 2 "
     "--mlp.unlearn.epochs 2"
 ).split()
 SCRIPT = """
@@ -197,9 +196,8 @@ def kill(bench: Bench, n: int, *, seed: int = 0) -> dict[str, int]:
     while kills < n:
         process = bench.start("--workers", "2")
         before = len(bench.jobs())
-        if bench.wait_for_jobs(
-            process, before + rng.randrange(3)
-        ):  # from the first import to well into the work
+        # from the first import to well into the work
+        if bench.wait_for_jobs(process, before + rng.randrange(3)):
             time.sleep(rng.uniform(0, 0.3))
         process.kill()
         if process.wait() == -signal.SIGKILL:
@@ -252,9 +250,8 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            names = [
-                status.with_name(name).read_bytes() for name in ("cmdline", "comm")
-            ]  # a fork has but the second
+            # a fork has but the second
+            names = [status.with_name(name).read_bytes() for name in ("cmdline", "comm")]
             if parent == process.pid and b"popen_loky" in b"".join(names):
                 children.append(int(status.parent.name))
         except OSError:  # it has ended since
@@ -346,9 +343,8 @@ def stop(bench: Bench) -> dict[str, int]:
         assert stderr.rstrip().endswith(f"stopped by {number.name}"), stderr
         after = len(bench.jobs())
         said = int(stderr.split("stopped with ")[1].split()[0])
-        assert 0 < said <= after - before <= said + 1, (
-            stderr
-        )  # the signal may come just after a file was written
+        # the signal may come just after a file was written
+        assert 0 < said <= after - before <= said + 1, stderr
         assert all_end(workers)
         before = after
     bench.check()
@@ -381,11 +377,8 @@ def fill_disk(bench: Bench) -> dict[str, int]:
     lost or torn."""
     bench.clear()
     sizes = sorted(path.stat().st_size for path in bench.jobs(bench.undisturbed))
-    limits = (
-        sizes[0] - 100,
-        sizes[-1] - 100,
-        sizes[-1] + 1000,
-    )  # bytes: none fits, some do, all but the studies
+    # bytes: none fits, some do, all but the studies
+    limits = (sizes[0] - 100, sizes[-1] - 100, sizes[-1] + 1000)
     for limit in limits:
         small_files = (
             f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
@@ -462,8 +455,8 @@ def ask_for_others(bench: Bench) -> dict[str, int]:
 DIGITS = "--preset quick --stages noise_sweep unlearning --models mlp qnn quadratic".split()  # noqa: SIM905
 FEW = (  # noqa: SIM905 - as one types them
     "--alphas 30 --poisons labels --methods retrain scrub --mlp.sweep.epochs 10 "
-    "--mlp.teacher.epochs 10 "
-    "--mlp.unlearn.epochs 5 --qnn.sweep.epochs 3 --qnn.teacher.epochs 3 --qnn.unlearn.epochs 2"
+    "--mlp.teacher.epochs 10 --mlp.unlearn.epochs 5 --qnn.sweep.epochs 3 --qnn.teacher.epochs 3 "
+    "--qnn.unlearn.epochs 2"
 ).split()
 
 
@@ -496,14 +489,8 @@ def run_digits(
     assert done.returncode == 0, done.stderr
 
 
-CONDITIONS = [
-    (1, 1),
-    (2, 2),
-    (2, 4),
-    (1, 2),
-    (1, 4),
-    (2, 1),
-]  # cores and workers; the first have a cold cache
+# cores and workers; the first have a cold cache
+CONDITIONS = [(1, 1), (2, 2), (2, 4), (1, 2), (1, 4), (2, 1)]
 
 
 def vary_conditions(

@@ -43,13 +43,10 @@ EMBEDDED = "--source embedded"
 FEW_RUNS = "--runs 1 --block 1"
 SHORT = (  # what of the preset corrected takes hours
     f"{FEW_RUNS} --alphas 30 --weight-map.weights 0.4 --teachers 4 --draws 1 --selection-runs 1 "
-    "--epochs.grid 2 4 "
-    "--oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched.epochs mlp=4 qnn=4 logistic=4 "
-    "quadratic=4 "
-    "--noises labels=30 --long-epochs 8 --control-epochs 4 --tuning-runs 1 --capacity.samples 20 "
-    "--capacity.runs 1 "
-    "--discovery.poisons labels=30 --discovery.known 0 50 --discovery.runs 1 --hardware.noise "
-    "p1=1e-3,p2=1e-2,readout=0.03 "
+    "--epochs.grid 2 4 --oracle-epochs mlp=4 qnn=4 logistic=4 quadratic=4 --matched.epochs mlp=4 "
+    "qnn=4 logistic=4 quadratic=4 --noises labels=30 --long-epochs 8 --control-epochs 4 "
+    "--tuning-runs 1 --capacity.samples 20 --capacity.runs 1 --discovery.poisons labels=30 "
+    "--discovery.known 0 50 --discovery.runs 1 --hardware.noise p1=1e-3,p2=1e-2,readout=0.03 "
     "--hardware.shots 128 --hardware.trained-shots 16 --hardware.alphas 30 --hardware.runs 1"
 )
 FAMILIES = "--models mlp qnn logistic quadratic"
@@ -226,9 +223,8 @@ def own_sources() -> list[str]:
         ]
         code += [each.function for each in values if isinstance(each, Poison) and each.function]
     lines = {}
-    for each in sorted(
-        code, key=lambda each: len(getattr(each, "__mro__", ()))
-    ):  # bases first: theirs are their digests
+    # bases first: theirs are their digests
+    for each in sorted(code, key=lambda each: len(getattr(each, "__mro__", ()))):
         name = f"{each.__module__}.{each.__qualname__}"
         lines |= {digest: name for digest in keys.source_hashes(each) if digest not in lines}
     return sorted(
@@ -335,8 +331,7 @@ def main() -> int:
     if here != there:
         print(
             f"nothing can be said: the reference is of {there}, this is {here}. Make one here, of "
-            "commit "
-            f"{reference['commit'][:7]}: --code FOLDER --reference",
+            f"commit {reference['commit'][:7]}: --code FOLDER --reference",
             file=sys.stderr,
         )
         return 2

@@ -270,9 +270,8 @@ def test_without_angles_only_the_ring_is_left(n_qubits):
     """RZZ(0) is the identity and Z measures the last bit; after a ring of CNOTs the last qubit
     holds the parity of all bits."""
     _, states = draw(n_qubits, 1)
-    bits = (
-        np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)
-    ) & 1  # column 0 is the last qubit
+    # column 0 is the last qubit
+    bits = (np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)) & 1
     probabilities, scale = np.abs(np.asarray(states, complex)) ** 2, squared_norms(states).max()
     for angles, entangler, measured in (
         (jnp.zeros((3, n_qubits, 4)), "rzz", bits[:, 0]),
@@ -297,9 +296,8 @@ def test_hessian_follows_the_parameter_shift_rule(n_qubits, entangler, folded):
 
     shifts = np.pi / 2 * np.eye(len(flat), dtype=np.float32)
     rows, columns = shifts[:, None], shifts[None]
-    corners = np.stack(
-        [flat + a * rows + b * columns for a in (1, -1) for b in (1, -1)]
-    )  # ++, +-, -+, --
+    # ++, +-, -+, --
+    corners = np.stack([flat + a * rows + b * columns for a in (1, -1) for b in (1, -1)])
     values = jax.jit(jax.vmap(value))(corners.reshape(-1, len(flat))).reshape(corners.shape[:-1])
     expected = np.tensordot([0.25, -0.25, -0.25, 0.25], values, 1)
     np.testing.assert_allclose(jax.jit(jax.hessian(value))(flat), expected, rtol=0, atol=1e-5)

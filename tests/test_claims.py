@@ -58,9 +58,8 @@ def test_runs_are_paired_by_their_number():
 
 def test_p_is_that_of_all_sign_flips():
     values = np.array([0.3, 0.1, 0.2, 0.25, 0.15])
-    assert of_values("it", values).p == pytest.approx(
-        2 / 32
-    )  # of 32 only these and their mirror are as far out
+    # of 32 only these and their mirror are as far out
+    assert of_values("it", values).p == pytest.approx(2 / 32)
     mixed = np.random.default_rng(0).normal(0.05, 0.1, 20)
     assert of_values("it", mixed).p == pytest.approx(stats.ttest_1samp(mixed, 0).pvalue, abs=0.02)
 

@@ -179,9 +179,8 @@ def test_a_local_cluster_gives_them_while_workers_are_killed(here, tmp_path, mon
             save(self, job, *rest)
             kept.append(job)
             if len(kept) in (1, 3):
-                os.kill(
-                    next(iter(local.workers.values())).pid, signal.SIGKILL
-                )  # its nanny starts another one
+                # its nanny starts another one
+                os.kill(next(iter(local.workers.values())).pid, signal.SIGKILL)
 
         monkeypatch.setattr(Store, "save", save_and_kill)
         config = replace(TINY, out=tmp_path, cluster=local.scheduler_address)
@@ -278,8 +277,7 @@ def test_nothing_goes_on_when_the_one_who_asked_is_killed(two_workers, tmp_path)
     code = (
         "from test_cluster import *\nfrom types import SimpleNamespace\n"
         f"on(SimpleNamespace(file={two_workers.file!r}), [Toy(number=1, hurt='wait', "
-        f"marks={str(marks)!r})], "
-        f"Store(Path({str(tmp_path)!r}) / 'jobs'))"
+        f"marks={str(marks)!r})], Store(Path({str(tmp_path)!r}) / 'jobs'))"
     )
     paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     with process("-c", code, cwd=tmp_path, env=ENVIRONMENT | {"PYTHONPATH": paths}) as asking:

@@ -451,9 +451,8 @@ def test_a_reflection_is_one(n_features, complex_states):
     np.testing.assert_allclose(operator @ operator, np.eye(n_features), atol=2e-5)
     np.testing.assert_allclose(operator, operator.conj().T, atol=2e-6)
     assert abs(np.trace(operator)) < 1e-3
-    rows, _ = np.linalg.qr(
-        np.asarray(params[0] + 1j * params[1]).conj().T
-    )  # (n_features, n_features / 2)
+    # (n_features, n_features / 2)
+    rows, _ = np.linalg.qr(np.asarray(params[0] + 1j * params[1]).conj().T)
     np.testing.assert_allclose(operator, 2 * rows @ rows.conj().T - np.eye(n_features), atol=1e-5)
     x, _ = random_split(20, n_features, complex_states=complex_states)
     np.testing.assert_allclose(logits_of(model, params, x), dense(model, params, x), atol=1e-4)

@@ -136,9 +136,8 @@ def test_held_out_samples_keep_their_noisy_labels_and_are_not_trained_on(data):
         assert cut.draw.mask.sum() == len(cut.draw.forget_poisoned.y) == cut.draw.known.sum()
         flipped = whole.draw.split.y != whole.clean.y
         held = {bytes(x) for x in cut.val.x}
-        assert any(
-            bytes(x) in held for x in whole.draw.split.x[flipped]
-        )  # some of the poison is held out, too
+        # some of the poison is held out, too
+        assert any(bytes(x) in held for x in whole.draw.split.x[flipped])
 
 
 @pytest.mark.parametrize("percent", [0, 10, 20, 45])
@@ -393,9 +392,8 @@ def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
         "Slow": (0.5, 0.6, 0.7),
         "Fast": (0.3, 0.4, 0.5),
     }
-    values = np.array([[fit[name], right[name]] for name in fit]).transpose(
-        0, 2, 1
-    )  # (model, epoch, split)
+    # (model, epoch, split)
+    values = np.array([[fit[name], right[name]] for name in fit]).transpose(0, 2, 1)
     axes = {"model": list(fit), "epoch": [0, 1, 10], "split": ["train", "validation"]}
     results = xr.DataArray(values, axes).expand_dims(poison=["labels"], alpha_percent=[30], run=[0])
     words = {"family": ("model", list(fit)), "size": ("model", [1] * 4)}

@@ -21,7 +21,7 @@ from foundation.report import frames
 from models import MLP, Training
 from poison_unlearn import METHODS, Poison, Retrain
 from protocol import Fit, tensors_to_params
-from studies import discovery
+from studies import detectors, discovery
 from studies.discovery import DETECTORS, FULL, PARTS, Detection, Found, Partly, known_cases
 from studies.oracles import Choice
 
@@ -89,7 +89,7 @@ def test_folds_hold_out_every_sample_once(data, teachers):
     """Of both runs, each by its own order; with their noisy labels."""
     teacher = teachers[3]
     kept = np.stack([fold.kept(data) for fold in discovery._folds(teacher)])
-    assert kept.shape == (discovery.FOLDS, 2, 80) and ((~kept).sum(axis=0) == 1).all()
+    assert kept.shape == (detectors.FOLDS, 2, 80) and ((~kept).sum(axis=0) == 1).all()
     assert (kept[:, 0] != kept[:, 1]).any()
     fold = next(discovery._folds(teacher))
     for own, whole, mask in zip(fold.sets(data), teacher.sets(data), fold.kept(data), strict=True):
@@ -114,9 +114,8 @@ def test_where_all_is_known_the_numbers_are_those_of_unlearning(data, teachers):
             of_clean[usual["known"][run]].mean(),
         ]
         assert mine["accuracy"][run, :3].tolist() == expected
-    assert np.isnan(
-        mine["accuracy"][:, PARTS.index("hidden") :]
-    ).all()  # nothing is hidden, there is no trigger
+    # nothing is hidden, there is no trigger
+    assert np.isnan(mine["accuracy"][:, PARTS.index("hidden") :]).all()
 
 
 @pytest.mark.parametrize("share", [25, 50])
@@ -200,7 +199,7 @@ def test_suspicion_is_the_loss_of_the_teacher_and_of_models_that_have_not_seen_t
     expected = -signs[1][held] * np.asarray(fold.model.logits(params, fold.model.prepare(x)))
     np.testing.assert_allclose(found["suspicion"][1, 1, held], expected, rtol=1e-4, atol=1e-5)
     sizes = found["found"].sum(axis=2)
-    assert (sizes == sizes[:, :1]).all() and (sizes % (80 / discovery.STEPS) == 0).all()
+    assert (sizes == sizes[:, :1]).all() and (sizes % (80 / detectors.STEPS) == 0).all()
     for run, detector in np.ndindex(2, len(DETECTORS)):
         taken = found["found"][run, detector]
         assert (
@@ -228,7 +227,7 @@ def test_self_influence_is_that_of_dense_matrices(data, teachers):
     weight = np.maximum(p * (1 - p), 1e-6)
     matrix = jacobian.T @ (weight[:, None] * jacobian) / 80
     kernel = np.sqrt(weight)[:, None] * (jacobian @ jacobian.T) * np.sqrt(weight) / 80
-    damping = discovery.DAMPING * np.linalg.eigvalsh(kernel)[-1]
+    damping = detectors.DAMPING * np.linalg.eigvalsh(kernel)[-1]
     solved = np.linalg.solve(matrix + damping * np.eye(len(matrix)), jacobian.T)
     influence = (p - split.y) ** 2 * np.einsum("ip,pi->i", jacobian, solved)
     ours = found["suspicion"][0, DETECTORS.index("influence")]
@@ -242,9 +241,9 @@ def test_confident_learning_counts_the_labels_that_disagree():
     logits = np.where(truth == 1, 3.0, -3.0) + np.random.default_rng(0).normal(size=200) / 2
     labels = truth.copy()
     labels[:30] = 1 - labels[:30]
-    assert discovery._labels_in_doubt(labels, logits) == 30
-    assert discovery._labels_in_doubt(truth, logits) == 0
-    assert 0 <= discovery._labels_in_doubt(labels, np.zeros(200)) < 200  # models that say nothing
+    assert detectors._labels_in_doubt(labels, logits) == 30
+    assert detectors._labels_in_doubt(truth, logits) == 0
+    assert 0 <= detectors._labels_in_doubt(labels, np.zeros(200)) < 200  # models that say nothing
 
 
 def test_no_true_label_is_read_where_poison_is_looked_for(data, teachers):

@@ -202,10 +202,8 @@ def test_the_roc_curve_is_that_of_scikit_learn():
     from sklearn.metrics import roc_auc_score
 
     generator = np.random.default_rng(0)
-    positive, negative = (
-        generator.integers(0, 9, 50),
-        generator.integers(2, 11, 80),
-    )  # with equal scores
+    # with equal scores
+    positive, negative = (generator.integers(0, 9, 50), generator.integers(2, 11, 80))
     labels, together = np.repeat([1, 0], [50, 80]), np.concatenate([positive, negative])
     assert evaluation.attack_auc(positive, negative) == pytest.approx(
         roc_auc_score(labels, together)
@@ -300,9 +298,8 @@ def test_p_of_an_oracle_is_uniform_and_that_of_a_teacher_small(monkeypatch):
         evaluation.permutation_p(measure, *arms(1.0), parts) == 1 / 200 == evaluation.smallest_p(20)
     )
     assert evaluation.smallest_p(4) == pytest.approx(1 / 70)
-    assert evaluation.permutation_p(measure, *arms(3.0, n=4), parts) == pytest.approx(
-        1 / 70
-    )  # of all exchanges
+    # of all exchanges
+    assert evaluation.permutation_p(measure, *arms(3.0, n=4), parts) == pytest.approx(1 / 70)
 
 
 def test_half_samples_cover_the_truth_as_often_as_they_say(monkeypatch):
@@ -712,9 +709,8 @@ def test_no_method_of_the_benchmark_takes_more_than_its_budget(benchmarked):
     assert float(share.sel(unlearner=["cf", "cf_k", "ascent", "repair"]).max()) <= 0.5
     assert float(share.sel(unlearner=["cf", "cf_k", "repair"]).min()) > 0.45
     assert float(share.sel(unlearner="ascent")) < 0.1
-    assert float(share.sel(unlearner="newton")) == pytest.approx(
-        (2 + 289) / SHORT.epochs
-    )  # of 289 parameters
+    # of 289 parameters
+    assert float(share.sel(unlearner="newton")) == pytest.approx((2 + 289) / SHORT.epochs)
 
 
 def test_what_cannot_run_on_a_model_is_a_dash_with_a_reason(benchmarked, capsys):

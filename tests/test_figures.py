@@ -123,9 +123,8 @@ def test_sizes_have_a_panel_for_each_family_of_several():
     ]
     brightness = [sum(line.get_color()) for line in figure.axes[0].lines[:3]]
     assert brightness == sorted(brightness, reverse=True)
-    assert (
-        noise_sweep.model_sizes(sweep(["MLP[4]"], ["features"])) is None
-    )  # no labels were flipped
+    # no labels were flipped
+    assert noise_sweep.model_sizes(sweep(["MLP[4]"], ["features"])) is None
 
 
 def test_models_and_methods_have_colours_of_their_own():

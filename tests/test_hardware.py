@@ -172,9 +172,8 @@ def test_shots_are_binomial():
     variance = (1 - exact**2) / 100
     assert abs(drawn.mean() - exact) < 5 * np.sqrt(variance / 4000)
     assert drawn.var() == pytest.approx(variance, rel=0.1)
-    np.testing.assert_allclose(
-        (drawn + 1) * 50, np.round((drawn + 1) * 50), atol=1e-6
-    )  # whole counts
+    # whole counts
+    np.testing.assert_allclose((drawn + 1) * 50, np.round((drawn + 1) * 50), atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [None, NOISE], ids=["exact", "noisy"])

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("in_this_process")
 
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --runs 2 --hidden 3 --depth 1 --landscape.held-out 20 --landscape.loss-samples "
-    "10 --training.epochs 2 --landscape.extremes 2 "
-    "--landscape.lanczos-steps 20 --landscape.slice-points 3 --models mlp qnn logistic"
+    "10 --training.epochs 2 --landscape.extremes 2 --landscape.lanczos-steps 20 "
+    "--landscape.slice-points 3 --models mlp qnn logistic"
 ).split()
 
 
@@ -105,9 +105,8 @@ def test_eigenvalues_add_up_to_the_trace_and_hold_the_extremes(finished):
     )
     for model in ("MLP[3]", "Logistic"):
         own = study.sel(model=model)
-        distance = np.abs(own.eigenvalues - own.extreme).min(
-            "rank"
-        )  # to the nearest exact one that is not 0
+        # to the nearest exact one that is not 0
+        distance = np.abs(own.eigenvalues - own.extreme).min("rank")
         found = own.extreme.notnull().values
         assert np.all(
             (np.minimum(distance, np.abs(own.extreme)) <= own.extreme_error + 1e-6).values[found]
@@ -142,9 +141,8 @@ def test_a_draw_is_a_stratified_split_with_flips_of_any_class(mnist):
     for part in (clean, poisoned):
         assert len(part.train.y) == 350 and len(part.held_out.y) == 150 and len(part.loss.y) == 100
         assert part.held_out.y.sum() == 75
-    np.testing.assert_array_equal(
-        clean.train.x, poisoned.train.x
-    )  # the split does not depend on the poison
+    # the split does not depend on the poison
+    np.testing.assert_array_equal(clean.train.x, poisoned.train.x)
     np.testing.assert_array_equal(clean.loss.x, poisoned.loss.x)
     assert np.sum(clean.train.y != poisoned.train.y) == 140 and clean.train.y.sum() == 175
     rows = {row.tobytes() for row in clean.held_out.x}

@@ -15,13 +15,8 @@ from foundation.engine.study import Study
 
 MIDDLE = ("datar", "models", "poison_unlearn", "protocol", "landscape")
 SCRIPTS = ("run_unlearn_mnist", "run_unlearn_xxz", "run_hessian", "run_example", "findings")
-BENEATH = (
-    "base",
-    "quantum",
-    "measures",
-    "engine",
-    "report",
-)  # parts of the foundation, from the ground up
+# parts of the foundation, from the ground up
+BENEATH = ("base", "quantum", "measures", "engine", "report")
 
 
 def name_of(path: Path) -> str:

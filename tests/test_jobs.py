@@ -220,9 +220,8 @@ def write_method(folder, name, body, comment=""):
 def keys_with_methods(folder, *names):
     code = (
         f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, "
-        "Training; "
-        "from dataclasses import replace; from importlib import import_module; from test_jobs "
-        "import job_key\n"
+        "Training; from dataclasses import replace; from importlib import import_module; from "
+        "test_jobs import job_key\n"
         f"for name in {names}:\n"
         "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, "
         "0.1)))))"

@@ -46,11 +46,8 @@ QNNS = [
     (10, 5, "xy", "cnot"),
     (10, 6, "xyx", "rzz"),
 ]
-NETWORK = (
-    10,
-    (6, 3),
-    30,
-)  # what the stochastic tests share, compiled once: (n_features, hidden, n)
+# what the stochastic tests share, compiled once: (n_features, hidden, n)
+NETWORK = (10, (6, 3), 30)
 LANCZOS = {"k": 2, "steps": 60}
 
 

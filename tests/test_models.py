@@ -53,9 +53,8 @@ def test_mlp_starts_with_glorot_uniform_weights_and_no_biases():
 
 def test_mlp_is_matrix_products_with_relu_between():
     model, (x, _) = MLP(8, (5, 3)), random_split(6, 8)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.1, model.init(KEY)
-    )  # biases of 0 would hide themselves
+    # biases of 0 would hide themselves
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))
     (w1, b1), (w2, b2), (w3, b3) = (tuple(map(np.asarray, layer)) for layer in params)
     expected = [w3[0] @ np.maximum(w2 @ np.maximum(w1 @ row + b1, 0) + b2, 0) + b3[0] for row in x]
     np.testing.assert_allclose(model.logits(params, x), expected, rtol=1e-4, atol=1e-6)
@@ -74,9 +73,8 @@ def test_mlp_reads_complex_states_as_real_and_imaginary_parts():
     parts = np.concatenate([x.real, x.imag], axis=1)
     np.testing.assert_array_equal(model.prepare(x), parts)
     np.testing.assert_array_equal(model.logits(params, x), model.logits(params, parts))
-    assert trees_differ(
-        model.logits(params, x), model.logits(params, 1j * x)
-    )  # it sees the global phase
+    # it sees the global phase
+    assert trees_differ(model.logits(params, x), model.logits(params, 1j * x))
 
 
 def test_mlp_and_its_training_are_those_of_keras():

@@ -62,12 +62,10 @@ from poison_unlearn import (
 PUBLISHED = {name: METHODS[name] for name in ("retrain", "cf", "scrub", "ga")}
 
 KEY = jax.random.key(3)
-DRAWN = {
-    kind: poison for kind, poison in POISONS.items() if kind != "given"
-}  # by chance; tests/test_users.py: given
-MOST = dict.fromkeys(
-    (poison_one_class, poison_backdoor), 0.5
-)  # the share that can be poisoned, where it is not any
+# by chance; tests/test_users.py: given
+DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}
+# the share that can be poisoned, where it is not any
+MOST = dict.fromkeys((poison_one_class, poison_backdoor), 0.5)
 AIMED = (poison_boundary, poison_quid)  # the same samples whatever the key
 each_poison = pytest.mark.parametrize("poison", DRAWN.values(), ids=DRAWN)
 each_kind = pytest.mark.parametrize("kind", DRAWN)
@@ -510,9 +508,8 @@ def test_poisons_are_values():
     assert (
         len({Poison("labels", 30), Poison("labels", np.int32(30)), Poison("labels", 30, 99)}) == 2
     )
-    assert (
-        type(Poison("labels", np.int64(30)).alpha_percent) is int
-    )  # as it goes into names and JSON
+    # as it goes into names and JSON
+    assert type(Poison("labels", np.int64(30)).alpha_percent) is int
 
 
 # ---- losses ----
@@ -629,9 +626,8 @@ def test_published_divergence_drives_what_is_forgotten_to_class_0():
     """Without its second term, leaving the teacher is the same as lowering every logit of the
     forget set."""
     logits = np.random.default_rng(0).normal(size=9).astype(np.float32)
-    batch = make_batch(
-        logits, np.eye(9, dtype=np.float32), np.arange(9) % 2
-    )  # a parameter is a sample's logit
+    # a parameter is a sample's logit
+    batch = make_batch(logits, np.eye(9, dtype=np.float32), np.arange(9) % 2)
     task = linear_task(logits, batch)
     for divergence, down in (("published", True), ("full", False)):
         slopes = jax.grad(partial(Scrub(0.0, 1.0, 0.0, divergence).loss, task))(logits + 1, batch)

@@ -248,9 +248,8 @@ assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
             [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        (path,) = tmp_path.glob(
-            "mine/mnist/*/unlearning.nc"
-        )  # a folder with the tiny study's flags in its name
+        # a folder with the tiny study's flags in its name
+        (path,) = tmp_path.glob("mine/mnist/*/unlearning.nc")
         (tmp_path / "example.py").write_text(
             block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after
         )

@@ -17,9 +17,9 @@ from foundation.base import storage
 ROOT = Path(__file__).parents[1]
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --stages data noise_sweep unlearning weight_map --runs 2 --alphas 0 30 "
-    "--hidden 4 --unlearn-hidden 4 --depth 1 --weight-map.weights 0 0.2 "
-    "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
-    "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
+    "--hidden 4 --unlearn-hidden 4 --depth 1 --weight-map.weights 0 0.2 --mlp.sweep.epochs 3 "
+    "--mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 --qnn.sweep.epochs 2 --qnn.teacher.epochs 2 "
+    "--qnn.unlearn.epochs 2"
 ).split()
 MNIST = "run_unlearn_mnist.py"
 SWEEP = (
@@ -172,12 +172,10 @@ def test_the_weight_map_and_the_curves_agree(finished):
     for method in ("scrub", "ga"):
         for first, curve in ((0.2, method), (0.0, "cf")):
             cell = cells.sel(unlearner=method, first=first)
-            np.testing.assert_allclose(
-                cell, ends.sel(unlearner=curve), rtol=0, atol=0.005
-            )  # of 500 samples
-    assert (
-        np.ptp(whole.sel(model="QNN[depth=1]", unlearner="scrub", run=0).values) > 0
-    )  # the weights do something
+            # of 500 samples
+            np.testing.assert_allclose(cell, ends.sel(unlearner=curve), rtol=0, atol=0.005)
+    # the weights do something
+    assert np.ptp(whole.sel(model="QNN[depth=1]", unlearner="scrub", run=0).values) > 0
 
 
 def test_the_last_logits_are_kept_with_which_samples_are_what(finished):
@@ -212,9 +210,8 @@ def test_the_last_logits_are_kept_with_which_samples_are_what(finished):
             ("forget_poisoned", poisoned),
         ):
             accuracy = (own[:, :, chosen] == shown[chosen]).mean("sample")
-            np.testing.assert_allclose(
-                accuracy, ends.sel(run=run, split=split), atol=0.004
-            )  # rounded to float16
+            # rounded to float16
+            np.testing.assert_allclose(accuracy, ends.sel(run=run, split=split), atol=0.004)
 
 
 def test_provenance_travels_with_the_numbers(finished):

@@ -154,9 +154,8 @@ def test_a_flipped_bit_is_found_or_harmless(written, where, bit):
         except storage.Damaged as error:
             assert "damaged-" in str(error) and "\n" not in str(error)
             continue
-        assert (
-            name == "a.safetensors"
-        )  # of which a bit of the header's padding may be of no consequence
+        # of which a bit of the header's padding may be of no consequence
+        assert name == "a.safetensors"
         original = read(written / name)
         np.testing.assert_array_equal(found[0]["params"], original[0]["params"])
         assert found[1] == original[1]

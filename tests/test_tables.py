@@ -186,9 +186,8 @@ def results(tmp_path_factory):
             )
         write(folder, "hessian", preset, "landscape", landscape())
     write(folder, "xxz", "paper", "gauge", gauge())
-    for path in ROOT.glob(
-        "results/*/corrected/*.nc"
-    ):  # of the stages that are too much to be made up
+    # of the stages that are too much to be made up
+    for path in ROOT.glob("results/*/corrected/*.nc"):
         if path.stem in REAL:
             shutil.copy(path, folder / path.relative_to(ROOT / "results"))
     return folder
@@ -613,7 +612,7 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
 @pytest.mark.long
 def test_no_table_dies_of_an_encoding(results):
     call = (
-        f"import sys; sys.path.insert(0, 'tests'); import reports\n"
+        "import sys; sys.path.insert(0, 'tests'); import reports\n"
         f"reports.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
         f"reports.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', "
         "'unlearning'))"
@@ -689,9 +688,8 @@ NAMES = [
     "maps",
     "landscape",
 ]
-OF_RECORDS = {"capacity", "encodings"} - {
-    study.name for study in findings.STUDIES
-}  # of studies that were taken out
+# of studies that were taken out
+OF_RECORDS = {"capacity", "encodings"} - {study.name for study in findings.STUDIES}
 NAMES = [name for name in NAMES if name not in OF_RECORDS]
 
 
@@ -815,9 +813,8 @@ def test_the_published_trace_stands_where_it_was_published(readme):
         and published["Logistic", "trace, α = 0 %"] == "–"
     )
     assert published["QNN[depth=5,xy,cnot]", "ratio over Re, Im, α = 40 %"] == "near 1"
-    assert (
-        len(published) == 3 * 2 + 2
-    )  # trace and ratio of each model, both over Re, Im of the circuit
+    # trace and ratio of each model, both over Re, Im of the circuit
+    assert len(published) == 3 * 2 + 2
 
 
 # ---- the script ----

@@ -158,9 +158,8 @@ def test_measures_refuse_labels_that_are_none(measure):
     for labels in ([-1.0, 1.0], [1, 9], [1, 2]):
         with pytest.raises(ValueError, match=r"labels: got"):
             measure(jnp.ones(2), np.array(labels))
-    assert np.isfinite(
-        metrics.cross_entropy(jnp.ones(2), np.array([0.5, 1.0]))
-    )  # soft labels are labels
+    # soft labels are labels
+    assert np.isfinite(metrics.cross_entropy(jnp.ones(2), np.array([0.5, 1.0])))
 
 
 # ---- samples ----
@@ -628,9 +627,8 @@ def test_a_circuit_of_openqasm_is_that_circuit_and_trains():
         and model.shape == model.ansatz.angles.shape
     )
     states = random_split(4, 8, complex_states=True).x
-    unitary = Operator(
-        QuantumCircuit.from_qasm_str(QASM).reverse_bits()
-    ).data  # qubit 0 the most significant
+    # qubit 0 the most significant
+    unitary = Operator(QuantumCircuit.from_qasm_str(QASM).reverse_bits()).data
     z = np.kron(np.ones(4), [1, -1])
     expected = 5 * (np.abs(states @ unitary.T) ** 2) @ z
     np.testing.assert_allclose(
@@ -690,8 +688,8 @@ def test_a_circuit_of_pennylane_comes_by_openqasm():
 
 HEAD = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\n'
 ONE = (
-    "u1(0.3) p(0.3) u2(0.3,-1.2) u3(0.3,1.1,-0.4) u(0.3,1.1,-0.4) rx(0.3) ry(0.3) rz(0.3) id x "
-    "y z h s sdg t sx sxdg"
+    "u1(0.3) p(0.3) u2(0.3,-1.2) u3(0.3,1.1,-0.4) u(0.3,1.1,-0.4) rx(0.3) ry(0.3) rz(0.3) id x y z "
+    "h s sdg t sx sxdg"
 )
 TWO = (
     "cx cy cz ch swap csx cp(0.3) cu1(0.3) cu3(0.3,1.1,-0.4) cu(0.3,1.1,-0.4,0.7) crx(0.3) "

@@ -30,9 +30,8 @@ ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --n-sites 4 --runs 2 --gauge-control.runs 2 --alphas 0 30 --hidden 4 "
-    "--label-hidden 3 --unlearn-hidden 4 "
-    "--depth 1 --depths.layers 2 --weight-map.weights 0 0.5 --methods retrain ga "
-    "--mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
+    "--label-hidden 3 --unlearn-hidden 4 --depth 1 --depths.layers 2 --weight-map.weights 0 0.5 "
+    "--methods retrain ga --mlp.sweep.epochs 3 --mlp.teacher.epochs 3 --mlp.unlearn.epochs 2 "
     "--qnn.sweep.epochs 2 --qnn.teacher.epochs 2 --qnn.unlearn.epochs 2"
 ).split()
 XXZ = "run_unlearn_xxz.py"
@@ -160,9 +159,8 @@ def test_the_fixed_gauge_of_the_control_is_the_noise_sweep(finished):
         {each["key"] for each in json.loads(study.attrs["jobs"]).values()}
         for study in (sweep, gauges)
     )
-    assert (
-        len(ours & theirs) == 2 * 2 and len(theirs) == 2 * 2 + 2 * 2
-    )  # and the network under two other gauges
+    # and the network under two other gauges
+    assert len(ours & theirs) == 2 * 2 and len(theirs) == 2 * 2 + 2 * 2
 
 
 def test_what_the_poison_looks_like_stands_beside_the_spectrum(finished):

@@ -40,29 +40,21 @@ LIBRARIES = (  # noqa: SIM905 - one would not read them in a column
     "scipy.stats scipy.optimize sklearn.linear_model matplotlib.pyplot "
     "matplotlib.backends.backend_agg seaborn"
 ).split()
-MODULES = (
-    "loky.backend.popen_loky_posix",
-    "joblib.externals.loky.backend.popen_loky_posix",
-)  # with -m
+# with -m
+MODULES = ("loky.backend.popen_loky_posix", "joblib.externals.loky.backend.popen_loky_posix")
 MODULES += ("distributed.cli.dask_worker", "distributed.cli.dask_scheduler", "pytest")
-COLD = {
-    "PYTHONCOLD": "1"
-}  # in the environment of a process that is to be started as ever: another one of Python's
+# in the environment of a process that is to be started as ever: another one of Python's
+COLD = {"PYTHONCOLD": "1"}
 READ_ON_IMPORT = ("PYTHON", "LC_", "LANG", "MPL", "DASK_", "LD_")
-GIVEN_LATER = (
-    "PYTHONPATH",
-    "PYTHONHASHSEED",
-)  # all forks have one seed, which is what Dask asks for with it
-SET_NAME, SET_CHILD_SUBREAPER = (
-    15,
-    36,
-)  # of Linux's prctl; of a subreaper, orphans that descend from it are children
+# all forks have one seed, which is what Dask asks for with it
+GIVEN_LATER = ("PYTHONPATH", "PYTHONHASHSEED")
+# of Linux's prctl; of a subreaper, orphans that descend from it are children
+SET_NAME, SET_CHILD_SUBREAPER = (15, 36)
 HIGH = 1000  # above all file descriptors that a process of the tests has
 
 system = ctypes.CDLL(None)
-cold_start = (
-    _posixsubprocess.fork_exec
-)  # how Python starts a process, in subprocess, multiprocessing and loky
+# how Python starts a process, in subprocess, multiprocessing and loky
+cold_start = _posixsubprocess.fork_exec
 
 
 class Start(NamedTuple):
@@ -137,9 +129,8 @@ def _is_plain_command(first: str, second: str = "", *_: str) -> bool:
 def install() -> None:
     """Have this process ask for forks from here on, where the system knows them; and bury what its
     processes leave."""
-    if not isinstance(
-        cold_start, types.FunctionType
-    ):  # else this process is a fork, and asks already
+    # else this process is a fork, and asks already
+    if not isinstance(cold_start, types.FunctionType):
         here = sys.platform.startswith("linux") and sys.version_info < (3, 14)
         if not here or system.prctl(SET_CHILD_SUBREAPER, 1):  # 0: it can be done
             return
@@ -243,9 +234,8 @@ def _serve(channel: socket.socket) -> tuple[list, list[int]]:
             if child:
                 os.write(theirs, str(child).encode())
                 os._exit(0)
-            while (
-                os.getppid() == between
-            ):  # an orphan from then on: the one that asked becomes its parent
+            # an orphan from then on: the one that asked becomes its parent
+            while os.getppid() == between:
                 time.sleep(0.001)
             for fd in (ours, theirs):
                 os.close(fd)

@@ -90,9 +90,8 @@ def first_line(error: Exception) -> str:
     return text.splitlines()[0]
 
 
-refusing: ContextVar[Callable] = ContextVar(
-    "refusing", default=nullcontext
-)  # what a check's BadInput is raised within
+# what a check's BadInput is raised within
+refusing: ContextVar[Callable] = ContextVar("refusing", default=nullcontext)
 
 
 class Checked:
@@ -165,7 +164,6 @@ class _Stream:
     def _unless_closed(self, call: Callable, *arguments: str) -> None:
         try:
             call(*arguments)
-        except (
-            BrokenPipeError
-        ):  # of "| head": what is still to be said is dropped, the work goes on
+        # of "| head": what is still to be said is dropped, the work goes on
+        except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -270,9 +270,8 @@ def git_commit() -> str:
         ).stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
-        if not git(
-            "rev-parse", "--show-prefix"
-        ):  # else a copy of the code within someone else's repository
+        # else a copy of the code within someone else's repository
+        if not git("rev-parse", "--show-prefix"):
             return git("rev-parse", "HEAD") + (
                 "+dirty" if git("status", "--porcelain", "--", "*.py") else ""
             )

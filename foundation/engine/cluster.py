@@ -60,8 +60,8 @@ class Code(NamedTuple):
         """In words, "" where nothing does."""
         if self.digest != other.digest:
             return (
-                f"its code is of commit {self.commit[:12]}, allowed: {other.commit[:12]}, with "
-                "the same changes"
+                f"its code is of commit {self.commit[:12]}, allowed: {other.commit[:12]}, with the "
+                "same changes"
             )
         theirs = ", ".join(sorted(set(self.versions.split(", ")) - set(other.versions.split(", "))))
         return f"it has {theirs}, allowed: {other.versions}" if theirs else ""
@@ -95,9 +95,8 @@ class Cluster(jobs.Executor):
         self.run = f"unlearning-{uuid.uuid4().hex[:8]}"  # a shared scheduler sees several
         self.code, self.setting = Code.own(), cloudpickle.dumps(jobs.Setting.own(datasets))
         self.errand = errand([str(ROOT), *filter(None, sys.path)])
-        self.met: dict[
-            str, Any
-        ] = {}  # by address, Dask's future of `begin`; released, it ends the worker's process
+        # by address, Dask's future of `begin`; released, it ends the worker's process
+        self.met: dict[str, Any] = {}
         self.refused: dict[str, str] = {}  # by address, why
         self.processor: str | None = None  # of the first worker that fits: a run has one kind
         self.looked = self.alone_since = time.monotonic()
@@ -144,11 +143,8 @@ class Cluster(jobs.Executor):
         while True:
             try:
                 return dict(self.client.nthreads(callback_timeout=PATIENCE))
-            except (
-                OSError,
-                TimeoutError,
-                AttributeError,
-            ) as error:  # Dask's own words for no connection
+            # Dask's own words for no connection
+            except (OSError, TimeoutError, AttributeError) as error:
                 if time.monotonic() > until:
                     reason = first_line(error) or type(error).__name__
                     raise ConnectionError(
@@ -176,8 +172,8 @@ class Cluster(jobs.Executor):
             reason = place.code.differs(self.code) or other
         except ImportError as error:
             reason = (
-                f"it cannot import the project ({first_line(error)}); start it in a copy of "
-                "the project"
+                f"it cannot import the project ({first_line(error)}); start it in a copy of the "
+                "project"
             )
         except BadInput as error:
             reason = str(error)
@@ -221,9 +217,8 @@ class Remote(jobs.Worker):
 
 def connect(where: str, workers: int) -> tuple[Client, Any]:
     """A client of the scheduler, and the queue of a cluster that was asked for workers, or None."""
-    logging.getLogger("distributed").setLevel(
-        logging.CRITICAL
-    )  # what matters is said in one line, by us
+    # what matters is said in one line, by us
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})
     allowed = (
         "the address of a Dask scheduler (tcp://host:8786), its scheduler file, or "
@@ -247,11 +242,8 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
             timeout=PATIENCE,
             set_as_default=False,
         ), None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-    ) as error:  # nobody there, no JSON, TLS without certificates
+    # nobody there, no JSON, TLS without certificates
+    except (OSError, ValueError, TypeError) as error:
         raise BadInput(
             f"--cluster: got {where} ({first_line(error)}), allowed: {allowed}"
         ) from None

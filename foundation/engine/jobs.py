@@ -159,11 +159,12 @@ class Store:
 
 # ---- the processes ----
 
+# read when JAX's backend starts
 BITS = {
     "PJRT_NPROC": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
-}  # read when JAX's backend starts
+}
 # jaxlib 0.10.2 crashes now and then with YNNPACK's products
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
 
@@ -213,9 +214,8 @@ def _begin(setting: Setting, parent: int) -> None:
     _datasets.update(setting.datasets)
     for name, value in setting.flags.items():
         jax.config.update(name, value)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C goes to the parent, which ends its children
+    # Ctrl-C goes to the parent, which ends its children
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.showwarning = _mend_cache(warnings.showwarning)
 
     def watch():
@@ -311,10 +311,8 @@ class Executor:
     patience: float | None = (
         None  # seconds between two looks at which workers there are; None: nobody joins them
     )
-    lost: tuple[type[BaseException], ...] = (
-        BrokenProcessPool,
-        CancelledError,
-    )  # a job ends so whose process died
+    # a job ends so whose process died
+    lost: tuple[type[BaseException], ...] = (BrokenProcessPool, CancelledError)
 
     def __init__(self, jobs: Sequence[Job], store: Store):
         self.store = store

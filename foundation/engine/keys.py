@@ -145,9 +145,8 @@ def _named(code: type | Callable) -> dict[str, Any]:
     return {"is": code.__name__} | ({"source": foreign} if foreign else {})
 
 
-_LIBRARY = sys.stdlib_module_names - {
-    "builtins"
-}  # where classes stand that were made without a module
+# where classes stand that were made without a module
+_LIBRARY = sys.stdlib_module_names - {"builtins"}
 _WORDS = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
 _WRITTEN = {f"__{word}__" for word in _WORDS}  # by the dataclass decorator
 
@@ -162,9 +161,8 @@ def source_hashes(code: type | Callable) -> tuple[str, ...]:
         )
     function = inspect.unwrap(code)
     if not hasattr(function, "__code__"):
-        return (
-            f"{getattr(function, '__module__', None)}.{function.__name__}",
-        )  # compiled, of some library
+        # compiled, of some library
+        return (f"{getattr(function, '__module__', None)}.{function.__name__}",)
     cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
     closed = [hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]] if cells else []
     return (

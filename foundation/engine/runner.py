@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -426,55 +427,49 @@ def run_studies(
     folder holds results of other data.
     """
     folder = config.out / (under or dataset.name) / folder_name(config, data_word)
-    store = Store(config.out / "jobs")
-    studies = tuple(studies)
+    store, studies = Store(config.out / "jobs"), tuple(studies)
     config, known = with_studies(config, studies), by_name(studies)
     asked = [known[stage] for stage in config.stages]
-    others = [
-        each for study in asked if study.data for each in study.data(config, dataset).values()
-    ]
+    others = [study.data(config, dataset).values() for study in asked if study.data]
+    datasets = {each.provenance["sha256"]: each for each in (dataset, *chain(*others))}
     with _numerics(config.optimization_level):
         rows = [row for study in asked for row in study.plan(config, dataset)]
-        require(
-            len(rows) > 0,
-            "--stages",
-            " ".join(config.stages),
-            "stages that have something to compute",
-        )
+        words = "stages that have something to compute"
+        require(len(rows) > 0, "--stages", " ".join(config.stages), words)
         rows = list({(row.study, row.address): row for row in rows}.values())
-        files = {
-            row.study: StudyFile(folder / f"{row.study}.nc", dataset.provenance) for row in rows
-        }
-        listings = {study: file.listing() for study, file in files.items()}
+        names = dict.fromkeys(row.study for row in rows)
+        files = {name: StudyFile(folder / f"{name}.nc", dataset.provenance) for name in names}
+        listings = {name: file.listing() for name, file in files.items()}
         new = [row for row in rows if not is_listed(row, listings[row.study])]
         missing = with_needs([row.job for row in new], store.has)
         if config.plan:
             print("\n".join(describe_plan(rows, missing, store, listings.values())))
             return None
-        # kept: the commit of the code that runs, not of what the tree holds when a job ends
-        storage.git_commit()
-        for own in (writable_folder(folder), store.folder):
-            storage.sweep(own)
-        with locked(folder / "results.nc"):  # found out before anything is computed
-            pass
-        datasets = {each.provenance["sha256"]: each for each in (dataset, *others)}
+        _require_writable(folder, store)
         unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
-        words = asdict(config) | {
-            "data": config.data.name if config.data else None
-        }  # no machine's path
-        words = {
-            name: value
-            for name, value in words.items()
-            if name not in ("out", "workers", "cluster", "plan", "study")
-        }
-        for study in dict.fromkeys(row.study for row in new):
-            own = [
-                row for row in new if row.study == study
-            ]  # read one after the other: they may fill gigabytes
-            files[study].add(
-                ((row, *(unstored.get(row.job) or store.load(row.job))) for row in own), words
-            )
+        for name in dict.fromkeys(row.study for row in new):
+            of_file = [row for row in new if row.study == name]
+            # Read one after the other: they may fill gigabytes.
+            arrays = ((row, *(unstored.get(row.job) or store.load(row.job))) for row in of_file)
+            files[name].add(arrays, _words_of(config))
     return folder
+
+
+def _require_writable(folder: Path, store: Store) -> None:
+    """Find out before anything is computed whether results can be written, and by this process."""
+    # Kept: the commit of the code that runs, not of what the tree holds when a job ends.
+    storage.git_commit()
+    for each in (writable_folder(folder), store.folder):
+        storage.sweep(each)
+    with locked(folder / "results.nc"):
+        pass
+
+
+def _words_of(config: Settings) -> dict[str, Any]:
+    """The configuration as study files keep it: without paths of this machine."""
+    words = asdict(config) | {"data": config.data.name if config.data else None}
+    left_out = ("out", "workers", "cluster", "plan", "study")
+    return {name: value for name, value in words.items() if name not in left_out}
 
 
 @contextmanager

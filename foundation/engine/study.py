@@ -51,9 +51,8 @@ class StudyTable:
     measures: dict[str, str] | None = None
     spread: tuple[str, ...] | None = None
     title: str = ""
-    formats: dict[str, Callable[[float], str]] = field(
-        default_factory=dict
-    )  # of measures that only this study has
+    # of measures that only this study has
+    formats: dict[str, Callable[[float], str]] = field(default_factory=dict)
     findings: dict[str, Any] | None = field(default_factory=dict)
     presets: tuple[str, ...] = ("corrected",)  # that stand side by side there
     name: str = ""  # among the tables of findings.py; "": the study's
@@ -65,12 +64,10 @@ class StudyFigure:
     """A figure of a study, drawn from its files alone."""
 
     name: str  # of the picture's file, without its ending
-    draw: Callable[
-        ..., Any
-    ]  # the study files -> a matplotlib figure, or None where they hold nothing to draw
-    files: tuple[
-        str, ...
-    ] = ()  # paths from the figure's folder, without ending; (): the study's file
+    # the study files -> a matplotlib figure, or None where they hold nothing to draw
+    draw: Callable[..., Any]
+    # paths from the figure's folder, without ending; (): the study's file
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +76,8 @@ class Study:
 
     name: str  # the stage, as --stages has it
     question: str  # in one sentence, for the help text
-    plan: Callable[
-        [Any, Dataset], Iterable
-    ]  # (config, data set) -> rows: jobs, and where their numbers stand
+    # (config, data set) -> rows: jobs, and where their numbers stand
+    plan: Callable[[Any, Dataset], Iterable]
     flags: Flags | None = None  # with the values of the preset paper
     group: str = ""  # prefix of its flags, which studies of one file may share; "": its name
     corrected: dict[str, Any] = field(default_factory=dict)  # flags of the presets corrected

@@ -46,9 +46,8 @@ class Row:
     def address(self) -> str:
         """Equal for rows that fill the same cells of the file."""
         block = getattr(self.job, "block", type(self.job).__name__)
-        return json.dumps(
-            [self.place, block], default=lambda label: label.item()
-        )  # of NumPy's numbers
+        # of NumPy's numbers
+        return json.dumps([self.place, block], default=lambda label: label.item())
 
     def part(self, arrays: Arrays) -> xr.Dataset:
         table = self.table(self, arrays)
@@ -58,9 +57,8 @@ class Row:
         )
 
 
-Listing = dict[
-    str, dict[str, Any]
-]  # of a file's rows, by address: the key, fields and record of the job, and its runs
+# of a file's rows, by address: the key, fields and record of the job, and its runs
+Listing = dict[str, dict[str, Any]]
 
 
 class StudyFile:
@@ -108,8 +106,8 @@ class StudyFile:
             f"{name} {there} there and {here} here" for name, there, here in both if there != here
         )
         allowed = (
-            f"a folder without results of other data ({words or 'of the same name'}); "
-            "choose another --out"
+            f"a folder without results of other data ({words or 'of the same name'}); choose "
+            "another --out"
         )
         require(theirs.get("sha256") == self.data.get("sha256"), "--out", self.path, allowed)
         return found

@@ -26,9 +26,8 @@ class Models(NamedTuple):
     z: np.ndarray  # (N, s) logits, positive where they are for the true label
     clean: np.ndarray  # (N, s) the same of the samples as they were before the poison
     relearn: np.ndarray  # (N,) steps until the poisoned forget set is learned again
-    run: (
-        np.ndarray
-    )  # (N,) its number: a method's model and that of its null arm start from one teacher
+    # (N,) its number: a method's model and that of its null arm start from one teacher
+    run: np.ndarray
 
     def take(self, rows: np.ndarray | slice) -> Models:
         return Models(*(part[rows] for part in self))
@@ -108,10 +107,8 @@ def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.n
     0.
     """
     thresholds = np.sort(np.concatenate([models, oracles]), axis=0)[:, None]  # (N + M, 1, s)
-    missed, false = (
-        (models <= thresholds).sum(axis=1),
-        (oracles > thresholds).sum(axis=1),
-    )  # (N + M, s)
+    # (N + M, s)
+    missed, false = ((models <= thresholds).sum(axis=1), (oracles > thresholds).sum(axis=1))
     best = np.zeros(models.shape[1])
     for fn, fp in ((missed, false), (len(models) - missed, len(oracles) - false)):
         fnr, fpr = (
@@ -390,9 +387,8 @@ def permutation_p(
 
     found = excess(every[:n])
     if math.comb(both.count, n) <= PERMUTATIONS:
-        others = [
-            excess(np.array(chosen)) for chosen in itertools.combinations(every, n)
-        ]  # these among them
+        # these among them
+        others = [excess(np.array(chosen)) for chosen in itertools.combinations(every, n)]
         return float(np.mean(np.array(others) >= found - 1e-12))
     generator = np.random.default_rng(0)
     others = [excess(np.sort(generator.permutation(every)[:n])) for _ in range(PERMUTATIONS)]

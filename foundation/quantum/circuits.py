@@ -6,15 +6,16 @@ most significant bit and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conve
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property, partial, reduce
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from functools import cache, partial, reduce
+from typing import TYPE_CHECKING, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from foundation.base.checks import BadInput, first_line, listed, require
+from foundation.quantum.openqasm import OpenQasm as OpenQasm
+from foundation.quantum.openqasm import tensorcircuit_on_jax
+from foundation.quantum.openqasm import to_openqasm as to_openqasm
 
 if TYPE_CHECKING:
     import tensorcircuit
@@ -28,197 +29,8 @@ FOLDED = (
     4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
 )
 
-kronecker = partial(
-    reduce, jnp.kron
-)  # of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
-
-
-def tensorcircuit_on_jax():
-    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs
-    seconds).
-
-    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it
-    follows JAX's.
-    """
-    before = jax.enable_x64.get_global()
-    dtype = (
-        "complex128" if jax.config.jax_enable_x64 else "complex64"
-    )  # within jax.enable_x64(True) not the global one
-    try:
-        import tensorcircuit
-
-        if tensorcircuit.backend.name != "jax":
-            tensorcircuit.set_backend("jax")
-        if tensorcircuit.dtypestr != dtype:
-            tensorcircuit.set_dtype(dtype)
-    finally:
-        jax.config.update("jax_enable_x64", before)
-    return tensorcircuit
-
-
-@dataclass(frozen=True)
-class OpenQasm:
-    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is
-    trained.
-
-    A gate that the text defines is taken apart into those it is made of. What is no unitary gate
-    (reset, if, a measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
-    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by
-    their first use.
-
-    measured: the qubit whose Z is read; None is the one that the text measures where that is one,
-    else the last.
-    """
-
-    text: str
-    name: str = "OpenQASM"
-    measured: int | None = None
-
-    @cached_property
-    def _read(self) -> tuple[int, list[tuple[str, tuple[int, ...], Any]], int]:
-        """The qubits; (name, qubits, angles or matrix) of each gate; and which qubit is read."""
-        try:
-            from qiskit import QuantumCircuit
-        except ImportError:
-            raise BadInput(
-                "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
-            ) from None
-        try:
-            circuit = QuantumCircuit.from_qasm_str(self.text)
-        except Exception as error:  # qiskit's own kinds, by what is wrong with the text
-            raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2") from None
-        require(
-            circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg"
-        )
-        gates, read = _gates(circuit)
-        measured = (
-            self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
-        )
-        n = circuit.num_qubits
-        require(-n <= measured < n, "measured", measured, f"0 to {n - 1}, a qubit of the circuit")
-        return n, gates, measured % n
-
-    @property
-    def n_qubits(self) -> int:
-        return self._read[0]
-
-    @property
-    def angles(self) -> np.ndarray:
-        """(angles,) those of the text, in the order of its gates."""
-        return np.array(
-            [angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own],
-            np.float32,
-        )
-
-    def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
-        n, gates, measured = self._read
-        circuit, place = tensorcircuit_on_jax().Circuit(n, inputs=inputs), 0
-        for name, qubits, own in gates:
-            if isinstance(own, list):
-                method, angles_of = PARAMETRIC[name]
-                getattr(circuit, method)(
-                    *qubits, **angles_of(*(params[place + k] for k in range(len(own))))
-                )
-                place += len(own)
-            else:
-                circuit.any(*qubits, unitary=jnp.asarray(own), name=name)
-        if measured != n - 1:
-            circuit.swap(measured, n - 1)  # the model reads the last qubit
-        return circuit
-
-
-def _turn(angle: jax.Array) -> dict[str, jax.Array]:
-    return {"theta": angle}
-
-
-PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its arguments
-    **{
-        name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")
-    },
-    **dict.fromkeys(("p", "u1"), ("phase", _turn)),
-    **dict.fromkeys(("cp", "cu1"), ("cphase", _turn)),
-    "u2": ("u", lambda phi, lbd: {"theta": np.pi / 2, "phi": phi, "lbd": lbd}),
-    **dict.fromkeys(
-        ("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})
-    ),
-    "cu3": ("cu", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd}),
-}
-
-
-def _gates(circuit: Any) -> tuple[list[tuple[str, tuple[int, ...], Any]], set[int]]:
-    """(name, qubits, angles or matrix) of each gate of qiskit's circuit, and the qubits that it
-    measures at its end."""
-    gates, measured = [], set()
-    for each in circuit.data:
-        operation, qubits = (
-            each.operation,
-            tuple(circuit.find_bit(qubit).index for qubit in each.qubits),
-        )
-        name, angles = (
-            operation.name,
-            [float(angle) for angle in operation.params if np.isscalar(angle)],
-        )
-        is_gate = hasattr(operation, "to_matrix") and getattr(operation, "condition", None) is None
-        if name == "barrier":
-            continue
-        late = sorted(measured & set(qubits))
-        require(
-            not late,
-            "OpenQASM",
-            f"{name} behind a measurement of qubit {late}",
-            "measurements at the end",
-        )
-        if name == "measure":
-            measured |= set(qubits)
-            continue
-        require(
-            all(np.isfinite(angles)),
-            "OpenQASM",
-            f"{name} with an angle of {listed(angles)}",
-            "finite angles",
-        )
-        if is_gate and name in PARAMETRIC:
-            gates.append((name, qubits, angles))
-        elif (
-            is_gate and operation.definition is not None and (angles or not _has_matrix(operation))
-        ):
-            inner, _ = _gates(operation.definition)
-            gates += [
-                (own, tuple(qubits[place] for place in places), what) for own, places, what in inner
-            ]
-        else:
-            fixed = is_gate and not angles and _has_matrix(operation)
-            require(
-                fixed,
-                "OpenQASM",
-                f"the instruction {name}",
-                "gates that are unitary, and measurements at the end",
-            )
-            gates.append(
-                (name, qubits[::-1], operation.to_matrix())
-            )  # qiskit's first qubit is the least significant
-    return gates, measured
-
-
-def _has_matrix(operation: Any) -> bool:
-    try:
-        return operation.to_matrix() is not None
-    except Exception:  # opaque, or taken apart into others
-        return False
-
-
-def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
-    """The circuit as OpenQASM 2; needs qiskit."""
-    try:
-        return circuit.to_openqasm()
-    except ImportError:
-        raise BadInput(
-            "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
-        ) from None
-    except Exception as error:  # a gate of one's own that OpenQASM has not
-        raise BadInput(
-            f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has"
-        ) from None
+# of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
+kronecker = partial(reduce, jnp.kron)
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
@@ -347,18 +159,16 @@ def _evolve(
     n_qubits, n = bonds.shape[1], columns.shape[-1]
     first, second, closing = _half_layers(gates, bonds, entangler)
     d, e = first.shape[-1] // 4, second.shape[-1] // 4  # of a half without its last qubit
-    halves = columns.reshape(2, d, 2, e, 2, n).transpose(
-        4, 0, 1, 2, 3, 5
-    )  # (last, re|im, I, s, J, n)
+    # (last, re|im, I, s, J, n)
+    halves = columns.reshape(2, d, 2, e, 2, n).transpose(4, 0, 1, 2, 3, 5)
 
     def on_first(matrices, halves):
         return (matrices @ halves.reshape(2, 4 * d, e * n)).reshape(2, 2, d, 2, e, n)
 
     def layer(halves, matrices):
         on_first_half, on_second_half = matrices
-        halves = on_first(on_first_half, halves).transpose(
-            3, 1, 4, 0, 2, 5
-        )  # (s, re|im, J, last, I, n)
+        # (s, re|im, J, last, I, n)
+        halves = on_first(on_first_half, halves).transpose(3, 1, 4, 0, 2, 5)
         halves = (on_second_half @ halves.reshape(2, 4 * e, d * n)).reshape(2, 2, e, 2, d, n)
         return halves.transpose(3, 1, 4, 0, 2, 5), None
 
@@ -483,9 +293,8 @@ def _times_rotations(
     sizes = [len(part) for part in np.array_split(qubits, -(-len(qubits) // BLOCK_QUBITS))]
     blocks = [kronecker(part) for part in jnp.split(transposed, np.cumsum(sizes)[:-1])]
     product = rows.reshape(-1, *(len(block) for block in blocks))
-    for block in (
-        blocks
-    ):  # acting on axis 1 and moving it to the end leaves the next block's axis in its place
+    # acting on axis 1 and moving it to the end leaves the next block's axis in its place
+    for block in blocks:
         product = jnp.einsum("nb...,ab->n...a", product, block)
     return product.reshape(rows.shape)
 
@@ -506,10 +315,8 @@ def _cone_expectation(
     in columns."""
     n, (depth, n_qubits) = len(states), bonds.shape
     norms = (states.real**2 + states.imag**2).sum(axis=1)
-    cone, front = (
-        light_cone(n_qubits, folded),
-        depth - folded - 1,
-    )  # W holds the cone's part of layer `front`
+    cone = light_cone(n_qubits, folded)
+    front = depth - folded - 1  # the layer of which W holds the cone's part
     outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
     w = _half_observable(gates, bonds, folded)
     a, b, h, d = w.shape
@@ -534,17 +341,13 @@ def _cone_expectation(
     order = [1 + qubit for qubit in acted + inner + passive]
     x = x.reshape(len(x), *(2,) * n_qubits, n).transpose(0, *order, -1).reshape(x.shape)
     e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
-    if acted:
-        x = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1) @ x.reshape(
-            -1, i * p
-        )
-        x = x.reshape(a * b, 2 * e, -1, i, p).swapaxes(
-            2, 3
-        )  # qubits out of W's reach become columns
     of_real = len(x) == 1 and not acted
-    y = _real_matrix(w.reshape(a * b, h, d), of_real=of_real) @ x.reshape(
-        a * b, (2 - of_real) * e * i, -1
-    )
+    if acted:
+        front_matrix = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1)
+        x = (front_matrix @ x.reshape(-1, i * p)).reshape(a * b, 2 * e, -1, i, p)
+        x = x.swapaxes(2, 3)  # qubits out of W's reach become columns
+    observable = _real_matrix(w.reshape(a * b, h, d), of_real=of_real)
+    y = observable @ x.reshape(a * b, (2 - of_real) * e * i, -1)
     return 2 * (y**2).reshape(-1, n).sum(axis=0) - norms
 
 
@@ -617,9 +420,8 @@ def in_order(states: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
 def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
     """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d):
     (n,)."""
-    twice = 2 - jnp.eye(
-        len(observable), dtype=observable.real.dtype
-    )  # a packed matrix holds each pair once
+    # a packed matrix holds each pair once
+    twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)
     return jnp.tensordot(states, twice * _pack(observable), 2)
 
 
@@ -631,12 +433,10 @@ def are_packed(matrices: jax.Array) -> bool:
     """
     if isinstance(matrices, jax.core.Tracer):
         return True
-    matrices = np.asarray(
-        matrices
-    )  # not JAX's: it would trace them within whatever is being traced
-    squares = (
-        np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2
-    )  # (n, d, d): |rho_ij|^2, i < j
+    # not JAX's: it would trace them within whatever is being traced
+    matrices = np.asarray(matrices)
+    # (n, d, d): |rho_ij|^2, i < j
+    squares = np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2
     diagonal = np.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
     bound = (
         diagonal[:, :, None] * diagonal[:, None, :]

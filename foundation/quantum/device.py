@@ -89,9 +89,8 @@ def noisy_observable(
     for layer in reversed(range(depth)):
         wider = register(n_qubits, depth - layer, entangler)
         left, right = _grown(qubits, wider)
-        strings = strings.reshape(
-            (1,) * left + strings.shape + (1,) * right
-        )  # I on the qubits that are new
+        # I on the qubits that are new
+        strings = strings.reshape((1,) * left + strings.shape + (1,) * right)
         strings, qubits = jnp.pad(strings, [(0, 4 - size) for size in strings.shape]), wider
         for qubit in reversed(range(n_qubits)):
             bond = _entangled(params[layer, qubit, -1], entangler)
@@ -161,9 +160,8 @@ def _through_bond(
         return strings * jnp.asarray([1, damped, damped, damped], strings.dtype).reshape(shape)
     if not ends:
         return strings
-    matrix = matrix * jnp.asarray(
-        [1] + [damped] * 15, strings.dtype
-    )  # noise first, going backwards
+    # noise first, going backwards
+    matrix = matrix * jnp.asarray([1] + [damped] * 15, strings.dtype)
     first, second = map(qubits.index, ends)
     k = strings.ndim
     if second == first + 1:
@@ -195,9 +193,8 @@ def _matrix(strings: jax.Array) -> jax.Array:
     elements = jnp.asarray(
         PAULIS.transpose(1, 2, 0).reshape(4, 4), jnp.result_type(strings.dtype, 1j)
     )
-    flat = _on_pairs(
-        strings.astype(elements.dtype), [elements] * k
-    )  # of each qubit its row and column
+    # of each qubit its row and column
+    flat = _on_pairs(strings.astype(elements.dtype), [elements] * k)
     rows, columns = range(0, 2 * k, 2), range(1, 2 * k, 2)
     return flat.reshape((2,) * 2 * k).transpose(*rows, *columns).reshape(2**k, 2**k)
 

@@ -17,14 +17,12 @@ from foundation.base.places import cache_folder
 RingSplit = Literal["interleaved", "far", "near", "one_sided"]
 _Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.csr_array
 
-COUPLINGS = (
-    np.arange(294) - 94
-) / 100  # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
+# (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
+COUPLINGS = (np.arange(294) - 94) / 100
 XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
 XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,), 42 on either side
-XXZ_USED = np.sort(
-    np.r_[XXZ_TRAIN, XXZ_VAL]
-)  # (166,) the states that are computed; union1d would load numpy.ma
+# (166,) the states that are computed; union1d would load numpy.ma
+XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])
 XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
 MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
 # energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
@@ -36,9 +34,8 @@ class Spectrum(NamedTuple):
     delta."""
 
     delta: np.ndarray
-    energy: (
-        np.ndarray
-    )  # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
+    # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
+    energy: np.ndarray
     gap: np.ndarray  # to the next level of the whole space
     is_train: np.ndarray  # which split the state is in
     is_val: np.ndarray
@@ -126,9 +123,8 @@ def _read_cache(path: Path) -> dict[str, np.ndarray]:
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    from foundation.base.storage import (
-        replacing,
-    )  # not at the top: it loads xarray, and MNIST does without
+    # not at the top: it loads xarray, and MNIST does without
+    from foundation.base.storage import replacing
 
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))

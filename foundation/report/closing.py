@@ -42,9 +42,8 @@ def print_summary(folder: Path, studies: Iterable[Study]) -> None:
         for table in study.tables
         if table.title
     ]
-    tables = {
-        (file, table.title): table for file, table in every
-    }  # once, of two studies that fill one file
+    # once, of two studies that fill one file
+    tables = {(file, table.title): table for file, table in every}
     for (file, title), own in tables.items():
         if (data, preset, file) in read.paths:
             table, results = laid_out_table(own, read, [data], [preset]), read[data, preset, file]
@@ -125,9 +124,8 @@ def save_each(
 
 def _save(picture: Path, draw, files: list[Path]) -> bool:
     """Draw one figure, as PNG and PDF; whether there was anything to draw."""
-    from foundation.report import (
-        drawing,
-    )  # matplotlib and seaborn, before which nothing else has to wait
+    # matplotlib and seaborn, before which nothing else has to wait
+    from foundation.report import drawing
 
     drawing.matplotlib.use("Agg")  # files need no screen
     try:

@@ -8,6 +8,7 @@ import itertools
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -16,7 +17,11 @@ import PIL.Image
 import seaborn as sns
 import xarray as xr
 
+from foundation.measures import metrics
 from foundation.report.frames import count_of_runs, ordered, truth_words
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PALETTE = sns.color_palette("colorblind")
 DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
@@ -36,14 +41,8 @@ METHOD_STYLE = {  # colour and line of each method
     "ga": (PALETTE[3], ":"),
 }
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-SPARE_COLOURS = (
-    PALETTE[7],
-    PALETTE[8],
-    PALETTE[6],
-    DARK[2],
-    DARK[4],
-    DARK[3],
-)  # of methods, in turn: of no family
+# of methods, in turn: of no family
+SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
 POISON_NAMES = {
     "labels": "flipped labels",
@@ -152,6 +151,34 @@ def draw_curve(
     axis.set_ylim(-0.03, 1.03)
 
 
+def draw_dot(
+    axis: Axes,
+    place: float,
+    runs: np.ndarray,
+    style: tuple,
+    *,
+    label: str = "",
+    across: bool = False,
+    size: float = 4,
+    width: float = 1,
+) -> None:
+    """The mean of some runs with its 95 % bootstrap interval, upright at x = place.
+
+    style: colour and marker. across: lying at y = place.
+    """
+    colour, marker = style
+    mean, ends = runs.mean(), metrics.bootstrap_interval(runs)
+    at, line = ((mean, place), axis.hlines) if across else ((place, mean), axis.vlines)
+    axis.plot(*at, marker, color=colour, markersize=size, label=label)
+    line(place, *ends, color=colour, linewidth=width)
+
+
+def poison_words(poison: str, alpha_percent: float | None = None) -> str:
+    """What a poison is called in titles, with its share where that is given."""
+    name = POISON_NAMES.get(poison, poison)
+    return name if alpha_percent is None else f"{name}, {alpha_percent} %"
+
+
 def band_words(results: xr.Dataset, most_lines: int = 1) -> str:
     n = count_of_runs(results)
     none = (
@@ -179,9 +206,8 @@ def finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figur
         else f"{diverged} trainings that diverged are"
     )
     text += f"; {left_out} left out" if diverged else ""
-    lines = textwrap.wrap(
-        text, int(18 * figure.get_figwidth())
-    )  # characters of this size to the inch
+    # characters of this size to the inch
+    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))
     figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
     figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
     return figure

@@ -124,14 +124,10 @@ def poisoned_counts(results: xr.Dataset) -> str:
 
 KEYS = (  # noqa: SIM905 - labels in the order of a frame's columns; axes that a study of one's own has stand before the measure
     "group family size model sites ring_split encoding samples pair endpoint poison gauge "
-    "unlearner title minus "
-    "alpha_percent known_percent detector noise trained shots measure"
+    "unlearner title minus alpha_percent known_percent detector noise trained shots measure"
 ).split()
-NO_LABELS = (
-    "run",
-    "split",
-    "epoch",
-)  # axes of a study's numbers that are none of the places where they stand
+# axes of a study's numbers that are none of the places where they stand
+NO_LABELS = ("run", "split", "epoch")
 DESCRIBED_BY = {"model": ["family", "size"], "title": ["unlearner"]}
 
 

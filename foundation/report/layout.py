@@ -31,9 +31,8 @@ class Table:
     )
     spread: tuple[str, ...] | None = None  # measures whose intervals are shown; None: all
     title: str = ""  # a format of n, the count of runs
-    formats: dict[str, Callable[[float], str]] = field(
-        default_factory=dict
-    )  # of measures beside those in FORMATS
+    # of measures beside those in FORMATS
+    formats: dict[str, Callable[[float], str]] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
         """The text of all cells, between the names of the rows and the heads of the columns."""
@@ -47,9 +46,8 @@ class Table:
         )
         rows, columns = list(self.rows), list(self.columns)
         for name in rows + columns:
-            dim = (
-                "unlearner" if name == "title" else name
-            )  # titles stand in the order of their methods
+            # titles stand in the order of their methods
+            dim = "unlearner" if name == "title" else name
             known = dict(zip(frame[name], frame[dim], strict=True))
             order = sorted(known, key=lambda label: rank(dim, known[label]))
             frame[name] = pd.Categorical(frame[name], order, ordered=True)

@@ -1,0 +1,189 @@
+"""Circuits from and to OpenQASM 2, and TensorCircuit on JAX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from foundation.base.checks import BadInput, first_line, listed, require
+
+if TYPE_CHECKING:
+    import tensorcircuit
+
+
+def tensorcircuit_on_jax():
+    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs
+    seconds).
+
+    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it
+    follows JAX's.
+    """
+    before = jax.enable_x64.get_global()
+    # within jax.enable_x64(True) not the global one
+    dtype = "complex128" if jax.config.jax_enable_x64 else "complex64"
+    try:
+        import tensorcircuit
+
+        if tensorcircuit.backend.name != "jax":
+            tensorcircuit.set_backend("jax")
+        if tensorcircuit.dtypestr != dtype:
+            tensorcircuit.set_dtype(dtype)
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    return tensorcircuit
+
+
+@dataclass(frozen=True)
+class OpenQasm:
+    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is
+    trained.
+
+    A gate that the text defines is taken apart into those it is made of. What is no unitary gate
+    (reset, if, a measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
+    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by
+    their first use.
+
+    measured: the qubit whose Z is read; None is the one that the text measures where that is one,
+    else the last.
+    """
+
+    text: str
+    name: str = "OpenQASM"
+    measured: int | None = None
+
+    @cached_property
+    def _read(self) -> tuple[int, list[tuple[str, tuple[int, ...], Any]], int]:
+        """The qubits; (name, qubits, angles or matrix) of each gate; and which qubit is read."""
+        try:
+            from qiskit import QuantumCircuit
+        except ImportError:
+            raise BadInput(
+                "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
+            ) from None
+        try:
+            circuit = QuantumCircuit.from_qasm_str(self.text)
+        except Exception as error:  # qiskit's own kinds, by what is wrong with the text
+            raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2") from None
+        require(
+            circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg"
+        )
+        gates, read = _gates(circuit)
+        measured = (
+            self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
+        )
+        n = circuit.num_qubits
+        require(-n <= measured < n, "measured", measured, f"0 to {n - 1}, a qubit of the circuit")
+        return n, gates, measured % n
+
+    @property
+    def n_qubits(self) -> int:
+        return self._read[0]
+
+    @property
+    def angles(self) -> np.ndarray:
+        """(angles,) those of the text, in the order of its gates."""
+        return np.array(
+            [angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own],
+            np.float32,
+        )
+
+    def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
+        n, gates, measured = self._read
+        circuit, place = tensorcircuit_on_jax().Circuit(n, inputs=inputs), 0
+        for name, qubits, own in gates:
+            if isinstance(own, list):
+                method, angles_of = PARAMETRIC[name]
+                getattr(circuit, method)(
+                    *qubits, **angles_of(*(params[place + k] for k in range(len(own))))
+                )
+                place += len(own)
+            else:
+                circuit.any(*qubits, unitary=jnp.asarray(own), name=name)
+        if measured != n - 1:
+            circuit.swap(measured, n - 1)  # the model reads the last qubit
+        return circuit
+
+
+def _turn(angle: jax.Array) -> dict[str, jax.Array]:
+    return {"theta": angle}
+
+
+PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its arguments
+    **{
+        name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")
+    },
+    **dict.fromkeys(("p", "u1"), ("phase", _turn)),
+    **dict.fromkeys(("cp", "cu1"), ("cphase", _turn)),
+    "u2": ("u", lambda phi, lbd: {"theta": np.pi / 2, "phi": phi, "lbd": lbd}),
+    **dict.fromkeys(
+        ("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})
+    ),
+    "cu3": ("cu", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd}),
+}
+
+
+Gate = tuple[str, tuple[int, ...], Any]  # name, qubits, angles or matrix
+
+
+def _gates(circuit: Any) -> tuple[list[Gate], set[int]]:
+    """The gates of qiskit's circuit, and the qubits that it measures at its end."""
+    gates: list[Gate] = []
+    measured: set[int] = set()
+    for instruction in circuit.data:
+        name = instruction.operation.name
+        if name == "barrier":
+            continue
+        qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
+        late = sorted(measured & set(qubits))
+        words = f"{name} behind a measurement of qubit {late}"
+        require(not late, "OpenQASM", words, "measurements at the end")
+        if name == "measure":
+            measured |= set(qubits)
+        else:
+            gates += _gates_of(instruction.operation, qubits)
+    return gates, measured
+
+
+def _gates_of(operation: Any, qubits: tuple[int, ...]) -> list[Gate]:
+    """The gates of one of qiskit's operations, which may be defined by others."""
+    name = operation.name
+    angles = [float(angle) for angle in operation.params if np.isscalar(angle)]
+    words = f"{name} with an angle of {listed(angles)}"
+    require(all(np.isfinite(angles)), "OpenQASM", words, "finite angles")
+    is_gate = hasattr(operation, "to_matrix") and getattr(operation, "condition", None) is None
+    if is_gate and name in PARAMETRIC:
+        return [(name, qubits, angles)]
+    if is_gate and operation.definition is not None and (angles or not _has_matrix(operation)):
+        inner, _ = _gates(operation.definition)
+        return [(own, tuple(qubits[k] for k in places), what) for own, places, what in inner]
+    is_fixed = is_gate and not angles and _has_matrix(operation)
+    allowed = "gates that are unitary, and measurements at the end"
+    require(is_fixed, "OpenQASM", f"the instruction {name}", allowed)
+    reversed_qubits = qubits[::-1]  # qiskit's first qubit is the least significant
+    return [(name, reversed_qubits, operation.to_matrix())]
+
+
+def _has_matrix(operation: Any) -> bool:
+    try:
+        return operation.to_matrix() is not None
+    except Exception:  # opaque, or taken apart into others
+        return False
+
+
+def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
+    """The circuit as OpenQASM 2; needs qiskit."""
+    try:
+        return circuit.to_openqasm()
+    except ImportError:
+        raise BadInput(
+            "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
+        ) from None
+    except Exception as error:  # a gate of one's own that OpenQASM has not
+        raise BadInput(
+            f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has"
+        ) from None
