@@ -1,9 +1,9 @@
 """Tables, figures and claims of the results below a folder, from their files alone.
 
-python findings.py tables results               # the tables of FINDINGS.md, in Markdown python
-findings.py tables results --csv FOLDER  # their numbers, and those of every run, as CSV files
-python findings.py claims results               # which claims hold, in Markdown python findings.py
-figures results              # redraw every figure below the folder, beside its data
+python findings.py tables results               # the tables of FINDINGS.md, in Markdown
+python findings.py tables results --csv FOLDER  # numbers of all tables and runs, as CSV files
+python findings.py claims results               # which claims hold, in Markdown
+python findings.py figures results              # redraw every figure, beside its data
 """
 
 from __future__ import annotations
@@ -37,34 +37,32 @@ SCRIPTS = (run_unlearn_mnist, run_unlearn_xxz, run_hessian)
 STUDIES: tuple[Study, ...] = tuple(
     by_name(study for script in SCRIPTS for study in script.STUDIES).values()
 )
-# arXiv:2508.02422: mean validation accuracy, MNIST, flipped labels, at alpha = 0, 10, ... 90 %, n =
-# 5
+# arXiv:2508.02422: mean validation accuracy on MNIST with flipped labels, alpha = 0, 10, ... 90 %,
+# n = 5
 PUBLISHED = {
     "MLP[64,16]": (0.993, 0.922, 0.809, 0.731, 0.619, 0.511, 0.384, 0.258, 0.161, 0.080),
     "QNN[depth=6]": (0.980, 0.953, 0.922, 0.888, 0.795, 0.477, 0.198, 0.091, 0.072, 0.051),
 }
-PUBLISHED_SD = {("QNN[depth=6]", 30): 0.037, ("QNN[depth=6]", 60): 0.065}  # where it is known
+# standard deviations, where the paper gives them
+PUBLISHED_SD = {("QNN[depth=6]", 30): 0.037, ("QNN[depth=6]", 60): 0.065}
 
 # ---- the tables of FINDINGS.md: which data sets, in which order ----
 
 
 def beside_published(read: ResultFiles) -> Table:
-    """The noise sweep of MNIST under flipped labels, beside the paper's."""
-    means = (
-        pd.DataFrame(PUBLISHED, index=range(0, 100, 10))
-        .unstack()
-        .rename_axis(["model", "alpha_percent"])
-    )
-    theirs = means.reset_index(name="value").assign(
-        sd=list(map(PUBLISHED_SD.get, means.index)), data="mnist"
-    )
+    """Lay out the noise sweep of MNIST under flipped labels beside the paper's numbers."""
+    means = pd.DataFrame(PUBLISHED, index=range(0, 100, 10)).unstack()
+    means = means.rename_axis(["model", "alpha_percent"])
+    deviations = list(map(PUBLISHED_SD.get, means.index))
+    theirs = means.reset_index(name="value").assign(sd=deviations, data="mnist")
     theirs = theirs.assign(preset="published", poison="labels", measure="validation", n=5)
     ours = read.gather(noise_sweep.flipped, "mnist", presets=SOURCES).query("model in @PUBLISHED")
     both = pd.concat([theirs, ours], ignore_index=True)
     return Table(both, ("alpha_percent",), ("model", "preset"), "{model} {preset}, n = {n}")
 
 
-# by name: a table of some study's record, and the data sets; others of the records come behind
+# by name: the name of a table in a study's record, and its data sets; the records' other tables
+# follow
 TABLES = {
     "mnist": beside_published,
     "controls": ("flipped", "mnist"),
@@ -116,67 +114,85 @@ TABLES = {
 
 
 def tables() -> dict[str, Callable[[ResultFiles], Table]]:
-    """The tables of FINDINGS.md, by name, each a function of the result files."""
+    """Return the tables of FINDINGS.md by name, each a function of the result files."""
     records = {}
     for study in STUDIES:
         for table in study.tables:
             if table.findings is not None:
                 records[table.name or study.name] = (study, table)
-    made: dict[str, Callable[[ResultFiles], Table]] = {}
-    for name, words in TABLES.items():
-        made[name] = (
-            words if callable(words) else partial(table_of_record, *records[words[0]], words[1:])
-        )
-    shown = {words[0] for words in TABLES.values() if not callable(words)}
-    return made | {
-        name: partial(table_of_record, *records[name], ()) for name in records if name not in shown
-    }
+    functions: dict[str, Callable[[ResultFiles], Table]] = {}
+    placed = set()
+    for name, entry in TABLES.items():
+        if callable(entry):
+            functions[name] = entry
+            continue
+        record, *data = entry
+        study, table = records[record]
+        functions[name] = partial(table_of_record, study, table, tuple(data))
+        placed.add(record)
+    for record in records:
+        if record not in placed:
+            functions[record] = partial(table_of_record, *records[record], ())
+    return functions
 
 
 def table_of_record(
     study: Study, table: StudyTable, data: tuple[str, ...], read: ResultFiles
 ) -> Table:
-    """A table of a study's record, of these data sets, one below the other; (): of all that have
-    the study's file."""
+    """Lay out a table of a study's record for some data sets, one below the other.
+
+    data: the data sets; (): all that have the study's file. ValueError where no data set has it.
+    """
     file = table.file or study.name
-    there = sorted(
-        {name for name, preset, stem in read.paths if preset in table.presets and stem == file}
-    )
-    if not data and not there:
-        raise ValueError(
-            f"{read.folder} has no {'/'.join((*table.presets[-1:], file))}.nc, which the tables "
-            "need"
-        )
-    return laid_out_table(
-        table, read, data or there, table.presets, **{"title": ""} | table.findings
-    )
+    data_with_file = set()
+    for name, preset, stem in read.paths:
+        if preset in table.presets and stem == file:
+            data_with_file.add(name)
+    if not data and not data_with_file:
+        path = "/".join((*table.presets[-1:], file))
+        raise ValueError(f"{read.folder} has no {path}.nc, which the tables need")
+    changes = {"title": ""} | table.findings
+    names = data or sorted(data_with_file)
+    return laid_out_table(table, read, names, table.presets, **changes)
 
 
 def named(*names: str) -> list[Study]:
-    """The studies of these names."""
+    """Return the studies of these names."""
     known = by_name(STUDIES)
     return [known[name] for name in names]
 
 
 def figure(name: str, folder: str | Path) -> Figure | None:
-    """The figure of this name of the studies in a folder; None where they hold nothing to draw."""
-    known = {each.name: (study, each) for study in STUDIES for each in study.figures}
-    require(name in known, "figure", name, ", ".join(known))
-    study, drawn = known[name]
-    files = [Path(folder) / f"{file}.nc" for file in drawn.files or (study.name,)]
-    return drawn.draw(*map(storage.read_dataset, files))
+    """Draw a figure, by name, from the study files in a folder; None where they hold nothing."""
+    records = {}
+    for study in STUDIES:
+        for record in study.figures:
+            records[record.name] = (study, record)
+    require(name in records, "figure", name, ", ".join(records))
+    study, record = records[name]
+    stems = record.files or (study.name,)
+    files = [Path(folder) / f"{stem}.nc" for stem in stems]
+    return record.draw(*map(storage.read_dataset, files))
 
 
 def findings_tables(folder: str | Path) -> dict[str, str]:
-    """The tables of FINDINGS.md in Markdown, by name, from the result files of the presets paper
-    and corrected."""
+    """Return the tables of FINDINGS.md in Markdown, by name.
+
+    They are made from the result files of the presets paper and corrected below a folder.
+    """
     read = ResultFiles(folder)
-    return {name: markdown(make(read)) for name, make in tables().items()}
+    texts = {}
+    for name, make in tables().items():
+        table = make(read)
+        texts[name] = markdown(table)
+    return texts
 
 
 def claims() -> list[Callable]:
-    """Every claim, each a function of the result files: the paper's, then ours, then those of the
-    studies' records."""
+    """Return every claim as a function of the result files.
+
+    In this order: claims of the paper, our claims, claims in the studies' records.
+    """
     mnist, ring = {"data": "mnist", "place": "MNIST"}, {"data": "xxz", "place": "the ring"}
     fixed = {"data": "xxz", "place": "the ring, fixed gauge", "published": {}}
     return [
@@ -215,49 +231,56 @@ def claims() -> list[Callable]:
 
 
 def decided(read: ResultFiles) -> pd.DataFrame:
-    """The table of all claims: whose, the statement, its effect, the control that decides, the
-    verdict."""
+    """Decide all claims: a table of claimant, statement, effect, decisive control and verdict."""
     from foundation.report.claims import decided as decide
 
     return decide(read, claims())
 
 
 def write_csv(folder: str | Path, laid_out: dict[str, Table], out: Path) -> list[Path]:
-    """Write the numbers of tables and, of each study below the folder, those of every run; returns
-    the paths."""
+    """Write CSV files: the numbers of each table, and of every run of each study below the folder.
+
+    Returns the paths of the files.
+    """
     frames = {name: [table.tidy] for name, table in laid_out.items()}
     for path in sorted(Path(folder).rglob("*.nc")):
         results = storage.read_dataset(path)
-        if {"model", "run"} <= set(results.dims) and "size" in results.coords:
-            runs = every_run(results).assign(data=path.parent.parent.name, preset=path.parent.name)
+        has_runs = {"model", "run"} <= set(results.dims)
+        if has_runs and "size" in results.coords:
+            of_preset = path.parent
+            labels = {"data": of_preset.parent.name, "preset": of_preset.name}
+            runs = every_run(results).assign(**labels)
             frames.setdefault(f"runs-{path.stem}", []).append(runs)
     for name, parts in frames.items():
+        frame = pd.concat(parts, ignore_index=True).set_index(["data", "preset"])
         with storage.replacing(out / f"{name}.csv") as temporary:
-            pd.concat(parts, ignore_index=True).set_index(["data", "preset"]).to_csv(temporary)
+            frame.to_csv(temporary)
     return [out / f"{name}.csv" for name in frames]
 
 
 def show_tables(folder: Path, csv: Path | None) -> int:
-    """Print the tables, or write their numbers; 2 where one of them cannot be made, which is
-    said."""
+    """Print the tables, or write them as CSV files; 2 where a table fails, which is named."""
     read, laid_out = ResultFiles(folder), {}
-    made = tables()
-    for name, make in made.items():
+    functions = tables()
+    for name, make in functions.items():
         try:
             laid_out[name] = make(read)
-        except (ValueError, OSError, KeyError, AttributeError) as error:
-            old = f"a file of {read.folder} is old, or not whole ({error})"
-            reason = old if isinstance(error, (KeyError, AttributeError)) else error
+        except (KeyError, AttributeError) as error:
+            reason = f"a file of {read.folder} is old, or not whole ({error})"
             print(f"no table {name}: {reason}", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            print(f"no table {name}: {error}", file=sys.stderr)
     try:
         if csv:
-            print(f"{len(write_csv(folder, laid_out, csv))} files in {csv}")
+            paths = write_csv(folder, laid_out, csv)
+            print(f"{len(paths)} files in {csv}")
         else:
-            print(*(f"{name}\n\n{markdown(table)}\n" for name, table in laid_out.items()), sep="\n")
+            texts = [f"{name}\n\n{markdown(table)}\n" for name, table in laid_out.items()]
+            print(*texts, sep="\n")
     except (ValueError, OSError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0 if len(laid_out) == len(made) else 2
+    return 0 if len(laid_out) == len(functions) else 2
 
 
 def show_claims(folder: Path) -> int:
@@ -267,14 +290,14 @@ def show_claims(folder: Path) -> int:
 
 
 def draw_figures(folder: Path) -> int:
-    """Draw all figures below the folder, side by side, and print their paths; 2 where one of them
-    failed."""
-    below = storage.result_folders(folder)
+    """Draw all figures below a folder, in parallel, and print their paths; 2 where one failed."""
+    of_presets = storage.result_folders(folder)
+    of_data_sets = sorted({path.parent for path in of_presets})
     drawn: list[Path | None] = []
+    spawn = multiprocessing.get_context("spawn")  # JAX must not be forked
     try:
-        # JAX is not to be forked
-        with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-            for paths in pool.map(figures_of, [*below, *sorted({path.parent for path in below})]):
+        with ProcessPoolExecutor(mp_context=spawn) as pool:
+            for paths in pool.map(figures_of, [*of_presets, *of_data_sets]):
                 print("".join(f"{path}\n" for path in paths if path), end="")
                 drawn += paths
     except OSError as error:
@@ -284,7 +307,7 @@ def draw_figures(folder: Path) -> int:
 
 
 def figures_of(folder: Path) -> list[Path | None]:
-    """Draw the figures of one folder; None for each that failed."""
+    """Draw the figures of one folder and return their paths; None for a figure that failed."""
     return save_each(folder, STUDIES)
 
 
@@ -310,11 +333,9 @@ def main() -> int:
         parser.exit(2, f"error: --csv: got {arguments.csv}, allowed: with tables\n")
     if arguments.what == "tables":
         return show_tables(arguments.folder, arguments.csv)
-    return (
-        show_claims(arguments.folder)
-        if arguments.what == "claims"
-        else draw_figures(arguments.folder)
-    )
+    if arguments.what == "claims":
+        return show_claims(arguments.folder)
+    return draw_figures(arguments.folder)
 
 
 if __name__ == "__main__":

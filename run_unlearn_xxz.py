@@ -58,7 +58,7 @@ class XxzFlags(Config):
     """Sites of the ring, an even number; the QNN has as many qubits."""
 
     def load(self) -> Dataset:
-        """The ground states under the configuration's gauge, from its source."""
+        """Load the ground states under the configured gauge, computed or from --data."""
         return load_xxz(n_sites=self.n_sites, path=self.data, gauge=self.gauge, seed=self.seed)
 
 
@@ -109,7 +109,7 @@ PAPER = XxzConfig(
         side_by_side=True,  # ours
     ),
 )
-# by evaluation.best_methods of the stage benchmark
+# chosen by evaluation.best_methods from the stage benchmark
 BEST = ("cf", "ga", "scrub", "l1_sparse", "cf_k")
 DISCOVERING = ("retrain", "cf", "scrub", "ga", "l1_sparse", "cf_k", "newton", "eu_k")
 CORRECTED = replace(
@@ -119,19 +119,20 @@ CORRECTED = replace(
     benchmark=replace(PAPER.benchmark, finalists=BEST),
     capacity=replace(PAPER.capacity, samples=(10, 20, 40, 80, 160)),  # of 166 states
     matched=replace(PAPER.matched, samples=40),  # half of the training set
-    # decay: by noisy labels, stage controls
+    # decay: chosen on noisy labels, stage controls
     discovery=replace(PAPER.discovery, methods=DISCOVERING, decay=1e-4),
     gauge="fixed",  # no measurement sees the phase, so no model should
-    # one KL term is no divergence; forget what was learned
+    # one term of the KL alone is no divergence; the poisoned version is what the teacher learned
     choices=("scrub.divergence=full", "scrub.reads=poisoned"),
     independent_teachers=True,  # one teacher for all hides the largest source of spread
     runs=20,  # five are too few for an interval of a spread
-    # by the rule of the stage epochs
+    # chosen by the rule of the stage epochs
     oracle_epochs=("mlp=50", "qnn=100", "logistic=100", "quadratic=50"),
-    control_epochs=400,  # the MLP's published ones
-    hidden=("64,16", "none"),  # and logistic regression, a control of the capacity
+    control_epochs=400,  # published for the MLP
+    hidden=("64,16", "none"),  # none: logistic regression, a control of the capacity
 )
-QUICK_MLP, QUICK_QNN = replace(PAPER.mlp.sweep, epochs=100), replace(PAPER.qnn.sweep, epochs=60)
+QUICK_MLP = replace(PAPER.mlp.sweep, epochs=100)
+QUICK_QNN = replace(PAPER.qnn.sweep, epochs=60)
 QUICK_UNLEARN = Training(epochs=25, batch_size=0, learning_rate=0.01)
 QUICK = replace(
     CORRECTED,
@@ -140,11 +141,11 @@ QUICK = replace(
     block=2,
     **QUICK_FLAGS,
     **preset_values(CORRECTED, STUDIES, "quick"),
-    optimization_level=1,  # compiles for longer than it computes
+    optimization_level=1,  # because compiling takes longer than computing
     alphas=(0, 30, 60),
     hidden=("64,16",),
     label_hidden=("8,4",),
-    unlearn_features=30,  # as many as flipped labels: both poisons run the same compiled programs
+    unlearn_features=30,  # as many as flipped labels, so that both poisons share compiled programs
     mlp=replace(PAPER.mlp, sweep=QUICK_MLP, teacher=QUICK_MLP, unlearn=QUICK_UNLEARN),
     qnn=replace(PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=QUICK_UNLEARN),
 )

@@ -53,8 +53,7 @@ class CapacityFlags(Flags):
 
 
 def random_labels(dataset: Dataset, fraction: float, *, key: Any) -> Poisoned:
-    """Labels that say nothing of the samples, as many of either class as before; all of them
-    poisoned."""
+    """Permute the labels, so that classes keep their sizes; all samples count as poisoned."""
     train = dataset.train
     seed = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key
     y = np.random.default_rng(seed).permutation(train.y)
@@ -66,7 +65,7 @@ RANDOM = Poison("random labels", 0, function=random_labels)
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model, trained for long on each number of samples with random labels."""
+    """Plan a long training of every model on each number of samples with random labels."""
     flags = config.capacity
     for (protocol, model), count in itertools.product(
         models_of_controls(config, dataset), flags.samples
@@ -76,37 +75,29 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         place = {"model": model.label, "samples": count}
         for block in config.blocks(flags.runs):
             job = replace(fit, samples=count, record="end", block=block)
-            yield Row(
-                "capacity",
-                job,
-                place,
-                scores_table,
-                config.shown(job.runs, flags.runs),
-                model_words(model),
-            )
+            shown = config.shown(job.runs, flags.runs)
+            yield Row("capacity", job, place, scores_table, shown, model_words(model))
 
 
 # ---- what is shown ----
 
 
 def accuracy_on_random_labels(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy on the random labels that a model was trained on, mean over runs."""
+    """Accuracy of each model on the random labels that it was trained on, mean over runs."""
     return over_runs(accuracies(read[data, preset, "capacity"], "train"))
 
 
 def figure(results: xr.Dataset) -> Figure:
-    """Accuracy on the random labels against the number of samples, a line for each model."""
+    """Draw accuracy on the random labels against the number of samples, a line for each model."""
     from foundation.report.drawing import band_words, draw_curve, finished, model_styles, panels_for
 
-    ((axis, styles),) = panels_for(
-        [model_styles(results, ordered(results, "model"))], "training samples", "accuracy"
-    )
+    styles = model_styles(results, ordered(results, "model"))
+    ((axis, _),) = panels_for([styles], "training samples", "accuracy")
     for model, style in styles.items():
         draw_curve(axis, results.accuracy.sel(model=model, split="train"), style, model)
     axis.set(xscale="log", ylim=(0.45, 1.03))
-    return finished(
-        f"on random labels that were trained on; {band_words(results)}", results, legend=True
-    )
+    text = f"on random labels that were trained on; {band_words(results)}"
+    return finished(text, results, legend=True)
 
 
 TABLE = StudyTable(

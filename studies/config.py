@@ -1,7 +1,7 @@
-"""The configuration of both unlearning scripts: what is poisoned, trained and unlearned. Their
-presets are instances.
+"""The configuration of both unlearning scripts: what is poisoned, trained and unlearned.
 
-A flag stands here if several studies read it; the flags of one study stand in that study's file.
+The scripts' presets are instances of it. A flag that several studies read stands here; a flag of
+one study stands in that study's file.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from studies.methods import METHODS
 
 
 def method_lines() -> str:
-    """What each method does, in a line: the first sentence of its docstring."""
-    first = {
-        name: (type(method).__doc__ or "").split("\n\n")[0] for name, method in METHODS.items()
-    }
-    return "Unlearning methods:\n" + "\n".join(
-        f"{name}: {' '.join(line.split())}" for name, line in first.items()
-    )
+    """List all methods, each in a line with the first sentence of its docstring."""
+    lines = ["Unlearning methods:"]
+    for name, method in METHODS.items():
+        docstring = type(method).__doc__ or ""
+        sentence = docstring.split("\n\n")[0]
+        lines.append(f"{name}: {' '.join(sentence.split())}")
+    return "\n".join(lines)
 
 
 MethodNames = Annotated[tuple[str, ...], tyro.conf.arg(help=method_lines())]
 
-QUICK = {  # of the presets quick
+QUICK = {  # shared by the quick presets of both scripts
     "stages": ("data", "noise_sweep", "unlearning", "weight_map", "evaluation"),
     "evaluated": ("mlp", "qnn"),
-    "oracle_epochs": (),  # trained as the other teachers there
+    "oracle_epochs": (),  # as many epochs as teachers take in the other stages
     "teachers": 4,
     "draws": 1,
-    "selection_runs": 0,  # the hyper-parameters of the other stages
+    "selection_runs": 0,  # nothing is chosen: hyper-parameters as in the other stages
     "noises": ("labels=30",),
     "long_epochs": 40,
     "control_epochs": 20,
@@ -116,18 +116,26 @@ class Config(ModelFlags):
         super().check()
         self.check_lists("methods", "poisons", "evaluated", "benchmarked_hidden", "noises")
         self.check_percents("unlearn_labels", "unlearn_features")
-        least = {"teachers": 4, "draws": 1, "selection_runs": 0, "long_epochs": 1, "tuning_runs": 1}
-        for name, count in (least | {"control_epochs": 1}).items():
+        least_values = {
+            "teachers": 4,
+            "draws": 1,
+            "selection_runs": 0,
+            "long_epochs": 1,
+            "tuning_runs": 1,
+            "control_epochs": 1,
+        }
+        for name, least in least_values.items():
             value = getattr(self, name)
-            require(value >= count, flag_name(name), value, f"{count} or more")
+            require(value >= least, flag_name(name), value, f"{least} or more")
         self._check_poisons()
         self.epochs_of_families("oracle_epochs")
         self.check_names("methods", METHODS)
         self.check_names("evaluated", FAMILIES)
-        for text in (self.evaluated_hidden, *self.benchmarked_hidden):
-            parse_widths(text)
+        for widths in (self.evaluated_hidden, *self.benchmarked_hidden):
+            parse_widths(widths)
         allowed = f"METHOD.FIELD=VALUE with a method of {', '.join(METHODS)}"
-        for name in {word.partition(".")[0] for word in self.hyper}:
+        owners = {assignment.partition(".")[0] for assignment in self.hyper}
+        for name in owners:
             require(name in METHODS, "--hyper", name, allowed)
         for name in METHODS:
             self.method(name)
@@ -137,86 +145,94 @@ class Config(ModelFlags):
             self.check_names(flag, POISONS)
         for flag in ("noises", "unlearn_others"):
             self.poisons_of(flag)
-        kinds = [word.partition("=")[0] for word in self.unlearn_others]
-        of_their_own = {"labels": self.unlearn_labels, "features": self.unlearn_features}
-        once = len(set(kinds)) == len(kinds) and not any(map(of_their_own.get, kinds))
-        words = " ".join(self.unlearn_others)
-        require(once, "--unlearn-others", words, "every kind of poison in one share alone")
+        kinds = [assignment.partition("=")[0] for assignment in self.unlearn_others]
+        shares_of_flags = {"labels": self.unlearn_labels, "features": self.unlearn_features}
+        are_distinct = len(set(kinds)) == len(kinds)
+        are_in_flags = any(shares_of_flags.get(kind) for kind in kinds)
+        require(
+            are_distinct and not are_in_flags,
+            "--unlearn-others",
+            " ".join(self.unlearn_others),
+            "every kind of poison in one share alone",
+        )
 
     def method(self, name: str, **changes: Any) -> Method:
-        """The method of this name with the configuration's hyper-parameters."""
+        """Return the method of this name with the configuration's hyper-parameters."""
         method = METHODS[name]
-        for word in (*self.choices, *self.hyper):
-            owner, _, assignment = word.partition(".")
+        for argument in (*self.choices, *self.hyper):  # such as scrub.forget=0.4
+            owner, _, assignment = argument.partition(".")
             if owner == name:
-                method = _assign(method, word, *assignment.partition("=")[::2])
+                field_name, _, value = assignment.partition("=")
+                method = _assign(method, argument, field_name, value)
         return replace(method, **changes)
 
     def epochs_of_families(self, flag: str) -> dict[str, int]:
-        """{family: epochs} of a flag: of teachers and oracles of a stage."""
+        """Return {family: epochs} of teachers and oracles, as a flag of this name lists them."""
         return parse_epochs(flag_name(flag), getattr(self, flag))
 
     def poisons_of(self, flag: str) -> dict[str, Poison]:
-        """The poisons that a flag names, such as labels=30, by its words."""
+        """Return the poisons that a flag lists, by the way they are written, such as labels=30."""
         return parse_poisons(flag_name(flag), getattr(self, flag))
 
     def unlearn_alphas(self) -> dict[str, int]:
-        """{poison: percent} of what the unlearning studies unlearn."""
+        """Return {kind: percent} of the poisons that the unlearning studies unlearn."""
         alphas = {"labels": self.unlearn_labels, "features": self.unlearn_features}
-        alphas |= {
-            poison.kind: poison.alpha_percent
-            for poison in self.poisons_of("unlearn_others").values()
-        }
-        return {poison: alpha for poison, alpha in alphas.items() if alpha}
+        for poison in self.poisons_of("unlearn_others").values():
+            alphas[poison.kind] = poison.alpha_percent
+        return {kind: alpha for kind, alpha in alphas.items() if alpha}
 
 
-def parse_epochs(argument: str, words: Iterable[str]) -> dict[str, int]:
-    """("mlp=50", "qnn=400") -> {"mlp": 50, "qnn": 400}; BadInput, by the argument's name, for other
-    words."""
+def parse_epochs(argument: str, assignments: Iterable[str]) -> dict[str, int]:
+    """Parse epochs of families: ("mlp=50", "qnn=400") gives {"mlp": 50, "qnn": 400}.
+
+    Raises BadInput, which names the argument, for anything else.
+    """
+    allowed = f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}"
     epochs_of = {}
-    for word in words:
-        name, _, epochs = word.partition("=")
-        whole = name in FAMILIES and re.fullmatch(r"[1-9]\d{0,5}", epochs)
-        require(
-            bool(whole), argument, word, f"FAMILY=EPOCHS with a family of {', '.join(FAMILIES)}"
-        )
-        epochs_of[name] = int(epochs)
+    for assignment in assignments:
+        family, _, epochs = assignment.partition("=")
+        is_valid = family in FAMILIES and bool(re.fullmatch(r"[1-9]\d{0,5}", epochs))
+        require(is_valid, argument, assignment, allowed)
+        epochs_of[family] = int(epochs)
     return epochs_of
 
 
-def parse_poisons(argument: str, words: Iterable[str]) -> dict[str, Poison]:
-    """("labels=30",) -> {"labels=30": Poison("labels", 30)}; BadInput, by the argument's name, for
-    other words."""
-    poisons, allowed = {}, ", ".join(kind for kind in POISONS if kind != "given")
-    for word in words:
-        kind, _, percent = word.partition("=")
-        good = kind in POISONS and kind != "given" and re.fullmatch(r"\d{1,2}", percent)
-        require(bool(good), argument, word, f"POISON=PERCENT with a poison of {allowed}, 0 to 99")
-        poisons[word] = Poison(kind, int(percent))
+def parse_poisons(argument: str, assignments: Iterable[str]) -> dict[str, Poison]:
+    """Parse poisons and their shares: ("labels=30",) gives {"labels=30": Poison("labels", 30)}.
+
+    Raises BadInput, which names the argument, for anything else.
+    """
+    kinds = [kind for kind in POISONS if kind != "given"]
+    allowed = f"POISON=PERCENT with a poison of {', '.join(kinds)}, 0 to 99"
+    poisons = {}
+    for assignment in assignments:
+        kind, _, percent = assignment.partition("=")
+        is_valid = kind in kinds and bool(re.fullmatch(r"\d{1,2}", percent))
+        require(is_valid, argument, assignment, allowed)
+        poisons[assignment] = Poison(kind, int(percent))
     return poisons
 
 
-def _assign(method: Method, word: str, name: str, text: str) -> Method:
-    """The method with a hyper-parameter of which the value is given as text."""
-    types = {each.name: each.type for each in fields(method) if each.name != "training"}
-    require(
-        name in types,
-        "--hyper",
-        word,
-        f"the fields {', '.join(types) or 'of another method: it has none'}",
-    )
-    kind = types[name] if isinstance(types[name], str) else types[name].__name__
-    kinds = {
+def _assign(method: Method, argument: str, name: str, text: str) -> Method:
+    """Set a hyper-parameter of a method from its value as text; argument: as it was written."""
+    types = {field.name: field.type for field in fields(method)}
+    types.pop("training", None)
+    allowed = f"the fields {', '.join(types) or 'of another method: it has none'}"
+    require(name in types, "--hyper", argument, allowed)
+    kind = types[name]
+    if not isinstance(kind, str):
+        kind = kind.__name__
+    parsers = {
         "float": float,
         "int": int,
         "bool": lambda text: {"true": True, "false": False}[text.lower()],
     }
     try:
-        return replace(method, **{name: kinds.get(kind, str)(text)})
+        parse = parsers.get(kind, str)
+        return replace(method, **{name: parse(text)})
     except (ValueError, KeyError) as error:
-        reason = (
-            str(error)
-            if ", allowed:" in str(error)
-            else f"{name}: got {text or 'nothing'}, allowed: a {kind}"
-        )
-        raise BadInput(f"--hyper {word}: {reason}") from None
+        if ", allowed:" in str(error):
+            reason = str(error)
+        else:
+            reason = f"{name}: got {text or 'nothing'}, allowed: a {kind}"
+        raise BadInput(f"--hyper {argument}: {reason}") from None

@@ -1,9 +1,9 @@
-"""The controls of "quantum models resist poison": what contends with the published MLP and QNN.
+"""Controls of "quantum models resist poison": contenders of the published MLP and QNN.
 
 Models that share one property of the QNN (a bounded logit, few parameters, a quadratic form of the
-amplitudes) or lack one (entanglers, trained layers, the fixed scale); losses that are made for
-noisy labels; estimators that train nothing by gradients. What is claimed of circuits has to hold
-against each of them.
+amplitudes) or lack one (entanglers, trained layers, the fixed scale). Losses that are made for
+noisy labels. Estimators that train nothing by gradients. A claim about circuits has to hold against
+each contender.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ from poison_unlearn import Batch, Retrain, Task, retain_loss
 
 
 def _positive(model: Any, name: str) -> None:
-    """Refuse what is no positive, finite number; kept as a float, so that 5 and 5.0 are one model
-    with one name."""
+    """Require a positive, finite number and keep it as a float: 5 and 5.0 are one model."""
     value = getattr(model, name)
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     require(number and 0 < value < math.inf, name, value, "a positive, finite number")
@@ -56,7 +55,7 @@ class BoundedMLP(MLP):
         return self.bound * jnp.tanh(super().logits(params, x) / self.bound)
 
     def to_keras(self, params: Params) -> Any:
-        """The same network as a keras.Model whose output is the bounded logit."""
+        """Build the network as a keras.Model whose output is the bounded logit."""
         from tensorflow import keras
 
         network = super().to_keras(params)
@@ -70,8 +69,8 @@ class ProjectedLinear:
     """logit = s tanh((w'Px + b) / s): a linear model on fixed random projections P of the inputs.
 
     P, (width, n_features), has independent normal entries of variance 1 / n_features, drawn from
-    the seed in JAX's present precision; it is no parameter. It is applied to the weights, not to
-    the inputs: the same logit, for fewer products.
+    the seed in JAX's present precision. P is no parameter. P multiplies the weights, not the
+    inputs: equal logits for fewer products.
     """
 
     n_features: int  # 2 d for complex inputs of length d, (Re x, Im x)
@@ -116,7 +115,7 @@ class ProjectedLinear:
 
 @lru_cache(maxsize=8)
 def _projection(seed: int, width: int, n_features: int, dtype: np.dtype) -> np.ndarray:
-    with jax.ensure_compile_time_eval():  # a constant of programs that are being traced, drawn once
+    with jax.ensure_compile_time_eval():  # drawn once, a constant of programs that are traced
         projection = jax.random.normal(
             jax.random.key(seed), (width, n_features), dtype
         ) / math.sqrt(n_features)
@@ -149,7 +148,7 @@ class ScaledQNN(QNN):
 class LearnedScaleQNN(QNN):
     """The QNN with logit = exp(log_scale) <Z>, whose scale is trained with the angles.
 
-    Its circuit is the QNN's at params["angles"]: `circuit` takes these.
+    `circuit` takes params["angles"].
     """
 
     @property
@@ -167,7 +166,7 @@ class LearnedScaleQNN(QNN):
         return jnp.exp(params["log_scale"]) / self.scale * super().logits(params["angles"], x)
 
     def last_layers(self, params: Params, k: int) -> Params:
-        """True for the last k layers of the circuit and for the scale, which stands behind them."""
+        """True for the last k layers of the circuit, and for the scale, which acts after them."""
         return {"angles": super().last_layers(params["angles"], k), "log_scale": True}
 
     def to_openqasm(self, params: Params) -> str:
@@ -179,14 +178,14 @@ Trained = Literal["last layer", "rotations"]
 
 @dataclass(frozen=True)
 class FrozenQNN(QNN):
-    """The QNN of which a part is never trained.
+    """The QNN with a part of its angles frozen; trained: the part that is not.
 
-    "last layer": the angles of all layers but the last, that next to the measurement, are uniform
-    in [0, 2π). Of those that are trained only the last qubit's rotations act, for RZZ commutes with
-    Z: <Z> becomes n·σ of that qubit, n free, behind a random circuit. "rotations": the RZZ angles
-    are 0, there are no entanglers, and again only the last qubit's rotations act. The frozen angles
-    are parameters without a gradient; what changes parameters by other means than Adam on the
-    logits can ask `hold` for those it must leave alone.
+    "last layer", which is next to the measurement: the angles of all other layers are uniform in
+    [0, 2π). Of the trained angles only the last qubit's rotations act, for RZZ commutes with Z: <Z>
+    becomes n·σ of that qubit, n free, behind a random circuit. "rotations": the RZZ angles are 0,
+    so that there are no entanglers, and again only the last qubit's rotations act. Frozen angles
+    are parameters without a gradient. Code that changes parameters by other means than Adam on the
+    logits can use `hold` to leave them alone.
     """
 
     trained: Trained = "last layer"
@@ -209,7 +208,7 @@ class FrozenQNN(QNN):
         return f"{super().label},trained={self.trained}"
 
     def init(self, key: jax.Array) -> Params:
-        """As the QNN's, but for the frozen angles."""
+        """Draw the angles as the QNN does, and freeze some of them."""
         start_key, frozen_key = jax.random.split(key)
         angles = super().init(start_key)
         is_random = self.trained == "last layer"
@@ -219,14 +218,14 @@ class FrozenQNN(QNN):
         return jnp.where(self.moving(angles), angles, frozen)
 
     def moving(self, params: Params) -> np.ndarray:
-        """Of the shape of params but for axes of length 1: True for angles that are trained."""
+        """Mask of the angles that are trained, of the shape of params or with axes of length 1."""
         if self.trained == "last layer":
             return self.last_layers(params, 1)
         per_qubit = circuits.parameters_per_qubit(self.rotations, self.entangler)
         return (np.arange(per_qubit) < per_qubit - 1)[None, None]
 
     def hold(self, params: Params) -> Params:
-        """The same angles, of which the frozen ones get no gradient."""
+        """Stop the gradient of the frozen angles."""
         return jnp.where(self.moving(params), params, jax.lax.stop_gradient(params))
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
@@ -260,12 +259,12 @@ class _Quadratic:
 class FullQuadratic(_Quadratic):
     """logit = 5 x'Ox with any symmetric O of spectral norm at most 1, Hermitian where `is_complex`.
 
-    O = S / max(1, ‖S‖), S = (A + A') / 2. ‖S‖ is |Sv| for the unit vector v that Lanczos' iteration
-    finds in 32 steps from a constant random one: a value from below, so the bound holds to the
-    accuracy of the iteration, ‖O‖ < 1.02 for all random and trained matrices met. (40 plain power
-    iterations took longer, and training found its way around them, to 1.03.) The gradient takes v
-    as given, which is exact at the eigenvector. Every circuit's Z, of whatever depth, is among
-    these O: for real x its real part already, for complex x where `is_complex`.
+    O = S / max(1, ‖S‖), S = (A + A') / 2. ‖S‖ is estimated from below, by |Sv| for the unit vector
+    v that 32 steps of Lanczos' iteration find from a constant random start. So the bound holds to
+    the accuracy of the iteration: ‖O‖ < 1.02 for all random and trained matrices met. (40 plain
+    power iterations took longer, and training found matrices with ‖O‖ of 1.03.) The gradient takes
+    v as constant, which is exact at the eigenvector. The Z of every circuit, of any depth, is among
+    these O: for real x its real part is enough, for complex x with `is_complex`.
     """
 
     is_complex: bool = False
@@ -298,12 +297,11 @@ KRYLOV, SQUARINGS = 32, 10
 
 
 def _spectral_norm(symmetric: jax.Array) -> jax.Array:
-    """The largest |eigenvalue|, from below: |Sv| for the extreme Ritz vector v of a Krylov space of
-    32 dimensions.
+    """Estimate the largest |eigenvalue| from below, by |Sv| for a unit vector v.
 
-    By Lanczos' iteration, orthogonalised in full. v is found by squaring the projected matrix, not
-    by LAPACK, for the reason in `models._inverse_root`; |Sv| and not v'Sv, which vanishes where v
-    mixes an eigenvalue and its negative.
+    v is the extreme Ritz vector of a Krylov space of 32 dimensions, by Lanczos' iteration with full
+    orthogonalisation. v is found by squaring the projected matrix, not by LAPACK, for the reason in
+    `models._inverse_root`. v'Sv would vanish where v mixes an eigenvalue and its negative.
     """
     fixed, n = jax.lax.stop_gradient(symmetric), len(symmetric)
     start = np.random.default_rng(0).normal(size=n)
@@ -334,10 +332,10 @@ def _unit(array: jax.Array) -> jax.Array:
 class Reflection(_Quadratic):
     """logit = 5 x'V'(Z ⊗ 1)Vx with a free unitary V: a circuit of any depth, whatever its gates.
 
-    V'(Z ⊗ 1)V = 2 Q'Q - 1 with Q the first half of V's rows, n_features / 2 orthonormal ones: those
-    of R B, where B is any complex matrix of that shape and R the inverse of the Cholesky factor of
-    B B'. For real x only Re O matters, whose norm is at most 1; it is kept complex, as a circuit's
-    is.
+    V'(Z ⊗ 1)V = 2 Q'Q - 1, with Q the first n_features / 2 rows of V. Q = R B, with B any complex
+    matrix of Q's shape and R the inverse of the Cholesky factor of B B': the rows of Q are
+    orthonormal. For real x only Re O matters, whose norm is at most 1; O is kept complex, as a
+    circuit's is.
     """
 
     label = "Quadratic[reflection]"
@@ -347,8 +345,10 @@ class Reflection(_Quadratic):
         require(self.n_features % 2 == 0, "n_features", self.n_features, "even numbers")
 
     def init(self, key: jax.Array) -> Params:
-        """B: (2, n_features / 2, n_features) real and imaginary parts; V is then uniform among the
-        unitaries."""
+        """B: (2, n_features / 2, n_features), real and imaginary parts.
+
+        V is then uniform among the unitaries.
+        """
         return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(
             self.n_features
         )
@@ -360,7 +360,7 @@ class Reflection(_Quadratic):
         return 2 * orthonormal.conj().T @ orthonormal - jnp.eye(self.n_features)
 
     def _rows(self, params: Params) -> tuple[jax.Array, jax.Array]:
-        """B and R."""
+        """Return B and R."""
         rows = jax.lax.complex(*params)
         return rows, _inverse_root_by_blocks(rows @ rows.conj().T)
 
@@ -379,8 +379,10 @@ SMALL = 32  # rows that are eliminated one by one; 16 to 64 take as long
 
 
 def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
-    """`models._inverse_root`, by halves: of 512 rows 18 ms in place of 660, nearly all in matrix
-    products."""
+    """Compute `models._inverse_root` by halves, nearly all in matrix products.
+
+    512 rows take 18 ms in place of 660.
+    """
     if len(gram) <= SMALL:
         return _inverse_root(gram)
     half = len(gram) // 2
@@ -395,12 +397,12 @@ def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class Decayed(Retrain):
-    """CE(D_r) + decay |W|²: an L2 penalty in the loss, so through Adam, not Loshchilov and Hutter's
-    decoupled one.
+    """CE(D_r) + decay |W|²: an L2 penalty in the loss, whose gradient passes through Adam.
 
-    W are the parameters with the most axes: an MLP's weights without its biases, all angles of a
-    circuit without a learned scale. Angles that a model freezes stay frozen. Of a `Reflection` the
-    penalty restricts nothing: only the span of its rows counts.
+    Not Loshchilov and Hutter's decoupled decay. W are the parameters with the most axes: the
+    weights of an MLP without its biases, all angles of a circuit without its learned scale. Angles
+    that a model freezes stay frozen. The penalty does not restrict a `Reflection`: only the span of
+    its rows counts.
     """
 
     decay: float = 1e-3
@@ -463,7 +465,7 @@ class GeneralisedCE(Retrain):
 
 @dataclass(frozen=True)
 class NearestMean:
-    """The class whose mean is nearest. Complex inputs are (Re x, Im x), as an MLP reads them."""
+    """Nearest-class-mean classifier; complex inputs are (Re x, Im x), as an MLP reads them."""
 
     label = "nearest class mean"
     family = "Trivial"
@@ -476,7 +478,7 @@ class NearestMean:
         """A scikit-learn estimator whose predict(x) gives labels of raw features."""
         from sklearn.neighbors import NearestCentroid
 
-        # features that never vary, which it may have
+        # scikit-learn warns of features that never vary
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.simplefilter("ignore", UserWarning)
             return _fitted(_rows, NearestCentroid(), x, y)
@@ -484,10 +486,10 @@ class NearestMean:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The majority of the k nearest training samples, of all where there are fewer; a tie goes to
-    class 0.
+    """k-nearest-neighbours classifier; a tie goes to class 0.
 
-    Complex inputs are (Re x, Im x), as an MLP reads them.
+    All training samples vote where there are fewer than k. Complex inputs are (Re x, Im x), as an
+    MLP reads them.
     """
 
     k: int = 5
@@ -511,10 +513,9 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class ThresholdOnZZ:
-    """A threshold on the mean of <Z_i Z_{i+1}> over a ring, whose place and direction are fitted: a
-    decision stump.
+    """Decision stump on the mean of <Z_i Z_{i+1}> over a ring: threshold and direction are fitted.
 
-    In the ground states of `datar.load_xxz` the mean falls with Δ: there it is a threshold on Δ.
+    In the ground states of `datar.load_xxz` the mean falls with Δ, so that it is a threshold on Δ.
     """
 
     label = "threshold on ZZ"
@@ -532,8 +533,10 @@ class ThresholdOnZZ:
 
 
 def ring_correlation(x: np.ndarray) -> np.ndarray:
-    """(n, 1): the mean over i of <Z_i Z_{i+1 mod L}> in each of n states, (n, 2**L) amplitudes of
-    any norm but 0."""
+    """Mean over i of <Z_i Z_{i+1 mod L}> in each state: (n, 1).
+
+    x: (n, 2**L) amplitudes of any norm but 0. Raises BadInput for other x.
+    """
     x = as_numbers(x, "x")
     size = x.shape[1] if x.ndim == 2 else 0
     require(

@@ -1,4 +1,4 @@
-"""What contends with the published models, once each is tuned on noisy labels?"""
+"""Which models contend with the published ones, once all are tuned on noisy labels?"""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ControlsFlags(Flags):
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every contender under the setting, and at the epoch, that held-out noisy samples choose."""
+    """Train every contender with the setting and epochs that held-out noisy samples choose."""
     noises = config.poisons_of("noises").values()
     for name in config.controls.contenders or (*CONTENDERS, *ESTIMATORS):
         if name in ESTIMATORS:
@@ -58,17 +58,15 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         else:
             contender = CONTENDERS[name]
             runs = min(contender.runs or config.runs, config.runs)
-            yield from tuned_rows(
-                config, dataset, contender, "controls", contender.contends(config, dataset), runs
-            )
+            poisons = contender.contends(config, dataset)
+            yield from tuned_rows(config, dataset, contender, "controls", poisons, runs)
 
 
 # ---- what is shown ----
 
 
 def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of every contender as it was tuned, the QNN minus each, and the epochs
-    that were chosen."""
+    """Return each tuned contender's validation accuracy, QNN minus it, and its chosen epoch."""
     results = read[data, preset, "controls"]
     runs = accuracies(results, "validation")
     means, minus = over_runs(runs), circuit_beside(runs)
@@ -80,7 +78,7 @@ def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every tuned contender with its interval, the best above."""
+    """Draw validation accuracies of all tuned contenders with their intervals, the best on top."""
     from foundation.report.drawing import (
         FAMILY_STYLE,
         MARKERS,
@@ -94,10 +92,11 @@ def figure(results: xr.Dataset) -> Figure | None:
     )
 
     families, groups = results.family.to_series(), results.group.to_series()
-    markers = dict(zip(dict.fromkeys(groups), itertools.cycle(MARKERS), strict=False))
+    distinct_groups = dict.fromkeys(groups)
+    markers = dict(zip(distinct_groups, itertools.cycle(MARKERS), strict=False))
     shown = families[ordered(results, "model")]
     colours = {name: FAMILY_STYLE.get(name, SPARE_STYLE)[0] for name in shown}
-    counts = []  # of contenders, by panel
+    counts = []  # how many contenders each panel shows
     for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=2):
         at = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
         accuracy = results.accuracy.sel(at).dropna("model", how="all")
@@ -105,12 +104,13 @@ def figure(results: xr.Dataset) -> Figure | None:
         counts.append(len(names))
         for row, name in enumerate(names):
             runs = accuracy.sel(model=name).dropna("run").values
-            style = (colours[families[name]], markers[groups[name]])
-            draw_dot(axis, row, runs, style, across=True)
+            colour = colours[families[name]]
+            marker = markers[groups[name]]
+            draw_dot(axis, row, runs, (colour, marker), across=True)
         axis.set_yticks(range(len(names)), labels=names, fontsize=7)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axis.set_title(poison_words(poison, alpha))
-    _explain(markers, colours, counts)
+    _add_legend_and_fit_heights(markers, colours, counts)
     text = (
         f"mean of n = {count_of_runs(results)} runs, each with a training set of its own, and its "
         "95 % bootstrap interval; setting and epoch of each chosen on held-out noisy samples; "
@@ -119,8 +119,13 @@ def figure(results: xr.Dataset) -> Figure | None:
     return finished(text, results, legend=True)
 
 
-def _explain(markers: dict[str, str], colours: dict[str, tuple], counts: list[int]) -> None:
-    """What marks and colours mean, for the legend; and panels as high as they have contenders."""
+def _add_legend_and_fit_heights(
+    markers: dict[str, str], colours: dict[str, tuple], counts: list[int]
+) -> None:
+    """Add marks and colours to the legend, and make panels as high as they have contenders.
+
+    counts: how many contenders each panel shows; two panels stand side by side.
+    """
     from foundation.report.drawing import plt
 
     figure = plt.gcf()
@@ -129,9 +134,12 @@ def _explain(markers: dict[str, str], colours: dict[str, tuple], counts: list[in
         axis.plot([], [], marker, color="0.3", markersize=4, label=group)
     for name, colour in colours.items():
         axis.plot([], [], "-", color=colour, linewidth=3, label=name)
-    rows = [max(counts[place : place + 2]) for place in range(0, len(counts), 2)]
+    rows = []  # how many contenders the fuller panel of each row shows
+    for first in range(0, len(counts), 2):
+        rows.append(max(counts[first : first + 2]))
     axis.get_gridspec().set_height_ratios(rows)
-    figure.set_size_inches(figure.get_figwidth() * 1.15, 0.15 * sum(rows) + 0.7 * len(rows) + 0.4)
+    height = 0.15 * sum(rows) + 0.7 * len(rows) + 0.4
+    figure.set_size_inches(figure.get_figwidth() * 1.15, height)
 
 
 TABLE = StudyTable(
@@ -149,13 +157,16 @@ TABLE = StudyTable(
 
 
 def tuned_contenders(read: ResultFiles, data: str, kind: str, alpha: int) -> pd.DataFrame:
-    """Every run's validation accuracy of every contender under a poison; alpha: in percent."""
+    """Return the validation accuracy of each run of each tuned contender under a poison.
+
+    kind: of the poison. alpha: its share in percent.
+    """
     runs = accuracies(read[data, "corrected", "controls"], "validation")
     return runs.query("poison == @kind and alpha_percent == @alpha")
 
 
 def against_circuit(read: ResultFiles, data: str, kind: str, alpha: int) -> Iterator[Evidence]:
-    """The tuned QNN minus everything that was tuned and is no circuit."""
+    """Compare the tuned QNN with each tuned contender that is not a circuit."""
     from foundation.report.claims import first_of, of_model, paired
 
     runs = tuned_contenders(read, data, kind, alpha)

@@ -1,4 +1,4 @@
-"""Which training samples look poisoned, by each of DETECTORS; no true label is read."""
+"""Which training samples look poisoned by each of DETECTORS? No true label is read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from models import Model, Params, logits_of
 from protocol import Block, Fit, block_inputs, narrowed
 
 FOLDS = 5  # of the cross-validation
+# The number of flagged samples is rounded to a multiple of the training set's size over STEPS, so
+# that few programs are compiled.
 STEPS = 20
 DAMPING = 0.01  # of the self-influence, times the largest eigenvalue
 DETECTORS = ("loss", "cross_validation", "influence")
@@ -24,13 +26,12 @@ DETECTORS = ("loss", "cross_validation", "influence")
 
 @dataclass(frozen=True, kw_only=True)
 class Detection(Runs):
-    """How suspicious every training sample looks, by each of DETECTORS, and which would be taken
-    out.
+    """Rate how suspicious each training sample is by each of DETECTORS; flag the most suspicious.
 
-    loss: of the teacher. cross_validation: of models trained on the other folds, which is the
-    self-confidence of confident learning (Northcutt et al., arXiv:1911.00068). influence: of a
-    sample on its own loss under the teacher (Koh and Liang, arXiv:1703.04730), by Gauss-Newton's
-    matrix. As many are taken out as confident learning counts.
+    loss: the loss of the teacher. cross_validation: the loss of models trained on the other folds,
+    which is the self-confidence of confident learning (Northcutt et al., arXiv:1911.00068).
+    influence: of a sample on its own loss under the teacher (Koh and Liang, arXiv:1703.04730), by
+    Gauss-Newton's matrix. Confident learning counts how many samples are flagged.
     """
 
     teacher: Fit
@@ -55,7 +56,7 @@ class Detection(Runs):
         held = np.full(mask.shape, np.nan)
         for job, arrays in zip(self.folds, folds, strict=True):
             held[~job.kept(dataset)] = arrays["logit"][:, 2 * arrays["mask"].shape[1] :].ravel()
-        held = np.nan_to_num(held, nan=0.0)  # of models that diverged: they say nothing
+        held = np.nan_to_num(held, nan=0.0)  # a model that diverged says nothing
         influence = self._influence(dataset, teacher)
         ranks = [-signs(label) * teacher["logit"][:, :n], -signs(label) * held, influence]
         suspicion = np.nan_to_num(np.stack(ranks, axis=1), nan=0.0)
@@ -80,29 +81,34 @@ class Detection(Runs):
 
 
 def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
-    """How many labels confident learning takes for wrong, by the logits of models that have not
-    seen them."""
-    from cleanlab.filter import find_label_issues  # which takes seconds, and is asked here alone
+    """Count the labels that confident learning takes for wrong.
+
+    logits: of models that were not trained on the samples.
+    """
+    from cleanlab.filter import find_label_issues  # takes seconds to import, and is used here alone
 
     p = 1 / (1 + np.exp(-logits.astype(float)))
-    return int(find_label_issues(labels.astype(int), np.stack([1 - p, p], axis=1), n_jobs=1).sum())
+    probabilities = np.stack([1 - p, p], axis=1)  # (n, classes)
+    is_wrong = find_label_issues(labels.astype(int), probabilities, n_jobs=1)
+    return int(is_wrong.sum())
 
 
 @partial(jax.jit, static_argnames=("model", "n"))
 def _self_influence(
     model: Model, n: int, block: Block, params: Params, keys: jax.Array
 ) -> jax.Array:
-    """(runs, n), the logarithm of r² J (J'WJ/n + μ)^-1 J' of each sample, r its residual, J its
-    logit's gradient.
+    """Logarithm of the self-influence r² J (J'WJ/n + μ)^-1 J' of each sample: (runs, n).
 
-    With W = p (1 - p) on the diagonal and K = W^½ J J' W^½ / n the middle is n K (K + μ)^-1 / W,
-    and r² / W the odds that the model gives the other label.
+    r: the sample's residual. J: the gradient of its logit. With W = p (1 - p) on the diagonal and
+    K = W^½ J J' W^½ / n, the factor J (...)^-1 J' is n K (K + μ)^-1 / W, and r² / W is the odds
+    that the model gives the other label.
     """
 
     def one_run(arguments):
-        own, start, key = arguments
-        flat, unravel = ravel_pytree(start)
-        x, y = own.inputs[:n], own.labels[:n]
+        data, params_of_run, key = arguments
+        flat, unravel = ravel_pytree(params_of_run)
+        x = data.inputs[:n]
+        y = data.labels[:n]
 
         def logits(flat):
             return logits_of(model, unravel(flat), x, key)
@@ -110,11 +116,15 @@ def _self_influence(
         p = jax.nn.sigmoid(logits(flat))
         root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
         jacobian = jax.jacrev(logits)(flat)
-        values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)
+        root_of_rows = root[:, None]
+        gram = jacobian @ jacobian.T  # (n, n)
+        kernel = root_of_rows * gram * root / n
+        values, vectors = jnp.linalg.eigh(kernel)
         share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + DAMPING * values[-1])
         leverage = n * (vectors**2) @ share
-        return jnp.log(jnp.maximum(leverage, 1e-12)) - logits(flat) * jnp.where(y > 0, 1, -1)
+        log_leverage = jnp.log(jnp.maximum(leverage, 1e-12))
+        log_odds = logits(flat) * jnp.where(y > 0, 1, -1)  # of the sample's label
+        return log_leverage - log_odds
 
-    return jax.lax.map(
-        one_run, (block._replace(validation=None, measured=None, columns=None), params, keys)
-    )
+    training_data = block._replace(validation=None, measured=None, columns=None)
+    return jax.lax.map(one_run, (training_data, params, keys))

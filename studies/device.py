@@ -1,7 +1,7 @@
 """Would the QNN survive a device? Gate noise in training, shots in reading, and what it costs.
 
-The circuits are trained with exactly computed noise, and read with shots; one of them is trained
-from shots as well.
+Circuits are trained with exactly computed noise and read with shots. One circuit is trained from
+shots as well.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from studies.rows import placed, training_job, unlearning_job
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXACT = 0  # shots: the expectations themselves
+EXACT = 0  # shots: expectations are read without sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,36 +66,25 @@ class HardwareFlags(Flags):
             require_list(name, getattr(self, name))
         for word in self.noise:
             parse_noise(word)
-        require(
-            min(self.shots) > 0,
-            "shots",
-            " ".join(map(str, self.shots)),
-            "numbers of shots, 1 or more",
-        )
+        given = " ".join(map(str, self.shots))
+        require(min(self.shots) > 0, "shots", given, "numbers of shots, 1 or more")
         require(self.trained_shots >= 0, "trained_shots", self.trained_shots, "0 or more")
+        allowed = "whole percents, 0 to 99 (not shares: 30, not 0.3)"
         for alpha in self.alphas:
-            require(
-                0 <= alpha < 100,
-                "alphas",
-                alpha,
-                "whole percents, 0 to 99 (not shares: 30, not 0.3)",
-            )
+            require(0 <= alpha < 100, "alphas", alpha, allowed)
         require_whole("runs", self.runs)
 
 
 def parse_noise(word: str) -> Noise | None:
-    """ "p1=1e-4,p2=1e-3" -> Noise; "none" -> None."""
+    """Parse "p1=1e-4,p2=1e-3" to Noise, and "none" to None; BadInput for other words."""
     if word == "none":
         return None
     allowed = "none, or p1=…,p2=…,readout=… with some of them"
     pairs = [part.partition("=") for part in word.split(",")]
     names = [name for name, _, _ in pairs]
-    require(
-        set(names) <= {"p1", "p2", "readout"} and len(set(names)) == len(names),
-        "noise",
-        word,
-        allowed,
-    )
+    are_known = set(names) <= {"p1", "p2", "readout"}
+    differ = len(set(names)) == len(names)
+    require(are_known and differ, "noise", word, allowed)
     try:
         values = {name: float(text) for name, _, text in pairs}
     except ValueError:
@@ -109,8 +98,7 @@ def parse_noise(word: str) -> Noise | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Runs):
-    """Accuracy on the validation set of trained circuits that are read with so many shots; EXACT:
-    without any."""
+    """Validation accuracy of trained circuits that are read with a number of shots, or EXACT."""
 
     start: Fit
     shots: int
@@ -143,32 +131,29 @@ class Reading(Runs):
 
 
 def devices(config: Config, dataset: Dataset) -> dict[str, QNN]:
-    """The circuits of the stage that are trained with noise, by their words."""
-    found = {}
+    """Circuits that are trained under each noise of the stage, by the words of --hardware.noise."""
+    circuits = {}
     for word in config.hardware.noise:
         noise = parse_noise(word)
         device = {"noise": noise} if noise else {}
-        found[word] = build_qnn(dataset, config.depth, **device)
-    return found
+        circuits[word] = build_qnn(dataset, config.depth, **device)
+    return circuits
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Validation accuracy of circuits under noise and shots, at some shares of flipped labels, and
-    after unlearning."""
+    """Plan circuits under noise and shots: at shares of flipped labels, and after unlearning."""
     hardware.require_normalised(dataset.train.x)
-    shots, circuits = (EXACT, *config.hardware.shots), devices(config, dataset)
-    for (word, model), alpha in itertools.product(circuits.items(), config.hardware.alphas):
+    shots = (EXACT, *config.hardware.shots)
+    circuits = devices(config, dataset)
+    cells = itertools.product(circuits.items(), config.hardware.alphas)
+    for (word, model), alpha in cells:
         yield from _rows(config, dataset, word, model, alpha, shots)
-    if config.hardware.trained_shots:
-        drawn = build_qnn(dataset, config.depth, shots=config.hardware.trained_shots)
-        yield from _rows(
-            config,
-            dataset,
-            "none",
-            drawn,
-            config.unlearn_labels,
-            (EXACT, config.hardware.trained_shots),
-        )
+    trained_shots = config.hardware.trained_shots
+    if trained_shots:
+        from_shots = build_qnn(dataset, config.depth, shots=trained_shots)
+        alpha = config.unlearn_labels
+        read_with = (EXACT, trained_shots)
+        yield from _rows(config, dataset, "none", from_shots, alpha, read_with)
     for word, model in circuits.items():
         yield from _unlearning_rows(config, dataset, word, model, shots)
 
@@ -176,57 +161,67 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 def _rows(
     config: Config, dataset: Dataset, word: str, model: QNN, alpha: int, shots: tuple[int, ...]
 ) -> Iterator[Row]:
+    poison = Poison("labels", alpha)
+    training = config.qnn.sweep
     for block in config.blocks(config.hardware.runs):
-        fit = training_job(
-            config, dataset, config.qnn.sweep, config.qnn, model, Poison("labels", alpha), block
-        )
+        fit = training_job(config, dataset, training, config.qnn, model, poison, block)
+        coordinates = _coordinates(model, word, dataset, fit)
         for count in shots:
             place = {"model": model.label, "alpha_percent": alpha, "shots": count}
-            yield _reading(config, "hardware", fit, count, place, _words(model, word, dataset, fit))
+            yield _reading(config, "hardware", fit, count, place, coordinates)
 
 
 def _unlearning_rows(
     config: Config, dataset: Dataset, word: str, model: QNN, shots: tuple[int, ...]
 ) -> Iterator[Row]:
     poison = Poison("labels", config.unlearn_labels)
-    teacher = training_job(config, dataset, config.qnn.teacher, config.qnn, model, poison, 0)
-    for name, block in itertools.product(config.methods, config.blocks(config.hardware.runs)):
+    training = config.qnn.teacher
+    teacher = training_job(config, dataset, training, config.qnn, model, poison, 0)
+    blocks = config.blocks(config.hardware.runs)
+    for name, block in itertools.product(config.methods, blocks):
         method = config.method(name, training=config.qnn.unlearn)
         fit = unlearning_job(config, teacher, method, block, record="logits")
+        coordinates = _coordinates(model, word, dataset, fit)
+        coordinates["title"] = ("unlearner", method.title or name)
         for count in shots:
             place = {"model": model.label, "unlearner": name, "shots": count}
-            words = _words(model, word, dataset, fit) | {
-                "title": ("unlearner", method.title or name)
-            }
-            yield _reading(config, "hardware_unlearning", fit, count, place, words)
+            yield _reading(config, "hardware_unlearning", fit, count, place, coordinates)
 
 
-def _reading(config: Config, name: str, fit: Fit, shots: int, place: dict, words: dict) -> Row:
+def _reading(
+    config: Config, study: str, fit: Fit, shots: int, place: dict, coordinates: dict
+) -> Row:
     job = Reading(start=fit, shots=shots, **runs_of(fit))
-    return Row(name, job, place, reading_table, config.shown(job.runs, config.hardware.runs), words)
+    shown = config.shown(job.runs, config.hardware.runs)
+    return Row(study, job, place, reading_table, shown, coordinates)
 
 
-def _words(model: QNN, word: str, dataset: Dataset, fit: Fit) -> dict:
-    """Of each model its noise, and how many circuits its training would run on a device, by
-    parameter shift."""
-    n, shots = len(dataset.train.y), model.shots or 1024
-    executions = (
-        hardware.executions(n, len(model.acting_angles), shots) * fit.method.training.epochs
-    )
+def _coordinates(model: QNN, noise: str, dataset: Dataset, fit: Fit) -> dict:
+    """Coordinates of a row along its model: noise, trained, executions.
+
+    executions: runs of the circuit that the training would take on a device, by parameter shift.
+    """
+    n = len(dataset.train.y)
+    shots = model.shots or 1024
+    per_epoch = hardware.executions(n, len(model.acting_angles), shots)
+    executions = float(per_epoch * fit.method.training.epochs)
     trained = f"{model.shots} shots" if model.shots else "exact"
-    own = {"noise": word, "trained": trained, "executions": float(executions)}
-    return model_words(model) | {name: ("model", value) for name, value in own.items()}
+    values = {"noise": noise, "trained": trained, "executions": executions}
+    along_model = {name: ("model", value) for name, value in values.items()}
+    return model_words(model) | along_model
 
 
 def reading_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """accuracy, diverged (…, run): on the validation set."""
+    accuracy = np.round(arrays["accuracy"].astype(float), 6)
+    diverged = arrays["diverged"].astype(float)
     table = xr.Dataset(
-        {"accuracy": ("run", np.round(arrays["accuracy"].astype(float), 6)),
-         "diverged": ("run", arrays["diverged"].astype(float))},
+        {"accuracy": ("run", accuracy), "diverged": ("run", diverged)},
         {"run": list(row.job.runs)},
-    )  # fmt: skip
+    )
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+    size = [int(arrays["size"])]
+    return placed(table, row).assign_coords(size=("model", size))
 
 
 # ---- what is shown ----
@@ -241,16 +236,17 @@ ON_A_DEVICE = (
 def above_bare(
     read: ResultFiles, data: str, preset: str, *, study: str = "hardware"
 ) -> pd.DataFrame:
-    """Validation accuracy under noise, read with shots, and above that of the circuit without
-    noise."""
-    runs = every_run(read[data, preset, study][["accuracy"]]).assign(measure="validation")
+    """Validation accuracy by circuit and shots, and above that of the circuit without noise."""
+    results = read[data, preset, study]
+    runs = every_run(results[["accuracy"]]).assign(measure="validation")
     is_bare = (runs.noise == "none") & (runs.trained == "exact")
-    above = difference(runs[~is_bare], runs[is_bare].drop(columns=["noise", "trained"]), "model")
+    bare = runs[is_bare].drop(columns=["noise", "trained"])
+    above = difference(runs[~is_bare], bare, "model")
     return pd.concat([over_runs(runs), above], ignore_index=True)
 
 
 def figure(results: xr.Dataset) -> Figure:
-    """Validation accuracy of circuits against their noise, a mark for each number of shots."""
+    """Draw validation accuracy of circuits against their noise, a mark for each number of shots."""
     from foundation.report.drawing import (
         MARKERS,
         PALETTE,
@@ -265,8 +261,10 @@ def figure(results: xr.Dataset) -> Figure:
     counts = results.shots.values
     for axis, alpha in panels_for(results.alpha_percent.values, "", "validation accuracy"):
         for place, shots in enumerate(counts):
-            style = (mixed(PALETTE[1], "black", place / len(counts)), MARKERS[place])
-            aside = 0.5 * (place / max(len(counts) - 1, 1) - 0.5)
+            colour = mixed(PALETTE[1], "black", place / len(counts))
+            style = (colour, MARKERS[place])
+            from_left = place / max(len(counts) - 1, 1)  # 0 to 1
+            aside = 0.5 * (from_left - 0.5)
             for column, name in enumerate(names):
                 accuracy = results.accuracy.sel(alpha_percent=alpha, shots=shots, model=name)
                 runs = accuracy.dropna("run").values
@@ -285,17 +283,19 @@ def figure(results: xr.Dataset) -> Figure:
 
 
 def _circuits_in_order(results: xr.Dataset) -> dict[str, str]:
-    """The circuits, exactly trained and without noise first, by what stands below their marks."""
+    """{circuit: label of its tick}: exactly trained circuits first, without noise first."""
     noises, trained = results.noise.to_series(), results.trained.to_series()
 
     def order(name: str) -> tuple[bool, bool, str]:
-        return trained[name] != "exact", noises[name] != "none", noises[name]
+        is_from_shots = trained[name] != "exact"
+        is_noisy = noises[name] != "none"
+        return is_from_shots, is_noisy, noises[name]
 
-    words = {}
+    labels = {}
     for name in sorted(noises.index, key=order):
         behind = "" if trained[name] == "exact" else f"\n{trained[name]}"
-        words[name] = noises[name].replace(",", "\n") + behind
-    return words
+        labels[name] = noises[name].replace(",", "\n") + behind
+    return labels
 
 
 DEVICES = {"validation": "validation", "difference in validation": "above"}

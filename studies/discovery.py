@@ -1,9 +1,9 @@
 """What if the poison is known in part only, or has to be found first?
 
-Nobody hands over the whole forget set. A share of the poison is known, the rest stays among the
-retained samples; or none is, and the samples that look poisoned are forgotten. A method's setting
-is chosen where HALF of the poison is known, on draws that are never judged; what is found is
-decided without a single true label.
+Nobody hands over the whole forget set. Either a share of the poison is known, and the rest stays
+among the retained samples; or no poison is known, and the samples that a detector flags are
+forgotten. A method's setting is chosen where half of the poison is known, on draws that are never
+judged. Detectors read no true label.
 """
 
 from __future__ import annotations
@@ -36,13 +36,7 @@ from foundation.report.frames import (
 )
 from models import Training, logits_of
 from poison_unlearn import Method, Poison, Poisoned
-from protocol import (
-    Fit,
-    Sets,
-    inputs_of_sets,
-    runs_of,
-    tensors_to_params,
-)
+from protocol import Fit, Sets, inputs_of_sets, runs_of, tensors_to_params
 from studies.config import Config, parse_poisons
 from studies.contenders import Decayed
 from studies.detectors import DETECTORS, FOLDS, Detection
@@ -56,10 +50,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HALF = 50  # percent of the poison that is known where settings are chosen
-# as how many parts of the training set what is found is counted, so that few programs are compiled
-PARTS = ("validation", "poisoned", "known", "hidden", "attack")
+PARTS = ("validation", "poisoned", "known", "hidden", "attack")  # see `judged`
 RECALLS = np.linspace(0, 1, 21)
-FULL = "full"  # retraining as long as the teacher was trained, on what is left
+FULL = "full"  # retrain without the forget set for as many epochs as the teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,52 +89,57 @@ class DiscoveryFlags(Flags):
 
 
 def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None = None) -> Arrays:
-    """accuracy (runs, len(PARTS)), diverged (runs,), size () of the models of a fit, from what it
-    recorded.
+    """Judge the models of a fit: accuracy (runs, len(PARTS)), diverged (runs,), size ().
 
-    Of validation; by true labels, on clean inputs, of all poisoned samples and of those that are
-    known and not; and on how many validation samples with a backdoor's trigger the attack succeeds.
-    NaN where there are none.
+    validation: on the validation set. poisoned, known, hidden: on all poisoned samples, on those
+    that are known and on the others, clean and by their true labels. attack: share of validation
+    samples with a backdoor's trigger on which the attack succeeds. NaN where there are no samples.
     """
-    n, mask, known = (
-        arrays["mask"].shape[1],
-        arrays["mask"].astype(bool),
-        arrays["known"].astype(bool),
-    )
+    mask = arrays["mask"].astype(bool)
+    known = arrays["known"].astype(bool)
+    n = mask.shape[1]
     right = (arrays["logit"] > 0) == (arrays["label"] > 0)
     of_sample = {"poisoned": mask, "known": mask & known, "hidden": mask & ~known}
-    found = {name: _mean(right[:, n : 2 * n], chosen) for name, chosen in of_sample.items()}
-    found["validation"] = right[:, 2 * n :].mean(axis=1)
-    found["attack"] = _attack(fit, arrays, sets or fit.sets(dataset))
-    accuracy = np.stack([found[part] for part in PARTS], axis=1)
+    right_on_clean = right[:, n : 2 * n]
+    right_on_validation = right[:, 2 * n :]
+    scores = {name: _mean(right_on_clean, chosen) for name, chosen in of_sample.items()}
+    scores["validation"] = right_on_validation.mean(axis=1)
+    sets = sets or fit.sets(dataset)
+    scores["attack"] = _attack(fit, arrays, sets)
+    accuracy = np.stack([scores[part] for part in PARTS], axis=1)
     return {"accuracy": accuracy, **{name: arrays[name] for name in ("diverged", "size")}}
 
 
 def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The mean of the chosen values of each row, NaN where none is: (runs,)."""
+    """Mean of the chosen values of each row, NaN where none is chosen: (runs,)."""
     counts = chosen.sum(axis=1)
-    return np.where(counts > 0, (values & chosen).sum(axis=1) / np.maximum(counts, 1), np.nan)
+    sums = (values & chosen).sum(axis=1)
+    means = sums / np.maximum(counts, 1)
+    return np.where(counts > 0, means, np.nan)
 
 
 def _attack(fit: Fit, arrays: Arrays, sets: list[Sets]) -> np.ndarray:
-    """(runs,), the share of samples with the trigger that get the label it is to give; NaN without
-    a trigger."""
+    """Share of samples with the trigger that get the attacker's label: (runs,).
+
+    NaN where the poison has no trigger.
+    """
     if sets[0].draw.attack is None:
         return np.full(len(sets), np.nan)
-    params, found = tensors_to_params(fit.model, arrays), []
-    for i, own in enumerate(sets):
+    params = tensors_to_params(fit.model, arrays)
+    shares = []
+    for i, sets_of_run in enumerate(sets):
         key = random_key(fit.seed, "attack", fit.runs[i])
-        x, y = own.draw.attack
-        logits = logits_of(
-            fit.model, jax.tree.map(lambda leaf, i=i: leaf[i], params), fit.model.prepare(x), key
-        )
-        found.append(np.mean((np.asarray(logits) > 0) == (y > 0)))
-    return np.array(found)
+        x, y = sets_of_run.draw.attack
+        params_of_run = jax.tree.map(lambda leaf, i=i: leaf[i], params)
+        logits = logits_of(fit.model, params_of_run, fit.model.prepare(x), key)
+        succeeds = (np.asarray(logits) > 0) == (y > 0)
+        shares.append(np.mean(succeeds))
+    return np.array(shares)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Untouched(Runs):
-    """Teachers as they are, judged: what doing nothing gives."""
+    """Judge teachers as they are: nothing is done about the poison."""
 
     start: Fit
 
@@ -156,10 +154,9 @@ class Untouched(Runs):
 
 @dataclass(frozen=True, kw_only=True)
 class Partly(Fit):
-    """A block of runs of a method under the setting that was chosen, judged where a part of the
-    poison is known.
+    """Run a method under its chosen setting where a part of the poison is known; judge the models.
 
-    Without a choice under the setting that it has; from fresh parameters where there is no start.
+    choice None: the method has its setting already. start None: parameters are fresh.
     """
 
     choice: Choice | None = None
@@ -174,7 +171,7 @@ class Partly(Fit):
         return judged(fit, fit.perform(dataset, *inputs[: bool(self.start)]), dataset)
 
     def plain(self, inputs: tuple[Arrays, ...]) -> Fit:
-        """The training under the chosen setting."""
+        """Return the training under the chosen setting."""
         own = {each.name: getattr(self, each.name) for each in fields(Fit)} | {"record": "logits"}
         if self.choice:
             own["method"] = self.choice.candidates[int(inputs[bool(self.start)]["chosen"])]
@@ -183,8 +180,7 @@ class Partly(Fit):
 
 @dataclass(frozen=True, kw_only=True)
 class Found(Partly):
-    """Partly, where the samples that a detector found are forgotten, right or wrong; a run that
-    found none stays."""
+    """Forget the samples that a detector flagged, right or wrong; keep the start if none is."""
 
     detection: Detection
     detector: str
@@ -224,23 +220,30 @@ class Found(Partly):
         return joined | {"size": runs[0]["size"]}
 
 
-def _forgetting(sets: Sets, found: np.ndarray) -> Poisoned:
-    """A poisoned training set of which these samples are to be forgotten."""
-    split, clean = sets.draw.split, sets.clean
-    forget = [type(part)(part.x[found], part.y[found]) for part in (clean, split)]
-    return Poisoned(split, sets.draw.mask, found, *forget, sets.draw.attack)
+def _forgetting(sets: Sets, flagged: np.ndarray) -> Poisoned:
+    """Make the flagged samples the forget set of a poisoned training set; flagged: (n,) mask."""
+    draw, clean = sets.draw, sets.clean
+    split = draw.split
+    forget_clean = type(clean)(clean.x[flagged], clean.y[flagged])
+    forget_poisoned = type(split)(split.x[flagged], split.y[flagged])
+    return Poisoned(split, draw.mask, flagged, forget_clean, forget_poisoned, draw.attack)
 
 
 # ---- what is computed ----
 
 
 def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, Training]]:
-    """Label, case and training of the methods of each poison and model of the stage."""
-    names = [name for name in config.evaluated if name != "quadratic"]
-    for word in config.discovery.poisons[: 1 if dataset.given else None]:
-        shares = {"unlearn_labels": 0, "unlearn_features": 0, "unlearn_others": (word,)}
-        own = replace(config, evaluated=tuple(names), **shares)
-        for case, unlearn in cases(own, dataset, [CHOICE_DRAWS[0]], config.selection_runs):
+    """Label, case and training of the methods, for each poison and model of the stage.
+
+    The MLP comes with and without weight decay.
+    """
+    families = tuple(name for name in config.evaluated if name != "quadratic")
+    most_poisons = 1 if dataset.given else None  # the data's own poison stands for all
+    for poison in config.discovery.poisons[:most_poisons]:
+        shares = {"unlearn_labels": 0, "unlearn_features": 0, "unlearn_others": (poison,)}
+        of_poison = replace(config, evaluated=families, **shares)
+        draws = [CHOICE_DRAWS[0]]
+        for case, unlearn in cases(of_poison, dataset, draws, config.selection_runs):
             yield case.model.label, case, unlearn
             if case.model.family == "MLP":
                 decayed = replace(case, trainer=Decayed(config.discovery.decay))
@@ -248,8 +251,7 @@ def known_cases(config: Config, dataset: Dataset) -> Iterator[tuple[str, Case, T
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Methods against the known share of the poison; what detectors find; and forgetting what they
-    found."""
+    """Plan methods at each known share of the poison, detectors, and to forget what they flag."""
     for label, case, unlearn in known_cases(config, dataset):
         arms = arms_of_case(config, dataset, label, case, unlearn)
         for block in config.blocks(config.discovery.runs):
@@ -257,7 +259,7 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 class Arms(NamedTuple):
-    """What is compared on one model and poison: methods with their choices, and their titles."""
+    """Methods that are compared on one model and poison, with their choices and titles."""
 
     label: str
     case: Case
@@ -268,30 +270,39 @@ class Arms(NamedTuple):
 def arms_of_case(
     config: Config, dataset: Dataset, label: str, case: Case, unlearn: Training
 ) -> Arms:
-    """The methods that can run on the model; settings are chosen where half of the poison is known."""
+    """Collect the methods that can run on the model, with the choice of each one's setting.
+
+    Settings are chosen where half of the poison is known.
+    """
     names = config.discovery.methods or config.methods
-    methods = {name: config.method(name, training=unlearn) for name in names}
-    methods = {name: method for name, method in methods.items() if not method.why_not(case.model)}
-    half = replace(case, poison=replace(case.poison, known_percent=HALF))
-    chosen = {name: choice_of(config, half, method, dataset) for name, method in methods.items()}
+    methods = {}
+    for name in names:
+        method = config.method(name, training=unlearn)
+        if not method.why_not(case.model):
+            methods[name] = method
+    half_known = replace(case.poison, known_percent=HALF)
+    half = replace(case, poison=half_known)
     arms = {FULL: (case.training_method, None)}
-    arms |= {name: (method, chosen[name]) for name, method in methods.items()}
     titles = {"teacher": "Nothing", FULL: "Retrain in full"}
-    titles |= {name: method.title or name for name, method in methods.items()}
+    for name, method in methods.items():
+        choice = choice_of(config, half, method, dataset)
+        arms[name] = (method, choice)
+        titles[name] = method.title or name
     return Arms(label, case, arms, titles)
 
 
 def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
-    """Rows of one block of teachers: known shares of the poison, detection, and forgetting."""
+    """Plan one block of teachers: known shares of the poison, detection, and forgetting."""
     case, poison = arms.case, arms.case.poison
-    runs_shown = config.discovery.runs
 
     def row(study: str, job: Runs, table, unlearner: str = "", **place) -> Row:
-        words = model_words(case.model)
+        coordinates = model_words(case.model)
         if unlearner:
-            place["unlearner"], words["title"] = unlearner, ("unlearner", arms.titles[unlearner])
+            place["unlearner"] = unlearner
+            coordinates["title"] = ("unlearner", arms.titles[unlearner])
         at = place_of(arms.label, poison) | place
-        return Row(study, job, at, table, config.shown(job.runs, runs_shown), words)
+        shown = config.shown(job.runs, config.discovery.runs)
+        return Row(study, job, at, table, shown, coordinates)
 
     teacher = _fit(config, case, case.training_method, block)
     runs = runs_of(teacher)
@@ -301,14 +312,15 @@ def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
         config.discovery.known, arms.methods.items()
     ):
         if share == 0 and (method.needs_forget or name == FULL):
-            continue  # there is nothing to forget, and nothing to leave out
+            continue  # no sample is known to be poisoned: nothing to forget, or to leave out
         known = replace(poison, known_percent=share)
         job = _partly(teacher, Partly, name, method, choice, known)
         yield row("discovery", job, shares_table, name, known_percent=share)
     detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
     yield row("detection", detection, detection_table)
     yield row("detected", untouched, shares_table, "teacher", detector=DETECTORS[0])
-    for detector, (name, (method, choice)) in itertools.product(DETECTORS, arms.methods.items()):
+    detected_arms = itertools.product(DETECTORS, arms.methods.items())
+    for detector, (name, (method, choice)) in detected_arms:
         if name == FULL or detector == "cross_validation":
             finding = {"detection": detection, "detector": detector}
             job = _partly(teacher, Found, name, method, choice, poison, **finding)
@@ -316,7 +328,7 @@ def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
 
 
 def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
-    """A block of teachers, each on its own draw of the poison."""
+    """Train a block of teachers, each on its own draw of the poison."""
     return Fit(
         data=case.data,
         model=case.model,
@@ -330,7 +342,7 @@ def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
 
 
 def _folds(teacher: Fit) -> Iterator[Fit]:
-    """The same training on all folds but one, in turn, measured on that one."""
+    """Repeat the teacher's training without each fold in turn, measured on the fold left out."""
     for fold in range(FOLDS):
         yield replace(teacher, held_out_percent=100 // FOLDS, held_out_of="all", fold=fold)
 
@@ -342,102 +354,111 @@ def _partly(
     method: Method,
     choice: Choice | None,
     poison: Poison,
-    **own,
+    **further,
 ) -> Partly:
-    """A block of runs of a method, or of retraining in full, which starts afresh."""
-    fit = {each.name: getattr(teacher, each.name) for each in fields(Fit)}
-    fit |= {
+    """Run a method from a block of teachers, or retrain in full, from fresh parameters.
+
+    further: fields that only this kind of job has.
+    """
+    names = [field.name for field in fields(Fit)]
+    values = {field: getattr(teacher, field) for field in names}
+    values |= {
         "method": method,
         "poison": poison,
         "start": None if name == FULL else teacher,
         "record": "end",
+        "retains": poison.known_percent > 0,
+        "choice": choice,
     }
-    return kind(**fit | {"retains": poison.known_percent > 0, "choice": choice, **own})
+    return kind(**values | further)
 
 
 def shares_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (…, run, split), diverged (…, run): a split is one of PARTS; NaN of runs that
-    diverged."""
+    """accuracy (…, run, split), NaN where a run diverged; diverged (…, run). Splits: PARTS."""
+    accuracy = np.round(arrays["accuracy"].astype(float), 6)
+    diverged = arrays["diverged"].astype(float)
     table = xr.Dataset(
-        {"accuracy": (("run", "split"), np.round(arrays["accuracy"].astype(float), 6)),
-         "diverged": ("run", arrays["diverged"].astype(float))},
+        {"accuracy": (("run", "split"), accuracy), "diverged": ("run", diverged)},
         {"run": list(row.job.runs), "split": list(PARTS)},
-    )  # fmt: skip
+    )
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+    size = [int(arrays["size"])]
+    return placed(table, row).assign_coords(size=("model", size))
 
 
 def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """What ranking and finding are worth: (…, run, detector), and precision (…, run, detector,
-    recall).
+    """Compare suspicion and flagged samples with the poison: (…, run, detector).
 
-    average_precision; found_share of the training set, and the precision and recall of what was
-    found.
+    average_precision: of the ranking by suspicion. found_share: flagged share of the training set.
+    found_precision, found_recall: of the flagged samples. precision: (…, run, detector, recall), of
+    the ranking. poisoned_share: (…, run).
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
-    found, poisoned = arrays["found"].astype(bool), arrays["poisoned"].astype(bool)
-    average = np.full(found.shape[:2], np.nan)
-    precision = np.full((*found.shape[:2], len(RECALLS)), np.nan)
+    flagged = arrays["found"].astype(bool)
+    poisoned = arrays["poisoned"].astype(bool)
+    average = np.full(flagged.shape[:2], np.nan)
+    precision = np.full((*average.shape, len(RECALLS)), np.nan)
     for i, j in np.ndindex(*average.shape):
-        average[i, j] = average_precision_score(poisoned[i], arrays["suspicion"][i, j])
-        curve, recall, _ = precision_recall_curve(poisoned[i], arrays["suspicion"][i, j])
-        precision[i, j] = [curve[recall >= least].max() for least in RECALLS]
-    right = (found & poisoned[:, None]).sum(axis=2)
-    each = {
+        suspicion = arrays["suspicion"][i, j]
+        average[i, j] = average_precision_score(poisoned[i], suspicion)
+        curve, recall, _ = precision_recall_curve(poisoned[i], suspicion)
+        best = [curve[recall >= least].max() for least in RECALLS]
+        precision[i, j] = best
+    right = (flagged & poisoned[:, None]).sum(axis=2)
+    precision_of_flagged = right / np.maximum(flagged.sum(axis=2), 1)
+    scores = {
         "average_precision": average,
-        "found_share": found.mean(axis=2),
-        "found_precision": np.where(
-            found.any(axis=2), right / np.maximum(found.sum(axis=2), 1), np.nan
-        ),
+        "found_share": flagged.mean(axis=2),
+        "found_precision": np.where(flagged.any(axis=2), precision_of_flagged, np.nan),
         "found_recall": right / poisoned.sum(axis=1)[:, None],
     }
-    table = xr.Dataset(
-        {name: (("run", "detector"), values) for name, values in each.items()}
-        | {
-            "precision": (("run", "detector", "recall"), precision),
-            "poisoned_share": ("run", poisoned.mean(axis=1)),
-        },
-        {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS},
-    )
-    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+    dims = ("run", "detector")
+    variables = {name: (dims, values) for name, values in scores.items()}
+    variables["precision"] = (("run", "detector", "recall"), precision)
+    variables["poisoned_share"] = ("run", poisoned.mean(axis=1))
+    coords = {"run": list(row.job.runs), "detector": list(DETECTORS), "recall": RECALLS}
+    table = xr.Dataset(variables, coords)
+    size = [int(arrays["size"])]
+    return placed(table, row).assign_coords(size=("model", size))
 
 
 # ---- what is shown: tables ----
 
 
-# by true labels, clean inputs
+# measures and their column heads; on poisoned samples: clean inputs, true labels
 JUDGED = {
     "validation": "validation",
     "poisoned": "acc. poisoned",
     "attack": "attack",
 }
-AGAINST_NOTHING = {f"difference in {name}": words for name, words in JUDGED.items()}
+AGAINST_NOTHING = {f"difference in {name}": head for name, head in JUDGED.items()}
 
 
 def known_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of every method against the known share of the poison, and what they are above
-    doing nothing."""
+    """Accuracies of every method at each known share of the poison, and above doing nothing."""
     runs = accuracies(read[data, preset, "discovery"], *JUDGED)
     return pd.concat([over_runs(runs), _above_nothing(runs, "known_percent")], ignore_index=True)
 
 
 def detected(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The same where a detector found what is forgotten."""
+    """Accuracies of every method that forgets flagged samples, and above doing nothing."""
     runs = accuracies(read[data, preset, "detected"], *JUDGED)
     return pd.concat([over_runs(runs), _above_nothing(runs, "detector")], ignore_index=True)
 
 
 def _above_nothing(runs: pd.DataFrame, axis: str) -> pd.DataFrame:
-    """Every method minus the teacher as it is, by run; the teacher stands at one place of the axis
-    alone."""
+    """Every method minus the teacher as it is, by run.
+
+    The teacher stands at one place of the axis, and is compared at all places.
+    """
     is_teacher = runs.unlearner == "teacher"
-    return difference(runs[~is_teacher], runs[is_teacher].drop(columns=axis), "title")
+    teachers = runs[is_teacher].drop(columns=axis)
+    return difference(runs[~is_teacher], teachers, "title")
 
 
 def detections(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """What each ranking and what was found by it are worth: average precision, share, precision,
-    recall."""
+    """Average precision of each ranking; share, precision and recall of the flagged samples."""
     names = {
         "average_precision": "average precision",
         "found_share": "found",
@@ -446,19 +467,21 @@ def detections(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
         "poisoned_share": "poisoned",
     }
     results = read[data, preset, "detection"]
-    frame = results[list(names)].to_dataframe().reset_index().dropna(subset=["average_precision"])
+    frame = results[list(names)].to_dataframe().reset_index()
+    frame = frame.dropna(subset=["average_precision"])
     keys = ["family", "size", "model", "poison", "alpha_percent", "detector", "run"]
-    runs = frame.melt(keys, list(names), "measure", "accuracy").dropna(subset=["accuracy"])
+    runs = frame.melt(keys, list(names), "measure", "accuracy")
+    runs = runs.dropna(subset=["accuracy"])
     return over_runs(runs.assign(measure=runs.measure.map(names)))
 
 
 def some_shares(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """`known_shares` where none of the poison is known, half, and all of it."""
+    """`known_shares` where none, half and all of the poison is known."""
     return known_shares(read, data, preset).query("known_percent in (0, 50, 100)")
 
 
 def detected_by_folds(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """`detected` where cross-validation found what is forgotten."""
+    """`detected` where cross-validation flagged what is forgotten."""
     return detected(read, data, preset).query("detector == 'cross_validation'")
 
 
@@ -522,20 +545,32 @@ PART_NAMES = {
 
 
 def _parts_of(results: xr.Dataset, poison: str, alpha: float) -> list[str]:
-    """What is drawn of a poison: the success of the attack where there is one."""
-    own = results.accuracy.sel(poison=poison, alpha_percent=alpha)
-    return [name for name in PART_NAMES if own.sel(split=name).count()]
+    """Parts of which a poison has accuracies; the attack where the poison has a trigger."""
+    accuracy = results.accuracy.sel(poison=poison, alpha_percent=alpha)
+    return [name for name in PART_NAMES if accuracy.sel(split=name).count()]
+
+
+def _noises_and_parts(results: xr.Dataset) -> list[tuple[str, float, str]]:
+    """Every poison and share of the study, with each part that it has accuracies of."""
+    from foundation.report.drawing import noises_of
+
+    rows = []
+    for noise in noises_of(results):
+        rows += [(*noise, part) for part in _parts_of(results, *noise)]
+    return rows
 
 
 def shares_figure(results: xr.Dataset) -> Figure:
-    """Accuracy of every method against the share of the poison that is known; the line across:
-    nothing is done."""
-    from foundation.report.drawing import finished, noises_of, panels_for, poison_words
+    """Draw accuracy of every method against the known share of the poison.
 
-    noises, models = noises_of(results), ordered(results, "model")
-    rows = [(*noise, part) for noise in noises for part in _parts_of(results, *noise)]
-    places, xlabel = itertools.product(rows, models), "known share of the poison (%)"
-    for axis, ((poison, alpha, part), model) in panels_for(places, xlabel, rows=len(rows)):
+    Line across: nothing is done.
+    """
+    from foundation.report.drawing import finished, panels_for, poison_words
+
+    rows = _noises_and_parts(results)
+    places = itertools.product(rows, ordered(results, "model"))
+    panels = panels_for(places, "known share of the poison (%)", rows=len(rows))
+    for axis, ((poison, alpha, part), model) in panels:
         at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
         _draw_methods(axis, results, results.accuracy.sel(at))
         axis.set(
@@ -551,7 +586,7 @@ def shares_figure(results: xr.Dataset) -> Figure:
 
 
 def _draw_methods(axis: Axes, results: xr.Dataset, accuracy: xr.DataArray) -> None:
-    """A line for each method against the known share, and one across for the teacher as it is."""
+    """Draw a line for each method, and one across for the teacher as it is."""
     from foundation.report.drawing import method_styles
 
     titles = method_titles(results)
@@ -566,7 +601,7 @@ def _draw_methods(axis: Axes, results: xr.Dataset, accuracy: xr.DataArray) -> No
 
 
 def detection_figure(results: xr.Dataset) -> Figure:
-    """Precision against recall of each ranking of the training samples; the line across: chance."""
+    """Draw precision against recall of each ranking of training samples; line across: chance."""
     from foundation.report.drawing import PALETTE, finished, noises_of, panels_for, poison_words
 
     detector_styles = {
@@ -576,20 +611,22 @@ def detection_figure(results: xr.Dataset) -> Figure:
     }
     noises = noises_of(results.rename(average_precision="accuracy"))
     places = itertools.product(noises, ordered(results, "model"))
-    for axis, ((poison, alpha), model) in panels_for(
-        places, "recall", "precision", rows=len(noises)
-    ):
-        own = results.sel(model=model, poison=poison, alpha_percent=alpha)
-        axis.axhline(own.poisoned_share.mean(), color="0.6", linewidth=0.8, label="chance")
+    panels = panels_for(places, "recall", "precision", rows=len(noises))
+    for axis, ((poison, alpha), model) in panels:
+        cell = results.sel(model=model, poison=poison, alpha_percent=alpha)
+        axis.axhline(cell.poisoned_share.mean(), color="0.6", linewidth=0.8, label="chance")
         for name, (colour, line) in detector_styles.items():
-            runs = own.precision.sel(detector=name).dropna("run")
-            ends = np.array(
-                [metrics.bootstrap_interval(runs.sel(recall=at).values) for at in runs.recall]
-            ).T
+            runs = cell.precision.sel(detector=name).dropna("run")
+            intervals = [
+                metrics.bootstrap_interval(runs.sel(recall=recall).values) for recall in runs.recall
+            ]
+            ends = np.array(intervals).T  # (2, recalls)
             label = name.replace("_", " ")
-            axis.plot(runs.recall, runs.mean("run"), color=colour, linestyle=line, label=label)
+            mean = runs.mean("run")
+            axis.plot(runs.recall, mean, color=colour, linestyle=line, label=label)
             axis.fill_between(runs.recall, *ends, color=colour, alpha=0.2, linewidth=0)
-        axis.set(ylim=(-0.03, 1.03), title=f"{model}\n{poison_words(poison, alpha)}")
+        axis.set(ylim=(-0.03, 1.03))
+        axis.set_title(f"{model}\n{poison_words(poison, alpha)}")
     text = (
         f"mean of {results.sizes['run']} runs, band: 95 % bootstrap interval; chance: the share "
         "that is poisoned"
@@ -598,29 +635,33 @@ def detection_figure(results: xr.Dataset) -> Figure:
 
 
 def detected_figure(results: xr.Dataset) -> Figure:
-    """Detect by cross-validation, then forget: accuracy above that of doing nothing, by method, a
-    mark each model."""
+    """Draw accuracy above doing nothing where cross-validation flags the samples to forget.
+
+    By method, a mark for each model.
+    """
     from foundation.report.drawing import (
         draw_dot,
         finished,
         grid_for,
         model_styles,
-        noises_of,
         plt,
         poison_words,
     )
 
-    found = results.accuracy.sel(detector="cross_validation", drop=True)
-    nothing = results.accuracy.sel(unlearner="teacher").mean("detector")  # it stands at one of them
-    titles, styles = method_titles(results), model_styles(results, ordered(results, "model"))
+    forgotten = results.accuracy.sel(detector="cross_validation", drop=True)
+    # the teacher stands at one of the detectors
+    nothing = results.accuracy.sel(unlearner="teacher").mean("detector")
+    titles = method_titles(results)
+    styles = model_styles(results, ordered(results, "model"))
     names = [name for name in ordered(results, "unlearner") if name != "teacher"]
-    rows = [(*noise, part) for noise in noises_of(results) for part in _parts_of(results, *noise)]
-    for axis, (poison, alpha, part) in grid_for(rows, most=2):
+    for axis, (poison, alpha, part) in grid_for(_noises_and_parts(results), most=2):
         axis.axhline(0, color="0.6", linewidth=0.8)
-        for place, (model, (colour, _, marker)) in enumerate(styles.items()):
+        for place, (model, style) in enumerate(styles.items()):
+            colour, _, marker = style
             at = {"model": model, "poison": poison, "alpha_percent": alpha, "split": part}
-            above = found.sel(at) - nothing.sel(at)
-            aside = 0.6 * (place / max(len(styles) - 1, 1) - 0.5)
+            above = forgotten.sel(at) - nothing.sel(at)
+            from_left = place / max(len(styles) - 1, 1)  # 0 to 1
+            aside = 0.6 * (from_left - 0.5)
             for column, name in enumerate(names):
                 gains = above.sel(unlearner=name).dropna("run").values
                 if len(gains):

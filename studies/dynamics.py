@@ -1,4 +1,4 @@
-"""What does a long training do? Models resist poison as long as they have not learned it."""
+"""What does a long training do? Models resist poison until they have learned it."""
 
 from __future__ import annotations
 
@@ -38,153 +38,159 @@ if TYPE_CHECKING:
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model along one long training, and the held-out loss by which an epoch of it is
-    chosen."""
+    """Measure every model along one long training, and its held-out loss, to choose an epoch."""
     for protocol, model in models_of_controls(config, dataset):
         training = protocol.sweep
         method = Retrain(training=replace(training, epochs=config.long_epochs))
-        words = model_words(model) | {
-            "published_epochs": ("model", min(training.epochs, config.long_epochs))
-        }
+        published_epochs = min(training.epochs, config.long_epochs)
+        coords = model_words(model) | {"published_epochs": ("model", published_epochs)}
         for poison in config.poisons_of("noises").values():
             place = place_of(model.label, poison)
             fit = control_fit(config, dataset, protocol, model, method, poison)
             fit = replace(fit, measured=epochs_measured(config.long_epochs, training.epochs))
             for job in tuning_fits(fit, config.tuning_runs):
-                yield Row("dynamics", job, place, held_out_table, None, words)
+                yield Row("dynamics", job, place, held_out_table, None, coords)
             for block in config.blocks():
                 job = replace(fit, block=block)
-                yield Row("dynamics", job, place, dynamics_table, config.shown(job.runs), words)
+                yield Row("dynamics", job, place, dynamics_table, config.shown(job.runs), coords)
 
 
 def dynamics_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (…, run, epoch, split): on clean validation samples and the noisy training labels;
-    diverged (…, run)."""
+    """Tabulate accuracy (…, run, epoch, split) and diverged (…, run).
+
+    split: validation, the clean validation samples; train, the noisy training labels.
+    """
     return scores_table(row, arrays).drop_vars("loss").sel(split=["validation", "train"])
 
 
 def held_out_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """held_out_loss (…, epoch, trial): on held-out samples with their noisy labels, of runs that
-    are never judged."""
-    loss = scores_table(row, arrays).loss.sel(split="validation", drop=True).rename(run="trial")
-    return loss.rename("held_out_loss").to_dataset()
+    """Tabulate held_out_loss (…, epoch, trial), the loss on held-out samples with noisy labels.
+
+    trial: a tuning run, which is never judged.
+    """
+    loss = scores_table(row, arrays).loss
+    held_out = loss.sel(split="validation", drop=True).rename(run="trial")
+    return held_out.rename("held_out_loss").to_dataset()
 
 
 # ---- what is shown ----
 
 
 def selected_epochs(results: xr.Dataset) -> pd.Series:
-    """The epoch with the least loss on held-out noisy samples, mean over trials: by model, poison,
-    alpha_percent."""
+    """Return the epoch with the least mean loss on held-out noisy samples.
+
+    By model, poison, alpha_percent.
+    """
     loss = results.held_out_loss
-    mean = loss.mean("trial", skipna=False)  # a trial that diverged is no choice
-    return (
-        mean.fillna(np.inf)
-        .idxmin("epoch")
-        .where(loss.notnull().any(("epoch", "trial")))
-        .to_series()
-        .dropna()
-    )
+    mean = loss.mean("trial", skipna=False)  # no epoch is chosen at which a trial has diverged
+    epochs = mean.fillna(np.inf).idxmin("epoch")
+    is_measured = loss.notnull().any(("epoch", "trial"))
+    return epochs.where(is_measured).to_series().dropna()
 
 
 def at_their_ends(results: xr.Dataset) -> pd.DataFrame:
-    """Every run's accuracy at each endpoint of its long training, with the epoch that this is."""
-    runs, chosen = accuracies(results, "validation", "train"), selected_epochs(results)
-    published = results.published_epochs.to_series()
+    """Return the accuracy and the epoch of each run at each endpoint of its long training."""
+    runs = accuracies(results, "validation", "train")
     places = runs[["model", "poison", "alpha_percent"]].apply(tuple, axis=1)
-    ends = {
-        "published": runs.model.map(published),
-        "selected": places.map(chosen),
+    epochs_of_endpoints = {
+        "published": runs.model.map(results.published_epochs.to_series()),
+        "selected": places.map(selected_epochs(results)),
         "last": runs.epoch.max(),
     }
-    return pd.concat(
-        [runs[runs.epoch == epoch].assign(endpoint=name) for name, epoch in ends.items()]
-    )
+    frames = []
+    for endpoint, epochs in epochs_of_endpoints.items():
+        runs_at_end = runs[runs.epoch == epochs]
+        frames.append(runs_at_end.assign(endpoint=endpoint))
+    return pd.concat(frames)
 
 
 def endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy on clean validation samples and on the noisy training labels at each endpoint."""
+    """Average accuracies on clean validation samples and noisy training labels at each endpoint."""
     return over_runs(at_their_ends(read[data, preset, "dynamics"]))
 
 
 def paired_endpoints(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus every other model at the same kind of endpoint, and where both fit the noisy
-    labels equally."""
+    """Subtract every other model's accuracy from the QNN's, at each endpoint and at equal fit."""
     results = read[data, preset, "dynamics"]
     ends = at_their_ends(results).query("measure == 'validation'")
-    runs = pd.concat([ends, at_equal_fit(results)], ignore_index=True).drop(columns="epoch")
-    return circuit_minus_others(runs)
+    runs = pd.concat([ends, at_equal_fit(results)], ignore_index=True)
+    return circuit_minus_others(runs.drop(columns="epoch"))
 
 
 def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
-    """Validation accuracy of every run where its fit of the noisy labels first is that of the QNN
-    after the last epoch.
+    """Return each run's validation accuracy once it fits the noisy labels as well as the QNN.
 
-    Between two epochs at which both were measured by a line; no row for a run that never fits so
-    well.
+    The fit to reach is that of the QNN after the last epoch. Accuracies between two measured epochs
+    are interpolated by a line. A run that never fits so well has no row.
     """
     runs = accuracies(results, "validation", "train")
-    circuits = runs[runs.family == "QNN"].model
-    last = runs[(runs.epoch == runs.epoch.max()) & (runs.measure == "train")]
-    target = (
-        last[last.model == circuits.iloc[0]]
-        .set_index(["poison", "alpha_percent", "run"])
-        .accuracy.to_dict()
-    )
+    circuit = runs[runs.family == "QNN"].model.iloc[0]
+    of_circuit = runs[(runs.model == circuit) & (runs.measure == "train")]
+    last_of_circuit = of_circuit[of_circuit.epoch == runs.epoch.max()]
+    fits = last_of_circuit.set_index(["poison", "alpha_percent", "run"]).accuracy.to_dict()
     keys = ["family", "size", "model", "poison", "alpha_percent", "run"]
     curves = runs.pivot(index=[*keys, "epoch"], columns="measure", values="accuracy")
     rows = []
-    for place, own in curves.groupby(level=keys, sort=False):
-        fit, accuracy = own.train.values, own.validation.values
-        aim = fit[-1] if place[2] == circuits.iloc[0] else target[place[3:]]
-        at = len(fit) - 1 if place[2] == circuits.iloc[0] else int(np.argmax(fit >= aim))
-        if fit[at] < aim:
+    for labels, curve in curves.groupby(level=keys, sort=False):
+        _, _, model, *place = labels
+        fit, accuracy = curve.train.values, curve.validation.values
+        if model == circuit:
+            target = fit[-1]
+            at = len(fit) - 1
+        else:
+            target = fits[tuple(place)]
+            at = int(np.argmax(fit >= target))  # 0 if the run never fits so well
+        if fit[at] < target:
             continue
-        share = (
-            1.0
-            if at == 0 or fit[at] == fit[at - 1]
-            else (aim - fit[at - 1]) / (fit[at] - fit[at - 1])
-        )
-        rows.append(
-            (
-                *place,
-                accuracy[at]
-                if at == 0
-                else accuracy[at - 1] + share * (accuracy[at] - accuracy[at - 1]),
-            )
-        )
-    found = pd.DataFrame(rows, columns=[*keys, "accuracy"])
-    return found.assign(measure="validation", endpoint="equal fit", epoch=np.nan)
+        interpolated = _accuracy_at_fit(fit, accuracy, target, at)
+        rows.append((*labels, interpolated))
+    frame = pd.DataFrame(rows, columns=[*keys, "accuracy"])
+    return frame.assign(measure="validation", endpoint="equal fit", epoch=np.nan)
+
+
+def _accuracy_at_fit(fit: np.ndarray, accuracy: np.ndarray, target: float, at: int) -> float:
+    """Interpolate the accuracy where the fit reaches its target, between epochs at - 1 and at.
+
+    fit, accuracy: (epochs,). at: the place of the first epoch whose fit is at least the target.
+    """
+    if at == 0:
+        return accuracy[0]
+    before = fit[at - 1]
+    after = fit[at]
+    share = 1.0
+    if after != before:
+        share = (target - before) / (after - before)
+    change = accuracy[at] - accuracy[at - 1]
+    return accuracy[at - 1] + share * change
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Clean against noisy: validation accuracy over the fit of the noisy labels, along one long
-    training."""
+    """Draw validation accuracy over the fit of the noisy labels, along one long training."""
     from foundation.report.drawing import finished, grid_for, model_styles, noises_of, poison_words
 
-    places = noises_of(results)
-    chosen, models = selected_epochs(results), ordered(results, "model")
-    styles, last = model_styles(results, models), results.epoch.values[-1]
-    for axis, (poison, alpha) in grid_for(
-        places, "accuracy on the noisy training labels", "validation accuracy", most=3
-    ):
+    chosen = selected_epochs(results)
+    last = results.epoch.values[-1]
+    styles = model_styles(results, ordered(results, "model"))
+    titles = ("accuracy on the noisy training labels", "validation accuracy")
+    panels = grid_for(noises_of(results), *titles, most=3)
+    for axis, (poison, alpha) in panels:
         axis.axvline(1 - alpha / 100, color="0.8", linewidth=0.8, zorder=0)
         for model, (colour, line, marker) in styles.items():
-            own = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha).mean("run")
-            own = own.dropna("epoch", how="all")
-            x, y = (own.sel(split=split) for split in ("train", "validation"))
-            axis.plot(x[1:], y[1:], color=colour, linestyle=line, linewidth=1, label=model)
-            ends = {"published_epochs": int(results.published_epochs.sel(model=model))}
-            ends |= {"selected": int(chosen[model, poison, alpha]), "last": int(last)}
-            for fill, epoch in zip(("none", "full", "left"), ends.values(), strict=True):
-                axis.plot(
-                    x.sel(epoch=epoch),
-                    y.sel(epoch=epoch),
-                    marker,
-                    color=colour,
-                    fillstyle=fill,
-                    ms=4,
-                )
+            accuracy = results.accuracy.sel(model=model, poison=poison, alpha_percent=alpha)
+            means = accuracy.mean("run").dropna("epoch", how="all")
+            x = means.sel(split="train")
+            y = means.sel(split="validation")
+            form = {"color": colour, "linestyle": line, "linewidth": 1}
+            axis.plot(x[1:], y[1:], label=model, **form)
+            epoch_of_fill = {
+                "none": int(results.published_epochs.sel(model=model)),
+                "full": int(chosen[model, poison, alpha]),
+                "left": int(last),
+            }
+            for fill, epoch in epoch_of_fill.items():
+                form = {"color": colour, "fillstyle": fill, "ms": 4}
+                at = {"epoch": epoch}
+                axis.plot(x.sel(at), y.sel(at), marker, **form)
         axis.set_title(poison_words(poison, alpha))
     text = (
         f"means of n = {count_of_runs(results)} runs, each with a training set of its own, after "
@@ -226,11 +232,11 @@ def resists(
     place: str,
     published: dict[str, tuple[float, ...]],
 ) -> Claim:
-    """The QNN against the published MLP after the published epochs; controls: what was tuned on
-    noisy labels.
+    """Claim that the QNN is ahead of the published MLP after the published epochs.
 
-    place: what the data set is called. published: the paper's accuracies at 0, 10, ... 90 %, by
-    model; {}: unknown.
+    Controls: both at equal fit of the noisy labels, and the tuned QNN against every contender that
+    is not a circuit. place: the name of the data set. published: the paper's accuracies at 0, 10,
+    ... 90 %, by model; {}: unknown.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
@@ -239,12 +245,12 @@ def resists(
         "== @alpha"
     )
     circuit, mlp = first_of(runs, "QNN"), first_of(runs, "MLP")
-    effect = paired(f"QNN − {mlp}, published epochs", of_model(runs, circuit), of_model(runs, mlp))
-    theirs = (
-        published[circuit][alpha // 10] - published[mlp][alpha // 10]
-        if circuit in published
-        else None
-    )
+    label = f"QNN − {mlp}, published epochs"
+    effect = paired(label, of_model(runs, circuit), of_model(runs, mlp))
+    published_effect = None
+    if circuit in published:
+        tenth = alpha // 10
+        published_effect = published[circuit][tenth] - published[mlp][tenth]
     fitted = at_equal_fit(read[data, "corrected", "dynamics"]).query(
         "poison == @kind and alpha_percent == @alpha"
     )
@@ -253,23 +259,26 @@ def resists(
         of_model(fitted, circuit),
         of_model(fitted, mlp),
     )
-    what = f"{alpha} % of the labels flipped" + ", all of one class" * (kind == "one_class")
-    statement = f"The QNN resists poison that the MLP learns: {place}, {what}"
-    return Claim(
-        "the paper's", statement, effect, (fit, *against_circuit(read, data, kind, alpha)), theirs
-    )
+    poison = f"{alpha} % of the labels flipped" + ", all of one class" * (kind == "one_class")
+    statement = f"The QNN resists poison that the MLP learns: {place}, {poison}"
+    controls = (fit, *against_circuit(read, data, kind, alpha))
+    return Claim("the paper's", statement, effect, controls, published_effect)
 
 
 def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
-    """The published MLP ahead of the QNN when both stop where noisy samples say; controls: every
-    tuned circuit."""
+    """Claim that the published MLP is ahead of the QNN if both stop where noisy samples say.
+
+    Controls: the stopped MLP against the QNN after the last epoch, and the tuned MLP against every
+    tuned circuit.
+    """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(
         "measure == 'validation' and poison == 'labels' and alpha_percent == @alpha"
     )
     mlp, circuit = first_of(runs, "MLP"), first_of(runs, "QNN")
-    selected, late = (runs[runs.endpoint == name] for name in ("selected", "last"))
+    selected = runs[runs.endpoint == "selected"]
+    late = runs[runs.endpoint == "last"]
     effect = paired(
         f"{mlp} − QNN at the selected epochs", of_model(selected, mlp), of_model(selected, circuit)
     )
@@ -277,9 +286,13 @@ def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
         "the same − QNN after the last epoch", of_model(selected, mlp), of_model(late, circuit)
     )
     tuned = tuned_contenders(read, data, "labels", alpha)
-    own = of_model(tuned, first_of(tuned[tuned.group == "published"], "MLP"))
+    published = tuned[tuned.group == "published"]
+    tuned_mlp = of_model(tuned, first_of(published, "MLP"))
     circuits = tuned[tuned.family == "QNN"].model.unique()
-    others = [paired(f"tuned MLP − {name}", own, of_model(tuned, name)) for name in circuits]
+    others = []
+    for name in circuits:
+        tuned_circuit = of_model(tuned, name)
+        others.append(paired(f"tuned MLP − {name}", tuned_mlp, tuned_circuit))
     statement = (
         "It takes no circuit: an MLP that stops where noisy samples say is ahead of the QNN, "
         f"{place}, {alpha} %"
@@ -288,24 +301,26 @@ def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
 
 
 def small_class(read: ResultFiles, data: str, model: str, place: str) -> Claim:
-    """A small function class ahead of the MLP after the published epochs; control: of the QNN after
-    a long training."""
+    """Claim that a small function class is ahead of the MLP after the published epochs.
+
+    Control: the small class against the QNN, both after the last epoch.
+    """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(
         "measure == 'validation' and poison == 'labels' and alpha_percent == 30"
     )
     family = {"Logistic": "logistic regression", "Quadratic": "a bounded quadratic form"}[model]
-    mlp, circuit, own = (first_of(runs, each) for each in ("MLP", "QNN", model))
-    at = {name: runs[runs.endpoint == name] for name in ("published", "last")}
+    mlp = first_of(runs, "MLP")
+    circuit = first_of(runs, "QNN")
+    small = first_of(runs, model)
+    published = runs[runs.endpoint == "published"]
+    last = runs[runs.endpoint == "last"]
     effect = paired(
-        f"{own} − {mlp}, published epochs",
-        of_model(at["published"], own),
-        of_model(at["published"], mlp),
+        f"{small} − {mlp}, published epochs", of_model(published, small), of_model(published, mlp)
     )
-    control = paired(
-        f"{own} − QNN, last epoch", of_model(at["last"], own), of_model(at["last"], circuit)
-    )
+    label = f"{small} − QNN, last epoch"
+    control = paired(label, of_model(last, small), of_model(last, circuit))
     statement = f"A small function class resists as the QNN does: {family}, {place}, 30 %"
     return Claim("ours, before", statement, effect, (control,))
 

@@ -1,9 +1,8 @@
-"""Is it the encoding of the images that makes gradient ascent hurt the QNN, or the scale of its
-logits?
+"""Does the encoding of the images make gradient ascent hurt the QNN, or the scale of its logits?
 
 Columns of norm 1 give an image a squared norm of 4 to 19, and so a logit that many times as large
-as that of an image of norm 1. Each encoding is tried at the published scale, and at the scale at
-which its logits are about as large as those of the other encoding: ten times, or a tenth.
+as that of an image of norm 1. Each encoding is tried at two scales of the logits: the published
+one, and ten times or a tenth of it, where logits are about as large as under the other encoding.
 """
 
 from __future__ import annotations
@@ -37,61 +36,55 @@ SCALES = {"amplitude": (5.0, 50.0), "columnwise": (5.0, 0.5)}  # logit per <Z>
 
 
 def under_each_encoding(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """The images of a configuration under each encoding."""
+    """Load the images under each encoding."""
     return {name: replace(config, encoding=name).load() for name in SCALES}
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Gradient ascent on the QNN under each encoding and scale of the logits; config: of
-    run_unlearn_mnist.py."""
+    """Plan gradient ascent on the QNN under each encoding and scale of the logits.
+
+    config: of run_unlearn_mnist.py.
+    """
     if not config.unlearn_labels:
         return
     method = config.method("ga", training=config.qnn.unlearn)
     poison = Poison("labels", config.unlearn_labels)
     for name, images in under_each_encoding(config, dataset).items():
-        usual = build_qnn(images, config.depth)
+        published = build_qnn(images, config.depth)
         for scale, block in itertools.product(SCALES[name], config.blocks()):
-            model = (
-                usual
-                if scale == usual.scale
-                else ScaledQNN(usual.n_qubits, usual.depth, logit_scale=scale)
-            )
-            teacher = training_job(
-                config, images, config.qnn.teacher, config.qnn, model, poison, block
-            )
+            if scale == published.scale:
+                model = published
+            else:
+                model = ScaledQNN(published.n_qubits, published.depth, logit_scale=scale)
+            training = config.qnn.teacher
+            teacher = training_job(config, images, training, config.qnn, model, poison, block)
             job = replace(teacher, method=method, start=teacher, record="curves")
             place = {"model": model.label, "encoding": name, "alpha_percent": poison.alpha_percent}
-            yield Row(
-                "encodings", job, place, scores_table, config.shown(job.runs), model_words(model)
-            )
+            shown = config.shown(job.runs)
+            yield Row("encodings", job, place, scores_table, shown, model_words(model))
 
 
 # ---- what is shown ----
 
 
 def before_and_after(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Gradient ascent under each encoding: before, at the end, and the fall of validation accuracy
-    within a run."""
+    """Accuracy before and after gradient ascent, and the change of validation accuracy by run."""
     runs = accuracies(read[data, preset, "encodings"], "validation", "forget_poisoned")
-    ends = {"before": runs[runs.epoch == 0], "after": runs[runs.epoch == runs.epoch.max()]}
-    ends = {
-        name: end.assign(measure=end.measure + f", {name}").drop(columns="epoch")
-        for name, end in ends.items()
-    }
-    of_validation = {
-        name: end[end.measure == f"validation, {name}"].drop(columns="measure")
-        for name, end in ends.items()
-    }
-    labels = [name for name in of_validation["after"] if name != "accuracy"]
-    change = of_validation["after"].merge(
-        of_validation["before"], on=labels, suffixes=("", "_before")
-    )
+    epochs = {"before": 0, "after": runs.epoch.max()}
+    ends, of_validation = [], {}
+    for name, epoch in epochs.items():
+        end = runs[runs.epoch == epoch].drop(columns="epoch")
+        ends.append(end.assign(measure=end.measure + f", {name}"))
+        of_validation[name] = end[end.measure == "validation"].drop(columns="measure")
+    before, after = of_validation["before"], of_validation["after"]
+    labels = [name for name in after if name != "accuracy"]
+    change = after.merge(before, on=labels, suffixes=("", "_before"))
     change = change.assign(accuracy=change.accuracy - change.accuracy_before, measure=CHANGE)
     change.attrs.update(runs.attrs)
-    both_ends = pd.concat(list(ends.values()))
-    return pd.concat(
-        [over_runs(both_ends), over_runs(change.drop(columns="accuracy_before"))], ignore_index=True
-    )
+    change = change.drop(columns="accuracy_before")
+    of_ends = over_runs(pd.concat(ends))
+    of_change = over_runs(change)
+    return pd.concat([of_ends, of_change], ignore_index=True)
 
 
 CHANGE = "difference after − before"
@@ -109,9 +102,8 @@ TABLE = StudyTable(
 
 
 def it_is_the_encoding(read: ResultFiles) -> Claim:
-    """Gradient ascent hurts the QNN under the columnwise encoding; control: the scale of its logits
-    alone."""
-    # SciPy's statistics, which a script does not need
+    """Gradient ascent hurts the QNN under the columnwise encoding; control: the scale of logits."""
+    # imports SciPy's statistics, which scripts do not need
     from foundation.report.claims import Claim, paired
 
     runs = accuracies(read["mnist", "corrected", "encodings"], "validation")
@@ -120,22 +112,21 @@ def it_is_the_encoding(read: ResultFiles) -> Claim:
         for epoch in (runs.epoch.max(), 0)
     )
     change = (last - first).reset_index()
-    models = {name: part.model.unique() for name, part in change.groupby("encoding")}
-    (usual,) = set(models["amplitude"]) & set(models["columnwise"])
-    under = {
-        (name, model == usual): part
+    by_encoding = change.groupby("encoding")
+    models = {name: part.model.unique() for name, part in by_encoding}
+    (published,) = set(models["amplitude"]) & set(models["columnwise"])
+    under = {  # by encoding, and whether its logits have the published scale
+        (name, model == published): part
         for (name, model), part in change.groupby(["encoding", "model"])
     }
-    effect = paired(
-        "change under amplitude − columnwise", under["amplitude", True], under["columnwise", True]
-    )
-    scaled = {
-        "amplitude × 10 − columnwise": (("amplitude", False), ("columnwise", True)),
-        "amplitude − columnwise × .1": (("amplitude", True), ("columnwise", False)),
-    }
-    controls = tuple(
-        paired(f"change under {words}", under[one], under[other])
-        for words, (one, other) in scaled.items()
+    amplitude = under["amplitude", True]
+    amplitude_scaled = under["amplitude", False]
+    columnwise = under["columnwise", True]
+    columnwise_scaled = under["columnwise", False]
+    effect = paired("change under amplitude − columnwise", amplitude, columnwise)
+    controls = (
+        paired("change under amplitude × 10 − columnwise", amplitude_scaled, columnwise),
+        paired("change under amplitude − columnwise × .1", amplitude, columnwise_scaled),
     )
     statement = (
         "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of its "

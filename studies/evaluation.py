@@ -1,5 +1,4 @@
-"""Did it forget? How far are unlearned models from oracles, on what budget, and how long are
-oracles to be trained?"""
+"""How far are unlearned models from oracles, on which budget, and how long do oracles train?"""
 
 from __future__ import annotations
 
@@ -52,9 +51,11 @@ class EpochsFlags(Flags):
 
     def check(self, config: Config) -> None:
         require_list("grid", self.grid)
-        doubled = all(after == 2 * before for before, after in itertools.pairwise(self.grid))
+        pairs = itertools.pairwise(self.grid)
+        doubled = all(after == 2 * before for before, after in pairs)
         allowed = "numbers of epochs, each twice the one before, such as 50 100 200"
-        require(min(self.grid) > 0 and doubled, "grid", " ".join(map(str, self.grid)), allowed)
+        grid = " ".join(map(str, self.grid))
+        require(min(self.grid) > 0 and doubled, "grid", grid, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,76 +83,72 @@ class BenchmarkFlags(Flags):
 
 
 def plan_epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Accuracies of oracles trained longer and longer, with a fifth of the retained samples held
-    out."""
+    """Train oracles longer and longer, with a fifth of the retained samples held out."""
     runs = min(config.runs, 5)
-    for (case, _), count in itertools.product(
-        cases(config, dataset, CHOICE_DRAWS, runs), config.epochs.grid
-    ):
-        own = replace(case, training=replace(case.training, epochs=count))
-        for job in own.oracles():
-            place = {
-                "model": case.model.label,
-                "poison": case.poison.kind,
-                "epochs": count,
-                "draw": case.draw,
-            }
-            yield Row("epochs", job, place, scores_table, own.shown(job), model_words(case.model))
+    cases_of_draws = cases(config, dataset, CHOICE_DRAWS, runs)
+    for (case, _), epochs in itertools.product(cases_of_draws, config.epochs.grid):
+        training = replace(case.training, epochs=epochs)
+        case = replace(case, training=training)
+        place = {
+            "model": case.model.label,
+            "poison": case.poison.kind,
+            "epochs": epochs,
+            "draw": case.draw,
+        }
+        coords = model_words(case.model)
+        for job in case.oracles():
+            yield Row("epochs", job, place, scores_table, case.shown(job), coords)
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Choices of hyper-parameters into selection; teachers, oracles, methods and their scores into
-    evaluation."""
-    for case, unlearn in cases(config, dataset, range(config.draws), config.teachers):
+    """Compare all configured methods with oracles.
+
+    Choices of hyper-parameters go into the file selection; teachers, oracles, methods and their
+    scores go into the file evaluation.
+    """
+    draws = range(config.draws)
+    for case, unlearn in cases(config, dataset, draws, config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
         yield from judged_rows(config, case, methods, dataset, "evaluation", "selection")
 
 
 def plan_benchmark(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """All methods beside oracles, on an equal budget of gradients and with further MLPs.
+    """Compare all methods with oracles, on an equal budget of gradients and with further MLPs.
 
-    All take the teacher's batches: a whole batch at every step, as published, leaves ten or twenty
-    steps of the budget.
+    All methods take the teacher's batches: with whole batches, as published, the budget would last
+    for ten or twenty steps.
     """
-    yield from _on_a_budget(
-        config, dataset, config.benchmark.methods or tuple(METHODS), [0], "benchmark"
-    )
+    names = config.benchmark.methods or tuple(METHODS)
+    yield from _on_a_budget(config, dataset, names, [0], "benchmark")
 
 
 def plan_finalists(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The best methods of the benchmark on more draws of the poison."""
-    require(
-        config.benchmark.finalists,
-        "--benchmark.finalists",
-        "nothing",
-        f"methods that it is to compare, out of {', '.join(METHODS)}",
-    )
-    yield from _on_a_budget(
-        config, dataset, config.benchmark.finalists, range(config.draws), "finalists"
-    )
+    """Compare the best methods of the benchmark with oracles, on more draws of the poison."""
+    names = config.benchmark.finalists
+    allowed = f"methods that it is to compare, out of {', '.join(METHODS)}"
+    require(names, "--benchmark.finalists", "nothing", allowed)
+    yield from _on_a_budget(config, dataset, names, range(config.draws), "finalists")
 
 
 def _on_a_budget(
     config: Config, dataset: Dataset, names: Iterable[str], draws: Iterable[int], study: str
 ) -> Iterator[Row]:
+    budget = config.benchmark.budget
     for case, unlearn in benchmarked_cases(config, dataset, draws):
-        sizes, training = (
-            split_sizes(case.poison, dataset),
-            replace(unlearn, batch_size=case.training.batch_size),
-        )
-        methods = {name: config.method(name, training=training) for name in names}
-        methods = {
-            name: _within(config.benchmark.budget, method, case, *sizes)
-            for name, method in methods.items()
-        }
+        n_retain, n_forget = split_sizes(case.poison, dataset)
+        training = replace(unlearn, batch_size=case.training.batch_size)
+        methods = {}
+        for name in names:
+            method = config.method(name, training=training)
+            methods[name] = _within(budget, method, case, n_retain, n_forget)
         yield from judged_rows(config, case, methods, dataset, study, "benchmark_selection")
 
 
 def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: int) -> Method:
-    """The method with as many epochs as an oracle's gradients times the budget allow, at least one.
+    """Set a method's epochs to the most that the budget allows, at least one.
 
-    A method of one step has one, for its null arm; one that does not say what it takes keeps its
-    own.
+    budget: the gradients that the method may take over those of an oracle. A method of one step
+    gets one epoch, for its null arm; a method of unknown cost keeps its epochs.
     """
 
     def trained(epochs: int) -> Method:
@@ -161,26 +158,31 @@ def _within(budget: float, method: Method, case: Case, n_retain: int, n_forget: 
         return trained(1)
     if math.isnan(method.gradients(n_retain, n_forget)):
         return method
+
+    def gradients(epochs: int) -> float:
+        return trained(epochs).gradients(n_retain, n_forget)
+
     most = budget * Retrain(training=case.training).gradients(n_retain, 0)
-    count = bisect_right(
-        range(1, 10**5), most, key=lambda epochs: trained(epochs).gradients(n_retain, n_forget)
-    )
-    return trained(max(count, 1))
+    epochs = bisect_right(range(1, 10**5), most, key=gradients)
+    return trained(max(epochs, 1))
 
 
 def plan_equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation, on one draw, with as many steps for retraining as teacher and method
-    take together."""
+    """Compare methods with oracles after equal total steps, on one draw of the poison.
+
+    Retraining gets as many steps as teacher and unlearning method take together.
+    """
     for case, unlearn in cases(config, dataset, [0], config.teachers):
         n_retain, n_forget = split_sizes(case.poison, dataset)
         retrain = Retrain(training=case.training)
         steps = case.training.epochs * retrain.steps(n_retain + n_forget)
         steps += unlearn.epochs * Retrain(training=unlearn).steps(n_retain)
-        longer = replace(case.training, epochs=round(steps / retrain.steps(n_retain)))
-        trainings = {name: longer if METHODS[name].is_fresh else unlearn for name in config.methods}
-        methods = {
-            name: config.method(name, training=training) for name, training in trainings.items()
-        }
+        epochs = round(steps / retrain.steps(n_retain))
+        longer = replace(case.training, epochs=epochs)
+        methods = {}
+        for name in config.methods:
+            training = longer if METHODS[name].is_fresh else unlearn
+            methods[name] = config.method(name, training=training)
         yield from judged_rows(
             config, case, methods, dataset, "equal_steps", "equal_steps_selection"
         )
@@ -190,70 +192,71 @@ def plan_equal_steps(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
-    """The epoch count that the rule finds for each model and poison: model, poison, epochs (NaN:
-    none of those tried).
+    """Find how many epochs suffice for oracles: family, model, poison, epochs (NaN: no count does).
 
-    The first at which doubling it moves the oracles' mean accuracies on held-out, retained and
-    forget samples by less than their standard deviation over seeds (within draws), each.
+    The rule takes the first count at which doubling it moves the mean accuracies on held-out,
+    retained and forget samples each by less than its standard deviation over seeds (within draws).
     """
     splits = ["validation", "retain", "forget_clean"]
     accuracy = results.accuracy.sel(split=splits)
-    means, deviations = (
-        accuracy.mean(("draw", "run")),
-        np.sqrt(accuracy.var("run", ddof=1).mean("draw")),
-    )
-    doubled = means.reindex(epochs=2 * means["epochs"].values).assign_coords(
-        epochs=means["epochs"].values
-    )
+    means = accuracy.mean(("draw", "run"))
+    deviations = np.sqrt(accuracy.var("run", ddof=1).mean("draw"))
+    counts = means["epochs"].values
+    doubled = means.reindex(epochs=2 * counts).assign_coords(epochs=counts)
     moved = abs(doubled - means)
-    settled = ((moved < deviations) | (moved == 0)).all("split") & moved.notnull().all("split")
+    is_small = (moved < deviations) | (moved == 0)
+    settled = is_small.all("split") & moved.notnull().all("split")
+    models = ordered(results, "model")
+    poisons = ordered(results, "poison")
     rows = []
-    for model, poison in itertools.product(ordered(results, "model"), ordered(results, "poison")):
-        own = settled.sel(model=model, poison=poison)
-        found = own.epochs.values[own.values]
-        rows.append(
-            (
-                results.family.sel(model=model).item(),
-                model,
-                poison,
-                found[0] if len(found) else np.nan,
-            )
-        )
+    for model, poison in itertools.product(models, poisons):
+        settled_counts = counts[settled.sel(model=model, poison=poison).values]
+        epochs = settled_counts[0] if len(settled_counts) else np.nan
+        family = results.family.sel(model=model).item()
+        rows.append((family, model, poison, epochs))
     return pd.DataFrame(rows, columns=["family", "model", "poison", "epochs"])
 
 
 def accuracies_over_epochs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of oracles after each number of epochs, and the number that the rule finds."""
+    """Average the oracles' accuracy after each count of epochs.
+
+    Measure rule: the count of `oracle_epochs`.
+    """
     results = read[data, preset, "epochs"]
     runs = accuracies(results, "validation", "retain", "forget_clean")
-    # of either draw
-    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
-    curves = over_runs(
-        runs[runs.measure == "validation"].rename(columns={"epochs": "alpha_percent"})
-    )
-    found = oracle_epochs(results).rename(columns={"epochs": "value"}).assign(measure="rule")
-    curves = curves.assign(measure=curves.alpha_percent.map("{} epochs".format)).drop(
-        columns="alpha_percent"
-    )
-    return pd.concat([curves, found], ignore_index=True).assign(n=curves.n.max())
+    # The mean is over the runs of both draws, so that each run needs a number of its own.
+    runs_of_draw = runs.run.max() + 1
+    numbers = runs.run + runs.draw * runs_of_draw
+    runs = runs.assign(run=numbers).drop(columns="draw")
+    held_out = runs[runs.measure == "validation"]
+    # over_runs keeps the counts apart under the name of a label that it knows.
+    curves = over_runs(held_out.rename(columns={"epochs": "alpha_percent"}))
+    titles = curves.alpha_percent.map("{} epochs".format)
+    curves = curves.assign(measure=titles).drop(columns="alpha_percent")
+    rule = oracle_epochs(results).rename(columns={"epochs": "value"}).assign(measure="rule")
+    tidy = pd.concat([curves, rule], ignore_index=True)
+    return tidy.assign(n=curves.n.max())
 
 
 def best_methods(results: xr.Dataset, count: int = 5) -> list[str]:
-    """Those of the benchmark's methods that end nearest to the oracles: by the mean over models of
-    the rank of W1.
+    """Name the benchmark's methods nearest to the oracles, by their mean rank in W1 over models.
 
-    Those that read the truth aside; a method has no rank on a model on which it cannot run or
-    diverged.
+    Methods that read the truth are left out. A method has no rank on a model on which it cannot run
+    or diverged.
     """
-    own = results.distance.sel(measure=PRIMARY).mean("draw").where(results.reads_truth == 0)
-    own = own.drop_sel(unlearner=["teacher", "oracle"]).stack(place=("model", "poison"))
-    ranks = own.to_series().unstack("unlearner").rank(axis="columns").mean()
+    distance = results.distance.sel(measure=PRIMARY).mean("draw")
+    distance = distance.where(results.reads_truth == 0)
+    distance = distance.drop_sel(unlearner=["teacher", "oracle"])
+    table = distance.stack(place=("model", "poison")).to_series().unstack("unlearner")
+    ranks = table.rank(axis="columns").mean()
     return list(ranks.sort_values(kind="stable").index[:count])
 
 
 def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Kendall's τ between the draws' rankings of the methods by their distance from the oracles:
-    mean over pairs."""
+    """Compare the draws' rankings of the methods by distance from the oracles: Kendall's τ.
+
+    Mean over pairs of draws; NaN if there is no pair, or one method alone.
+    """
     from scipy.stats import kendalltau  # half a second, in every process that imports this module
 
     results = read[data, preset, "evaluation"]
@@ -261,45 +264,41 @@ def rankings(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     distance = results.distance.sel(measure=PRIMARY, unlearner=methods)
     rows = []
     for model, poison in models_and_poisons(results):
-        own = (
-            distance.sel(model=model, poison=poison)
-            .dropna("unlearner", how="all")
-            .transpose("draw", "unlearner")
-            .values
-        )
-        pairs = (
-            [kendalltau(*pair).statistic for pair in itertools.combinations(own, 2)]
-            if own.shape[1] > 1
-            else []
-        )
+        known = distance.sel(model=model, poison=poison).dropna("unlearner", how="all")
+        distances = known.transpose("draw", "unlearner").values
+        n_draws, n_methods = distances.shape
+        pairs = itertools.combinations(distances, 2) if n_methods > 1 else ()
+        taus = [kendalltau(*pair).statistic for pair in pairs]
+        mean = float(np.mean(taus)) if taus else np.nan
         family = results.family.sel(model=model).item()
-        rows += [(family, model, poison, "τ", float(np.mean(pairs)) if pairs else np.nan, len(own))]
-    return pd.DataFrame(
-        rows, columns=["family", "model", "poison", "measure", "value", "n"]
-    ).assign(sd=np.nan, low=np.nan, high=np.nan)
+        rows.append((family, model, poison, "τ", mean, n_draws))
+    frame = pd.DataFrame(rows, columns=["family", "model", "poison", "measure", "value", "n"])
+    return frame.assign(sd=np.nan, low=np.nan, high=np.nan)
 
 
 def epochs_figure(results: xr.Dataset) -> Figure | None:
-    """Accuracies of oracles against how long they are trained: a row for each poison, a column for
-    each model."""
+    """Draw accuracies of oracles over epochs: a row for each poison, a column for each model."""
     from foundation.report.drawing import PALETTE, draw_curve, finished, panels_for, poison_words
 
     rows = models_and_poisons(results)
     if not rows:
         return None
     poisons = list(dict.fromkeys(poison for _, poison in rows))
-    pairs = [(model, poison) for poison in poisons for model in ordered(results, "model")]
+    models = ordered(results, "model")
+    pairs = [(model, poison) for poison in poisons for model in models]
     chosen = oracle_epochs(results).set_index(["model", "poison"]).epochs
     styles = {
         "retain": ("retained", ("0.6", "-", "s")),
         "validation": ("held out", (PALETTE[0], "--", "o")),
         "forget_clean": ("forget set, true labels", (PALETTE[1], "-.", "^")),
     }
-    least = float(results.accuracy.sel(split=list(styles)).mean(("draw", "run")).min())
-    for axis, (model, poison) in panels_for(pairs, "epochs", "accuracy", rows=len(poisons)):
-        for split, (name, style) in styles.items():
+    means = results.accuracy.sel(split=list(styles)).mean(("draw", "run"))
+    least = float(means.min())
+    panels = panels_for(pairs, "epochs", "accuracy", rows=len(poisons))
+    for axis, (model, poison) in panels:
+        for split, (label, style) in styles.items():
             runs = _over_draws(results.accuracy.sel(model=model, poison=poison, split=split))
-            draw_curve(axis, runs, style, name)
+            draw_curve(axis, runs, style, label)
         rule = {"color": PALETTE[3], "linestyle": ":", "label": "found by the rule"}
         axis.axvline(chosen[model, poison], **rule)
         title = f"{model}, {poison_words(poison)}"
@@ -318,9 +317,9 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
 
 
 def _over_draws(accuracy: xr.DataArray) -> xr.DataArray:
-    """The runs of all draws along one axis, run."""
-    runs = accuracy.stack(each=("draw", "run")).dropna("epochs", how="all")
-    return runs.reset_index("each").drop_vars(["draw", "run"]).rename(each="run")
+    """Put the runs of all draws along one axis, run."""
+    runs = accuracy.stack(run_of_draw=("draw", "run")).dropna("epochs", how="all")
+    return runs.reset_index("run_of_draw").drop_vars(["draw", "run"]).rename(run_of_draw="run")
 
 
 TABLE = table_of(

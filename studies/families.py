@@ -1,4 +1,4 @@
-"""Families of models: what --models names, how each model is built, and how a family is trained."""
+"""Families of models, as --models names them: how they are built and how they are trained."""
 
 from __future__ import annotations
 
@@ -78,17 +78,21 @@ class ModelFlags(Settings):
             require(0 <= value <= 1, flag_name(name), value, "a probability, 0 to 1")
         self.check_lists("hidden")
         self.check_names("models", FAMILIES)
-        for text in (*self.hidden, *self.label_hidden, self.unlearn_hidden):
-            parse_widths(text)
+        for widths in (*self.hidden, *self.label_hidden, self.unlearn_hidden):
+            parse_widths(widths)
 
     def device(self) -> dict[str, Any]:
-        """What the QNN has of a device, for `build_qnn`; nothing where it is exact."""
-        found = {"shots": self.shots, "gradient": self.gradient} if self.shots else {}
+        """Return the QNN's shots, gradient and noise for `build_qnn`; {} for an exact QNN."""
+        options: dict[str, Any] = {}
+        if self.shots:
+            options |= {"shots": self.shots, "gradient": self.gradient}
         noise = Noise(self.p1, self.p2, self.readout)
-        return found | ({"noise": noise} if noise.words else {})
+        if noise.words:
+            options["noise"] = noise
+        return options
 
     def protocol(self, family: str) -> Protocol:
-        """How a family of models is trained."""
+        """Say how a family of models is trained."""
         return getattr(self, FAMILIES[family].trained_as)
 
 
@@ -96,12 +100,12 @@ class ModelFlags(Settings):
 
 
 def parse_widths(text: str) -> tuple[int, ...]:
-    """ "64,16" -> (64, 16); "none" -> ()."""
+    """Parse hidden widths: "64,16" gives (64, 16), "none" gives (); BadInput for anything else."""
     if text == "none":
         return ()
-    good = isinstance(text, str) and bool(re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text))
+    is_valid = isinstance(text, str) and bool(re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text))
     require(
-        good,
+        is_valid,
         "--hidden",
         repr(text),
         'a string for each network: its widths, such as "64,16", or "none"',
@@ -111,35 +115,39 @@ def parse_widths(text: str) -> tuple[int, ...]:
 
 def build_mlp(dataset: Dataset, widths: str) -> MLP:
     x = dataset.train.x
-    return MLP(x.shape[1] * (2 if np.iscomplexobj(x) else 1), parse_widths(widths))
+    numbers_per_entry = 2 if np.iscomplexobj(x) else 1  # real and imaginary part
+    return MLP(x.shape[1] * numbers_per_entry, parse_widths(widths))
 
 
 def build_qnn(dataset: Dataset, depth: int, **device: Any) -> QNN:
-    """The QNN for these samples; device: its shots, noise and kind of gradient."""
+    """Build the QNN for these samples; device: its shots, noise and kind of gradient.
+
+    Raises BadInput if the samples are no amplitudes of qubits.
+    """
     width = dataset.train.x.shape[1]
     if device:
         hardware.require_normalised(dataset.train.x)
-    require(width & (width - 1) == 0 and width > 1, "train.x", f"{width} features",
+    are_amplitudes = width > 1 and width & (width - 1) == 0
+    require(are_amplitudes, "train.x", f"{width} features",
             "a power of two, the amplitudes of qubits (datar.pad fills up with zeros)")  # fmt: skip
     return QNN(int(np.log2(width)), depth, **device)
 
 
 def build_quadratic(dataset: Dataset) -> QuadraticForm:
-    width = dataset.train.x.shape[1]
-    return QuadraticForm(
-        width, min(QuadraticForm.rank, width), is_complex=np.iscomplexobj(dataset.train.x)
-    )
+    x = dataset.train.x
+    width = x.shape[1]
+    rank = min(QuadraticForm.rank, width)
+    return QuadraticForm(width, rank, is_complex=np.iscomplexobj(x))
 
 
 class Family(NamedTuple):
-    """Models of one kind, by the name that --models knows."""
+    """Models of one kind, under a name that --models knows."""
 
-    sweep: Callable[[ModelFlags, Dataset], list[Model]]  # of the noise sweep
-    unlearning: Callable[[ModelFlags, Dataset], Model]  # the one that unlearns
-    trained_as: str = (
-        "qnn"  # the flag of the configuration that says how they are trained, mlp or qnn
-    )
-    # of the sweep, where labels are flipped
+    sweep: Callable[[ModelFlags, Dataset], list[Model]]  # builds the models of the noise sweep
+    unlearning: Callable[[ModelFlags, Dataset], Model]  # builds the model that unlearns
+    # the flag of the configuration that holds the family's protocol: mlp or qnn
+    trained_as: str = "qnn"
+    # builds further models of the noise sweep, which see flipped labels only
     labels_only: Callable[[ModelFlags, Dataset], list[Model]] = lambda *_: []
 
 
@@ -166,5 +174,5 @@ FAMILIES: dict[str, Family] = {
 
 
 def model_words(model: Model) -> dict[str, tuple[str, Any]]:
-    """What figures and tables have to know of a model: a coordinate along the model axis."""
+    """Return the family of a model as a coordinate along the axis model of a study's file."""
     return {"family": ("model", getattr(model, "family", type(model).__name__))}

@@ -1,4 +1,4 @@
-"""Does the MLP see the gauge, the global phase of each ground state, which no measurement sees?"""
+"""Does the MLP see the gauge: the global phase of each ground state, which no measurement sees?"""
 
 from __future__ import annotations
 
@@ -44,33 +44,31 @@ class GaugeFlags(Flags):
 
 
 def under_each_gauge(config: Config, dataset: Dataset) -> dict[Gauge, Dataset]:
-    """The ground states under each gauge; config: of run_unlearn_xxz.py."""
+    """Load the ground states under each gauge; config: of run_unlearn_xxz.py."""
     return {gauge: replace(config, gauge=gauge).load() for gauge in get_args(Gauge)}
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The noise sweep with flipped labels under each gauge: the same masks, first parameters and
-    batches.
+    """Plan the noise sweep with flipped labels under each gauge.
 
-    A QNN is trained under the first gauge alone: its logits are the same under all (tested to
-    1e-5).
+    Masks, first parameters and batches do not depend on the gauge. A QNN is trained under the fixed
+    gauge alone: its logits do not depend on the gauge (tested to 1e-5).
     """
-    models = [
-        (name, model) for name in config.models for model in FAMILIES[name].sweep(config, dataset)
-    ]
-    for (family, model), (gauge, states) in itertools.product(
-        models, under_each_gauge(config, dataset).items()
-    ):
+    models = []
+    for name in config.models:
+        models += [(name, model) for model in FAMILIES[name].sweep(config, dataset)]
+    states_by_gauge = under_each_gauge(config, dataset)
+    n_runs = config.gauge_control.runs
+    places = itertools.product(models, states_by_gauge.items())
+    for (family, model), (gauge, states) in places:
         if family == "qnn" and gauge != "fixed":
             continue
         protocol = config.protocol(family)
-        for alpha, block in itertools.product(
-            config.alphas, config.blocks(config.gauge_control.runs)
-        ):
+        for alpha, block in itertools.product(config.alphas, config.blocks(n_runs)):
             poison = Poison("labels", alpha)
             job = training_job(config, states, protocol.sweep, protocol, model, poison, block)
             place = {"model": model.label, "gauge": gauge, "alpha_percent": alpha}
-            shown = config.shown(job.runs, config.gauge_control.runs)
+            shown = config.shown(job.runs, n_runs)
             yield Row("gauge", job, place, scores_table, shown, model_words(model))
 
 
@@ -78,32 +76,36 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy under each gauge."""
+    """Validation accuracy of each model under each gauge."""
     return over_runs(under_gauges(read[data, preset, "gauge"]))
 
 
 def under_gauges(results: xr.Dataset) -> pd.DataFrame:
-    """Every run's validation accuracy; a model that was trained under one gauge only is said to be
-    under any."""
+    """Validation accuracy of every run; "any gauge" where a model was trained under one only."""
     runs = accuracies(results, "validation")
-    alone = (runs.groupby("model").gauge.transform("nunique") == 1) & (results.sizes["gauge"] > 1)
-    return runs.assign(gauge=runs.gauge.str.replace("_", " ").mask(alone, "any gauge"))
+    n_gauges = runs.groupby("model").gauge.transform("nunique")
+    is_any = (n_gauges == 1) & (results.sizes["gauge"] > 1)
+    names = runs.gauge.str.replace("_", " ")
+    return runs.assign(gauge=names.mask(is_any, "any gauge"))
 
 
 def paired_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Models that see no gauge minus those that do, in the fixed one; and fixed gauge minus random
-    phase."""
+    """Subtract accuracies by run, across models and within a model.
+
+    Across: models that see no gauge minus models that see it, in the fixed gauge. Within: fixed
+    gauge minus random phase.
+    """
     runs = under_gauges(read[data, preset, "gauge"])
-    under = {name: own.drop(columns="gauge") for name, own in runs.groupby("gauge")}
-    across = difference(under["any gauge"], under["fixed"], "model").assign(
-        minus=lambda tidy: tidy.minus + ", fixed"
-    )
+    by_gauge = runs.groupby("gauge")
+    under = {gauge: part.drop(columns="gauge") for gauge, part in by_gauge}
+    across = difference(under["any gauge"], under["fixed"], "model")
+    across = across.assign(minus=across.minus + ", fixed")
     within = difference(under["fixed"], under["random phase"]).assign(minus="random phase")
     within = within.assign(model=within.model + ", fixed")
     return pd.concat([across, within], ignore_index=True).assign(poison="labels")
 
 
-# towards what the model's colour is mixed, how far, line and marker under each gauge
+# under each gauge: the colour that the model's is mixed with, its share, the line, the marker
 GAUGE_STYLE = {
     "fixed": ("black", 0.0, "-", "o"),
     "random_sign": ("white", 0.45, "-.", "^"),
@@ -112,8 +114,7 @@ GAUGE_STYLE = {
 
 
 def figure(results: xr.Dataset) -> Figure:
-    """Validation accuracy against the share of flipped labels under each gauge, a line for each
-    model and gauge."""
+    """Draw validation accuracy against the share of flipped labels, by model and gauge."""
     from foundation.report.drawing import (
         ALPHA_LABEL,
         SPARE_STYLE,
@@ -125,28 +126,25 @@ def figure(results: xr.Dataset) -> Figure:
         panels_for,
     )
 
-    ((axis, styles),) = panels_for(
-        [model_styles(results, ordered(results, "model"))], ALPHA_LABEL, "validation accuracy"
-    )
-    free = []
-    for model, (colour, *form) in styles.items():
-        own = results.accuracy.sel(model=model).dropna("gauge", how="all").sel(split="validation")
-        alone = own.sizes["gauge"] == 1 < results.sizes["gauge"]
-        free += [model] * alone
-        for gauge in own.gauge.values:
-            towards, share, *under = GAUGE_STYLE.get(gauge, ("white", 0.7, *SPARE_STYLE[1:]))
-            style = (colour, *form) if alone else (mixed(colour, towards, share), *under)
-            draw_curve(
-                axis,
-                own.sel(gauge=gauge),
-                style,
-                f"{model}, {'any gauge' if alone else gauge.replace('_', ' ')}",
-            )
-    once = (
-        f". {' and '.join(free)}: trained once, what it reads is the same under all gauges"
-        if free
-        else ""
-    )
+    styles = model_styles(results, ordered(results, "model"))
+    ((axis, _),) = panels_for([styles], ALPHA_LABEL, "validation accuracy")
+    spare = ("white", 0.7, *SPARE_STYLE[1:])
+    trained_once = []
+    for model, style_of_model in styles.items():
+        trained = results.accuracy.sel(model=model).dropna("gauge", how="all")
+        runs = trained.sel(split="validation")
+        is_any = runs.sizes["gauge"] == 1 < results.sizes["gauge"]
+        if is_any:
+            trained_once.append(model)
+        for gauge in runs.gauge.values:
+            towards, share, *form = GAUGE_STYLE.get(gauge, spare)
+            style_of_gauge = (mixed(style_of_model[0], towards, share), *form)
+            style = style_of_model if is_any else style_of_gauge
+            name = "any gauge" if is_any else gauge.replace("_", " ")
+            runs_of_gauge = runs.sel(gauge=gauge)
+            draw_curve(axis, runs_of_gauge, style, f"{model}, {name}")
+    names = " and ".join(trained_once)  # "" where all models were trained under every gauge
+    once = f". {names}: trained once, what it reads is the same under all gauges" if names else ""
     text = (
         f"{band_words(results)}; the same flips, first parameters and batches under each "
         f"gauge{once}"
@@ -176,22 +174,25 @@ PAIRED = StudyTable(
 
 
 def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
-    """The ring with the published random phase; control: the same states, flips and batches in a
-    fixed gauge."""
+    """QNN against MLP on the ring with the published random phase of each state.
+
+    Controls: the fixed gauge, with equal states, flips and batches; then `against_circuit`.
+    """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     runs = under_gauges(read["xxz", "paper", "gauge"]).query("alpha_percent == @alpha")
     circuit = of_model(runs, first_of(runs, "QNN"))
     mlp = of_model(runs, first_of(runs, "MLP"))
-    by_gauge = {name: mlp[mlp.gauge == name] for name in ("random phase", "fixed")}
-    effect, control = (paired(f"QNN − MLP, {name}", circuit, own) for name, own in by_gauge.items())
+    effect, control = (
+        paired(f"QNN − MLP, {gauge}", circuit, mlp[mlp.gauge == gauge])
+        for gauge in ("random phase", "fixed")
+    )
     statement = (
         f"The QNN resists poison that the MLP learns: the ring as published, {alpha} % of the "
         "labels flipped"
     )
-    return Claim(
-        "the paper's", statement, effect, (control, *against_circuit(read, "xxz", "labels", alpha))
-    )
+    controls = (control, *against_circuit(read, "xxz", "labels", alpha))
+    return Claim("the paper's", statement, effect, controls)
 
 
 STUDY = Study(

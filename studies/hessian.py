@@ -1,5 +1,7 @@
-"""How does poison roughen the loss? Hessians, spectra and slices of the loss after training on
-flipped labels."""
+"""How does poison roughen the loss?
+
+Hessians, their spectra, and slices of the loss, after training on flipped labels.
+"""
 
 from __future__ import annotations
 
@@ -99,33 +101,21 @@ class LandscapeFlags(Flags):
 
     def check(self, config: HessianConfig) -> None:
         require(self.held_out >= 2, "held_out", self.held_out, "2 or more")
-        require(
-            1 <= self.loss_samples <= self.held_out,
-            "loss_samples",
-            self.loss_samples,
-            f"1 to {self.held_out}",
-        )
+        are_held_out = 1 <= self.loss_samples <= self.held_out
+        require(are_held_out, "loss_samples", self.loss_samples, f"1 to {self.held_out}")
         is_odd = self.slice_points >= 3 and self.slice_points % 2 == 1
         require(is_odd, "slice_points", self.slice_points, "an odd number, 3 or more")
         for name in ("mlp_radii", "qnn_radii"):
             for radius in getattr(self, name):
                 require(0 < radius < np.inf, name, radius, "positive numbers")
         most = self.lanczos_steps // 2
-        require(
-            2 <= self.extremes <= most,
-            "extremes",
-            self.extremes,
-            f"2 to {most}, half of --landscape.lanczos-steps",
-        )
+        allowed = f"2 to {most}, half of --landscape.lanczos-steps"
+        require(2 <= self.extremes <= most, "extremes", self.extremes, allowed)
         if self.slice_alphas:
             require_list("slice_alphas", self.slice_alphas)
+        percents = "whole percents, 0 to 99 (not shares: 30, not 0.3)"
         for alpha in self.slice_alphas:
-            require(
-                0 <= alpha < 100,
-                "slice_alphas",
-                alpha,
-                "whole percents, 0 to 99 (not shares: 30, not 0.3)",
-            )
+            require(0 <= alpha < 100, "slice_alphas", alpha, percents)
 
 
 BUILDERS = {
@@ -143,11 +133,11 @@ BUILDERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Landscape(Runs):
-    """A block of runs: models trained on flipped labels of splits of their own, and the loss around
-    them.
+    """Train models on flipped labels, each run on a split of its own; measure the loss around them.
 
-    Fields as the flags of the same names. slices: points, and radii along random directions and
-    eigenvectors, of the slices through the first run that has not died; None for no slices.
+    held_out, loss_samples, lanczos_steps, extremes: see LandscapeFlags. slices: (points, radius
+    along random directions, radius along eigenvectors), of slices through the first run that has
+    not died; None for no slices.
     """
 
     model: Model
@@ -199,47 +189,38 @@ class Landscape(Runs):
 
 @partial(jax.jit, static_argnames=("model", "training"))
 def _train_runs(model: Model, training: Training, splits: Split, keys: jax.Array) -> Params:
-    """The runs of a block, networks side by side and circuits one after the other."""
+    """Train the runs of a block: networks side by side, circuits one after the other."""
 
     def one_run(arguments):
         return train(model, arguments[0], **training.keywords(), key=arguments[1])
 
-    return (
-        jax.vmap(one_run)((splits, keys))
-        if isinstance(model, MLP)
-        else jax.lax.map(one_run, (splits, keys))
-    )
+    if isinstance(model, MLP):
+        return jax.vmap(one_run)((splits, keys))
+    return jax.lax.map(one_run, (splits, keys))
 
 
 def plan(config: HessianConfig, dataset: Dataset) -> Iterator[Row]:
-    """Landscapes around trained models, for each model and share of flipped labels."""
+    """Plan the landscapes around trained models, for each model and share of flipped labels."""
     n, flags = len(dataset.train.y), config.landscape
-    require(
-        flags.held_out <= n - 2,
-        "--landscape.held-out",
-        flags.held_out,
-        f"at most {n - 2} of the {n} training images",
-    )
+    allowed = f"at most {n - 2} of the {n} training images"
+    require(flags.held_out <= n - 2, "--landscape.held-out", flags.held_out, allowed)
     names = ("held_out", "loss_samples", "lanczos_steps", "extremes")
-    shared = {name: getattr(flags, name) for name in names} | {
-        "training": config.training,
-        "seed": config.seed,
-    }
+    shared = {name: getattr(flags, name) for name in names}
+    shared |= {"training": config.training, "seed": config.seed}
     shared |= {"data": dataset.provenance["sha256"], "size": config.block}
-    for name, alpha, block in itertools.product(config.models, config.alphas, config.blocks()):
+    cells = itertools.product(config.models, config.alphas, config.blocks())
+    for name, alpha, block in cells:
         model = BUILDERS[name](config, dataset)
         radii = flags.mlp_radii if isinstance(model, MLP) else flags.qnn_radii
-        sliced = (
-            (flags.slice_points, *radii) if block == 0 and alpha in flags.slice_alphas else None
-        )
+        is_sliced = block == 0 and alpha in flags.slice_alphas
+        sliced = (flags.slice_points, *radii) if is_sliced else None
         job = Landscape(model=model, alpha_percent=alpha, slices=sliced, block=block, **shared)
         place = {"model": model.label, "alpha_percent": alpha}
-        yield Row(
-            "landscape", job, place, landscape_table, config.shown(job.runs), model_words(model)
-        )
+        shown = config.shown(job.runs)
+        yield Row("landscape", job, place, landscape_table, shown, model_words(model))
 
 
-AXES = {  # of a variable, behind model, share of flipped labels and run
+AXES = {  # of a variable, behind the axes model, alpha_percent and run
     "accuracy": ("split",),
     "eigenvalues": ("rank",),
     "extreme": ("place",),
@@ -251,32 +232,33 @@ LABELS = {"split": ["train", "held_out"], "direction": ["random", "eigenvectors"
 
 
 def landscape_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """All arrays under the model and the share of flipped labels, those of each run along the
-    runs."""
-    values = {}
+    """All arrays: (model, alpha_percent, run, ...), those of slices without the axis run."""
+    variables = {}
     for name, array in arrays.items():
-        dims = (() if name.startswith("slice") else ("run",)) + AXES.get(name, ())
-        values[name] = (
-            ("model", "alpha_percent", *dims),
-            np.asarray(array, np.float64)[None, None],
-        )
-    size = values.pop("size")
-    table = xr.Dataset(values)
-    counted = {axis: np.arange(n) for axis, n in table.sizes.items()} | {"run": list(row.job.runs)}
-    own = {axis: [label] for axis, label in row.place.items()} | {
-        "size": ("model", size[1].ravel())
-    }
-    return table.assign_coords(
-        counted | {axis: LABELS[axis] for axis in LABELS if axis in counted} | own
-    )
+        of_run = () if name.startswith("slice") else ("run",)
+        dims = ("model", "alpha_percent", *of_run, *AXES.get(name, ()))
+        of_place = np.asarray(array, np.float64)[None, None]
+        variables[name] = (dims, of_place)
+    _, size = variables.pop("size")
+    table = xr.Dataset(variables)
+    coords = {axis: np.arange(n) for axis, n in table.sizes.items()}
+    coords["run"] = list(row.job.runs)
+    for axis, labels in LABELS.items():
+        if axis in coords:
+            coords[axis] = labels
+    coords |= {axis: [label] for axis, label in row.place.items()}
+    coords["size"] = ("model", size.ravel())
+    return table.assign_coords(coords)
 
 
 # ---- one run ----
 
 
 class Draw(NamedTuple):
-    """The data of one run: poisoned training set, held-out images, and those of them that make the
-    loss."""
+    """Data of one run: poisoned training set, held-out images, and the images of the loss.
+
+    The images of the loss are some of those held out.
+    """
 
     train: Split
     held_out: Split
@@ -284,13 +266,15 @@ class Draw(NamedTuple):
 
 
 def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
-    """A stratified split of the training images and the flips of one run; the same for every
-    model."""
+    """Draw a stratified split of the training images and the flips of one run.
+
+    Neither depends on the model.
+    """
     x, y = dataset.train
     split_key = random_key(job.seed, "landscape", "split", run)
-    state = int(jax.random.randint(split_key, (), 0, 2**31 - 1))
+    state = jax.random.randint(split_key, (), 0, 2**31 - 1)
     kept, held_out = train_test_split(
-        np.arange(len(y)), test_size=job.held_out, stratify=y, random_state=state
+        np.arange(len(y)), test_size=job.held_out, stratify=y, random_state=int(state)
     )
     order = jax.random.permutation(
         random_key(job.seed, "landscape", "loss samples", run), job.held_out
@@ -312,35 +296,36 @@ def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
 def measure(
     job: Landscape, params: Params, draw: Draw, key: jax.Array
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Everything that is kept of a trained model, by the names in the result file; and the top two
-    eigenvectors.
+    """Measure a trained model: values by their names in the result file, and top two eigenvectors.
 
-    trace_complex: that of the published analysis, over real and imaginary angles, for its circuit;
-    NaN for all others. eigenvalues: descending, all of a QNN's and all that are not exactly 0 of a
-    network's (`landscape.row_space`). extreme: those that Lanczos found at both ends, NaN for a
-    QNN. diverged: whether the Hessian is not finite; then all the rest is NaN.
+    trace_complex: the trace over real and imaginary angles of the published analysis, for its
+    circuit; NaN for all other models. eigenvalues: descending, all of a QNN's, and all of a
+    network's that are not exactly 0 (`landscape.row_space`). extreme: eigenvalues that Lanczos
+    found at both ends, NaN for a QNN. diverged: whether the Hessian is not finite; then all other
+    values are NaN.
     """
     model = job.model
     dense = _dense_hessian(model, params, draw.loss)
     diverged = not np.isfinite(np.asarray(dense)).all()
-    if diverged:  # what is measured of any finite parameters has the shapes to be filled
+    if diverged:  # zeros give arrays of the right shapes, which are filled with NaN below
         params = jax.tree.map(np.zeros_like, params)
         dense = _dense_hessian(model, params, draw.loss)
-    eigenvalues, vectors = np.linalg.eigh(np.asarray(dense, np.float64))
+    in_double = np.asarray(dense, np.float64)
+    eigenvalues, vectors = np.linalg.eigh(in_double)
     published = isinstance(model, QNN) and model.entangler == "cnot"
     trace_complex = landscape.complex_trace(model, params, draw.loss) if published else np.nan
     if isinstance(model, MLP):
         trace, error = landscape.hessian_trace(model, params, draw.loss)
-        found = landscape.extreme_eigenvalues(
+        extremes = landscape.extreme_eigenvalues(
             model, params, draw.loss, k=job.extremes, steps=job.lanczos_steps, key=key
         )
-        top = np.asarray(found.vectors)[:-3:-1]
-        dead, dead_relus = (
-            count(model, params, draw.loss) for count in (landscape.dead, landscape.dead_relus)
-        )
+        top = np.asarray(extremes.vectors)[:-3:-1]
+        dead = landscape.dead(model, params, draw.loss)
+        dead_relus = landscape.dead_relus(model, params, draw.loss)
     else:
         trace, error = eigenvalues.sum(), 0
-        found = landscape.Extremes(*np.full((2, 2 * job.extremes), np.nan), None)
+        nothing = np.full((2, 2 * job.extremes), np.nan)
+        extremes = landscape.Extremes(*nothing, None)
         top = vectors.T[:-3:-1]
         dead = dead_relus = 0  # a circuit has no ReLUs
     values = {
@@ -348,8 +333,8 @@ def measure(
         "trace_error": error,
         "trace_complex": trace_complex,
         "eigenvalues": eigenvalues[::-1],
-        "extreme": found.values,
-        "extreme_error": found.errors,
+        "extreme": extremes.values,
+        "extreme_error": extremes.errors,
         "dead": dead,
         "dead_relus": dead_relus,
         "accuracy": _accuracies(model, params, draw.train, draw.held_out),
@@ -361,15 +346,18 @@ def measure(
 
 @partial(jax.jit, static_argnames="model")
 def _accuracies(model: Model, params: Params, *splits: Split) -> jax.Array:
-    """The accuracy on each of the splits, whose logits are computed together."""
-    logits = model.logits(params, jnp.concatenate([split.x for split in splits]))
-    ends = np.cumsum([len(split.y) for split in splits])[:-1]
+    """Accuracy on each of the splits: (splits,). Logits of all splits are computed together."""
+    x = jnp.concatenate([split.x for split in splits])
+    logits = model.logits(params, x)
+    sizes = [len(split.y) for split in splits]
+    ends = np.cumsum(sizes)[:-1]
     parts = zip(jnp.split(logits, ends), splits, strict=True)
-    return jnp.stack([metrics.accuracy(own, split.y) for own, split in parts])
+    by_split = [metrics.accuracy(of_split, split.y) for of_split, split in parts]
+    return jnp.stack(by_split)
 
 
 def _dense_hessian(model: Model, params: Params, split: Split) -> jax.Array:
-    """All of a QNN's Hessian, and that part of a network's that is not exactly 0."""
+    """The whole Hessian of a QNN, and the part of a network's that is not exactly 0."""
     if isinstance(model, MLP):
         return landscape.hessian(*landscape.row_space(model, params, split))
     return landscape.hessian(model, params, split)
@@ -378,16 +366,15 @@ def _dense_hessian(model: Model, params: Params, split: Split) -> jax.Array:
 def slices(
     job: Landscape, params: Params, split: Split, top: np.ndarray, key: jax.Array
 ) -> dict[str, np.ndarray]:
-    """The loss over two planes: along random directions, and along the eigenvectors of the two
-    largest eigenvalues."""
+    """Loss over two planes: along random directions, and along the top two eigenvectors."""
     random = landscape.filter_normalised_directions(job.model, params, key=key)
     points, *radii = job.slices
-    planes = [
-        landscape.loss_slice(
-            job.model, params, split, jnp.asarray(plane, random.dtype), radius=radius, points=points
+    planes = []
+    for plane, radius in zip((random, top), radii, strict=True):
+        directions = jnp.asarray(plane, random.dtype)
+        planes.append(
+            landscape.loss_slice(job.model, params, split, directions, radius=radius, points=points)
         )
-        for plane, radius in zip((random, top), radii, strict=True)
-    ]
     return {
         "slice_loss": np.stack([plane.loss for plane in planes]),
         "slice_radius": np.asarray(radii),
@@ -398,31 +385,34 @@ def slices(
 
 
 def traces_and_ratios(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Hessian traces and their ratios to the clean ones: medians, and the published mean. No row
-    without clean ones."""
+    """Hessian traces and their ratios to the clean traces: medians, and the published mean.
+
+    The smallest α is clean. A model without clean runs has no row.
+    """
     results = read[data, preset, "landscape"]
-    runs, held_out = every_run(results), accuracies(results, "held_out").assign(measure="held out")
-    clean = runs[runs.alpha_percent == results.alpha_percent.values[0]].set_index(["model", "run"])
+    runs = every_run(results)
+    held_out = accuracies(results, "held_out").assign(measure="held out")
+    smallest = results.alpha_percent.values[0]
+    clean = runs[runs.alpha_percent == smallest].set_index(["model", "run"])
+    no_spread = (np.nan, np.nan, np.nan)
 
-    def traces(own: pd.DataFrame) -> Iterator[tuple]:
-        own, usual = own.set_index("run").align(clean.loc[own.model.iloc[0]])
-        for name, words in {"trace": "", "trace_complex": " over Re, Im"}.items():
-            yield (
-                f"trace{words}",
-                own[name].median(),
-                np.nan,
-                *metrics.bootstrap_interval(own[name], np.median),
-            )
-            ratio, *interval = metrics.ratio_interval(own[name], usual[name])
-            yield f"ratio{words}", ratio, np.nan, *interval
-        scaled = own.trace / usual.trace.mean()
+    def traces(of_alpha: pd.DataFrame) -> Iterator[tuple]:
+        clean_runs = clean.loc[of_alpha.model.iloc[0]]
+        poisoned, clean_runs = of_alpha.set_index("run").align(clean_runs)
+        for name, suffix in {"trace": "", "trace_complex": " over Re, Im"}.items():
+            median = poisoned[name].median()
+            interval = metrics.bootstrap_interval(poisoned[name], np.median)
+            yield f"trace{suffix}", median, np.nan, *interval
+            ratio, *interval = metrics.ratio_interval(poisoned[name], clean_runs[name])
+            yield f"ratio{suffix}", ratio, np.nan, *interval
+        scaled = poisoned.trace / clean_runs.trace.mean()
         yield "mean ratio", scaled.mean(), scaled.std(), np.nan, np.nan
-        yield "dead", own.dead.sum(), np.nan, np.nan, np.nan
-        yield "off", own.dead_relus.mean(), np.nan, np.nan, np.nan
+        yield "dead", poisoned.dead.sum(), *no_spread
+        yield "off", poisoned.dead_relus.mean(), *no_spread
 
-    runs, held_out = (
-        each[each.model.isin(clean.index.unique("model"))] for each in (runs, held_out)
-    )
+    models = clean.index.unique("model")
+    runs = runs[runs.model.isin(models)]
+    held_out = held_out[held_out.model.isin(models)]
     return pd.concat([tidy(runs, traces), over_runs(held_out)], ignore_index=True)
 
 
@@ -433,20 +423,18 @@ PUBLISHED_TRACES = {  # heissian.ipynb: means of 5 seeds, the clean one and the 
 
 
 def traces_beside_published(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The traces at the smallest α, and the ratios at the others, beside what the paper's notebook
-    has."""
+    """Traces at the smallest α and ratios at larger α, beside those of the paper's notebook."""
     tidy = traces_and_ratios(read, data, preset)
-    published = [
-        PUBLISHED_TRACES.get(place, "–") for place in zip(tidy.model, tidy.measure, strict=True)
-    ]
-    tidy = tidy.assign(
-        published=published,
-        quantity=tidy.measure + ", α = " + tidy.alpha_percent.astype(str) + " %",
-    )
-    tidy = tidy[
-        (tidy.alpha_percent == tidy.alpha_percent.min()) == tidy.measure.str.startswith("trace")
-    ]
-    return tidy[~tidy.measure.str.contains("Re, Im") | (tidy.published != "–")]
+    places = zip(tidy.model, tidy.measure, strict=True)
+    published = [PUBLISHED_TRACES.get(place, "–") for place in places]
+    alphas = tidy.alpha_percent.astype(str)
+    quantity = tidy.measure + ", α = " + alphas + " %"
+    tidy = tidy.assign(published=published, quantity=quantity)
+    is_clean = tidy.alpha_percent == tidy.alpha_percent.min()
+    tidy = tidy[is_clean == tidy.measure.str.startswith("trace")]
+    is_complex = tidy.measure.str.contains("Re, Im")
+    is_published = tidy.published != "–"
+    return tidy[~is_complex | is_published]
 
 
 TABLE = StudyTable(
@@ -487,8 +475,10 @@ BESIDE_PUBLISHED = StudyTable(
 
 
 def hessian_traces(results: xr.Dataset) -> Figure | None:
-    """The Hessian's trace over its clean median: a dot for each run, median and interval
-    (arXiv:2508.02422, Fig. 4)."""
+    """Draw the Hessian's trace over its clean median: a dot for each run, median and interval.
+
+    The counterpart of arXiv:2508.02422, Fig. 4.
+    """
     from foundation.report.drawing import (
         ALPHA_LABEL,
         PANEL,
@@ -501,26 +491,24 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     models, alphas = _landscape_models(results), results.alpha_percent.values
     if not models:
         return None
-    ylabel, width = f"trace of the Hessian\nover its median at α = {alphas[0]} %", 0.8 / len(models)
-    ((axis, styles),) = panels_for([model_styles(results, models)], ALPHA_LABEL, ylabel)
+    ylabel = f"trace of the Hessian\nover its median at α = {alphas[0]} %"
+    width = 0.8 / len(models)
+    styles = model_styles(results, models)
+    ((axis, _),) = panels_for([styles], ALPHA_LABEL, ylabel)
     generator = np.random.default_rng(0)  # scatters the dots sideways
-    for place, (model, (colour, _, marker)) in enumerate(styles.items()):
-        clean = float(results.trace.sel(model=model)[{"alpha_percent": 0}].median())
+    for place, (model, style) in enumerate(styles.items()):
+        clean_traces = results.trace.sel(model=model)[{"alpha_percent": 0}]
+        clean = float(clean_traces.median())
+        from_middle = place - (len(models) - 1) / 2
         for column, alpha in enumerate(alphas):
             runs = results.sel(model=model, alpha_percent=alpha).dropna("run", subset=["trace"])
-            ratios, dead = runs.trace.values / clean, runs.dead.values > 0
-            middle = column + (place - (len(models) - 1) / 2) * width
+            ratios = runs.trace.values / clean
+            dead = runs.dead.values > 0
+            middle = column + from_middle * width
             x = middle + width * generator.uniform(-0.25, 0.25, len(ratios))
-            form = {
-                "color": colour,
-                "markersize": 3,
-                "alpha": 0.7,
-                "label": "" if column else model,
-            }
-            axis.plot(x[~dead], ratios[~dead], marker, **form)
-            axis.plot(x[dead], ratios[dead], marker, color=colour, markersize=4.5, fillstyle="none")
-            if len(ratios):
-                _draw_median(axis, middle, ratios, 0.35 * width)
+            label = "" if column else model  # once in the legend
+            _draw_runs(axis, x, ratios, dead, style, label)
+            _draw_median(axis, middle, ratios, 0.35 * width)
     axis.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axis.set(yscale="log", xticks=range(len(alphas)), xticklabels=map(str, alphas))
     plt.gcf().set_figwidth(1.4 * PANEL[0])
@@ -533,45 +521,54 @@ def hessian_traces(results: xr.Dataset) -> Figure | None:
     return finished(text, results, legend=True)
 
 
+def _draw_runs(
+    axis: Axes, x: np.ndarray, values: np.ndarray, dead: np.ndarray, style: tuple, label: str
+) -> None:
+    """Draw a dot for each run, hollow where the network is dead; style: of `model_styles`."""
+    colour, _, marker = style
+    form = {"color": colour, "markersize": 3, "alpha": 0.7, "label": label}
+    hollow = {"color": colour, "markersize": 4.5, "fillstyle": "none"}
+    alive = ~dead
+    axis.plot(x[alive], values[alive], marker, **form)
+    axis.plot(x[dead], values[dead], marker, **hollow)
+
+
 def _draw_median(axis: Axes, x: float, values: np.ndarray, half: float) -> None:
-    """The median as a bar of twice the half width, and its 95 % bootstrap interval."""
-    ends, median = metrics.bootstrap_interval(values, np.median), np.median(values)
+    """Draw the median as a bar of twice the half width, and its 95 % bootstrap interval.
+
+    Draws nothing where there are no values.
+    """
+    if not len(values):
+        return
+    ends = metrics.bootstrap_interval(values, np.median)
+    median = np.median(values)
     axis.vlines(x, *ends, color="black", linewidth=0.9)
     axis.hlines(median, x - half, x + half, color="black", linewidth=1.4)
 
 
 def hessian_spectra(results: xr.Dataset) -> Figure | None:
-    """Eigenvalues of the Hessian in descending order without poison and with the most of it, a
-    panel for each model."""
+    """Draw the Hessian's eigenvalues by rank, at the smallest and the largest share of poison."""
     from foundation.report.drawing import finished, model_styles, panels_for
 
     models, alphas = _landscape_models(results), results.alpha_percent.values
     if not models:
         return None
-    for axis, (model, style) in panels_for(
-        model_styles(results, models).items(), "rank", "eigenvalue"
-    ):
-        for alpha, colour in ((alphas[0], "0.45"), (alphas[-1], style[0])):
-            spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha).dropna(
-                "rank", how="all"
-            )
-            axis.plot(
-                spectra["rank"] + 1,
-                spectra.transpose("rank", "run"),
-                color=colour,
-                linewidth=0.4,
-                alpha=0.35,
-            )
-            axis.plot(
-                spectra["rank"] + 1,
-                spectra.median("run"),
-                color=colour,
-                linewidth=1.5,
-                label=f"α = {alpha} %",
-            )
+    smallest = alphas[0]
+    largest = alphas[-1]
+    limits = 2 * np.nanquantile(results.eigenvalues, (0, 1))
+    styles = model_styles(results, models)
+    for axis, (model, style) in panels_for(styles.items(), "rank", "eigenvalue"):
+        for alpha, colour in ((smallest, "0.45"), (largest, style[0])):
+            spectra = results.eigenvalues.sel(model=model, alpha_percent=alpha)
+            spectra = spectra.dropna("rank", how="all")
+            ranks = spectra["rank"] + 1
+            runs = spectra.transpose("rank", "run")
+            median = spectra.median("run")
+            axis.plot(ranks, runs, color=colour, linewidth=0.4, alpha=0.35)
+            axis.plot(ranks, median, color=colour, linewidth=1.5, label=f"α = {alpha} %")
         axis.axhline(0, color="0.7", linewidth=0.8, zorder=0)
         axis.set_yscale("symlog", linthresh=1e-3)
-        axis.set(title=model, xscale="log", ylim=2 * np.nanquantile(results.eigenvalues, (0, 1)))
+        axis.set(title=model, xscale="log", ylim=limits)
         axis.legend(frameon=False)
     text = (
         f"thin: each of n = {count_of_runs(results)} runs, thick: their median at each rank. "
@@ -582,27 +579,33 @@ def hessian_spectra(results: xr.Dataset) -> Figure | None:
 
 
 def loss_slices(results: xr.Dataset) -> Figure | None:
-    """The loss on planes through trained models, clean beside poisoned."""
+    """Draw the loss on planes through trained models, clean beside poisoned."""
     from foundation.report.drawing import finished, panels_for, plt
 
     if "slice_loss" not in results:
         return None
-    sliced = results.assign(slice_loss=results.slice_loss.where(np.isfinite(results.slice_loss)))
+    is_finite = np.isfinite(results.slice_loss)
+    sliced = results.assign(slice_loss=results.slice_loss.where(is_finite))
     sliced = sliced.dropna("alpha_percent", how="all", subset=["slice_loss"])
-    finite = sliced.slice_loss.count([dim for dim in sliced.slice_loss.dims if dim != "model"])
+    dims = [dim for dim in sliced.slice_loss.dims if dim != "model"]
+    finite = sliced.slice_loss.count(dims)
     models = [model for model in _landscape_models(results) if finite.sel(model=model)]
     if not models:
         return None
     names = {"random": "random", "eigenvectors": "top eigenvectors"}
     alphas = sliced.alpha_percent.values
     panels = panels_for(itertools.product(models, names, alphas), rows=len(models))
-    pairs = np.reshape([axis for axis, _ in panels], (-1, len(alphas)))
-    plt.gcf().set_size_inches(1.65 * len(names) * len(alphas) + 1.6, 1.75 * len(models) + 0.6)
-    for (model, direction), axes in zip(itertools.product(models, names), pairs, strict=True):
+    all_axes = [axis for axis, _ in panels]
+    pairs = np.reshape(all_axes, (-1, len(alphas)))
+    width = 1.65 * len(names) * len(alphas) + 1.6
+    height = 1.75 * len(models) + 0.6
+    plt.gcf().set_size_inches(width, height)
+    places = itertools.product(models, names)
+    for (model, direction), axes in zip(places, pairs, strict=True):
         _draw_planes(axes, sliced.sel(model=model, direction=direction))
         axes[0].set_ylabel(model * (direction == "random"))
         for axis, alpha in zip(axes, alphas, strict=True):
-            title = f"{names[direction]}\nα = {alpha} %" * (model == models[0])
+            title = f"{names[direction]}\nα = {alpha} %" if model == models[0] else ""
             axis.set_title(title, fontsize=8)
     text = (
         "one run of each, cross: its trained parameters; loss on the images of the Hessian. Random "
@@ -613,17 +616,21 @@ def loss_slices(results: xr.Dataset) -> Figure | None:
 
 
 def _draw_planes(axes: Sequence[Axes], sliced: xr.Dataset) -> None:
-    """The slices at each share of flipped labels in the same colours, with one bar."""
+    """Draw the slices at each share of flipped labels, in one scale of colours with one bar."""
     from foundation.report.drawing import log_ticks, matplotlib, plt
 
-    low, high = np.fmax((sliced.slice_loss.min(), sliced.slice_loss.max()), (1e-3, 2e-3))
-    levels, norm = np.geomspace(low, high, 16), matplotlib.colors.LogNorm(low, high)
+    ends = (sliced.slice_loss.min(), sliced.slice_loss.max())
+    low, high = np.fmax(ends, (1e-3, 2e-3))
+    levels = np.geomspace(low, high, 16)
+    norm = matplotlib.colors.LogNorm(low, high)
     for axis, alpha in zip(axes, sliced.alpha_percent.values, strict=True):
-        own = sliced.sel(alpha_percent=alpha)
-        plane, radius = own.slice_loss.transpose("second", "first").values, own.slice_radius.item()
+        at_alpha = sliced.sel(alpha_percent=alpha)
+        plane = at_alpha.slice_loss.transpose("second", "first").values
+        radius = at_alpha.slice_radius.item()
         offsets = np.linspace(-radius, radius, len(plane))
         form = {"levels": levels, "cmap": "cividis", "norm": norm}
-        drawn = axis.contourf(offsets, offsets, np.clip(plane, low, high), **form)
+        clipped = np.clip(plane, low, high)
+        drawn = axis.contourf(offsets, offsets, clipped, **form)
         axis.plot(0, 0, "+", color="white", markersize=6)
         axis.set(aspect="equal")
     bar = {"label": "loss (nats)", "ticks": log_ticks(low, high), "format": "%g", "shrink": 0.8}
@@ -631,7 +638,7 @@ def _draw_planes(axes: Sequence[Axes], sliced: xr.Dataset) -> None:
 
 
 def _landscape_models(results: xr.Dataset) -> list[str]:
-    """The models in reading order; none that diverged without poison."""
+    """The models in reading order, without those that diverged in all clean runs."""
     clean = results.trace[{"alpha_percent": 0}]
     return [model for model in ordered(results, "model") if clean.sel(model=model).count()]
 
@@ -640,23 +647,28 @@ def _landscape_models(results: xr.Dataset) -> list[str]:
 
 
 def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
-    """log10 of the trace's ratio to the clean one, the MLP's less the QNN's; control: logistic
-    regression's.
+    """log10 of the trace's ratio to the clean trace, MLP minus QNN; control: MLP minus logistic.
 
-    Its loss is convex and has nothing to roughen: what its ratio rises by is confidence alone.
+    The loss of logistic regression is convex: poison cannot roughen it, and its ratio rises by the
+    model's confidence alone.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     results = read[data, "corrected", "landscape"]
     traces = results.trace
-    ratio = np.log10(traces.sel(alpha_percent=alpha) / traces.sel(alpha_percent=0))
-    runs = every_run(ratio.rename("accuracy").to_dataset().assign_coords(
-        {name: results[name] for name in ("family", "size")}))  # fmt: skip
+    ratio = traces.sel(alpha_percent=alpha) / traces.sel(alpha_percent=0)
+    log_ratio = np.log10(ratio)
+    as_study = log_ratio.rename("accuracy").to_dataset()
+    described = {name: results[name] for name in ("family", "size")}
+    as_study = as_study.assign_coords(described)
+    runs = every_run(as_study)
     mlp, circuit, convex = (
         of_model(runs, first_of(runs, family)) for family in ("MLP", "QNN", "Logistic")
     )
-    effect, control = (paired(f"log10 of the ratio, MLP − {name}", mlp, other) for name, other in
-                       (("QNN", circuit), ("logistic regression", convex)))  # fmt: skip
+    effect, control = (
+        paired(f"log10 of the ratio, MLP − {name}", mlp, other)
+        for name, other in (("QNN", circuit), ("logistic regression", convex))
+    )
     statement = (
         "Poison roughens the loss of the MLP and not that of the QNN: trace of the Hessian, "
         f"{alpha} %"

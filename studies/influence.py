@@ -1,4 +1,4 @@
-"""What does linear response, by influence functions, say of the oracles?"""
+"""Does linear response, by influence functions, predict the oracles?"""
 
 from __future__ import annotations
 
@@ -38,13 +38,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearResponse(Runs):
-    """What teachers' logits would do if the forget set were taken out, by linear response:
-    influence functions.
+    """Predict by influence functions how teachers' logits change without the forget set.
 
-    A Newton step towards the minimum of CE(D_r), damped as in the method newton, and the change of
-    each logit to first order in it. At a minimum of the loss over all samples it is that of Koh and
-    Liang (arXiv:1703.04730) for a group; elsewhere what is left of that loss's gradient is in it as
-    well.
+    The change of each logit is taken to first order in a Newton step towards the minimum of
+    CE(D_r), damped as in the method newton. At a minimum of the loss over all samples this is the
+    influence of a group of Koh and Liang (arXiv:1703.04730); elsewhere the remaining gradient of
+    that loss contributes as well.
     """
 
     start: Fit
@@ -54,9 +53,11 @@ class LinearResponse(Runs):
         return (self.start,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """predicted, stepped (runs, n + v): the change of z to first order, and what the whole step
-        does."""
-        # the retained samples, and the same draw
+        """Return predicted and stepped (runs, n + v), the changes of z.
+
+        predicted: to first order in the step. stepped: by the whole step.
+        """
+        # A job that unlearns from `start` has the retained samples of the draw of `start`.
         fit = replace(self.start, start=self.start, method=Newton())
         _, block = block_inputs(fit, dataset)
         params = narrowed(fit.model, inputs[0], block)
@@ -71,9 +72,10 @@ def _linear_response(
     model: Model, block: Block, params: Params, keys: jax.Array, seen: np.ndarray
 ) -> dict[str, jax.Array]:
     def one_run(arguments):
-        own, start, key = arguments
-        x = jnp.concatenate([own.inputs, block.validation])[block.measured[seen]]
-        task = Task(model, start, own.retain, own.forget, own.forget_clean, start)
+        data, start, key = arguments
+        samples = jnp.concatenate([data.inputs, block.validation])
+        x = samples[block.measured[seen]]
+        task = Task(model, start, data.retain, data.forget, data.forget_clean, start)
         after, _ = Newton()(task, key)
         step = jax.tree.map(jnp.subtract, after, start)
         before, predicted = jax.jvp(
@@ -81,15 +83,13 @@ def _linear_response(
         )
         return {"predicted": predicted, "stepped": logits_of(model, after, x, key) - before}
 
-    return jax.lax.map(
-        one_run, (block._replace(validation=None, measured=None, columns=None), params, keys)
-    )
+    by_run = block._replace(validation=None, measured=None, columns=None)
+    return jax.lax.map(one_run, (by_run, params, keys))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Job):
-    """The change of each logit by linear response beside the true one: that of oracles against
-    teachers."""
+    """Compare the changes of logits by linear response with true changes, teachers to oracles."""
 
     case: Case
 
@@ -100,12 +100,12 @@ class Response(Job):
         return (*teachers, *self.case.oracles("A"), *linear)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """predicted, stepped, true (n + v,): mean changes of z over models; forget, retain,
-        validation (n + v,) masks.
+        """Return mean changes of z over models, masks of PARTS, and three numbers on each part.
 
-        correlation, agreement (3, 3): Pearson's of predicted with true, and with stepped, on each
-        of those parts, and its 95 % bounds by halves of the models. share (3, 3): the mean
-        predicted change over the mean true one.
+        predicted, stepped, true (n + v,): the changes. forget, retain, validation (n + v,): the
+        masks. correlation, agreement (3, 3): Pearson's correlation of predicted with true, and of
+        predicted with stepped. share (3, 3): the mean predicted change over the mean true change.
+        The axes of (3, 3) are part, and value with its 95 % bounds by halves of the models.
         """
         blocks = self.case.blocks
         teachers, oracles, linear = (
@@ -163,37 +163,43 @@ PARTS = ("forget", "retain", "validation")
 
 
 def _bare(z: np.ndarray) -> Models:
-    """Models of which only the logits matter."""
-    return Models(z, z, np.zeros(len(z)), np.arange(len(z)))
+    """Make models of their logits alone; all else is a placeholder."""
+    steps = np.zeros(len(z))
+    numbers = np.arange(len(z))
+    return Models(z, z, steps, numbers)
 
 
 # ---- what is computed ----
 
 
+BOUNDS = ["value", "low", "high"]
+
+
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The change of each logit by linear response beside the true one, on the first draw of the
-    poison."""
+    """Compare linear response with oracles in each case of the benchmark, on the first draw."""
     for case, _ in benchmarked_cases(config, dataset, [0]):
         if getattr(case.model, "is_random", False):
-            continue  # what is drawn has no derivative to go by
+            continue  # logits that are drawn at random have no derivative
         place = {"model": case.model.label, "poison": case.poison.kind}
         job = Response(data=case.data, case=case)
         yield Row("influence", job, place, response_table, None, model_words(case.model))
 
 
 def response_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """predicted, stepped, true (…, sample), member (poison, of, sample); three numbers (…, of,
-    bound): see Response."""
+    """Tabulate a Response: predicted, stepped, true (…, sample), member (poison, of, sample).
+
+    correlation, agreement, share (…, of, bound).
+    """
     coords = {axis: [label] for axis, label in row.place.items()}
-    table = xr.Dataset(coords=coords | {"of": list(PARTS), "bound": ["value", "low", "high"]})
+    table = xr.Dataset(coords=coords | {"of": list(PARTS), "bound": BOUNDS})
     for name in ("predicted", "stepped", "true"):
-        table[name] = (*row.place, "sample"), arrays[name][None, None].astype(np.float32)
+        changes = arrays[name].astype(np.float32)
+        table[name] = (*row.place, "sample"), changes[None, None]
     for name in ("correlation", "agreement", "share"):
-        table[name] = (*row.place, "of", "bound"), arrays[name][None, None]
-    table["member"] = (
-        ("poison", "of", "sample"),
-        np.stack([arrays[name] for name in PARTS])[None].astype(np.int8),
-    )
+        numbers = arrays[name][None, None]
+        table[name] = (*row.place, "of", "bound"), numbers
+    masks = np.stack([arrays[name] for name in PARTS])[None]
+    table["member"] = ("poison", "of", "sample"), masks.astype(np.int8)
     table = table.assign_coords(sample=np.arange(table.sizes["sample"]))
     return table.assign_coords(size=("model", [int(arrays["size"])]))
 
@@ -201,66 +207,57 @@ def response_table(row: Row, arrays: Arrays) -> xr.Dataset:
 # ---- what is shown ----
 
 
-BOUNDS = ["value", "low", "high"]
-
-
 def responses(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The logits' change by linear response beside the true one, and beside that of the whole step:
-    correlations.
+    """Return the correlation, share and agreement of each Response, on each part.
 
-    predicted / true: the mean predicted change over the mean true one.
+    Measures are named by the part: its correlation, its share (", predicted / true") and its
+    agreement (", the step itself").
     """
-    results, rows = read[data, preset, "influence"], []
-    for model, poison in itertools.product(ordered(results, "model"), ordered(results, "poison")):
-        for name, words in {
-            "correlation": "",
-            "share": ", predicted / true",
-            "agreement": ", the step itself",
-        }.items():
+    results = read[data, preset, "influence"]
+    suffixes = {
+        "correlation": "",
+        "share": ", predicted / true",
+        "agreement": ", the step itself",
+    }
+    models = ordered(results, "model")
+    poisons = ordered(results, "poison")
+    rows = []
+    for model, poison in itertools.product(models, poisons):
+        family = results.family.sel(model=model).item()
+        response = results.sel(model=model, poison=poison)
+        for name, suffix in suffixes.items():
             for part in results.of.values:
-                value, low, high = (
-                    results[name].sel(model=model, poison=poison, of=part, bound=BOUNDS).values
-                )
-                family = results.family.sel(model=model).item()
-                rows.append((family, model, poison, f"{part}{words}", value, np.nan, low, high))
-    return pd.DataFrame(
-        rows, columns=["family", "model", "poison", "measure", "value", "sd", "low", "high"]
-    ).assign(n=0)
+                numbers = response[name].sel(of=part, bound=BOUNDS)
+                value, low, high = numbers.values
+                measure = f"{part}{suffix}"
+                rows.append((family, model, poison, measure, value, np.nan, low, high))
+    columns = ["family", "model", "poison", "measure", "value", "sd", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).assign(n=0)
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """The change of each logit that linear response predicts against the true one, for each model
-    and poison."""
+    """Draw true changes of the logits over those that linear response predicts."""
     from foundation.report.drawing import PALETTE, finished, grid_for, poison_words
 
     pairs = list(itertools.product(ordered(results, "model"), ordered(results, "poison")))
     marks = {"validation": ("0.75", "."), "retain": ("0.35", "o"), "forget": (PALETTE[3], "^")}
-    for axis, place in grid_for(pairs, "predicted change of z", "true change of z"):
-        own, words = results.sel(model=place[0], poison=place[1]), []
+    for axis, (model, poison) in grid_for(pairs, "predicted change of z", "true change of z"):
+        response = results.sel(model=model, poison=poison)
+        lines = []
         for part, (colour, marker) in marks.items():
-            chosen = own.member.sel(of=part).values == 1
-            axis.plot(
-                own.predicted[chosen],
-                own.true[chosen],
-                marker,
-                color=colour,
-                markersize=2,
-                label=part,
-            )
-            value, low, high = own.correlation.sel(of=part, bound=BOUNDS).values
-            words.append(f"{part} {value:.2f} [{low:.2f}, {high:.2f}]")
+            is_member = response.member.sel(of=part).values == 1
+            predicted = response.predicted[is_member]
+            true = response.true[is_member]
+            axis.plot(predicted, true, marker, color=colour, markersize=2, label=part)
+            correlation = response.correlation.sel(of=part, bound=BOUNDS)
+            value, low, high = correlation.values
+            lines.append(f"{part} {value:.2f} [{low:.2f}, {high:.2f}]")
         axis.axline((0, 0), slope=1, color="0.6", linewidth=0.8, zorder=0)
-        behind = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
-        axis.text(
-            0.03,
-            0.97,
-            "\n".join(reversed(words)),
-            transform=axis.transAxes,
-            va="top",
-            fontsize=6.5,
-            bbox=behind,
-        )
-        axis.set_title(f"{place[0]}, {poison_words(place[1])}")
+        numbers = "\n".join(reversed(lines))
+        background = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 1}
+        form = {"va": "top", "fontsize": 6.5, "bbox": background}
+        axis.text(0.03, 0.97, numbers, transform=axis.transAxes, **form)
+        axis.set_title(f"{model}, {poison_words(poison)}")
     text = (
         "z: logit signed by the true label, a dot for each sample; true: mean over oracles less "
         "mean over teachers; predicted: first order in a damped Newton step towards the minimum on "

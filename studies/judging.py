@@ -1,5 +1,4 @@
-"""How far unlearned models are from oracles: the scores, their rows, tables and figures. Several
-studies judge so."""
+"""How far unlearned models are from oracles: scores, rows, tables, figures of several studies."""
 
 from __future__ import annotations
 
@@ -10,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -70,16 +67,18 @@ EXAMPLES = 4  # forget samples whose logits a study's file holds
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Job):
-    """All measures of one arm against half B of the oracles: of a method and its null, of teachers,
-    of more oracles."""
+    """All measures of one arm against half B of the oracles.
+
+    The arm is a method with its null arm, teachers, or further oracles.
+    """
 
     case: Case
-    choice: Choice | None = None  # the method's; None: no method is judged
-    arm: str = ""  # then what: teacher or oracle
+    choice: Choice | None = None  # the method's setting; None: the arm is teachers or oracles
+    arm: str = ""  # teacher or oracle, if no method is judged
     measures: tuple[tuple[str, Measure], ...] = tuple(MEASURES.items())
 
     def groups(self) -> dict[str, list[Fit]]:
-        """The jobs of the arms that are compared."""
+        """Return the jobs of each arm that is compared."""
         case, choice = self.case, self.choice
         own = (
             case.chosen(choice)
@@ -101,11 +100,12 @@ class Score(Job):
         return f"score {self.case.model.label} {self.case.poison.kind}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """What `evaluation.scores` gives of each measure, (measures,) each; p (), of the primary
-        one.
+        """Return the `evaluation.scores` of all measures, (measures,) each, and p () of PRIMARY.
 
-        true_positive (101,): of U-LiRA's attack at RATES. lost (): runs of the arms that diverged,
-        which are left out. angles (): those that move the logits, of a circuit.
+        true_positive (101,): true positive rates of U-LiRA's attack at RATES. lost (): how many
+        runs diverged, in all arms; they are left out. angles (): how many angles of a circuit move
+        its logits. Scores are NaN if an arm, other than the null arm, has fewer than four runs
+        left.
         """
         half = len(inputs) // 2
         arrays = list(zip(inputs[:half], inputs[half:], strict=True))
@@ -118,9 +118,10 @@ class Score(Job):
         lost = sum(self.case.n - arm.count for arm in arms.values())
         found = {"lost": np.array(lost), "angles": np.array(_acting_angles(self.case.model))}
         parts = _parts(inputs[0])
-        if "null" in arms and arms["null"].count < 4:  # which says nothing of the method
+        # A null arm whose runs diverged is no reason to leave the method unscored.
+        if "null" in arms and arms["null"].count < 4:
             del arms["null"]
-        if min(arm.count for arm in arms.values()) < 4:  # nothing can be said of them
+        if min(arm.count for arm in arms.values()) < 4:
             return (
                 found
                 | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES}
@@ -143,40 +144,37 @@ class Score(Job):
 
 
 def _truth_is_known(dataset: Dataset) -> bool:
-    """Whether it is known what the samples were before the poison: data that came with it may not
-    say."""
-    train, given = dataset.train, dataset.given
-    return given is None or not all(map(np.array_equal, train, given.clean))
+    """Tell whether the samples before the poison are known.
+
+    Data that came with a poison may lack them: they hold poisoned samples in their place.
+    """
+    given = dataset.given
+    if given is None:
+        return True
+    are_equal = map(np.array_equal, dataset.train, given.clean)
+    return not all(are_equal)
 
 
-RATES = np.linspace(0, 1, 101)  # false positive ones, of the ROC curves that are kept
+RATES = np.linspace(0, 1, 101)  # false positive rates of the ROC curves in a study's file
 
 
 def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
-    """What the n models of an arm say, from their jobs and those of Relearn; without those that
-    diverged."""
-    kept = [~np.asarray(arrays["diverged"], bool) for arrays, _ in blocks]
-    z, clean = (
-        np.concatenate([_signed_logits(arrays, clean=before) for arrays, _ in blocks])
-        for before in (0, 1)
-    )
-    steps = np.concatenate([again["steps"] for _, again in blocks]).astype(float)
-    models = Models(z, clean, steps, np.arange(len(z)))
-    return models.take(np.flatnonzero(np.concatenate(kept)[: case.n]))
+    """Gather the n models of an arm, without those that diverged.
+
+    blocks: the arrays of each job of the arm, and those of its Relearn job.
+    """
+    fits = [fit for fit, _ in blocks]
+    z = np.concatenate([_signed_logits(fit) for fit in fits])
+    clean = np.concatenate([_signed_logits(fit, clean=True) for fit in fits])
+    steps = np.concatenate([relearn["steps"] for _, relearn in blocks])
+    models = Models(z, clean, steps.astype(float), np.arange(len(z)))
+    diverged = np.concatenate([fit["diverged"] for fit in fits]).astype(bool)
+    return models.take(np.flatnonzero(~diverged[: case.n]))
 
 
 def _acting_angles(model: Model) -> int:
-    """How many angles of a circuit move its logits; 0 for other models."""
-    if getattr(model, "family", "") != "QNN":
-        return 0
-    model, key = replace(model, shots=0), jax.random.key(0)
-    params = jax.random.normal(key, jnp.shape(model.init(key)))
-    state = jax.random.normal(key, (1, 2**model.n_qubits))
-    state = state / jnp.linalg.norm(state)
-    gradient = jax.jit(jax.grad(lambda params: model.logits(params, model.prepare(state))[0]))(
-        params
-    )
-    return int(np.sum(np.abs(np.asarray(gradient)) > 1e-6))
+    """Count the angles of a circuit that move its logits; 0 for other models."""
+    return len(getattr(model, "acting_angles", ()))
 
 
 # ---- rows ----
@@ -190,20 +188,26 @@ def judged_rows(
     study: str,
     selection: str,
 ) -> Iterator[Row]:
-    """Rows of one case: of teachers and oracles, and of these methods where they can run on its
-    model."""
-    # by why they cannot
-    place, able = ({"model": case.model.label, "poison": case.poison.kind}, {"": []})
+    """Yield the rows of one case: teachers, oracles, and the methods that can run on its model.
+
+    study: the file of arms and scores. selection: the file of choices of hyper-parameters.
+    """
+    place = {"model": case.model.label, "poison": case.poison.kind}
+    names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
     for name, method in methods.items():
-        able.setdefault(method.why_not(case.model), []).append(name)
-    left_out = "; ".join(
-        f"{', '.join(names)}: {reason}" for reason, names in able.items() if reason
-    )
-    model = model_words(case.model) | {"left_out": ("model", left_out)}
-    choices = {name: choice_of(config, case, methods[name], dataset) for name in able[""]}
+        names_by_reason.setdefault(method.why_not(case.model), []).append(name)
+    able = names_by_reason.pop("")
+    reasons = []
+    for reason, names in names_by_reason.items():
+        reasons.append(f"{', '.join(names)}: {reason}")
+    coords_of_model = model_words(case.model) | {"left_out": ("model", "; ".join(reasons))}
+    choices = {}
+    for name in able:
+        choices[name] = choice_of(config, case, methods[name], dataset)
     for name, choice in choices.items():
         if case.draw == 0 and choice.is_asked:
-            yield Row(selection, choice, place | {"unlearner": name}, choice_table, None, model)
+            at = place | {"unlearner": name}
+            yield Row(selection, choice, at, choice_table, None, coords_of_model)
     for name in ("teacher", "oracle", *choices):
         score = Score(
             data=case.data,
@@ -212,111 +216,103 @@ def judged_rows(
             arm="" if name in choices else name,
             measures=tuple(MEASURES.items()),
         )
-        at, method = place | {"unlearner": name, "draw": case.draw}, methods.get(name)
-        words = model | {
-            "title": ("unlearner", (method.title or name) if method else name),
-            "reads_truth": ("unlearner", float(method.reads_truth if method else False)),
+        at = place | {"unlearner": name, "draw": case.draw}
+        method = methods.get(name)  # None: teachers or oracles
+        title = (method.title or name) if method else name
+        reads_truth = float(method.reads_truth) if method else 0.0
+        coords = coords_of_model | {
+            "title": ("unlearner", title),
+            "reads_truth": ("unlearner", reads_truth),
         }
         for job in score.groups()["models"]:
-            yield Row(study, job, at, arm_table, case.shown(job), words)
-        yield Row(study, score, at, score_table, None, words)
+            yield Row(study, job, at, arm_table, case.shown(job), coords)
+        yield Row(study, score, at, score_table, None, coords)
 
 
 def benchmarked_cases(
     config: Config, dataset: Dataset, draws: Iterable[int]
 ) -> Iterator[tuple[Case, Training]]:
-    """The cases of the benchmark: each of its MLPs, other models once; its poisons, or the one the
-    data came with."""
-    configs = [replace(config, evaluated_hidden=widths) for widths in config.benchmarked_hidden]
-    every = dict(pair for own in configs for pair in cases(own, dataset, draws, config.teachers))
-    yield from (
-        pair
-        for pair in every.items()
-        if pair[0].poison.kind in (*config.benchmarked_poisons, "given")
-    )
+    """Yield the cases of the benchmark, each with the training of its methods.
+
+    They are those of each of the benchmark's MLPs and of every other model, once, with the
+    benchmark's poisons or the poison that the data came with.
+    """
+    training_of = {}  # by case: cases of models other than MLPs are equal for all widths
+    for widths in config.benchmarked_hidden:
+        config_of_widths = replace(config, evaluated_hidden=widths)
+        training_of |= dict(cases(config_of_widths, dataset, draws, config.teachers))
+    kinds = (*config.benchmarked_poisons, "given")
+    for case, training in training_of.items():
+        if case.poison.kind in kinds:
+            yield case, training
 
 
 def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy, loss, diverged as of other studies; gradients (…): of single samples, of one run; z
-    of some samples."""
-    job, known = row.job, arrays["known"][0].astype(bool)
+    """Tabulate accuracy (…, run, split), diverged (…, run), gradients (…) and z (…, run, example).
+
+    gradients: how many gradients of single samples one run takes. z: signed logits of the first
+    EXAMPLES samples of the forget set.
+    """
+    job = row.job
+    known = arrays["known"][0].astype(bool)
+    expand = (None,) * len(row.place)
     table = scores_table(row, arrays).drop_vars("loss")
-    method = job.choice.candidates[int(arrays["chosen"])] if isinstance(job, Chosen) else job.method
+    method = job.method
+    if isinstance(job, Chosen):
+        method = job.choice.candidates[int(arrays["chosen"])]
     n_forget = int(known.sum()) if job.forgets else 0
-    gradients = float(method.cost(job.model, len(known) - n_forget, n_forget))
-    table["gradients"] = tuple(row.place), np.full((1,) * len(row.place), gradients)
-    z = _signed_logits(arrays)[:, np.flatnonzero(known)[:EXAMPLES]]
-    dims = (*row.place, "run", "example")
-    table["z"] = dims, z[(None,) * len(row.place)].astype(np.float32)
-    return table.assign_coords(example=np.arange(z.shape[1]))
+    n_retain = len(known) - n_forget
+    gradients = np.array(float(method.cost(job.model, n_retain, n_forget)))
+    table["gradients"] = tuple(row.place), gradients[expand]
+    examples = np.flatnonzero(known)[:EXAMPLES]
+    z = _signed_logits(arrays)[:, examples].astype(np.float32)
+    table["z"] = (*row.place, "run", "example"), z[expand]
+    return table.assign_coords(example=np.arange(len(examples)))
 
 
 def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """What `evaluation.scores` gives (…, measure); p, lost, angles (…); true_positive (…,
-    false_positive)."""
+    """Tabulate the arrays of a Score: `evaluation.SCORES` (…, measure); p, lost and angles (…).
+
+    true_positive (…, false_positive).
+    """
     coords = {axis: [label] for axis, label in row.place.items()}
     names = [name for name, _ in row.job.measures]
+    titles = [measure.title for _, measure in row.job.measures]
     expand = (None,) * len(row.place)
     table = xr.Dataset(coords=coords | {"measure": names, "false_positive": RATES})
     for name, array in arrays.items():
-        dims = {0: (), 1: ("false_positive",) if name == "true_positive" else ("measure",)}[
-            array.ndim
-        ]
-        table[name] = (*row.place, *dims), np.asarray(array, float)[expand]
-    return table.assign_coords(
-        measure_title=("measure", [measure.title for _, measure in row.job.measures])
-    )
+        axis = "false_positive" if name == "true_positive" else "measure"
+        axes = (axis,) if array.ndim else ()
+        values = np.asarray(array, float)
+        table[name] = (*row.place, *axes), values[expand]
+    return table.assign_coords(measure_title=("measure", titles))
 
 
 # ---- tables ----
 
 
 def judged(read: ResultFiles, data: str, preset: str, *, study: str) -> pd.DataFrame:
-    """Every measure of every arm, the mean over the draws, with what decides on the primary one,
-    and the cost.
+    """Average every measure of every arm over the draws, with verdict, p, cost and collapsed runs.
 
     low and high: of the mean over these draws, from the half-sample bounds in each. verdict: a
-    place in VERDICTS, that of all draws where they agree, else undecided.
+    place in VERDICTS; undecided unless all draws agree.
     """
     return over_draws(read[data, preset, study])
 
 
+ARM = ["model", "poison", "unlearner"]  # the labels of an arm
+
+
 def over_draws(results: xr.Dataset) -> pd.DataFrame:
-    """What `judged` gives of a study."""
-    labels = ["model", "poison", "unlearner", "draw"]
-    names = [
-        name for name, array in results.data_vars.items() if array.dims == (*labels, "measure")
-    ]
+    """Return the frame of `judged` from the results of a study."""
+    dims = (*ARM, "draw", "measure")
+    names = [name for name, array in results.data_vars.items() if array.dims == dims]
     rows = results[names].to_dataframe().reset_index()
     rows = rows.dropna(subset=["value"])
-    keys = [*labels[:-1], "measure"]
-    groups = rows.groupby(keys, sort=False)
-    means, n, parts = groups.mean(numeric_only=True), groups.size(), {}
-    for name, words in {"value": "", "gain": " gain"}.items():
-        low, high = f"{name}_low", f"{name}_high"
-        squares = rows[[low, high]].sub(rows[name], axis=0) ** 2
-        bounds = np.sqrt(squares.groupby([rows[key] for key in keys], sort=False).sum()).div(
-            n, axis=0
-        )
-        ends = {"low": means[name] - bounds[low], "high": means[name] + bounds[high]}
-        parts[words] = pd.DataFrame({"value": means[name], "sd": groups[name].std(), **ends})
-    is_distance = groups.value.min() >= 0  # the bound of which is no less than 0
-    parts[""]["low"] = parts[""].low.mask(is_distance, parts[""].low.clip(lower=0))
-    parts |= {
-        f" {name}": means[[name]].set_axis(["value"], axis=1)
-        for name in ("floor", "null", "perfect", "unit")
-    }
-    tidy = pd.concat(
-        [
-            part.assign(n=n)
-            .reset_index()
-            .assign(measure=lambda frame, words=words: frame.measure + words)
-            for words, part in parts.items()
-        ]
-    )
-    tidy = pd.concat(
-        [tidy, _verdicts(rows, results), _costs(results), _collapsed(results)], ignore_index=True
-    )
+    means = _means(rows)
+    verdicts = _verdicts(rows, results)
+    frames = [means, verdicts, _costs(results), _collapsed(results)]
+    tidy = pd.concat(frames, ignore_index=True)
     missing = _without_numbers(tidy, results)
     tidy = pd.concat([tidy, missing.assign(measure=PRIMARY)], ignore_index=True)
     families = results.family.to_series().to_dict()
@@ -325,77 +321,124 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
     )
 
 
-def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
-    """verdict, and p after Holm (the largest over the draws), of each arm.
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Average the measures of each arm over the draws.
 
-    No verdict where an arm is missing on one of the draws, or where so few models over so many rows
-    could not give one.
+    Gain, floor, null, perfect and unit are rows of their own, named behind the measure.
     """
-    rows = rows[rows.measure == PRIMARY].merge(results.p.to_dataframe().reset_index())
+    keys = [*ARM, "measure"]
+    groups = rows.groupby(keys, sort=False)
+    means = groups.mean(numeric_only=True)
+    counts = groups.size()
+    labels = [rows[key] for key in keys]
+    frames = {}  # by what stands behind the measure's name
+    for name, suffix in {"value": "", "gain": " gain"}.items():
+        low, high = f"{name}_low", f"{name}_high"
+        deviations = rows[[low, high]].sub(rows[name], axis=0)
+        sums = (deviations**2).groupby(labels, sort=False).sum()
+        bounds = np.sqrt(sums).div(counts, axis=0)
+        columns = {"value": means[name], "sd": groups[name].std()}
+        columns["low"] = means[name] - bounds[low]
+        columns["high"] = means[name] + bounds[high]
+        frames[suffix] = pd.DataFrame(columns)
+    is_distance = groups.value.min() >= 0  # a distance has no bound below 0
+    values = frames[""]
+    clipped = values.low.clip(lower=0)
+    values["low"] = values.low.mask(is_distance, clipped)
+    for name in ("floor", "null", "perfect", "unit"):
+        frames[f" {name}"] = means[name].to_frame("value")
+    tidy = []
+    for suffix, frame in frames.items():
+        frame = frame.assign(n=counts).reset_index()
+        tidy.append(frame.assign(measure=frame.measure + suffix))
+    return pd.concat(tidy)
+
+
+def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
+    """Return the verdict of each arm, and its p after Holm, the largest over the draws.
+
+    An arm that is missing on one of the draws is undecided. A verdict is NaN if no p could be
+    significant with so few models over so many rows.
+    """
+    p_values = results.p.to_dataframe().reset_index()
+    rows = rows[rows.measure == PRIMARY].merge(p_values)
     teachers = rows[rows.unlearner == "teacher"][["model", "poison", "draw", "excess"]]
     rows = rows.merge(
         teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"]
     )
     rows["holm"] = rows.groupby("draw").p.transform(holm)
-    rows["verdict"] = list(map(verdict, rows.holm, rows.excess_high, rows.teacher_excess))
-    n, draws, found = fewest_and_most_runs(results)[0], results.sizes["draw"], []
-    attainable = rows.groupby("draw").size().max() * smallest_p(int(n)) < SIGNIFICANT
-    for place, own in rows.groupby(["model", "poison", "unlearner"], sort=False):
-        agreed = (
-            own.verdict.iloc[0] if own.verdict.nunique() == 1 and len(own) == draws else "undecided"
-        )
-        known = VERDICTS.index(agreed) if attainable else np.nan
-        found += [(*place, "verdict", known, len(own)), (*place, "p", own.holm.max(), len(own))]
-    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value", "n"])
+    verdicts_of_rows = map(verdict, rows.holm, rows.excess_high, rows.teacher_excess)
+    rows["verdict"] = list(verdicts_of_rows)
+    fewest_runs, _ = fewest_and_most_runs(results)
+    draws = results.sizes["draw"]
+    most_rows = rows.groupby("draw").size().max()
+    attainable = most_rows * smallest_p(int(fewest_runs)) < SIGNIFICANT
+    numbers = []
+    for arm, rows_of_arm in rows.groupby(ARM, sort=False):
+        verdicts = rows_of_arm.verdict
+        count = len(rows_of_arm)
+        agree = verdicts.nunique() == 1 and count == draws
+        agreed = verdicts.iloc[0] if agree else "undecided"
+        number = VERDICTS.index(agreed) if attainable else np.nan
+        numbers.append((*arm, "verdict", number, count))
+        numbers.append((*arm, "p", rows_of_arm.holm.max(), count))
+    return pd.DataFrame(numbers, columns=[*ARM, "measure", "value", "n"])
 
 
 def _costs(results: xr.Dataset) -> pd.DataFrame:
-    """cost: gradients over those of an oracle; seconds of one training; executions, of circuits, by
-    parameter shift."""
-    means = results[["gradients", "angles"]].mean("draw").to_dataframe().dropna().reset_index()
+    """Return the costs of each arm: cost, seconds and executions.
+
+    cost: its gradients over those of an oracle. seconds: of one training. executions: of a circuit,
+    if gradients are taken by parameter shift.
+    """
+    means_of_draws = results[["gradients", "angles"]].mean("draw")
+    means = means_of_draws.to_dataframe().dropna().reset_index()
     oracle = means[means.unlearner == "oracle"].set_index(["model", "poison"]).gradients
-    spent: dict[tuple, list[float]] = {}
+    seconds_of: dict[tuple, list[float]] = {}  # of one training, in each job of an arm
     for address, entry in json.loads(results.attrs["jobs"]).items():
         place = json.loads(address)[0]
         if entry["trainings"]:
-            own = spent.setdefault((place["model"], place["poison"], place["unlearner"]), [])
-            own.append(entry["seconds"] / entry["trainings"])
-    found = []
+            arm = tuple(place[label] for label in ARM)
+            seconds = entry["seconds"] / entry["trainings"]
+            seconds_of.setdefault(arm, []).append(seconds)
+    numbers = []
     for row in means.itertuples():
-        place = (row.model, row.poison, row.unlearner)
-        found += [(*place, "cost", row.gradients / oracle[row.model, row.poison])]
-        found += [(*place, "seconds", float(np.mean(spent[place])))] if place in spent else []
-        found += [(*place, "executions", 2 * row.angles * row.gradients)] if row.angles else []
-    return pd.DataFrame(found, columns=["model", "poison", "unlearner", "measure", "value"]).assign(
-        n=results.sizes["draw"]
-    )
+        arm = (row.model, row.poison, row.unlearner)
+        cost = row.gradients / oracle[row.model, row.poison]
+        numbers.append((*arm, "cost", cost))
+        if arm in seconds_of:
+            seconds = float(np.mean(seconds_of[arm]))
+            numbers.append((*arm, "seconds", seconds))
+        if row.angles:
+            executions = 2 * row.angles * row.gradients
+            numbers.append((*arm, "executions", executions))
+    frame = pd.DataFrame(numbers, columns=[*ARM, "measure", "value"])
+    return frame.assign(n=results.sizes["draw"])
 
 
 def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
-    """model, poison, unlearner of arms that cannot run on a model, or of which all runs
-    diverged."""
-    arms = itertools.product(models_and_poisons(results), results.unlearner.values)
-    every = pd.DataFrame(
-        [(*pair, arm) for pair, arm in arms], columns=["model", "poison", "unlearner"]
-    )
-    found = every.merge(tidy[list(every)].drop_duplicates(), how="left", indicator="there")
-    return found[found.there == "left_only"].drop(columns="there")
+    """Return the labels of arms that cannot run on a model, or of which all runs diverged."""
+    pairs = itertools.product(models_and_poisons(results), results.unlearner.values)
+    labels = [(*pair, unlearner) for pair, unlearner in pairs]
+    arms = pd.DataFrame(labels, columns=ARM)
+    arms = arms.merge(tidy[ARM].drop_duplicates(), how="left", indicator="there")
+    return arms[arms.there == "left_only"].drop(columns="there")
 
 
 def _collapsed(results: xr.Dataset) -> pd.DataFrame:
-    """collapsed: how many runs of each arm end on validation no better than naming one class would,
-    or worse."""
+    """Count the runs of each arm whose validation accuracy is below COLLAPSED: collapsed."""
     accuracy = results.accuracy.sel(split="validation")
-    count = (
-        (accuracy < COLLAPSED).sum(("draw", "run")).where(accuracy.notnull().any(("draw", "run")))
-    )
+    has_runs = accuracy.notnull().any(("draw", "run"))
+    count = (accuracy < COLLAPSED).sum(("draw", "run")).where(has_runs)
     return count.rename("value").to_series().dropna().reset_index().assign(measure="collapsed")
 
 
-COLLAPSED = 0.55  # the larger class is .53 of the 2,144 images, .50 of the 84 states
+# A run that names one class for every sample is right on the share of that class: the larger class
+# is .53 of the 2,144 images, .50 of the 84 states.
+COLLAPSED = 0.55
 
 
-FORGETTING = {  # measures of the stage evaluation, by what a table calls them
+FORGETTING = {  # column heads of the table of the stage evaluation, by measure
     "w1": "W1",
     "w1 floor": "floor",
     "w1 unit": "random halves",
@@ -413,17 +456,17 @@ COLLAPSE = {"collapsed": "collapsed"}
 
 
 def table_of(study: str, title: str, *, collapsed: bool = False) -> StudyTable:
-    """The table of a study that is judged; collapsed: with the runs that no longer say anything."""
+    """Make the table of a judged study; collapsed: with a column of collapsed runs."""
     measures = FORGETTING | (COLLAPSE if collapsed else {})
     further = {"tow": "ToW", "tpr": "TPR", "corrective": "acc. poisoned", "seconds": "seconds"}
-    every = FORGETTING | further | (COLLAPSE if study != "evaluation" else {})
+    all_measures = FORGETTING | further | (COLLAPSE if study != "evaluation" else {})
     return StudyTable(
         frame=partial(judged, study=study),
         rows=("poison", "model", "unlearner"),
         measures=measures,
         spread=("w1",),
         title=title,
-        findings={"rows": ("poison", "model", "title"), "measures": every},
+        findings={"rows": ("poison", "model", "title"), "measures": all_measures},
     )
 
 
@@ -431,11 +474,9 @@ def table_of(study: str, title: str, *, collapsed: bool = False) -> StudyTable:
 
 
 def forgetting_scores(results: xr.Dataset) -> Figure | None:
-    """Distance of every arm from the oracles by every measure, in units of the floor: a heat map
-    for each model."""
+    """Draw distances of all arms from the oracles, over the floor: a heat map for each model."""
     from foundation.report.drawing import (
         GRID,
-        draws_words,
         finished,
         grid_for,
         matplotlib,
@@ -447,38 +488,56 @@ def forgetting_scores(results: xr.Dataset) -> Figure | None:
     rows, titles = models_and_poisons(results), method_titles(results)
     if not rows:
         return None
-    measures = [name for name in MEASURES if name in results.measure.values]
-    measures += [name for name in results.measure.values if name not in measures]
-    ratio = results.distance / results.unit.where(results.unit > 0)
-    ratio = ratio.mean("draw", skipna=False).sel(measure=measures, unlearner=list(titles))
-    norm = matplotlib.colors.LogNorm(1, np.nanmax([10.0, float(ratio.max())]))
-    columns = min(len(rows), GRID if len(titles) < 10 else 2)  # wide panels
-    for index, (axis, (model, poison)) in enumerate(list(grid_for(rows, most=columns))):
+    ratio = _distances_over_floor(results, list(titles))
+    most = np.nanmax([10.0, float(ratio.max())])
+    norm = matplotlib.colors.LogNorm(1, most)
+    columns = min(len(rows), GRID if len(titles) < 10 else 2)  # panels of many arms are wide
+    panels = list(grid_for(rows, most=columns))
+    for index, (axis, (model, poison)) in enumerate(panels):
         cells = ratio.sel(model=model, poison=poison).transpose("measure", "unlearner").values
         image = _draw_cells(axis, cells, norm)
         axis.set_title(f"{model}\n{poison_words(poison)}")
         axis.set_xticks(range(len(titles)), labels=titles.values(), rotation=60, ha="right")
-        names = results.measure_title.sel(measure=measures).values
-        shown = names if index % columns == 0 else [""] * len(names)
-        axis.set_yticks(range(len(measures)), labels=shown)
+        names = results.measure_title.sel(measure=ratio.measure.values).values
+        is_first_column = index % columns == 0
+        labels = names if is_first_column else [""] * len(names)
+        axis.set_yticks(range(len(names)), labels=labels)
         axis.tick_params(length=0)
         sns.despine(ax=axis, left=True, bottom=True)
-    figure, down = plt.gcf(), -(-len(rows) // columns)
-    figure.set_size_inches((0.35 * len(titles) + 0.2) * columns + 1.4, 3.3 * down + 0.6)
+    figure = plt.gcf()
+    lines = -(-len(rows) // columns)
+    width_of_panel = 0.35 * len(titles) + 0.2
+    figure.set_size_inches(width_of_panel * columns + 1.4, 3.3 * lines + 0.6)
     label = "distance from the oracles over the floor"
     figure.colorbar(image, ax=figure.axes, label=label, shrink=0.7)
+    return finished(_text_of_scores(results), results)
+
+
+def _text_of_scores(results: xr.Dataset) -> str:
+    from foundation.report.drawing import draws_words
+
     some_left_out = "left_out" in results.coords and any(results.left_out)
     others = ", or a method that cannot run there" * bool(some_left_out)
-    text = (
+    return (
         "distance of each arm from perfect unlearning, over that of one half of the oracles from "
         f"the other (mean over random halves); {draws_words(results)}. 1: as far as oracles are "
         f"from each other; dash: no floor, all oracles give one value{others}"
     )
-    return finished(text, results)
+
+
+def _distances_over_floor(results: xr.Dataset, arms: list[str]) -> xr.DataArray:
+    """Divide the distances of these arms by the floor; NaN if an arm or a floor has no distance.
+
+    Measures stand in the order of MEASURES; other measures of the file stand behind them.
+    """
+    measures = [name for name in MEASURES if name in results.measure.values]
+    measures += [name for name in results.measure.values if name not in measures]
+    ratio = results.distance / results.unit.where(results.unit > 0)
+    return ratio.mean("draw", skipna=False).sel(measure=measures, unlearner=arms)
 
 
 def _draw_cells(axis: Axes, cells: np.ndarray, norm: Any) -> Any:
-    """A heat map with its numbers; returns the image, for the colour bar."""
+    """Draw a heat map with the number in each cell; return the image, for the colour bar."""
     image = axis.imshow(cells, cmap="cividis", norm=norm, aspect="auto")
     for (row, column), cell in np.ndenumerate(cells):
         is_bright = not cell > 0 or norm(cell) > 0.6
@@ -488,49 +547,47 @@ def _draw_cells(axis: Axes, cells: np.ndarray, norm: Any) -> Any:
 
 
 def _in_a_cell(number: float) -> str:
-    """0.86, 53, 541, 2e4; a dash for NaN."""
+    """Write a number briefly: 0.86, 53, 541, 2e4; a dash for NaN."""
     if np.isnan(number):
         return "–"
     if number < 100:
         return f"{number:.2g}"
-    return f"{number:.0f}" if number < 1e4 else f"{number:.0e}".replace("e+0", "e")
+    if number < 1e4:
+        return f"{number:.0f}"
+    return f"{number:.0e}".replace("e+0", "e")
 
 
 def forgetting_logits(results: xr.Dataset) -> Figure | None:
-    """Logits, signed by the true label, of some forget samples in every arm, on the first draw of
-    the poison."""
+    """Draw signed logits of three forget samples in every arm, on the first draw of the poison."""
     from foundation.report.drawing import arm_styles, finished, panels_for, poison_words
 
-    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
+    rows = models_and_poisons(results)
+    titles = method_titles(results)
+    styles = arm_styles(results)
     if not rows:
         return None
+    first_draw = results.z.isel(draw=0)
     examples = results.example.values[:3]
     generator = np.random.default_rng(0)  # scatters the dots sideways
     pairs = itertools.product(rows, examples)
-    for axis, ((model, poison), example) in panels_for(pairs, "signed logit", rows=len(rows)):
-        own = results.z.sel(model=model, poison=poison, example=example)[{"draw": 0}]
+    panels = panels_for(pairs, "signed logit", rows=len(rows))
+    for axis, ((model, poison), example) in panels:
+        logits = first_draw.sel(model=model, poison=poison, example=example)
         for place, arm in enumerate(reversed(titles)):
-            values = own.sel(unlearner=arm).dropna("run").values
-            colour, _ = styles[arm]
-            axis.plot(
-                values,
-                place + generator.uniform(-0.25, 0.25, len(values)),
-                "o",
-                color=colour,
-                markersize=2,
-                alpha=0.7,
-            )
+            values = logits.sel(unlearner=arm).dropna("run").values
+            dots = {"color": styles[arm][0], "markersize": 2, "alpha": 0.7}
+            scatter = generator.uniform(-0.25, 0.25, len(values))
+            axis.plot(values, place + scatter, "o", **dots)
             if len(values):
-                axis.vlines(
-                    np.median(values), place - 0.38, place + 0.38, color="black", linewidth=1.2
-                )
+                median = np.median(values)
+                axis.vlines(median, place - 0.38, place + 0.38, color="black", linewidth=1.2)
         axis.axvline(0, color="0.7", linewidth=0.8, zorder=0)
-        shown = list(reversed(titles.values())) if example == examples[0] else [""] * len(titles)
-        axis.set_yticks(range(len(titles)), labels=shown)
-        axis.set_title(
-            f"{model}, {poison_words(poison)},\nforget sample {example + 1}",
-            fontsize=7.5,
-        )
+        labels = [""] * len(titles)
+        if example == examples[0]:
+            labels = list(reversed(titles.values()))
+        axis.set_yticks(range(len(titles)), labels=labels)
+        title = f"{model}, {poison_words(poison)},\nforget sample {example + 1}"
+        axis.set_title(title, fontsize=7.5)
     text = (
         f"logits of the first {len(examples)} samples of the forget set, positive where they are "
         f"for the true label; a dot for each of n = {count_of_runs(results)} models, bar: median; "
@@ -540,23 +597,27 @@ def forgetting_logits(results: xr.Dataset) -> Figure | None:
 
 
 def forgetting_attack(results: xr.Dataset) -> Figure | None:
-    """ROC of U-LiRA's attack, which tells unlearned models from oracles by their logits on the
-    forget set."""
+    """Draw ROC curves of U-LiRA's attack, which tells unlearned models from oracles.
+
+    The attack reads their logits on the forget set.
+    """
     from foundation.report.drawing import arm_styles, draws_words, finished, grid_for, poison_words
 
-    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
+    rows = models_and_poisons(results)
+    titles = method_titles(results)
+    styles = arm_styles(results)
     if not rows:
         return None
     for axis, (model, poison) in grid_for(rows, "false positive rate", "true positive rate"):
         axis.plot([0, 1], [0, 1], color="0.8", linewidth=0.8, zorder=0)
-        for arm, title in titles.items():
-            curve = results.true_positive.sel(model=model, poison=poison, unlearner=arm).mean(
-                "draw"
-            )
+        for arm, title_of_arm in titles.items():
+            rates = results.true_positive.sel(model=model, poison=poison, unlearner=arm)
+            curve = rates.mean("draw")
             colour, line = styles[arm]
-            axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title)
+            axis.plot(curve.false_positive, curve, color=colour, linestyle=line, label=title_of_arm)
         axis.axvline(0.05, color="0.8", linewidth=0.8, zorder=0)
-        axis.set(title=f"{model}, {poison_words(poison)}", xlim=(0, 1), ylim=(0, 1))
+        title = f"{model}, {poison_words(poison)}"
+        axis.set(title=title, xlim=(0, 1), ylim=(0, 1))
     text = (
         f"likelihood-ratio attack on the forget set; {draws_words(results)}; oracle: further "
         "oracles in a method's place (the floor); vertical line: 5 % false positives"
@@ -565,8 +626,7 @@ def forgetting_attack(results: xr.Dataset) -> Figure | None:
 
 
 def forgetting_cost(results: xr.Dataset) -> Figure | None:
-    """Distance from the oracles of every arm, by its cost, which stands beside its name; the line
-    is the floor."""
+    """Draw distances of all arms from the oracles, in the order of their costs."""
     from foundation.report.drawing import (
         arm_styles,
         draws_words,
@@ -578,28 +638,24 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
         poison_words,
     )
 
-    rows, titles, styles = models_and_poisons(results), method_titles(results), arm_styles(results)
+    rows = models_and_poisons(results)
+    titles = method_titles(results)
+    styles = arm_styles(results)
     if not rows:
         return None
     data = over_draws(results)
-    for axis, place in grid_for(rows, "W1 on the forget set", most=2):
-        at = (data.model == place[0]) & (data.poison == place[1])
-        numbers = data[at].set_index(["unlearner", "measure"])
-        floor = numbers.value.get(("oracle", f"{PRIMARY} unit"), np.nan)
-        axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
-        costs = _costs_of_arms(numbers, titles)
-        for row, arm in enumerate(costs):
-            point, colour = numbers.loc[(arm, PRIMARY)], styles[arm][0]
-            axis.hlines(row, point.low, point.high, color=colour, linewidth=1)
-            axis.plot(point.value, row, "o", color=colour, markersize=4)
-        labels = [f"{titles[arm]}  {cost:.2f}" for arm, cost in costs.items()]
-        axis.set_yticks(range(len(costs)), labels=labels, fontsize=7)
-        axis.set(title=f"{place[0]}\n{poison_words(place[1])}", xscale="log")
+    for axis, (model, poison) in grid_for(rows, "W1 on the forget set", most=2):
+        is_shown = (data.model == model) & (data.poison == poison)
+        numbers = data[is_shown].set_index(["unlearner", "measure"])
+        _draw_distances(axis, numbers, titles, styles)
+        axis.set(title=f"{model}\n{poison_words(poison)}", xscale="log")
         axis.xaxis.set_major_locator(log_ticks(*axis.get_xlim(), numticks=5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
-    figure, down = plt.gcf(), -(-len(rows) // 2)
-    height = max(0.16 * len(titles) + 0.85, 1.65) * down + 0.4
+    figure = plt.gcf()
+    lines = -(-len(rows) // 2)
+    height_of_panel = max(0.16 * len(titles) + 0.85, 1.65)
+    height = height_of_panel * lines + 0.4
     figure.set_size_inches(figure.get_figwidth() * 1.1, height)
     text = (
         f"W1 distance of the logits from half of the oracles; {draws_words(results)}; bars: 95 % "
@@ -610,12 +666,34 @@ def forgetting_cost(results: xr.Dataset) -> Figure | None:
     return finished(text, results)
 
 
+def _draw_distances(
+    axis: Axes, numbers: pd.DataFrame, titles: dict[str, str], styles: dict[str, tuple]
+) -> None:
+    """Draw the distance of each arm with its interval, its cost behind its name, and the floor.
+
+    numbers: indexed by unlearner and measure.
+    """
+    floor = numbers.value.get(("oracle", f"{PRIMARY} unit"), np.nan)
+    axis.axvline(floor, color="0.6", linestyle="--", linewidth=0.9)
+    costs = _costs_of_arms(numbers, titles)
+    labels = []
+    for row, (arm, cost) in enumerate(costs.items()):
+        distance = numbers.loc[(arm, PRIMARY)]
+        colour = styles[arm][0]
+        axis.hlines(row, distance.low, distance.high, color=colour, linewidth=1)
+        axis.plot(distance.value, row, "o", color=colour, markersize=4)
+        labels.append(f"{titles[arm]}  {cost:.2f}")
+    axis.set_yticks(range(len(costs)), labels=labels, fontsize=7)
+
+
 def _costs_of_arms(numbers: pd.DataFrame, arms: Iterable[str]) -> dict[str, float]:
-    """The cost of each arm that has a distance, the dearest first; the teacher's is nothing.
+    """Return the cost of each arm that has a distance, the dearest first; teachers cost nothing.
 
     numbers: indexed by unlearner and measure.
     """
     there = set(numbers.index)
-    known = [arm for arm in arms if {(arm, PRIMARY), (arm, "cost")} <= there]
-    costs = {arm: 0.0 if arm == "teacher" else numbers.value[arm, "cost"] for arm in known}
+    costs = {}
+    for arm in arms:
+        if (arm, PRIMARY) in there and (arm, "cost") in there:
+            costs[arm] = 0.0 if arm == "teacher" else numbers.value[arm, "cost"]
     return dict(sorted(costs.items(), key=lambda pair: pair[1], reverse=True))

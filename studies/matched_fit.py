@@ -1,5 +1,4 @@
-"""How far are methods from oracles if all models fit the poison equally, as they do of few
-samples?"""
+"""How far are methods from oracles if all models fit the poison of few samples equally?"""
 
 from __future__ import annotations
 
@@ -47,35 +46,35 @@ class MatchedFlags(Flags):
 
 
 def matched_data(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """The few samples of which every model fits some poison."""
+    """Return few samples, so that every model can fit their poison."""
     return {"few": subset(dataset, config.matched.samples, seed=config.seed)}
 
 
 def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """How well teachers fit the poison of few samples along a long training, on draws that are not
-    judged."""
+    """Measure along a long training how well teachers fit the poison of few samples.
+
+    The draws of the poison are those that are never judged.
+    """
     few = matched_data(config, dataset)["few"]
-    for case, _ in cases(
-        replace(config, unlearn_features=0), few, CHOICE_DRAWS, config.tuning_runs
-    ):
+    without_features = replace(config, unlearn_features=0)
+    for case, _ in cases(without_features, few, CHOICE_DRAWS, config.tuning_runs):
         training = replace(case.training, epochs=config.long_epochs)
         measured = epochs_measured(config.long_epochs, points=4 * POINTS)
+        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
+        coords = model_words(case.model)
         for fit in replace(case, training=training).teachers():
             job = replace(fit, held_out_percent=0, record="curves", measured=measured)
-            place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
-            yield Row(
-                "memorising", job, place, scores_table, case.shown(job), model_words(case.model)
-            )
+            yield Row("memorising", job, place, scores_table, case.shown(job), coords)
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The stage evaluation on few samples, on one draw, with teachers that fit the poison
-    equally."""
-    few, own = (
-        matched_data(config, dataset)["few"],
-        {"oracle_epochs": config.matched.epochs, "unlearn_features": 0},
-    )
-    for case, unlearn in cases(replace(config, **own), few, [0], config.teachers):
+    """Compare methods with oracles on few samples, of which all teachers fit the poison equally.
+
+    There is one draw of the poison.
+    """
+    few = matched_data(config, dataset)["few"]
+    matched = replace(config, oracle_epochs=config.matched.epochs, unlearn_features=0)
+    for case, unlearn in cases(matched, few, [0], config.teachers):
         methods = {name: config.method(name, training=unlearn) for name in config.methods}
         yield from judged_rows(config, case, methods, few, "matched_fit", "matched_selection")
 
@@ -83,49 +82,54 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 # ---- what is shown ----
 
 
-MEMORISED = 0.9  # of the poisoned labels, or as many as the model has that ends with the fewest
+# The fit that teachers are to reach, as accuracy on the poisoned labels. If a model ends below it,
+# the fit of the model that ends with the least takes its place.
+MEMORISED = 0.9
 
 
 def memorising(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy of teachers on the poisoned labels of few samples; the epoch from which on they fit
-    them equally."""
-    runs = accuracies(read[data, preset, "memorising"], "forget_poisoned")
-    runs = runs.assign(run=runs.run + runs.draw * (runs.run.max() + 1)).drop(columns="draw")
-    some = np.unique(runs.epoch)[::-1]
-    late = runs[runs.epoch.isin(some[:: max(len(some) // 8, 1)][:6])]
-    shown = over_runs(late.assign(measure=late.epoch.map("{:.0f} epochs".format)))
-    found = matched_epochs(read[data, preset, "memorising"])
-    return pd.concat([shown, found.assign(measure="rule", n=shown.n.max())], ignore_index=True)
+    """Average teachers' accuracy on the poisoned labels after up to six of the measured epochs.
+
+    Measure rule: the epoch of `matched_epochs`.
+    """
+    results = read[data, preset, "memorising"]
+    runs = accuracies(results, "forget_poisoned")
+    # The mean is over the runs of both draws, so that each run needs a number of its own.
+    runs_of_draw = runs.run.max() + 1
+    numbers = runs.run + runs.draw * runs_of_draw
+    runs = runs.assign(run=numbers).drop(columns="draw")
+    epochs = np.unique(runs.epoch)[::-1]  # the last first
+    step = max(len(epochs) // 8, 1)
+    late_epochs = epochs[::step][:6]
+    late = runs[runs.epoch.isin(late_epochs)]
+    titles = late.epoch.map("{:.0f} epochs".format)
+    shown = over_runs(late.assign(measure=titles))
+    rule = matched_epochs(results).assign(measure="rule", n=shown.n.max())
+    return pd.concat([shown, rule], ignore_index=True)
 
 
 def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
-    """The epoch from which on teachers have as many of the poisoned labels as all of them can have.
+    """Find for each model the epoch from which on its teachers fit the poison as all models can.
 
-    That is MEMORISED, or what the model has at its end that then has the fewest; means over draws
-    and runs. No epoch where that is less than half: a model that guesses has as many.
+    The fit to reach is MEMORISED, or the least final accuracy of a model on the poisoned labels;
+    accuracies are means over draws and runs. There is no epoch if the fit to reach is below one
+    half, which a model that guesses has.
     """
-    mean = (
-        results.accuracy.sel(split="forget_poisoned")
-        .mean(("draw", "run"))
-        .dropna("epoch", how="all")
-    )
-    least = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
-    mean = mean.where(least >= 0.5)
-    # the last one at which it has fewer
-    after = mean.epoch.where(mean < least).max("epoch").fillna(-1)
-    first = (
-        mean.epoch.where((mean.epoch > after) & mean.notnull())
-        .min("epoch")
-        .rename("value")
-        .to_series()
-        .reset_index()
-    )
-    return first.assign(family=first.model.map(results.family.to_series()))
+    accuracy = results.accuracy.sel(split="forget_poisoned")
+    mean = accuracy.mean(("draw", "run")).dropna("epoch", how="all")
+    target = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
+    mean = mean.where(target >= 0.5)
+    epochs_below = mean.epoch.where(mean < target)
+    last_below = epochs_below.max("epoch").fillna(-1)
+    is_from_there_on = (mean.epoch > last_below) & mean.notnull()
+    epochs = mean.epoch.where(is_from_there_on).min("epoch")
+    frame = epochs.rename("value").to_series().reset_index()
+    return frame.assign(family=frame.model.map(results.family.to_series()))
 
 
 def paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus each other model where all fit the poison equally, their oracles as well."""
-    # there is one
+    """Subtract every other model's accuracy from the QNN's, for each method and for oracles."""
+    # The study has one draw.
     runs = accuracies(read[data, preset, "matched_fit"], "validation").drop(columns="draw")
     return circuit_minus_others(runs)
 
@@ -149,28 +153,31 @@ PAIRED = StudyTable(
 
 
 def unlearns_better(read: ResultFiles, data: str, method: str, place: str) -> Claim:
-    """Validation accuracy of the QNN less the MLP's after a method.
+    """Claim that the QNN has a larger validation accuracy than the MLP after a method.
 
-    Controls: teachers that fit the poison equally, and the QNN less a quadratic form without a
-    circuit among these.
+    Controls, with teachers that fit the poison equally: the QNN against the MLP, and against a
+    quadratic form without a circuit.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
-    found = []
-    parts = {
+    differences = []
+    comparisons = {
         "evaluation": ("teachers as they are", ["MLP"]),
         "matched_fit": ("teachers stopped at as much poison", ["MLP", "Quadratic"]),
     }
-    for study, (words, families) in parts.items():
+    for study, (condition, families) in comparisons.items():
         runs = accuracies(read[data, "corrected", study], "validation").query(
             "poison == 'labels' and draw == 0"
         )
         runs = runs[runs.unlearner == method]
         circuit = of_model(runs, first_of(runs, "QNN"))
-        for other in (first_of(runs, family) for family in families):
-            found.append(paired(f"QNN − {other}, {words}", circuit, of_model(runs, other)))
+        for family in families:
+            other = first_of(runs, family)
+            label = f"QNN − {other}, {condition}"
+            differences.append(paired(label, circuit, of_model(runs, other)))
+    effect, *controls = differences
     statement = f"After {runs.title.iloc[0]} the QNN is more accurate than the MLP: {place}, 30 %"
-    return Claim("the paper's", statement, found[0], tuple(found[1:]))
+    return Claim("the paper's", statement, effect, tuple(controls))
 
 
 STUDY = Study(

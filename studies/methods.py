@@ -1,7 +1,7 @@
-"""Further ways to forget, beside the published four: importing this module puts them into METHODS.
+"""Further unlearning methods beside the published four; an import puts them into METHODS.
 
-Written from the papers' formulas. All depart from them alike: two classes and one logit, no data
-augmentation, the whole forget set at every step.
+Written from the papers' formulas. All depart from the papers in three ways: two classes with one
+logit, no data augmentation, and the whole forget set at every step.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ EXACT = 600  # parameters up to which a Hessian is computed whole
 
 
 def hold(params: Params, moving: Params) -> Params:
-    """The parameters, of which those that are not moving get no gradient: Adam leaves them where
-    they are."""
+    """Stop the gradient of parameters that are not moving, so that Adam leaves them alone."""
     return jax.tree.map(
         lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving
     )
@@ -48,11 +47,10 @@ def hold(params: Params, moving: Params) -> Params:
 
 @dataclass(frozen=True)
 class Ascent(Descent):
-    """- CE(D_f as poisoned) alone: gradient ascent, with nothing that keeps the rest
-    (arXiv:2406.01257).
+    """-CE(D_f as poisoned) alone: gradient ascent without a retain term (arXiv:2406.01257).
 
-    For few epochs: its grid takes a tenth and a 25th of those of its training. An epoch has as many
-    steps as one over the retained samples would have.
+    For few epochs: the grid takes a tenth and a 25th of the epochs of its training. An epoch has as
+    many steps as an epoch over the retained samples.
     """
 
     title = "Ascent alone"
@@ -73,10 +71,9 @@ class Ascent(Descent):
 
 @dataclass(frozen=True)
 class LastLayers(FineTune):
-    """CE(D_r) from the teacher in the last k layers alone (CF-k, arXiv:2201.06640); all others stay
-    the teacher's.
+    """CE(D_r) from the teacher in the last k layers alone, others held (CF-k, arXiv:2201.06640).
 
-    Of a circuit the layers next to the measurement. With all layers it is fine-tuning.
+    The last layers of a circuit are next to the measurement. With all layers it is fine-tuning.
     """
 
     k: int = 1
@@ -112,8 +109,7 @@ class FreshLastLayers(LastLayers):
 
 
 def softened_kl(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
-    """τ² KL(teacher || student) of each sample, of logits divided by τ; the factor keeps the
-    gradient's size."""
+    """τ² KL(teacher || student) of each sample, of logits over τ; τ² keeps the gradient's size."""
     return temperature**2 * bernoulli_kl(teacher / temperature, student / temperature)
 
 
@@ -122,12 +118,12 @@ class ScrubAlternating(Descent):
     """SCRUB as published (arXiv:2302.09880): epochs that max KL(T || s on D_f) and min α KL(T || s
     on D_r) + γ CE(D_r).
 
-    `ascents` epochs of the first kind alternate with the second, then the second alone. rewind: of
-    all epochs the one whose error on D_f is the nearest to that of the last epoch on held-out
-    retained samples, a fifth of them, given the same poison: their labels are flipped as well. That
-    is for flipped labels; plain, for other poisons, leaves them as they are; none takes the last
-    epoch. No true label is read. Theirs runs over batches of the forget set; defaults are those of
-    its large scale.
+    `ascents` epochs of the first kind alternate with the second kind; then the second kind alone.
+    rewind: return the epoch whose error on D_f is nearest to the error of the last epoch on a
+    held-out fifth of the retained samples. "flipped", for flipped labels: the held-out labels are
+    flipped as well. "plain", for other poisons: they stay as they are. "none": return the last
+    epoch. No true label is read. The paper's code runs over batches of the forget set. The defaults
+    are those of the paper's large scale.
     """
 
     ascents: int = 2
@@ -204,10 +200,10 @@ class ScrubAlternating(Descent):
 class SalUn(Descent):
     """CE(D_r) + CE(D_f, labels drawn uniformly), in the weights on which the forget set acts most.
 
-    SalUn (arXiv:2310.12508): the `share` of the weights where |grad CE(D_f)| of the teacher is the
-    largest, out of those where there is any. Labels are drawn anew at each step, of both classes
-    alike: theirs never draws the label that a sample has, which with two classes would be the
-    truth. With share 1 it is random labelling.
+    SalUn (arXiv:2310.12508): the `share` of the weights with the largest |grad CE(D_f)| at the
+    teacher moves, among weights whose gradient is not 0. Labels are drawn anew at each step, both
+    classes alike. The paper never draws the label that a sample has; with two classes that would
+    give the true label. With share 1 it is random labelling.
     """
 
     share: float = 0.5
@@ -222,7 +218,7 @@ class SalUn(Descent):
         require(0 < self.share <= 1, "share", self.share, "a share above 0, at most 1")
 
     def before(self, task: Task, key: jax.Array) -> Params:
-        """Which weights move."""
+        """Mask of the weights that move."""
 
         def loss(params: Params) -> jax.Array:
             return cross_entropy(task.logits(params, task.forget.x, key), task.forget.y)
@@ -241,8 +237,7 @@ class SalUn(Descent):
 
 @dataclass(frozen=True)
 class BadTeacher(Descent):
-    """KL_τ(teacher || s) on D_r and KL_τ(fresh model || s) on D_f, the mean over both
-    (arXiv:2205.08096)."""
+    """KL_τ(teacher || s) on D_r and KL_τ(fresh || s) on D_f, mean over both (arXiv:2205.08096)."""
 
     temperature: float = 1.0
 
@@ -278,7 +273,7 @@ class Sparse(FineTune):
     grid = ({}, {"rate": 4.0}, {"rate": 4.0, "l1": 5e-3}, {"rate": 16.0})
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        # at 0 no slope
+        # jnp.sign is 0 at 0: a weight of 0 has no slope
         signs = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params)
         size = sum(map(jnp.vdot, jax.tree.leaves(signs), jax.tree.leaves(params)))
         return retain_loss(task, params, batch) + self.l1 * size
@@ -286,10 +281,9 @@ class Sparse(FineTune):
 
 @dataclass(frozen=True)
 class Repair(Descent):
-    """CE on D_r and on D_f as it was before the poison, the mean over both: an upper bound, for it
-    reads the truth.
+    """Mean CE on D_r and on D_f as before the poison: an upper bound, for it reads the truth.
 
-    With two classes relabelling the forget set "to another class" is this.
+    With two classes, to relabel the forget set "to another class" is this method.
     """
 
     title = "Repair"
@@ -312,8 +306,7 @@ class Repair(Descent):
 
 
 def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
-    """The diagonal of the empirical Fisher information of the teacher: mean over samples of the
-    squared gradients."""
+    """Diagonal empirical Fisher information of the teacher: mean squared gradient over samples."""
 
     def add(total: Params, sample: tuple) -> tuple[Params, None]:
         x, y = sample
@@ -331,12 +324,12 @@ def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
 
 @dataclass(frozen=True)
 class SelectiveDampening(OneShot):
-    """θ_i <- min(λ F_D / F_f, 1) θ_i where F_f > α F_D, with F the diagonal Fisher information of
-    D_f and of all of D.
+    """θ_i <- min(λ F_D / F_f, 1) θ_i where F_f > α F_D; F: diagonal Fisher information of D_f, D.
 
-    SSD (arXiv:2308.07707). Squared gradients are taken for each sample. An angle outside the light
-    cone has F = 0 and stays. As D holds D_f, F_f is at most n / n_f times F_D: where a third of the
-    samples is to be forgotten, theirs of 10 changes nothing, and the grid starts at 2.5.
+    SSD (arXiv:2308.07707). D is all of the training set. Squared gradients are taken for each
+    sample. An angle outside the light cone has F = 0 and stays. D holds D_f, so that F_f is at most
+    n / n_f times F_D: where a third of the samples is to be forgotten, the paper's α of 10 changes
+    nothing. The grid starts at 2.5.
     """
 
     alpha: float = 10.0
@@ -378,9 +371,9 @@ class FisherNoise(OneShot):
     """θ + N(0, strength / F_r), with 1 / F_r at most `most`: noise where the retained samples feel
     it least.
 
-    Fisher forgetting (arXiv:1911.04933, and the clamp of its code), with the labels that the
-    samples have in place of the model's own probabilities, and a variance for each weight, none
-    averaged over rows. Where F_r = 0 nothing is moved: an angle outside the light cone, a weight of
+    Fisher forgetting (arXiv:1911.04933, with the clamp of its code). Here F_r takes the labels of
+    the samples, not the probabilities of the model, and each weight has a variance of its own, not
+    averaged over rows. A parameter with F_r = 0 stays: an angle outside the light cone, a weight of
     a dead neuron.
     """
 
@@ -407,13 +400,12 @@ DAMPINGS = tuple(10.0**power for power in range(-6, 2))  # in units of the large
 
 @dataclass(frozen=True)
 class Newton(OneShot):
-    """One damped Newton step from the teacher towards the minimum of CE(D_r): θ - (H + μ λ_max)^-1
-    grad CE(D_r).
+    """One damped Newton step on CE(D_r) from the teacher: θ - (H + μ λ_max)^-1 grad CE(D_r).
 
-    Of models of up to EXACT parameters the exact Hessian, its eigenvalues by their absolute value;
-    of larger ones Gauss-Newton's, n × n in place of p × p: with J (n, p) the gradients of the
+    Up to EXACT parameters H is the exact Hessian, its eigenvalues by their absolute value. Above, H
+    is Gauss-Newton's matrix, solved as n × n in place of p × p: with J (n, p) the gradients of the
     logits, W = p (1 - p) and r = p - y, (J'WJ/n + μ)^-1 J'r/n = J' (μ + W JJ'/n)^-1 r/n. The
-    damping μ is that of DAMPINGS with the least CE(D_r).
+    damping μ is the one of DAMPINGS with the least CE(D_r); the teacher stays where none lowers it.
     """
 
     title = "Newton"
@@ -439,8 +431,7 @@ class Newton(OneShot):
         return unravel(jnp.where(better, flat - steps[best], flat))
 
     def cost(self, model: Model, n_retain: int, n_forget: int) -> int:
-        """Gradients of the loss and of the logits, and a product with the exact Hessian for each
-        parameter."""
+        """Gradients of the loss and of the logits; with the exact Hessian a product a parameter."""
         size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(model)))
         return n_retain * (2 + (size if size <= EXACT else 0))
 
@@ -453,10 +444,10 @@ def newton_steps(
     *,
     exact: int,
 ) -> jax.Array:
-    """(H + μ λ_max)^-1 grad CE for each damping: (len(DAMPINGS), p). logits: of the split, of flat
-    parameters.
+    """Newton steps (H + μ λ_max)^-1 grad CE, one for each damping: (len(DAMPINGS), p).
 
-    exact: up to how many parameters H is the Hessian; above, Gauss-Newton's, by the kernel.
+    logits: flat parameters -> logits of the split. exact: H is the Hessian up to this number of
+    parameters; above, Gauss-Newton's matrix, by the kernel JJ'.
     """
     flat, _ = ravel_pytree(params)
     n = len(split.y)
@@ -479,10 +470,10 @@ def newton_steps(
 
 
 def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
-    """(|H| + μ λ_max)^-1 g for each damping, λ_max the largest |eigenvalue|; 0 along what is flat
-    to rounding.
+    """Steps (|H| + μ λ_max)^-1 g, one for each damping: (len(DAMPINGS), p).
 
-    Parameters of which the whole row is flat, angles outside the light cone, stay where they are.
+    λ_max: the largest |eigenvalue|. A step is 0 along eigenvectors whose eigenvalue is 0 to
+    rounding, and for parameters whose row of H is 0 to rounding: angles outside the light cone.
     """
     values, vectors = jnp.linalg.eigh(hessian)
     size, rows = jnp.abs(values), jnp.abs(hessian).max(axis=1)

@@ -1,5 +1,7 @@
-"""How does accuracy fall with the poisoned share of the training set? Of models of all sizes, and
-of deeper QNNs."""
+"""How does accuracy fall with the poisoned share of the training set?
+
+Of models of all sizes, and of deeper QNNs.
+"""
 
 from __future__ import annotations
 
@@ -60,10 +62,9 @@ class DepthsFlags(Flags):
 
 
 def swept_poisons(config: Config, dataset: Dataset) -> dict[str, tuple[int, ...]]:
-    """{poison: percents} of the noise sweep: the configuration's, or the poison that the data came
-    with.
+    """{poison: percents} of the noise sweep; the data's own poison where the data came with one.
 
-    Refuses shares of which no sample is poisoned, or that one of the classes is too small for.
+    Raises BadInput for a share that poisons no sample, or that a class is too small for.
     """
     if dataset.given is not None:
         return {"given": (given_percent(dataset),)}
@@ -83,43 +84,44 @@ def swept_poisons(config: Config, dataset: Dataset) -> dict[str, tuple[int, ...]
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Train on data of which a share alpha is poisoned."""
+    """Plan trainings on data of which a share alpha is poisoned."""
     poisons = swept_poisons(config, dataset)
     for name in config.models:
         family = FAMILIES[name]
-        swept = [(model, poison) for model in family.sweep(config, dataset) for poison in poisons]
+        models = family.sweep(config, dataset)
+        swept = list(itertools.product(models, poisons))
         if "labels" in poisons:
             swept += [(model, "labels") for model in family.labels_only(config, dataset)]
         for model, poison in swept:
-            own = replace(config, alphas=poisons[poison])
-            yield from sweep_rows(own, dataset, config.protocol(name), model, poison)
+            at_alphas = replace(config, alphas=poisons[poison])
+            yield from sweep_rows(at_alphas, dataset, config.protocol(name), model, poison)
 
 
 def sweep_rows(
     config: Config, dataset: Dataset, protocol: Protocol, model: Model, poison: str
 ) -> Iterator[Row]:
-    """One curve of the noise sweep."""
+    """Plan one curve of the noise sweep: a model under a poison, at all of config.alphas."""
     for alpha, block in itertools.product(config.alphas, config.blocks()):
         job = training_job(
             config, dataset, protocol.sweep, protocol, model, Poison(poison, alpha), block
         )
         place = {"model": model.label, "poison": poison, "alpha_percent": alpha}
-        yield Row(
-            "noise_sweep", job, place, sweep_table, config.shown(job.runs), model_words(model)
-        )
+        shown = config.shown(job.runs)
+        yield Row("noise_sweep", job, place, sweep_table, shown, model_words(model))
 
 
 def plan_depths(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Deeper QNNs against flipped labels: further models of the noise sweep."""
+    """Plan deeper QNNs under flipped labels: further models of the noise sweep."""
     for depth in config.depths.layers:
         model = build_qnn(dataset, depth, **config.device())
         yield from sweep_rows(config, dataset, config.qnn, model, "labels")
 
 
 def sweep_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy, loss (…, run, split), diverged (…, run), and how many samples are poisoned."""
-    count = (("poison", "alpha_percent"), [[float(arrays["mask"][0].sum())]])
-    return scores_table(row, arrays).assign(poisoned_count=count)
+    """accuracy, loss (…, run, split), diverged (…, run); poisoned_count (poison, alpha_percent)."""
+    count = float(arrays["mask"][0].sum())
+    variable = (("poison", "alpha_percent"), [[count]])
+    return scores_table(row, arrays).assign(poisoned_count=variable)
 
 
 # ---- what is shown: tables ----
@@ -136,8 +138,7 @@ def flipped(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def some_alphas(tidy: pd.DataFrame, *alphas: int) -> pd.DataFrame:
-    """Those of these shares; `runs`, which may name a row, are the most behind any number of a
-    model."""
+    """Keep the rows at these shares; add `runs`, the largest n of each model, which names rows."""
     tidy = tidy.assign(runs=tidy.groupby("model").n.transform("max"))
     return tidy[tidy.alpha_percent.isin(alphas)]
 
@@ -145,18 +146,19 @@ def some_alphas(tidy: pd.DataFrame, *alphas: int) -> pd.DataFrame:
 def main_models(
     read: ResultFiles, data: str, preset: str, *, poison: str = "labels"
 ) -> pd.DataFrame:
-    """Validation accuracy of the largest MLP, the smallest QNN and one model of each other
-    family."""
+    """Validation accuracy of the largest MLP, the smallest QNN and all models of other families."""
     tidy = sweep(read, data, preset).query("poison == @poison")
-    return tidy[tidy.model.isin(one_of_each_family(read[data, preset, "noise_sweep"], tidy.model))]
+    models = one_of_each_family(read[data, preset, "noise_sweep"], tidy.model)
+    return tidy[tidy.model.isin(models)]
 
 
 def with_gauges(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of the main models under flipped labels, with the gauge of the preset's
-    states."""
-    words = {"fixed": "fixed gauge", "random_phase": "random phase", "random_sign": "random sign"}
-    gauge = json.loads(read[data, preset, "noise_sweep"].attrs["data"])["gauge"]
-    return main_models(read, data, preset).assign(choices=f"{preset} ({words[gauge]})")
+    """Validation accuracy of the main models under flipped labels, with the gauge of the states."""
+    titles = {"fixed": "fixed gauge", "random_phase": "random phase", "random_sign": "random sign"}
+    results = read[data, preset, "noise_sweep"]
+    gauge = json.loads(results.attrs["data"])["gauge"]
+    tidy = main_models(read, data, preset)
+    return tidy.assign(choices=f"{preset} ({titles[gauge]})")
 
 
 def paired_models(
@@ -167,7 +169,8 @@ def paired_models(
     circuits = runs[runs.family == "QNN"].model.unique()
     if not len(circuits):
         raise ValueError(f"{read.paths[data, preset, 'noise_sweep']} has no QNN to compare with")
-    return difference(runs[runs.model == circuits[0]], runs[runs.model != circuits[0]], "model")
+    is_smallest = runs.model == circuits[0]
+    return difference(runs[is_smallest], runs[~is_smallest], "model")
 
 
 def paired_depths(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
@@ -190,7 +193,7 @@ def paired_features(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 
 def sizes(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of models of all sizes under flipped labels."""
+    """Validation accuracy of models of all sizes at some shares of flipped labels."""
     return some_alphas(flipped(read, data, preset), 0, 20, 30, 40)
 
 
@@ -242,11 +245,10 @@ SIZES = StudyTable(
 
 
 def sweep_figure(results: xr.Dataset) -> Figure:
-    """Train and validation accuracy against the poisoned share: a row for each model, a column for
-    each poison.
+    """Draw train and validation accuracy against the poisoned share, models by poisons.
 
-    Only models that were given all the poisons of the file. The counterpart of arXiv:2508.02422,
-    Fig. 2c and 2d.
+    Leaves out models that were not given all the poisons of the file, and names them. The
+    counterpart of arXiv:2508.02422, Fig. 2c and 2d.
     """
     from foundation.report.drawing import (
         band_words,
@@ -257,36 +259,36 @@ def sweep_figure(results: xr.Dataset) -> Figure:
         poison_words,
     )
 
-    poisons, every, rows = (
-        ordered(results, "poison"),
-        ordered(results, "model"),
-        models_and_poisons(results),
-    )
-    models = [
-        model for model in every if all((model, poison) in rows for poison in poisons)
-    ] or every
-    places, xlabel = itertools.product(models, poisons), "poisoned share of the training set α (%)"
-    for axis, (model, poison) in panels_for(places, xlabel, "accuracy", rows=len(models)):
+    poisons = ordered(results, "poison")
+    all_models = ordered(results, "model")
+    trained = models_and_poisons(results)
+    models = []
+    for model in all_models:
+        if all((model, poison) in trained for poison in poisons):
+            models.append(model)
+    models = models or all_models
+    places = itertools.product(models, poisons)
+    xlabel = "poisoned share of the training set α (%)"
+    panels = panels_for(places, xlabel, "accuracy", rows=len(models))
+    for axis, (model, poison) in panels:
         colour, _, _ = model_styles(results, [model])[model]
-        for split, style in {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}.items():
-            draw_curve(
-                axis, results.accuracy.sel(model=model, poison=poison, split=split), style, split
-            )
+        styles = {"train": ("0.6", "--", "s"), "validation": (colour, "-", "o")}
+        for split, style in styles.items():
+            runs = results.accuracy.sel(model=model, poison=poison, split=split)
+            draw_curve(axis, runs, style, split)
         axis.set(title=f"{model}, {poison_words(poison)}")
         axis.legend(frameon=False, loc="lower left")
-    others = [model for model in every if model not in models]
+    others = [model for model in all_models if model not in models]
     left_out = f"; not drawn, given fewer poisons: {', '.join(others)}" if others else ""
-    return finished(
-        f"train: against the labels trained on; {band_words(results)}{left_out}", results
-    )
+    text = f"train: against the labels trained on; {band_words(results)}{left_out}"
+    return finished(text, results)
 
 
 def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure | None:
-    """Validation accuracy against the share of flipped labels, a panel for each preset, a line for
-    each model.
+    """Draw validation accuracy against the share of flipped labels, a panel for each preset.
 
-    by_preset: the noise sweeps by the names of their presets. Of several MLPs the largest, of QNNs
-    the smallest.
+    by_preset: {preset: its noise sweep}. Lines: the largest MLP, the smallest QNN and all models of
+    other families. None where a sweep has no flipped labels.
     """
     from foundation.report.drawing import ALPHA_LABEL, PRESET_NAMES, finished, panels_for
 
@@ -296,33 +298,38 @@ def presets_side_by_side(by_preset: dict[str, xr.Dataset]) -> Figure | None:
         by_preset.items(), ALPHA_LABEL, "validation accuracy"
     ):
         _curves_of_flipped(axis, results, one_of_each_family(results, _with_flips(results)))
-        axis.set(title=f"{PRESET_NAMES.get(preset, preset)}, n = {count_of_runs(results)}")
+        name = PRESET_NAMES.get(preset, preset)
+        axis.set(title=f"{name}, n = {count_of_runs(results)}")
     return finished(
         "mean of n runs, band: ± 1 standard deviation", *by_preset.values(), legend=True
     )
 
 
 def presets(*sweeps: xr.Dataset) -> Figure | None:
-    """`presets_side_by_side` of the noise sweeps under PRESET_NAMES."""
+    """Draw `presets_side_by_side` of noise sweeps that stand in the order of PRESET_NAMES."""
     from foundation.report.drawing import PRESET_NAMES
 
     return presets_side_by_side(dict(zip(PRESET_NAMES, sweeps, strict=True)))
 
 
 def model_sizes(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy against the share of flipped labels, a panel for each family, large
-    models dark."""
+    """Draw validation accuracy against the share of flipped labels, large models dark.
+
+    A panel for the MLPs with logistic regression, one for the QNNs with the quadratic forms, and
+    one for each other family of two models or more.
+    """
     from foundation.report.drawing import ALPHA_LABEL, MOST_BANDS, band_words, finished, panels_for
 
     groups: dict[str, list[str]] = {"MLP": [], "QNN": []}
     for model in _with_flips(results):
         family = results.family.sel(model=model).item()
-        groups.setdefault({"Logistic": "MLP", "Quadratic": "QNN"}.get(family, family), []).append(
-            model
-        )
-    panels = [
-        models for name, models in groups.items() if len(models) > (name not in ("MLP", "QNN"))
-    ]
+        group = {"Logistic": "MLP", "Quadratic": "QNN"}.get(family, family)
+        groups.setdefault(group, []).append(model)
+    panels = []
+    for group, models in groups.items():
+        fewest = 1 if group in ("MLP", "QNN") else 2
+        if len(models) >= fewest:
+            panels.append(models)
     if not panels:
         return None
     for axis, models in panels_for(panels, ALPHA_LABEL, "validation accuracy"):
@@ -349,7 +356,7 @@ def _with_flips(results: xr.Dataset) -> list[str]:
 
 
 def features_claim(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
-    """Randomised features; control: the corrected choices, of 20 runs."""
+    """QNN against MLP under randomised features; control: the corrected choices, 20 runs."""
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     differences = []
@@ -357,9 +364,9 @@ def features_claim(read: ResultFiles, data: str, alpha: int, place: str) -> Clai
         runs = accuracies(read[data, preset, "noise_sweep"], "validation")
         runs = runs.query("poison == 'features' and alpha_percent == @alpha")
         circuit, mlp = (first_of(runs, family) for family in ("QNN", "MLP"))
-        differences.append(
-            paired(f"QNN − {mlp}, {preset}", of_model(runs, circuit), of_model(runs, mlp))
-        )
+        of_circuit = of_model(runs, circuit)
+        of_mlp = of_model(runs, mlp)
+        differences.append(paired(f"QNN − {mlp}, {preset}", of_circuit, of_mlp))
     statement = f"The QNN resists randomised features better than the MLP: {place}, {alpha} %"
     return Claim("the paper's", statement, differences[0], (differences[1],))
 

@@ -1,10 +1,10 @@
-"""Oracles, the choice of hyper-parameters, and the null arm: what unlearned models are compared
-with.
+"""Oracles and null arms, with which unlearned models are compared, and the choice of
+hyper-parameters.
 
-An oracle is the teacher's own training on the retained samples alone. On each draw of the poison
-there are N teachers, N models of each method, a null arm to each (the teachers, trained for as many
-further steps on the poisoned data) and 3 N oracles: halves A and B, and as many that stand in a
-method's place.
+An oracle is trained as a teacher is, but on the retained samples alone. Each draw of the poison has
+N teachers, N models of each method, a null arm for each method and 3 N oracles. A null arm is the
+teachers, trained on the poisoned data for as many further steps as the method takes. N oracles are
+half A, N are half B, and N stand in a method's place.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from studies.families import FAMILIES
 from studies.rows import are_side_by_side, poisons_to_unlearn
 
 MOST_RUNS = 10  # of one job
-HELD_OUT = 20  # percent of the retained samples, on the draws on which something is chosen
-LEAST_HELD_OUT = (
-    10  # samples: with fewer nothing is chosen, and the first setting of each method is taken
-)
-CHOICE_DRAWS = (1000, 1001)  # which are never judged
+HELD_OUT = 20  # percent of the retained samples, on CHOICE_DRAWS
+# With fewer held-out samples nothing is chosen: the first setting of each method is taken.
+LEAST_HELD_OUT = 10
+# Hyper-parameters are chosen on these draws of the poison, and models are never judged on them.
+CHOICE_DRAWS = (1000, 1001)
 RELEARN_STEPS = 200  # at most
 TRAINER = Retrain()
-ORACLES = {"A": 0, "B": 1, "oracle": 2}  # groups of N
+ORACLES = {"A": 0, "B": 1, "oracle": 2}  # the number of each group of N oracles
 
 
 # ---- jobs ----
@@ -50,8 +50,7 @@ ORACLES = {"A": 0, "B": 1, "oracle": 2}  # groups of N
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What all models of one draw of the poison share: data, model, poison, the training of
-    teachers and oracles."""
+    """One draw of the poison: its data, its model, and how teachers and oracles are trained."""
 
     data: str
     seed: int
@@ -59,13 +58,13 @@ class Case:
     poison: Poison
     training: Training
     draw: int
-    n: int  # models of each kind
+    n: int  # teachers, models of each method, and oracles of each group
     side_by_side: bool = True
-    trainer: Method = TRAINER  # how teachers and oracles are trained, but for `training`
+    trainer: Method = TRAINER  # trains teachers and oracles, with `training` in place of its own
 
     @property
     def blocks(self) -> int:
-        """How many jobs compute the models of a kind."""
+        """Count the jobs that compute n models."""
         return math.ceil(self.n / MOST_RUNS)
 
     def fits(self, method: Method, *, group: int = 0, **own) -> list[Fit]:
@@ -89,7 +88,7 @@ class Case:
 
     @property
     def training_method(self) -> Method:
-        """What trains teachers and oracles."""
+        """The method that trains teachers and oracles."""
         return replace(self.trainer, training=self.training)
 
     def teachers(self) -> list[Fit]:
@@ -102,7 +101,7 @@ class Case:
         return [replace(teacher, method=method, start=teacher) for teacher in self.teachers()]
 
     def chosen(self, choice: Choice, *, null: bool = False) -> list[Fit]:
-        """Models of a method under its best setting; null: their null arm."""
+        """Models of a method under its chosen setting; null: the null arm of these models."""
         method = FineTune(training=choice.candidates[0].training) if null else choice.candidates[0]
         return [
             Chosen(
@@ -113,32 +112,32 @@ class Case:
         ]
 
     def shown(self, job: Runs) -> range:
-        """Those of a job's runs that count: n of each group."""
+        """The runs of a job that count: the first n of each group."""
         first = job.block // self.blocks * self.blocks * job.size
         return range(job.runs.start, min(job.runs.stop, first + self.n))
 
 
 def _fields(job: Job) -> dict:
-    return {each.name: getattr(job, each.name) for each in fields(job)}
+    return {field.name: getattr(job, field.name) for field in fields(job)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Job):
-    """Which setting of a method is the best where a fifth of the retained samples is held out, on
-    draws of its own.
+    """Choose a method's setting on CHOICE_DRAWS, with a fifth of the retained samples held out.
 
-    The one with the largest smaller of held-out accuracy and forgetting, means over runs and draws.
-    Forgetting is 1 - accuracy on the poisoned labels; or, where the poison changes inputs, 1 - AUC
-    of telling held-out samples from the forget set by their larger loss. The first of equals; one
-    that diverged in any run is no choice.
+    A setting scores min(held-out accuracy, forgetting), both averaged over runs and draws. The
+    setting with the largest score is chosen, the first of equal ones; a setting that diverged in a
+    run is never chosen. Forgetting is 1 - accuracy on the poisoned labels. If the poison changes
+    inputs, forgetting is 1 - AUC of telling held-out samples from the forget set by their larger
+    loss.
     """
 
-    case: Case  # of which n runs on each draw are asked
+    case: Case  # its n runs are trained on each draw
     candidates: tuple[Method, ...]
 
     @property
     def is_asked(self) -> bool:
-        """Whether there is anything to choose."""
+        """Whether there are settings to choose among, and runs to choose by."""
         return len(self.candidates) > 1 and self.case.n > 0
 
     @property
@@ -149,7 +148,7 @@ class Choice(Job):
         )
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, forgetting (settings, draws, runs), chosen ()."""
+        """Return accuracy and forgetting (settings, draws, runs), and chosen (), a place."""
         if not self.is_asked:
             return {"chosen": np.array(0)}
         shape = (len(self.candidates), len(CHOICE_DRAWS), -1)
@@ -164,28 +163,50 @@ class Choice(Job):
 
 
 def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Held-out accuracy and forgetting of each run of a job, NaN where it diverged: (runs,)
-    each."""
-    accuracy, lost = arrays["accuracy"], arrays["diverged"]
+    """Return held-out accuracy and forgetting of a job's runs: (runs,) each, NaN if diverged."""
+    accuracy = arrays["accuracy"].astype(float)
+    labels = arrays["label"]
     n = arrays["mask"].shape[1]
-    forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")].astype(float)
-    # the poison is in the inputs
-    if np.array_equal(arrays["label"][:, :n], arrays["label"][:, n : 2 * n]):
-        loss = np.logaddexp(0, -evaluation.signs(arrays["label"]) * arrays["logit"].astype(float))
-        losses = [
-            (own[2 * n :], own[:n][known]) for own, known in zip(loss, arrays["known"], strict=True)
-        ]
-        forgetting = np.array(
-            [1 - evaluation.attack_auc(*own) if np.isfinite(own[0]).all() else 0 for own in losses]
-        )
-    utility = accuracy[:, SPLITS.index("validation")].astype(float)
-    return tuple(np.where(lost, np.nan, each) for each in (utility, forgetting))
+    poisoned_labels = labels[:, :n]
+    true_labels = labels[:, n : 2 * n]
+    poison_keeps_labels = np.array_equal(poisoned_labels, true_labels)
+    if poison_keeps_labels:
+        forgetting = _failures_of_loss_attack(arrays)
+    else:
+        forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")]
+    utility = accuracy[:, SPLITS.index("validation")]
+    diverged = arrays["diverged"]
+    utility = np.where(diverged, np.nan, utility)
+    forgetting = np.where(diverged, np.nan, forgetting)
+    return utility, forgetting
+
+
+def _failures_of_loss_attack(arrays: Arrays) -> np.ndarray:
+    """Return 1 - AUC of telling held-out samples from the forget set by their larger loss: (runs,).
+
+    0 for a run whose held-out losses are not finite.
+    """
+    n = arrays["mask"].shape[1]
+    signs = evaluation.signs(arrays["label"])
+    logits = arrays["logit"].astype(float)  # (runs, n + n + v)
+    losses = np.logaddexp(0, -signs * logits)
+    failures = []
+    for loss, known in zip(losses, arrays["known"], strict=True):
+        held_out = loss[2 * n :]
+        forget = loss[:n][known]
+        if np.isfinite(held_out).all():
+            failures.append(1 - evaluation.attack_auc(held_out, forget))
+        else:
+            failures.append(0)
+    return np.array(failures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen(Fit):
-    """A block of runs of a method under the setting that was chosen; or of its null arm, if it is
-    no such method."""
+    """A block of runs of a method under the chosen setting, or of the null arm of that method.
+
+    It is the null arm unless it `retains`.
+    """
 
     choice: Choice
 
@@ -194,7 +215,7 @@ class Chosen(Fit):
         return (self.start, self.choice)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """As a Fit does; and chosen (), which setting."""
+        """Return the arrays of a Fit, and chosen (), the number of the chosen setting."""
         *starts, choice = inputs
         method = self.choice.candidates[int(choice["chosen"])]
         method = method if self.retains else _null_of(method, *split_sizes(self.poison, dataset))
@@ -205,24 +226,29 @@ class Chosen(Fit):
 
 
 def split_sizes(poison: Poison, dataset: Dataset) -> tuple[int, int]:
-    """How many samples are retained, and how many are to be forgotten: the same on every draw."""
+    """Count the retained and the forget samples, which are as many on every draw."""
     known = poison.draw(dataset, key=0).known
     return int((~known).sum()), int(known.sum())
 
 
 def _null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
-    """Training on all samples for as many steps as the method takes, to the nearest epoch; one for
-    one of one step."""
+    """Return fine-tuning on all samples for as many steps as the method takes.
+
+    The steps are rounded to epochs, at least one; a method that does not descend counts as one
+    step.
+    """
     null = FineTune(training=method.training)
-    steps = method.training.epochs * method.steps(n_retain) if isinstance(method, Descent) else 1
-    epochs = max(round(steps / null.steps(n_retain + n_forget)), 1)
+    steps = 1
+    if isinstance(method, Descent):
+        steps = method.training.epochs * method.steps(n_retain)
+    steps_of_epoch = null.steps(n_retain + n_forget)
+    epochs = max(round(steps / steps_of_epoch), 1)
     return replace(null, training=replace(method.training, epochs=epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relearn(Runs):
-    """How many steps of training on the poisoned forget set models need until its loss is that of
-    the teachers."""
+    """Count the steps of training on the poisoned forget set until its loss is the teachers'."""
 
     start: Fit
     case: Case
@@ -236,8 +262,10 @@ class Relearn(Runs):
         return (type(self).__name__, self.data, self.case.model.label, self.case.poison.kind)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """steps (runs,): RELEARN_STEPS + 1 where they were not enough, 0 for models that did not
-        unlearn."""
+        """Return steps (runs,): 0 for models that did not unlearn.
+
+        RELEARN_STEPS + 1 if RELEARN_STEPS steps are not enough.
+        """
         own, *teachers = inputs
         losses, lost = (
             np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged")
@@ -265,14 +293,18 @@ def _relearn(
     target: float,
     side_by_side: bool,
 ) -> jax.Array:
-    """(runs,), after how many of Adam's steps on the whole forget set (runs, f, ...) its loss is at
-    most the target."""
+    """Count Adam's steps on the whole forget set until its loss is at most the target: (runs,).
+
+    forget: (runs, f, ...).
+    """
     optimizer = optax.adam(rate)
 
     def one_run(arguments):
-        own, start, key = arguments
+        forget_of_run, start, key = arguments
         loss = jax.value_and_grad(
-            lambda params: cross_entropy(logits_of(model, params, own.x, key), own.y)
+            lambda params: cross_entropy(
+                logits_of(model, params, forget_of_run.x, key), forget_of_run.y
+            )
         )
 
         def goes_on(carry):
@@ -285,42 +317,54 @@ def _relearn(
             params = optax.apply_updates(params, updates)
             return params, state, *loss(params), count + 1
 
-        return jax.lax.while_loop(goes_on, step, (start, optimizer.init(start), *loss(start), 0))[
-            -1
-        ]
+        first = (start, optimizer.init(start), *loss(start), 0)
+        *_, count = jax.lax.while_loop(goes_on, step, first)
+        return count
 
     arguments = (forget, params, keys)
-    return jax.vmap(one_run)(arguments) if side_by_side else jax.lax.map(one_run, arguments)
+    if side_by_side:
+        return jax.vmap(one_run)(arguments)
+    return jax.lax.map(one_run, arguments)
 
 
-# ---- what jobs say of the samples ----
+# ---- the measured samples of a job ----
 
 
 def _signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
-    """z of the training set as poisoned, or as it was before, and of the validation set, by their
-    true labels.
+    """Return z, logits signed by the true labels, of training and validation set: (runs, n + v).
 
-    (runs, n + v).
+    clean: of the training set before the poison, not as poisoned.
     """
-    return evaluation.signed(
-        arrays["logit"][:, _seen(arrays, clean=clean)],
-        arrays["label"][0, _seen(arrays, clean=True)],
-    )
+    logits = arrays["logit"][:, _seen(arrays, clean=clean)]
+    true_labels = arrays["label"][0, _seen(arrays, clean=True)]
+    return evaluation.signed(logits, true_labels)
 
 
 def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
-    """Which of the measured samples those are: (n + v,)."""
-    n, first = arrays["mask"].shape[1], arrays["mask"].shape[1] * clean
-    return np.r_[first : first + n, 2 * n : arrays["logit"].shape[1]]
+    """Return the places of training and validation set among the measured samples: (n + v,).
+
+    clean: of the training set before the poison, not as poisoned.
+    """
+    n = arrays["mask"].shape[1]
+    first = n * clean
+    training = np.arange(first, first + n)
+    validation = np.arange(2 * n, arrays["logit"].shape[1])
+    return np.concatenate([training, validation])
 
 
 def _parts(arrays: Arrays) -> Parts:
-    """Which of those samples are what."""
-    mask, known = (arrays[name][0].astype(bool) for name in ("mask", "known"))
+    """Return the masks of the parts of training and validation set: (n + v,) each."""
+    mask = arrays["mask"][0].astype(bool)
+    known = arrays["known"][0].astype(bool)
     n_val = arrays["logit"].shape[1] - 2 * len(mask)
-    train, val = np.zeros(len(mask), bool), np.ones(n_val, bool)
-    padded = [np.concatenate([own, ~val]) for own in (known, mask, ~known)]
-    return Parts(*padded, np.concatenate([train, val]))
+    no_training_sample = np.zeros(len(mask), bool)
+    no_validation_sample = np.zeros(n_val, bool)
+    return Parts(
+        forget=np.concatenate([known, no_validation_sample]),
+        poisoned=np.concatenate([mask, no_validation_sample]),
+        retain=np.concatenate([~known, no_validation_sample]),
+        validation=np.concatenate([no_training_sample, ~no_validation_sample]),
+    )
 
 
 # ---- cases and choices ----
@@ -329,18 +373,18 @@ def _parts(arrays: Arrays) -> Parts:
 def cases(
     config: Config, dataset: Dataset, draws: Iterable[int], n: int
 ) -> Iterator[tuple[Case, Training]]:
-    """Each model and poison on each draw, and how that model's methods are trained."""
-    own, epochs = (
-        replace(config, unlearn_hidden=config.evaluated_hidden),
-        config.epochs_of_families("oracle_epochs"),
-    )
-    for name, (kind, alpha) in itertools.product(
-        config.evaluated, poisons_to_unlearn(config, dataset).items()
-    ):
-        protocol, model = config.protocol(name), FAMILIES[name].unlearning(own, dataset)
-        training = replace(protocol.teacher, epochs=epochs.get(name, protocol.teacher.epochs))
-        # what the data came with is one draw
-        for draw in list(draws)[: 1 if kind == "given" else None]:
+    """Yield the case of each model and poison on each draw, and the training of its methods."""
+    evaluated = replace(config, unlearn_hidden=config.evaluated_hidden)
+    epochs_of = config.epochs_of_families("oracle_epochs")
+    poisons = poisons_to_unlearn(config, dataset)
+    for family, (kind, alpha) in itertools.product(config.evaluated, poisons.items()):
+        protocol = config.protocol(family)
+        model = FAMILIES[family].unlearning(evaluated, dataset)
+        epochs = epochs_of.get(family, protocol.teacher.epochs)
+        training = replace(protocol.teacher, epochs=epochs)
+        # A poison that the data came with is one draw.
+        most_draws = 1 if kind == "given" else None
+        for draw in list(draws)[:most_draws]:
             yield (
                 Case(
                     data=dataset.provenance["sha256"],
@@ -357,37 +401,47 @@ def cases(
 
 
 def choice_of(config: Config, case: Case, method: Method, dataset: Dataset) -> Choice:
-    """The choice among a method's settings; of one where too few samples are held out, or there is
-    no other draw."""
-    settings, held_out = (
-        method.settings(),
-        round(split_sizes(case.poison, dataset)[0] * HELD_OUT / 100),
-    )
-    can = held_out >= LEAST_HELD_OUT and case.poison.kind != "given"
-    choosing = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
-    return Choice(data=case.data, case=choosing, candidates=settings if can else settings[:1])
+    """Return the choice among a method's settings.
+
+    Only the first setting is a candidate if too few samples are held out, or if the poison came
+    with the data and so has no other draw.
+    """
+    settings = method.settings()
+    n_retain, _ = split_sizes(case.poison, dataset)
+    n_held_out = round(n_retain * HELD_OUT / 100)
+    can_choose = n_held_out >= LEAST_HELD_OUT and case.poison.kind != "given"
+    candidates = settings if can_choose else settings[:1]
+    case_of_choice = replace(case, draw=CHOICE_DRAWS[0], n=config.selection_runs)
+    return Choice(data=case.data, case=case_of_choice, candidates=candidates)
 
 
 def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy (held out), forgetting (…, setting, draw, run), chosen (…); setting_words: what each
-    setting is."""
-    settings, dims = row.job.candidates, (*row.place, "setting", "draw", "run")
-    runs = range(row.job.case.n)
+    """Tabulate held-out accuracy and forgetting (…, setting, draw, run), and chosen (…).
+
+    setting_words (…, setting): each setting's description.
+    """
+    settings = row.job.candidates
     coords = {axis: [label] for axis, label in row.place.items()}
-    coords |= {"setting": np.arange(len(settings)), "draw": list(CHOICE_DRAWS), "run": list(runs)}
-    table = xr.Dataset(
-        {name: (dims, arrays[name][None, None, None]) for name in ("accuracy", "forgetting")},
-        coords,
-    )
+    coords["setting"] = np.arange(len(settings))
+    coords["draw"] = list(CHOICE_DRAWS)
+    coords["run"] = list(range(row.job.case.n))
+    dims = (*row.place, "setting", "draw", "run")
+    variables = {}
+    for name in ("accuracy", "forgetting"):
+        variables[name] = dims, arrays[name][None, None, None]
+    table = xr.Dataset(variables, coords)
     table["diverged"] = table.accuracy.isnull().astype(float)
-    table["chosen"] = tuple(row.place), np.full((1, 1, 1), float(arrays["chosen"]))
-    differ = len({method.training.epochs for method in settings}) > 1
-    words = [[[[setting_words(method, epochs=differ) for method in settings]]]]
-    return table.assign(setting_words=((*row.place, "setting"), np.array(words, object)))
+    chosen = float(arrays["chosen"])
+    table["chosen"] = tuple(row.place), np.full((1, 1, 1), chosen)
+    epochs_differ = len({method.training.epochs for method in settings}) > 1
+    descriptions = [setting_words(method, epochs=epochs_differ) for method in settings]
+    array = np.array(descriptions, object)[None, None, None]
+    return table.assign(setting_words=((*row.place, "setting"), array))
 
 
 def setting_words(method: Method, *, epochs: bool = False) -> str:
-    """rate 0.004, forget 0.2; with its epochs before."""
+    """Describe a setting, as in "rate 0.004, forget 0.2"; epochs: its epochs stand first."""
     numbers = {"epochs": method.training.epochs} if epochs else {}
     numbers |= {"rate": method.training.learning_rate, **method.hyper()}
-    return ", ".join(f"{name} {value:g}" for name, value in numbers.items())
+    descriptions = [f"{name} {value:g}" for name, value in numbers.items()]
+    return ", ".join(descriptions)

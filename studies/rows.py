@@ -1,4 +1,4 @@
-"""What studies share: jobs of one training, and the tables of their numbers."""
+"""Helpers of several studies: jobs of one training, and tables of the scores of a job."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ from studies.families import Protocol
 
 
 def given_percent(dataset: Dataset) -> int:
-    """The share of the poison that the data came with, in whole percents of 1 to 99."""
-    return int(np.clip(round(100 * dataset.given.mask.mean()), 1, 99))
+    """Return the poisoned share of data that came with a poison, in whole percent, 1 to 99."""
+    percent = round(100 * dataset.given.mask.mean())
+    return int(np.clip(percent, 1, 99))
 
 
 def poisons_to_unlearn(config: Config, dataset: Dataset) -> dict[str, int]:
-    """{poison: percent} of what the unlearning studies unlearn: the configuration's, or what the
-    data came with."""
-    return config.unlearn_alphas() if dataset.given is None else {"given": given_percent(dataset)}
+    """Return {kind: percent} of the poisons that the unlearning studies unlearn.
+
+    They are the configuration's poisons, or the one poison that the data came with.
+    """
+    if dataset.given is None:
+        return config.unlearn_alphas()
+    return {"given": given_percent(dataset)}
 
 
 def place_of(model: str, poison: Poison) -> dict[str, Any]:
-    """Where numbers of a model on poisoned data stand in a study's file; model: its label."""
+    """Return the labels of a model on poisoned data in a study's file; model: the model's label."""
     return {"model": model, "poison": poison.kind, "alpha_percent": poison.alpha_percent}
 
 
@@ -49,7 +54,7 @@ def training_job(
     poison: Poison,
     block: int,
 ) -> Fit:
-    """Models trained on the poisoned data, one for each run of a block."""
+    """Return the job that trains one model on the poisoned data for each run of a block."""
     return Fit(
         data=dataset.provenance["sha256"],
         model=model,
@@ -63,47 +68,56 @@ def training_job(
 
 
 def are_side_by_side(protocol: Protocol) -> bool:
-    """Whether runs are one batch: as the protocol says, and on an accelerator."""
+    """Tell whether runs are one batch: always on an accelerator, else as the protocol says."""
     return protocol.side_by_side or backend() != "cpu"
 
 
 def unlearning_job(config: Config, teacher: Fit, method: Method, block: int, *, record: str) -> Fit:
-    """A block of runs of one method, behind its teachers: one for each run, or the first of all
-    (published)."""
-    own = config.independent_teachers
-    teacher = replace(teacher, block=block if own else 0)
-    shared = {} if own else {"draw": 0, "teacher_run": 0}
-    return replace(teacher, method=method, start=teacher, block=block, record=record, **shared)
+    """Return the job in which a block of runs of one method starts from teachers.
+
+    Each run has a teacher of its own, or all runs start from the teacher of run 0 (published).
+    """
+    if config.independent_teachers:
+        teacher = replace(teacher, block=block)
+        shared_teacher = {}
+    else:
+        teacher = replace(teacher, block=0)
+        shared_teacher = {"draw": 0, "teacher_run": 0}
+    return replace(
+        teacher, method=method, start=teacher, block=block, record=record, **shared_teacher
+    )
 
 
-# ---- the tables of their numbers ----
+# ---- tables of scores ----
 
 
 def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """Accuracy and loss over the row's place, run, epoch where there are curves, and split; which
-    runs diverged.
+    """Tabulate accuracy and loss over (…, run, [epoch,] split), and which runs diverged.
 
-    Accuracies of runs that diverged are NaN; their losses are kept: they show when it happened.
+    There is an axis epoch if the job recorded curves. Accuracies of runs that diverged are NaN;
+    their losses are kept, because they show when a run diverged.
     """
-    _, *epochs, _ = arrays["accuracy"].shape
-    at = {"epoch": getattr(row.job, "measured", ()) or np.arange(*epochs)} if epochs else {}
-    coords = (
-        {"run": list(row.job.runs)}
-        | {axis: list(each) for axis, each in at.items()}
-        | {"split": list(SPLITS)}
-    )
+    _, *epoch_counts, _ = arrays["accuracy"].shape  # (runs, [epochs,] splits)
+    coords = {"run": list(row.job.runs)}
+    if epoch_counts:
+        measured = getattr(row.job, "measured", ())
+        coords["epoch"] = list(measured or np.arange(*epoch_counts))
+    coords["split"] = list(SPLITS)
     scores = {
         "accuracy": np.round(arrays["accuracy"].astype(float), 6),
         "loss": arrays["loss"].astype(float),
     }
-    table = xr.Dataset({name: (list(coords), values) for name, values in scores.items()}, coords)
+    dims = list(coords)
+    variables = {name: (dims, values) for name, values in scores.items()}
+    table = xr.Dataset(variables, coords)
     table["diverged"] = "run", arrays["diverged"].astype(float)
     table["accuracy"] = table.accuracy.where(table.diverged == 0)
-    return placed(table, row).assign_coords(size=("model", [int(arrays["size"])]))
+    size = int(arrays["size"])
+    return placed(table, row).assign_coords(size=("model", [size]))
 
 
 def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
-    """The table with an axis of one label for each of the row's place."""
+    """Give a table one axis of length one for each label of the row's place."""
     return table.expand_dims([*row.place]).assign_coords(
         {axis: [label] for axis, label in row.place.items()}
     )

@@ -1,5 +1,4 @@
-"""What do the samples look like, before and after each poison? On the ring, its spectrum as
-well."""
+"""What do the samples look like before and after each poison? What is the ring's spectrum?"""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples(Job):
-    """The training set before and after each poison: a t-SNE embedding, and some images where the
-    data are images."""
+    """t-SNE of the training set before and after each poison, with example images of image data."""
 
     poisons: tuple[Poison, ...]
     seed: int = 0
@@ -49,51 +47,60 @@ class Samples(Job):
 
 
 def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
-    """t-SNE of the training set without poison and with each, its labels, and which samples are
-    poisoned."""
+    """Embed the training set without poison and with each poison by t-SNE.
+
+    embedding: (versions, n, 2). label, poisoned: (versions, n). The first version has no poison.
+    """
     from sklearn.manifold import TSNE
 
     def plane(x: np.ndarray) -> np.ndarray:
-        features = np.concatenate([x.real, x.imag], axis=1) if np.iscomplexobj(x) else x
-        tsne = TSNE(perplexity=min(30, len(x) / 4), init="pca", random_state=state)
+        is_complex = np.iscomplexobj(x)
+        features = np.concatenate([x.real, x.imag], axis=1) if is_complex else x
+        perplexity = min(30, len(x) / 4)
+        tsne = TSNE(perplexity=perplexity, init="pca", random_state=state)
         return tsne.fit_transform(features.astype(np.float32))
 
     clean = dataset.train
-    first = plane(clean.x)
-    planes = [
-        first,
-        *(
-            first if np.array_equal(draw.split.x, clean.x) else plane(draw.split.x)
-            for draw in draws
-        ),
-    ]
+    clean_plane = plane(clean.x)
+    planes = [clean_plane]
+    for draw in draws:
+        has_clean_inputs = np.array_equal(draw.split.x, clean.x)
+        planes.append(clean_plane if has_clean_inputs else plane(draw.split.x))
     labels = [clean.y, *(draw.split.y for draw in draws)]
-    masks = [np.zeros(len(clean.y), bool), *(draw.mask for draw in draws)]
-    return {"embedding": np.stack(planes), "label": np.stack(labels), "poisoned": np.stack(masks)}
+    no_poison = np.zeros(len(clean.y), bool)
+    masks = [no_poison, *(draw.mask for draw in draws)]
+    of_versions = {"embedding": planes, "label": labels, "poisoned": masks}
+    return {name: np.stack(arrays) for name, arrays in of_versions.items()}
 
 
 def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
-    """The first three poisoned images of each class in turn, before and after, with the labels they
-    are trained on.
+    """Take poisoned images before and after each poison, with the labels trained on.
 
-    Of poison of one class that class's first six; as many of each poison.
+    Classes alternate, three images of each; where a poison hits one class, six of that class. Every
+    poison gets as many images as the poison with the fewest. image: (poisons, 2, images, *shape).
+    image_label: (poisons, 2, images).
     """
-    images, labels, count = [], [], min(6, *(len(draw.forget_clean.y) for draw in draws))
+    images = []
+    labels = []
+    counts = [len(draw.forget_clean.y) for draw in draws]
+    count = min(6, *counts)
+    n_pixels = shape[0] * shape[1]
     for draw in draws:
-        members = [np.flatnonzero(draw.forget_clean.y == label) for label in (0, 1)]
-        order = np.argsort([rank for own in members for rank in range(len(own))], kind="stable")
-        chosen = np.concatenate(members)[order][:count]
+        true_labels = draw.forget_clean.y
+        members = [np.flatnonzero(true_labels == label) for label in (0, 1)]
+        ranks = [rank for of_class in members for rank in range(len(of_class))]
+        alternating = np.argsort(ranks, kind="stable")
+        chosen = np.concatenate(members)[alternating][:count]
         stages = (draw.forget_clean, draw.forget_poisoned)
-        images.append(
-            [split.x[chosen, : shape[0] * shape[1]].reshape(-1, *shape) for split in stages]
-        )
+        pixels = [split.x[chosen, :n_pixels] for split in stages]
+        images.append([rows.reshape(-1, *shape) for rows in pixels])
         labels.append([split.y[chosen] for split in stages])
     return {"image": np.array(images), "image_label": np.array(labels)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spectrum(Job):
-    """Ground-state energy per site and gap of the ring at the couplings of the data set."""
+    """Ground-state energy per site and gap of the ring at each coupling of the data set."""
 
     n_sites: int
 
@@ -103,84 +110,85 @@ class Spectrum(Job):
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """What the poison looks like."""
-    kinds = dict.fromkeys(("labels", "features", *config.poisons, *config.unlearn_alphas()))
-    usual = dict.fromkeys(kinds, config.unlearn_labels or 30)
-    alphas = {
-        kind: alpha for kind, alpha in (usual | config.unlearn_alphas()).items() if kind != "given"
-    }
-    alphas = alphas if dataset.given is None else poisons_to_unlearn(config, dataset)
+    """Plan the samples before and after each poison.
+
+    A poison that is not unlearned gets the share of flipped labels, or 30 %.
+    """
+    if dataset.given is not None:
+        alphas = poisons_to_unlearn(config, dataset)
+    else:
+        unlearned = config.unlearn_alphas()
+        kinds = ("labels", "features", *config.poisons, *unlearned)
+        alphas = dict.fromkeys(kinds, config.unlearn_labels or 30) | unlearned
+        alphas.pop("given", None)
     poisons = tuple(Poison(kind, alpha) for kind, alpha in alphas.items())
-    yield Row(
-        "data",
-        Samples(data=dataset.provenance["sha256"], poisons=poisons, seed=config.seed),
-        {},
-        samples_table,
-    )
+    job = Samples(data=dataset.provenance["sha256"], poisons=poisons, seed=config.seed)
+    yield Row("data", job, {}, samples_table)
 
 
 def plan_of_ring(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """The spectrum of the ring, and what the poison looks like; config: of run_unlearn_xxz.py."""
-    yield Row(
-        "data",
-        Spectrum(data=dataset.provenance["sha256"], n_sites=config.n_sites),
-        {},
-        spectrum_table,
-    )
+    """Plan the spectrum of the ring, and the samples before and after each poison.
+
+    config: of run_unlearn_xxz.py.
+    """
+    job = Spectrum(data=dataset.provenance["sha256"], n_sites=config.n_sites)
+    yield Row("data", job, {}, spectrum_table)
     yield from plan(config, dataset)
 
 
 def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    of_samples, of_images = (
-        ("version", "sample", "axis"),
-        ("poison", "stage", "example", "row", "column"),
-    )
-    dims = {name: of_images if name.startswith("image") else of_samples for name in arrays}
-    table = xr.Dataset(
-        {name: (dims[name][: each.ndim], each.astype(float)) for name, each in arrays.items()}
-    )
-    poisons = row.job.poisons
-    kinds, shown = [each.kind for each in poisons], [0, *(each.alpha_percent for each in poisons)]
+    dims_of_samples = ("version", "sample", "axis")
+    dims_of_images = ("poison", "stage", "example", "row", "column")
+    variables = {}
+    for name, array in arrays.items():
+        most_dims = dims_of_images if name.startswith("image") else dims_of_samples
+        dims = most_dims[: array.ndim]
+        variables[name] = (dims, array.astype(float))
+    table = xr.Dataset(variables)
+    kinds = [poison.kind for poison in row.job.poisons]
+    shown = [0, *(poison.alpha_percent for poison in row.job.poisons)]
     labels = {
         "version": ["none", *kinds],
         "axis": ["x", "y"],
         "poison": kinds,
         "stage": ["before", "after"],
     }
-    coords = {dim: labels.get(dim, np.arange(size)) for dim, size in table.sizes.items()}
-    return table.assign_coords(coords | {"shown_percent": ("version", shown)})
+    coords = {}
+    for dim, size in table.sizes.items():
+        coords[dim] = labels.get(dim, np.arange(size))
+    coords["shown_percent"] = ("version", shown)
+    return table.assign_coords(coords)
 
 
 def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
     names = ("energy_per_site", "gap", "is_train", "is_val")
-    return xr.Dataset(
-        {name: ("delta", arrays[name].astype(float)) for name in names}, {"delta": arrays["delta"]}
-    )
+    variables = {name: ("delta", arrays[name].astype(float)) for name in names}
+    return xr.Dataset(variables, {"delta": arrays["delta"]})
 
 
 # ---- what is shown ----
 
 
 def poison_examples(results: xr.Dataset) -> Figure | None:
-    """Images before and after each poison, with the labels that they are trained on."""
+    """Draw images before and after each poison, with the labels trained on."""
     from foundation.report.drawing import finished, panels_for, plt, poison_words, sns
 
     if "image" not in results:
         return None
-    stages, examples = (
-        list(itertools.product(ordered(results, "poison"), ("before", "after"))),
-        results.example.values,
-    )
-    for axis, ((poison, stage), example) in panels_for(
-        itertools.product(stages, examples), rows=len(stages)
-    ):
-        own = results.sel(poison=poison, stage=stage, example=example)
-        axis.imshow(own.image, cmap="gray_r")
-        axis.set_title(f"label {int(own.image_label)}", fontsize=7, pad=2)
+    stages = list(itertools.product(ordered(results, "poison"), ("before", "after")))
+    examples = results.example.values
+    panels = panels_for(itertools.product(stages, examples), rows=len(stages))
+    for axis, ((poison, stage), example) in panels:
+        sample = results.sel(poison=poison, stage=stage, example=example)
+        axis.imshow(sample.image, cmap="gray_r")
+        axis.set_title(f"label {int(sample.image_label)}", fontsize=7, pad=2)
         axis.set(xticks=[], yticks=[])
         if example == examples[0]:
-            axis.set_ylabel(f"{poison_words(poison)},\n" * (stage == "after") + stage, fontsize=7)
-    plt.gcf().set_size_inches(0.9 * len(examples), 1.05 * len(stages) + 0.4)
+            title = f"{poison_words(poison)},\nafter" if stage == "after" else stage
+            axis.set_ylabel(title, fontsize=7)
+    width = 0.9 * len(examples)
+    height = 1.05 * len(stages) + 0.4
+    plt.gcf().set_size_inches(width, height)
     sns.despine(left=True, bottom=True)
     text = "training images and the labels they are trained on, before and after each poison"
     if digits := json.loads(results.attrs["data"]).get("digits"):
@@ -189,38 +197,41 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
 
 
 def poison_embeddings(results: xr.Dataset) -> Figure | None:
-    """t-SNE of the training set without poison and with each."""
+    """Draw the t-SNE of the training set without poison and with each poison."""
     from foundation.report.drawing import PALETTE, finished, panels_for, poison_words
 
     if "embedding" not in results:
         return None
     names = {version: poison_words(version) for version in ordered(results, "version")}
     for axis, (version, title) in panels_for(names.items(), "t-SNE 1", "t-SNE 2"):
-        own = results.sel(version=version)
+        embedded = results.sel(version=version)
         for (label, colour), (poisoned, marker) in itertools.product(
             enumerate(("0.3", PALETTE[8])), enumerate("oX")
         ):
-            chosen = own.embedding.values[
-                (own.label.values == label) & (own.poisoned.values == poisoned)
-            ]
-            name = f"label {label}" + ", poisoned" * poisoned if len(chosen) else None
-            axis.scatter(*chosen.T, s=9 + 12 * poisoned, color=colour, marker=marker, alpha=0.75,
-                         linewidths=0.4, edgecolors="black", label=name)  # fmt: skip
+            has_label = embedded.label.values == label
+            is_drawn = has_label & (embedded.poisoned.values == poisoned)
+            points = embedded.embedding.values[is_drawn]  # (samples, 2)
+            name = f"label {label}, poisoned" if poisoned else f"label {label}"
+            name = name if len(points) else None  # no entry in the legend
+            form = {"color": colour, "marker": marker, "alpha": 0.75, "edgecolors": "black"}
+            axis.scatter(*points.T, s=9 + 12 * poisoned, linewidths=0.4, label=name, **form)
         axis.set(title=title, xticks=[], yticks=[])
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     shown = results.shown_percent.to_series()
-    words = " and ".join(
-        f"{shown[version]:g} % {name}" for version, name in names.items() if version != "none"
-    )
-    return finished(
-        f"t-SNE of the {results.sizes['sample']} training samples; {words}; crosses: poisoned",
-        results,
-    )
+    shares = []
+    for version, name in names.items():
+        if version != "none":
+            shares.append(f"{shown[version]:g} % {name}")
+    n = results.sizes["sample"]
+    text = f"t-SNE of the {n} training samples; {' and '.join(shares)}; crosses: poisoned"
+    return finished(text, results)
 
 
 def spectrum_figure(results: xr.Dataset) -> Figure | None:
-    """Ground-state energy per site and gap of the XXZ ring against the coupling, the samples marked
-    below."""
+    """Draw energy per site and gap of the ring's ground states against the coupling.
+
+    Marks below the curves: couplings of the training and of the validation states.
+    """
     from foundation.report.drawing import finished, panels_for
 
     if "gap" not in results:
@@ -228,17 +239,18 @@ def spectrum_figure(results: xr.Dataset) -> Figure | None:
     marks = ("is_train", 0.11, "0.6", "training"), ("is_val", 0.03, "0.15", "validation")
     for axis, variable in panels_for(["energy_per_site", "gap"], "coupling Δ"):
         axis.axvline(1, color="0.4", linestyle="--", linewidth=0.8)
-        axis.plot(
-            results.delta, results[variable], "o", color="black", markersize=1.6, markeredgewidth=0
-        )
+        dots = {"color": "black", "markersize": 1.6, "markeredgewidth": 0}
+        axis.plot(results.delta, results[variable], "o", **dots)
         low, high = axis.get_ylim()
-        # room for the marks
-        axis.set(ylabel=variable.replace("_", " "), ylim=(low - 0.25 * (high - low), high))
+        room = 0.25 * (high - low)  # below the curve, for the marks
+        ylabel = variable.replace("_", " ")
+        axis.set(ylabel=ylabel, ylim=(low - room, high))
         for mask, height, colour, name in marks:
             deltas = results.delta[results[mask].values > 0]
             form = {"color": colour, "transform": axis.get_xaxis_transform()}
             axis.vlines(deltas, height, height + 0.06, linewidth=0.7, **form)
-            axis.text(float(deltas[0]) - 0.03, height + 0.03, name, ha="right", va="center", **form)
+            left = float(deltas[0]) - 0.03
+            axis.text(left, height + 0.03, name, ha="right", va="center", **form)
         axis.set_xlim(left=-0.6)
     text = (
         f"XXZ ring of {json.loads(results.attrs['data'])['n_sites']} sites in units of its "

@@ -55,13 +55,16 @@ class SplitsFlags(Flags):
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity(Job):
-    """How near each validation state is to the training states, and where its coupling stands."""
+    """Largest fidelity of each validation state with a training state, and its coupling."""
 
     split: RingSplit
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """fidelity, delta (v,): the largest |<validation|training>|^2 over training states of norm
-        1, and the Δ."""
+        """fidelity, delta (v,) of each validation state.
+
+        fidelity: the largest |<validation|training>|^2 over training states, all of norm 1. delta:
+        its coupling Δ.
+        """
         # (v, n)
         overlaps = dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T
         return {
@@ -71,80 +74,80 @@ class Fidelity(Job):
 
 
 def rings(config: Config, dataset: Dataset) -> dict[tuple[int, RingSplit], Dataset]:
-    """The rings of the stage splits: every split at the size of the study, the published one at the
-    others.
+    """Load the ring of config.n_sites under every split, and rings of other sizes as published.
 
-    config: of run_unlearn_xxz.py.
+    The published split is interleaved. config: of run_unlearn_xxz.py.
     """
-    own = [(config.n_sites, split) for split in get_args(RingSplit)]
-    others = [
-        (n_sites, "interleaved") for n_sites in config.splits.sizes if n_sites != config.n_sites
-    ]
+    splits_of_size = [(config.n_sites, split) for split in get_args(RingSplit)]
+    other_sizes = [size for size in config.splits.sizes if size != config.n_sites]
+    published = [(size, "interleaved") for size in other_sizes]
+    options = {"gauge": config.gauge, "seed": config.seed}
     return {
-        (n_sites, split): load_xxz(
-            n_sites=n_sites, gauge=config.gauge, seed=config.seed, split=split
-        )
-        for n_sites, split in (*own, *others)
+        (n_sites, split): load_xxz(n_sites=n_sites, split=split, **options)
+        for n_sites, split in (*splits_of_size, *published)
     }
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Every model on rings whose validation states are not among near-copies, and on other sizes;
-    config: of run_unlearn_xxz.py."""
+    """Plan every model on each of `rings`; config: of run_unlearn_xxz.py.
+
+    Under the published split validation states stand among near-copies, under the others they do
+    not.
+    """
     poisons = [*config.poisons_of("noises").values()]
+    runs = config.runs
     for (n_sites, split), states in rings(config, dataset).items():
         place = {"sites": n_sites, "ring_split": split}
-        yield Row(
-            "splits", Fidelity(data=states.provenance["sha256"], split=split), place, fidelity_table
-        )
-        yield from published_rows(
-            config, states, "splits", poisons, config.runs, redrawn=False, **place
-        )
+        job = Fidelity(data=states.provenance["sha256"], split=split)
+        yield Row("splits", job, place, fidelity_table)
+        options = {"redrawn": False, **place}
+        yield from published_rows(config, states, "splits", poisons, runs, **options)
         for name in ESTIMATORS:
-            yield from estimate_rows(
-                config, states, name, "splits", poisons, config.runs, redrawn=False, **place
-            )
+            yield from estimate_rows(config, states, name, "splits", poisons, runs, **options)
 
 
 def fidelity_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """fidelity, delta (sites, ring_split, state)."""
-    coords = {axis: [label] for axis, label in row.place.items()} | {
-        "state": np.arange(len(arrays["delta"]))
-    }
-    return xr.Dataset(
-        {name: (list(coords), array[None, None].astype(float)) for name, array in arrays.items()},
-        coords,
-    )
+    coords = {axis: [label] for axis, label in row.place.items()}
+    coords["state"] = np.arange(len(arrays["delta"]))
+    dims = list(coords)
+    variables = {}
+    for name, array in arrays.items():
+        of_place = array[None, None].astype(float)
+        variables[name] = (dims, of_place)
+    return xr.Dataset(variables, coords)
 
 
 # ---- what is shown ----
 
 
 def ring_splits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Validation accuracy of every model on each ring, and the QNN minus it."""
+    """Validation accuracy of every model on each ring, and the QNN minus that model."""
     runs = accuracies(read[data, preset, "splits"], "validation")
     return pd.concat([over_runs(runs), circuit_beside(runs)], ignore_index=True)
 
 
 def fidelities(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """The largest fidelity of a validation state with a training state: least, median and largest
-    over the states."""
-    own = (
-        read[data, preset, "splits"]
-        .fidelity.stack(place=("sites", "ring_split"))
-        .dropna("place", how="all")
-    )
-    rows = [
-        (*place, name, float(own.sel(place=place).quantile(share)))
-        for place in own.place.values
-        for name, share in {"least": 0, "median": 0.5, "largest": 1}.items()
-    ]
+    """Fidelity of validation states on each ring: the least, the median and the largest.
+
+    The fidelity of a validation state is its largest with any training state.
+    """
+    results = read[data, preset, "splits"]
+    fidelity = results.fidelity.stack(place=("sites", "ring_split"))
+    fidelity = fidelity.dropna("place", how="all")
+    quantiles = {"least": 0, "median": 0.5, "largest": 1}
+    rows = []
+    for place in fidelity.place.values:
+        of_ring = fidelity.sel(place=place)
+        for measure, share in quantiles.items():
+            value = float(of_ring.quantile(share))
+            rows.append((*place, measure, value))
     tidy = pd.DataFrame(rows, columns=["sites", "ring_split", "measure", "value"])
-    return tidy.assign(sd=np.nan, low=np.nan, high=np.nan, n=own.sizes["state"])
+    return tidy.assign(sd=np.nan, low=np.nan, high=np.nan, n=fidelity.sizes["state"])
 
 
 def figure(results: xr.Dataset) -> Figure | None:
-    """Validation accuracy of every model on each ring: a panel for each poison and share."""
+    """Draw validation accuracy of every model on each ring, a panel for each poison and share."""
     from foundation.report.drawing import (
         draw_dot,
         finished,
@@ -159,17 +162,17 @@ def figure(results: xr.Dataset) -> Figure | None:
     names = [f"{sites}, {split.replace('_', ' ')}" for sites, split in rings]
     styles = model_styles(results, ordered(results, "model"))
     for axis, (poison, alpha) in grid_for(noises_of(results), ylabel="validation accuracy", most=3):
-        at = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
-        for place, (model, (colour, _, marker)) in enumerate(styles.items()):
-            aside = (place - (len(styles) - 1) / 2) * 0.7 / len(styles)
+        panel = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
+        for place, (model, style) in enumerate(styles.items()):
+            colour, _, marker = style
+            from_middle = place - (len(styles) - 1) / 2
+            aside = from_middle * 0.7 / len(styles)
             for column, (sites, split) in enumerate(rings):
-                accuracy = results.accuracy.sel(
-                    at | {"model": model, "sites": sites, "ring_split": split}
-                )
-                runs = accuracy.dropna("run").values
+                at = panel | {"model": model, "sites": sites, "ring_split": split}
+                runs = results.accuracy.sel(at).dropna("run").values
                 if len(runs):
-                    style = (colour, marker)
-                    draw_dot(axis, column + aside, runs, style, label=model, size=3, width=0.9)
+                    form = {"label": model, "size": 3, "width": 0.9}
+                    draw_dot(axis, column + aside, runs, (colour, marker), **form)
         axis.set_xticks(range(len(names)), labels=names, rotation=60, ha="right")
         axis.set_title(poison_words(poison, alpha))
     text = (

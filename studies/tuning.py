@@ -1,7 +1,7 @@
-"""Models that contend with the published ones, and how they are tuned without a single clean label.
+"""Contenders of the published models, and their tuning without a single clean label.
 
 Every run draws its training set anew. Epochs and hyper-parameters are chosen on runs that are never
-judged, by the loss on a fifth of their poisoned training set, with its noisy labels.
+judged, by the loss on a held-out fifth of their poisoned training set, with its noisy labels.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from studies.families import FAMILIES, Protocol, build_mlp, build_qnn, build_qua
 from studies.oracles import HELD_OUT, setting_words
 from studies.rows import are_side_by_side, place_of, scores_table
 
-TUNING = 1000  # the first of the runs on which something is chosen, which are never judged
-POINTS = 15  # of a long training, at which it is measured
+TUNING = 1000  # the first of the runs on which settings are chosen, and which are never judged
+POINTS = 15  # how many epochs of a long training are measured, before rounding
 VALIDATION = SPLITS.index("validation")
 
 
@@ -51,7 +51,7 @@ VALIDATION = SPLITS.index("validation")
 def control_fit(
     config: Config, data: Dataset, protocol: Protocol, model: Model, method: Method, poison: Poison
 ) -> Fit:
-    """The first block of a contender: models trained on all samples of training sets drawn anew."""
+    """Return a contender's first block of runs, each with a training set drawn anew."""
     return Fit(
         data=data.provenance["sha256"], model=model, poison=poison, method=method, seed=config.seed,
         size=config.block, side_by_side=are_side_by_side(protocol), redrawn=True, record="curves",
@@ -59,9 +59,10 @@ def control_fit(
 
 
 def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
-    """The runs on which is chosen: further ones, with a fifth of the poisoned samples held out, as
-    they stand."""
-    blocks = range(TUNING // fit.size, TUNING // fit.size + -(-runs // fit.size))
+    """Return the blocks of tuning runs, with a fifth of the poisoned training set held out."""
+    first = TUNING // fit.size
+    count = -(-runs // fit.size)
+    blocks = range(first, first + count)
     return [
         replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks
     ]
@@ -69,14 +70,13 @@ def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning(Job):
-    """Which setting of a contender, and which epoch of its training, has the least loss on held-out
-    noisy samples.
+    """Choose a contender's setting and epoch by the least loss on held-out noisy samples.
 
-    The mean over runs that are never judged; a setting of which a run diverged by then is no
-    choice.
+    The loss is the mean over tuning runs. A setting is out of the choice from the epoch on at which
+    one of its runs diverged.
     """
 
-    # the runs of each setting; all measured after the same epochs
+    # the blocks of runs of each setting; all are measured after equal epochs
     trials: tuple[tuple[Fit, ...], ...]
 
     @property
@@ -84,7 +84,7 @@ class Tuning(Job):
         return tuple(fit for trial in self.trials for fit in trial)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """loss (settings, epochs, runs), setting, epoch ()."""
+        """Return loss (settings, epochs, runs), and the chosen setting () and epoch ()."""
         loss = [each["loss"][:, :, VALIDATION].T for each in inputs]  # (epochs, runs)
         loss = np.stack(
             [np.concatenate(own, axis=1) for own in np.split(np.array(loss), len(self.trials))]
@@ -97,10 +97,9 @@ class Tuning(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned(Fit):
-    """A block of runs of a contender under the setting, and for as many epochs, as its tuning
-    chose.
+    """A block of runs of a contender under the setting and for the epochs that its tuning chose.
 
-    model and method are those of its first setting.
+    model and method: of the contender's first setting.
     """
 
     tuning: Tuning
@@ -110,7 +109,7 @@ class Tuned(Fit):
         return (self.tuning,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """As a Fit does; and setting, epoch (), what was chosen."""
+        """Return the arrays of a Fit, and the chosen setting () and epoch ()."""
         chosen = {name: inputs[0][name] for name in ("setting", "epoch")}
         trial = self.tuning.trials[int(chosen["setting"])][0]
         training = replace(trial.method.training, epochs=int(chosen["epoch"]))
@@ -124,14 +123,13 @@ class Tuned(Fit):
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate(Drawn):
-    """A block of runs of an estimator that is not trained by gradients, under the setting with the
-    best held-out score.
+    """A block of runs of an estimator that is not trained by gradients, under its best setting.
 
-    Of several settings that with the most held-out noisy samples right, over as many runs as others
-    are tuned on.
+    The best of several settings has the largest accuracy on held-out noisy samples, as the mean
+    over the tuning runs.
     """
 
-    candidates: tuple[Any, ...]  # of contenders.py
+    candidates: tuple[Any, ...]  # settings of an estimator of contenders.py
     tuning_runs: int
 
     @property
@@ -139,8 +137,10 @@ class Estimate(Drawn):
         return f"{self.candidates[0].label} {self.poison.kind} {self.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, loss (runs, splits) as of a Fit, the latter NaN; diverged (runs,), size (),
-        setting ()."""
+        """Return accuracy and loss (runs, splits), diverged (runs,), size () and setting ().
+
+        The loss is NaN. setting: the number of the best setting.
+        """
         setting = self._chosen(dataset) if len(self.candidates) > 1 else 0
         accuracy = np.array([_right(self.candidates[setting], sets) for sets in self.sets(dataset)])
         nothing = {"loss": np.full_like(accuracy, np.nan), "diverged": np.zeros(self.size, bool)}
@@ -162,65 +162,68 @@ class Estimate(Drawn):
 
 
 def _right(estimator: Any, sets: Sets) -> list[float]:
-    """The accuracy of an estimator on each of SPLITS."""
-    draw, val = sets.draw, sets.val
+    """Fit an estimator and return its accuracy on each of SPLITS, NaN on an empty one."""
+    draw = sets.draw
     fitted = estimator.fit(*draw.split)
     splits = {
-        "validation": val,
+        "validation": sets.val,
         "train": draw.split,
         "retain": draw.retain,
         "forget_poisoned": draw.forget_poisoned,
         "forget_clean": draw.forget_clean,
     }
-    return [
-        float(np.mean(fitted.predict(x) == y)) if len(y) else np.nan
-        for x, y in map(splits.get, SPLITS)
-    ]
+    accuracies = []
+    for name in SPLITS:
+        x, y = splits[name]
+        if len(y):
+            is_right = fitted.predict(x) == y
+            accuracies.append(float(np.mean(is_right)))
+        else:
+            accuracies.append(np.nan)
+    return accuracies
 
 
 # ---- contenders ----
 
 
-Trial = tuple[Model, Method]
-FACTORS = (0.1, 1 / 3, 1.0, 3.0)  # of the published learning rate
+Trial = tuple[Model, Method]  # a setting of a contender
+FACTORS = (0.1, 1 / 3, 1.0, 3.0)  # multiples of the published learning rate that are tried
 
 
 class Contender(NamedTuple):
-    """What contends with the published models, in as many settings as every other."""
+    """A model that contends with the published ones, in as many settings as other contenders."""
 
     group: str
-    trials: Callable[[Config, Dataset, Training], list[Trial]]  # given how its family is trained
-    family: str = "mlp"  # whose protocol it takes: mlp or qnn
-    named: Callable[[Config, Dataset], Model] | None = (
-        None  # the model that it is a variant of; None: its first one
-    )
-    label: str = ""  # behind the name of that model
-    only: tuple[str, ...] = ()  # on which of --noises; (): all
+    trials: Callable[[Config, Dataset, Training], list[Trial]]  # its settings, from its training
+    family: str = "mlp"  # the family whose protocol it takes: mlp or qnn
+    # builds the model of which it is a variant; None: the model of its first trial
+    named: Callable[[Config, Dataset], Model] | None = None
+    label: str = ""  # stands behind the name of that model
+    only: tuple[str, ...] = ()  # the --noises under which it contends; (): all
     runs: int = 0  # at most so many; 0: all
-    data: str = ""  # the only data set on which it makes sense
+    data: str = ""  # the only data set on which it makes sense; "": any
 
     def contends(self, config: Config, dataset: Dataset) -> list[Poison]:
-        """The poisons on which it does."""
+        """List the poisons under which it contends on a data set."""
         if self.data not in ("", dataset.name):
             return []
-        return [
-            poison
-            for word, poison in config.poisons_of("noises").items()
-            if not self.only or word in self.only
-        ]
+        poisons = config.poisons_of("noises")
+        noises = self.only or tuple(poisons)
+        return [poison for noise, poison in poisons.items() if noise in noises]
 
 
 def _rates(
     build: Callable[[Config, Dataset], Model], factor: float = 1.0
 ) -> Callable[..., list[Trial]]:
-    """The model at each of FACTORS times its family's learning rate, and times another factor."""
+    """Try a model at each of FACTORS times `factor` times its family's learning rate."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
-        rates = [training.learning_rate * factor * each for each in FACTORS]
-        return [
-            (build(config, dataset), Retrain(training=replace(training, learning_rate=rate)))
-            for rate in rates
-        ]
+        settings = []
+        for multiple in FACTORS:
+            rate = training.learning_rate * factor * multiple
+            method = Retrain(training=replace(training, learning_rate=rate))
+            settings.append((build(config, dataset), method))
+        return settings
 
     return trials
 
@@ -228,23 +231,29 @@ def _rates(
 def _losses(
     build: Callable[[Config, Dataset], Model], *methods: Method
 ) -> Callable[..., list[Trial]]:
-    """The model under each of these losses."""
+    """Try a model under the loss of each of these methods."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
-        return [(build(config, dataset), replace(method, training=training)) for method in methods]
+        settings = []
+        for method in methods:
+            trained = replace(method, training=training)
+            settings.append((build(config, dataset), trained))
+        return settings
 
     return trials
 
 
 def _models(*builds: Callable[[Config, Dataset], Model]) -> Callable[..., list[Trial]]:
-    """Each of these models, as its family is trained."""
-    return lambda config, dataset, training: [
-        (build(config, dataset), Retrain(training=training)) for build in builds
-    ]
+    """Try each of these models, trained as its family is."""
+
+    def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
+        return [(build(config, dataset), Retrain(training=training)) for build in builds]
+
+    return trials
 
 
 def _largest(config: Config, dataset: Dataset) -> MLP:
-    """The first MLP of the noise sweep: the published one."""
+    """Build the first MLP of the noise sweep, the published one."""
     return build_mlp(dataset, config.hidden[0])
 
 
@@ -257,8 +266,8 @@ def _logistic(config: Config, dataset: Dataset) -> MLP:
 
 
 def _bounded(config: Config, dataset: Dataset, bound: float) -> BoundedMLP:
-    own = _largest(config, dataset)
-    return BoundedMLP(own.n_features, own.hidden, bound=bound)
+    mlp = _largest(config, dataset)
+    return BoundedMLP(mlp.n_features, mlp.hidden, bound=bound)
 
 
 def _linear(config: Config, dataset: Dataset) -> ProjectedLinear:
@@ -269,10 +278,10 @@ def _qnn(config: Config, dataset: Dataset, depth: int = 0) -> QNN:
     return build_qnn(dataset, depth or config.depth, **config.device())
 
 
-def _variant(config: Config, dataset: Dataset, kind: type[QNN], **own: Any) -> QNN:
-    """A circuit of another kind, of the published size."""
-    usual = _qnn(config, dataset)
-    return kind(usual.n_qubits, usual.depth, **own)
+def _variant(config: Config, dataset: Dataset, kind: type[QNN], **options: Any) -> QNN:
+    """Build a circuit of another kind, of the published size."""
+    published = _qnn(config, dataset)
+    return kind(published.n_qubits, published.depth, **options)
 
 
 def _quadratic(config: Config, dataset: Dataset) -> Model:
@@ -280,14 +289,16 @@ def _quadratic(config: Config, dataset: Dataset) -> Model:
 
 
 def _full(config: Config, dataset: Dataset) -> FullQuadratic:
-    return FullQuadratic(dataset.train.x.shape[1], is_complex=np.iscomplexobj(dataset.train.x))
+    x = dataset.train.x
+    return FullQuadratic(x.shape[1], is_complex=np.iscomplexobj(x))
 
 
 def _reflection(config: Config, dataset: Dataset) -> Reflection:
     return Reflection(dataset.train.x.shape[1])
 
 
-HARD = ("labels=30", "one_class=20")  # where what takes long contends
+# the noises under which contenders that take long are trained
+HARD = ("labels=30", "one_class=20")
 ONE = ("labels=30",)
 CLASSIC, CIRCUIT, WITHOUT, TRIVIAL = "careful classic", "circuit", "no circuit", "trivial"
 DECAYED = [Decayed(decay) for decay in (1e-4, 1e-3, 1e-2, 1e-1)]
@@ -334,11 +345,12 @@ CONTENDERS: dict[str, Contender] = {
     ),
     "qnn_product": Contender(CIRCUIT, _rates(PRODUCT), "qnn", _qnn, ", no entanglers", HARD),
     "qnn_last": Contender(CIRCUIT, _rates(LAST), "qnn", _qnn, ", last layer alone", HARD),
-    # on the ring: the stage depths
+    # Deeper circuits on the ring are trained in the stage depths.
     "qnn_12": Contender(CIRCUIT, _rates(DEEP), "qnn", only=ONE, runs=5, data="mnist"),
     "qnn_20": Contender(CIRCUIT, _rates(DEEPER), "qnn", only=ONE, runs=5, data="mnist"),
 }
-ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it makes sense
+# estimators, each with the only data set on which it makes sense; "": any
+ESTIMATORS: dict[str, tuple[Any, str]] = {
     "class_mean": (NearestMean(), ""),
     "neighbours": (Neighbours(), ""),
     "threshold": (ThresholdOnZZ(), "xxz"),
@@ -349,20 +361,26 @@ ESTIMATORS: dict[str, tuple[Any, str]] = {  # and the only data set on which it 
 
 
 def epochs_measured(last: int, *others: int, points: int = POINTS) -> tuple[int, ...]:
-    """Epochs at which a training is measured: 0, about evenly in the logarithm, and these others
-    before its end."""
+    """Return the epochs at which a training is measured, ascending.
+
+    They are 0, `points` epochs from 1 to `last`, even in the logarithm and rounded, and the others,
+    with `last` in place of any later one.
+    """
     even = np.geomspace(1, last, points).round().astype(int)
-    return tuple(sorted({0, *even.tolist(), *(min(each, last) for each in others)}))
+    bounded = [min(epoch, last) for epoch in others]
+    return tuple(sorted({0, *even.tolist(), *bounded}))
 
 
 def models_of_controls(config: Config, dataset: Dataset) -> Iterator[tuple[Protocol, Model]]:
-    """Each model of the controls, the MLPs of the noise sweep and of all other families one, with
-    its protocol."""
-    for name in config.evaluated:
-        for model in FAMILIES[name].sweep(config, dataset):
-            # which an MLP of no hidden layers is
-            if (model.family == "Logistic") == (name == "logistic"):
-                yield config.protocol(name), model
+    """Yield each model of the controls with its protocol.
+
+    Models are the MLPs of the noise sweep, and one model of each other family.
+    """
+    for family in config.evaluated:
+        for model in FAMILIES[family].sweep(config, dataset):
+            # An MLP without hidden layers is logistic regression: it counts as that family alone.
+            if (model.family == "Logistic") == (family == "logistic"):
+                yield config.protocol(family), model
 
 
 def published_rows(
@@ -375,15 +393,15 @@ def published_rows(
     redrawn: bool,
     **place: Any,
 ) -> Iterator[Row]:
-    """Every model after the published number of epochs, on a data set."""
+    """Yield the rows of every model after the published number of epochs, on a data set."""
     for (protocol, model), poison in _product(models_of_controls(config, data), poisons):
-        fit = control_fit(config, data, protocol, model, Retrain(training=protocol.sweep), poison)
+        method = Retrain(training=protocol.sweep)
+        fit = control_fit(config, data, protocol, model, method, poison)
+        at = place | place_of(model.label, poison)
         for block in config.blocks(runs):
             job = replace(fit, record="end", redrawn=redrawn, block=block)
-            at = place | place_of(model.label, poison)
-            yield Row(
-                study, job, at, scores_table, config.shown(job.runs, runs), model_words(model)
-            )
+            shown = config.shown(job.runs, runs)
+            yield Row(study, job, at, scores_table, shown, model_words(model))
 
 
 def tuned_rows(
@@ -395,46 +413,51 @@ def tuned_rows(
     runs: int,
     **place: Any,
 ) -> Iterator[Row]:
-    """The tuning of a contender on a data set, and its runs as they were tuned."""
+    """Yield the rows of a contender's tuning on a data set, and of its tuned runs."""
+    protocol = getattr(config, contender.family)
+    training = replace(protocol.sweep, epochs=config.control_epochs)
+    measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
     for poison in poisons:
-        protocol = getattr(config, contender.family)
-        training = replace(protocol.sweep, epochs=config.control_epochs)
         trials = contender.trials(config, data, training)
-        fits = [
-            control_fit(config, data, protocol, model, method, poison) for model, method in trials
-        ]
-        measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
-        fits = [tuning_fits(replace(fit, measured=measured), config.tuning_runs) for fit in fits]
-        tuning = Tuning(data=data.provenance["sha256"], trials=tuple(map(tuple, fits)))
-        named = contender.named(config, data) if contender.named else trials[0][0]
+        first_model, first_method = trials[0]
+        blocks_of_trials = []
+        for model, method in trials:
+            fit = control_fit(config, data, protocol, model, method, poison)
+            blocks = tuning_fits(replace(fit, measured=measured), config.tuning_runs)
+            blocks_of_trials.append(tuple(blocks))
+        tuning = Tuning(data=data.provenance["sha256"], trials=tuple(blocks_of_trials))
+        named = contender.named(config, data) if contender.named else first_model
         at = place | place_of(named.label + contender.label, poison)
-        words = model_words(trials[0][0]) | {"group": ("model", contender.group)}
-        yield Row(study, tuning, at, tuning_table, None, words)
-        first = replace(control_fit(config, data, protocol, *trials[0], poison), record="end")
-        first = Tuned(
-            **{each.name: getattr(first, each.name) for each in fields(Fit)}, tuning=tuning
-        )
+        coords = model_words(first_model) | {"group": ("model", contender.group)}
+        yield Row(study, tuning, at, tuning_table, None, coords)
+        fit = control_fit(config, data, protocol, first_model, first_method, poison)
+        values = {field.name: getattr(fit, field.name) for field in fields(Fit)}
+        tuned = Tuned(**values | {"record": "end"}, tuning=tuning)
         for block in config.blocks(runs):
-            job = replace(first, block=block)
-            yield Row(study, job, at, scores_table, config.shown(job.runs, runs), words)
+            job = replace(tuned, block=block)
+            shown = config.shown(job.runs, runs)
+            yield Row(study, job, at, scores_table, shown, coords)
 
 
 def estimate_rows(
     config: Config, data: Dataset, name: str, study: str, poisons: Iterable[Poison], runs: int, *,
     redrawn: bool = True, **place: Any,
 ) -> Iterator[Row]:  # fmt: skip
-    """The runs of an estimator that is not trained by gradients."""
-    estimator, only = ESTIMATORS[name]
-    for poison in poisons if only in ("", data.name) else ():
-        words = {"family": ("model", estimator.family), "group": ("model", TRIVIAL)}
-        job = Estimate(
+    """Yield the rows of an estimator that is not trained by gradients."""
+    estimator, only_data = ESTIMATORS[name]
+    if only_data not in ("", data.name):
+        return
+    coords = {"family": ("model", estimator.family), "group": ("model", TRIVIAL)}
+    for poison in poisons:
+        at = place | place_of(estimator.label, poison)
+        first = Estimate(
             data=data.provenance["sha256"], poison=poison, seed=config.seed, size=config.block,
             redrawn=redrawn, candidates=estimator.settings(), tuning_runs=config.tuning_runs,
         )  # fmt: skip
         for block in config.blocks(runs):
-            own = replace(job, block=block)
-            at = place | place_of(estimator.label, poison)
-            yield Row(study, own, at, scores_table, config.shown(own.runs, runs), words)
+            job = replace(first, block=block)
+            shown = config.shown(job.runs, runs)
+            yield Row(study, job, at, scores_table, shown, coords)
 
 
 def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
@@ -443,9 +466,12 @@ def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
 
 
 def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """held_out_loss (…, setting, epoch, trial), chosen_epoch, chosen_setting (…), setting_words (…,
-    setting)."""
-    trials, expand = row.job.trials, (None,) * len(row.place)
+    """Tabulate held_out_loss (…, setting, epoch, trial), chosen_setting and chosen_epoch (…).
+
+    setting_words (…, setting): each setting's description.
+    """
+    trials = row.job.trials
+    expand = (None,) * len(row.place)
     dims = (*row.place, "setting", "epoch", "trial")
     runs = [run for fit in trials[0] for run in fit.runs]
     coords = {axis: [label] for axis, label in row.place.items()}
@@ -454,10 +480,13 @@ def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
         "epoch": list(trials[0][0].measured),
         "trial": runs,
     }
-    table = xr.Dataset({"held_out_loss": (dims, arrays["loss"].astype(np.float32)[expand])}, coords)
+    loss = arrays["loss"].astype(np.float32)
+    table = xr.Dataset({"held_out_loss": (dims, loss[expand])}, coords)
     for name in ("setting", "epoch"):
-        table[f"chosen_{name}"] = tuple(row.place), arrays[name].astype(float)[expand]
-    words = np.array(
-        [f"{fit.model.label}: {setting_words(fit.method)}" for fit, *_ in trials], object
-    )
-    return table.assign(setting_words=((*row.place, "setting"), words[expand]))
+        chosen = arrays[name].astype(float)
+        table[f"chosen_{name}"] = tuple(row.place), chosen[expand]
+    descriptions = []
+    for fit, *_ in trials:
+        descriptions.append(f"{fit.model.label}: {setting_words(fit.method)}")
+    array = np.array(descriptions, object)[expand]
+    return table.assign(setting_words=((*row.place, "setting"), array))

@@ -1,5 +1,4 @@
-"""How do accuracies move along the methods, and where do these end over two of their
-hyper-parameters?"""
+"""How does accuracy move along each method, and where does it end over two hyper-parameters?"""
 
 from __future__ import annotations
 
@@ -70,151 +69,164 @@ class WeightMapFlags(Flags):
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Unlearning curves of each model, poison and method, behind the teachers they share."""
-    for teacher, method, place, words in unlearning_cases(config, dataset):
-        words["alpha_percent"] = ("poison", teacher.poison.alpha_percent)
+    """Plan the unlearning curves of each model, poison and method; methods share the teachers."""
+    for teacher, method, place, coordinates in unlearning_cases(config, dataset):
+        coordinates["alpha_percent"] = ("poison", teacher.poison.alpha_percent)
         for block in config.blocks():
             job = unlearning_job(config, teacher, method, block, record="curves")
-            yield Row("unlearning", job, place, curves_table, config.shown(job.runs), words)
+            yield Row("unlearning", job, place, curves_table, config.shown(job.runs), coordinates)
 
 
 def plan_map(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Final validation accuracy over the one or two hyper-parameters that a method maps: a job for
-    each cell."""
+    """Plan the final validation accuracy over the one or two hyper-parameters that a method maps.
+
+    A job for each cell of the map and block of runs.
+    """
     runs = min(config.weight_map.runs or config.runs, config.runs)
-    for teacher, method, place, words in unlearning_cases(config, dataset):
+    for teacher, method, place, coordinates in unlearning_cases(config, dataset):
         names = method.mapped()
+        if not names:
+            continue
         for axis, name in itertools.zip_longest(("first", "second"), names, fillvalue=""):
-            words[f"{axis}_name"] = ("unlearner", name)
-            words[f"{axis}_default"] = ("unlearner", getattr(method, name) if name else 0.0)
-        for cell in (
-            itertools.product(config.weight_map.weights, repeat=len(names)) if names else ()
-        ):
+            default = getattr(method, name) if name else 0.0
+            coordinates[f"{axis}_name"] = ("unlearner", name)
+            coordinates[f"{axis}_default"] = ("unlearner", default)
+        for cell in itertools.product(config.weight_map.weights, repeat=len(names)):
             changed = replace(method, **dict(zip(names, cell, strict=True)))
-            at = place | dict(zip(("first", "second"), (*cell, 0.0), strict=False))
+            first, second = (*cell, 0.0)[:2]  # 0 where the map has one axis
+            at = place | {"first": first, "second": second}
             for block in config.blocks(runs):
                 job = unlearning_job(config, teacher, changed, block, record="end")
-                yield Row("weight_map", job, at, cell_table, config.shown(job.runs, runs), words)
+                shown = config.shown(job.runs, runs)
+                yield Row("weight_map", job, at, cell_table, shown, coordinates)
 
 
 def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Method, dict, dict]]:
-    """Teacher (its block 0), method, place and words of each model, poison and method.
+    """Teacher (block 0), method, place and coordinates of each model, poison and method.
 
-    Refuses shares that poison no sample, or all of them, before anything is trained.
+    Place and coordinates are those of a Row. Raises BadInput for a share that poisons no sample, or
+    all of them, before anything is trained.
     """
     poisons = poisons_to_unlearn(config, dataset)
     for kind, alpha in poisons.items():
         known = Poison(kind, alpha).draw(dataset, key=0).known
-        allowed = (
-            f"a share that poisons some of {len(known)} samples and not all, or 0 to leave it out"
-        )
-        require(known.any() and not known.all(), f"--unlearn-{kind}", alpha, allowed)
-    for each, (kind, alpha), name in itertools.product(
+        n = len(known)
+        allowed = f"a share that poisons some of {n} samples and not all, or 0 to leave it out"
+        is_part = known.any() and not known.all()
+        require(is_part, f"--unlearn-{kind}", alpha, allowed)
+    for family, (kind, alpha), name in itertools.product(
         config.models, poisons.items(), config.methods
     ):
-        model, protocol = FAMILIES[each].unlearning(config, dataset), config.protocol(each)
-        teacher = training_job(
-            config, dataset, protocol.teacher, protocol, model, Poison(kind, alpha), 0
-        )
+        model = FAMILIES[family].unlearning(config, dataset)
+        protocol = config.protocol(family)
+        poison = Poison(kind, alpha)
+        teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, 0)
         method = config.method(name, training=protocol.unlearn)
-        own = {
+        place = {"model": model.label, "poison": kind, "unlearner": name}
+        coordinates = model_words(model) | {
             "title": ("unlearner", method.title or name),
             "fresh": ("unlearner", float(method.is_fresh)),
         }
-        yield (
-            teacher,
-            method,
-            {"model": model.label, "poison": kind, "unlearner": name},
-            model_words(model) | own,
-        )
+        yield teacher, method, place, coordinates
 
 
 def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """The curves, and the logit of every measured sample at their end, with which samples are
-    what."""
+    """The curves, and the logits (…, run, sample) at their end.
+
+    part: the set of a sample: train, train_clean, or validation, of which KEPT_VALIDATION are held.
+    poisoned, known: NaN of validation samples.
+    """
     table = scores_table(row, arrays)
     n = arrays["mask"].shape[1]
-    logits = arrays["logit"][:, : 2 * n + KEPT_VALIDATION].astype(np.float16)
-    counts = [n, n, logits.shape[1] - 2 * n]
-    table["logit"] = (*row.place, "run", "sample"), logits[(None,) * len(row.place)]
-    for name, mask in (("poisoned", arrays["mask"]), ("known", arrays["known"])):
-        padded = np.pad(
-            np.tile(mask, 2).astype(float), ((0, 0), (0, counts[2])), constant_values=np.nan
-        )
-        table[name] = ("poison", "run", "sample"), padded[None]
+    most = 2 * n + KEPT_VALIDATION
+    logits = arrays["logit"][:, :most].astype(np.float16)
+    n_validation = logits.shape[1] - 2 * n
+    axes_of_place = (None,) * len(row.place)
+    table["logit"] = (*row.place, "run", "sample"), logits[axes_of_place]
+    dims = ("poison", "run", "sample")
+    behind = ((0, 0), (0, n_validation))
+    masks = {"poisoned": arrays["mask"], "known": arrays["known"]}
+    for name, mask in masks.items():
+        of_training = np.tile(mask, 2).astype(float)
+        padded = np.pad(of_training, behind, constant_values=np.nan)
+        table[name] = dims, padded[None]
     if "label" in arrays:  # not in results that an earlier version kept
-        table["label"] = (
-            ("poison", "run", "sample"),
-            arrays["label"][None, :, : logits.shape[1]].astype(float),
-        )
-    part = np.repeat(["train", "train_clean", "validation"], counts)
+        labels = arrays["label"][None, :, : logits.shape[1]]
+        table["label"] = dims, labels.astype(float)
+    part = np.repeat(["train", "train_clean", "validation"], [n, n, n_validation])
     return table.assign_coords(sample=np.arange(len(part)), part=("sample", part))
 
 
 def cell_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """accuracy (…, run): on the validation set, at the end."""
     table = scores_table(row, arrays)
-    return table.assign(accuracy=table.accuracy.sel(split="validation")).drop_vars(
-        ["split", "loss"]
-    )
+    table = table.assign(accuracy=table.accuracy.sel(split="validation"))
+    return table.drop_vars(["split", "loss"])
 
 
 # ---- what is shown: tables ----
 
 
 def ends_and_stability(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Accuracies of teachers (start) and after each method; std over runs and largest drop (median)
-    of validation."""
-    runs = accuracies(
-        read[data, preset, "unlearning"], "validation", "forget_poisoned", "forget_clean", "retain"
-    )
+    """Accuracies of teachers (start) and after each method, and how stable validation accuracy is.
+
+    std: over runs, at the end. drop: the largest fall within a run, median.
+    """
+    splits = ("validation", "forget_poisoned", "forget_clean", "retain")
+    runs = accuracies(read[data, preset, "unlearning"], *splits)
     validation = runs[runs.measure == "validation"].drop(columns="measure")
-    return pd.concat(
-        [over_runs(ends_of_methods(runs)), tidy(validation, _stability)], ignore_index=True
-    )
+    ends = over_runs(ends_of_methods(runs))
+    stability = tidy(validation, _stability)
+    return pd.concat([ends, stability], ignore_index=True)
 
 
 def ends_of_methods(runs: pd.DataFrame) -> pd.DataFrame:
-    """The last epoch of each method; and the first of one that starts from the teacher, as
-    `start`."""
-    last = runs[runs.epoch == runs.groupby(["model", "poison", "unlearner"]).epoch.transform("max")]
+    """Keep the last epoch of each method, behind the teachers as method `start`.
+
+    The teachers are epoch 0 of the first method that starts from them.
+    """
+    last_epoch = runs.groupby(["model", "poison", "unlearner"]).epoch.transform("max")
+    ends = runs[runs.epoch == last_epoch]
     teachers = runs[(runs.epoch == 0) & (runs.fresh == 0)]
-    one = teachers.unlearner == teachers.groupby(["model", "poison"]).unlearner.transform("first")
-    return pd.concat(
-        [teachers[one].assign(unlearner="start", title="start"), last], ignore_index=True
-    )
+    first_method = teachers.groupby(["model", "poison"]).unlearner.transform("first")
+    starts = teachers[teachers.unlearner == first_method]
+    starts = starts.assign(unlearner="start", title="start")
+    return pd.concat([starts, ends], ignore_index=True)
 
 
-def _stability(own: pd.DataFrame) -> Iterator[tuple]:
-    curves = own.pivot(index="run", columns="epoch", values="accuracy").values
-    deviation, *interval = metrics.spread(curves[:, -1])
-    yield "std", deviation, np.nan, *(interval if len(curves) > 2 else (np.nan, np.nan))
-    yield "drop", np.median(metrics.largest_drop(curves)), np.nan, np.nan, np.nan
+def _stability(runs: pd.DataFrame) -> Iterator[tuple]:
+    curves = runs.pivot(index="run", columns="epoch", values="accuracy").values
+    at_end = curves[:, -1]
+    deviation, *interval = metrics.spread(at_end)
+    if len(curves) <= 2:
+        interval = (np.nan, np.nan)
+    yield "std", deviation, np.nan, *interval
+    drop = np.median(metrics.largest_drop(curves))
+    yield "drop", drop, np.nan, np.nan, np.nan
 
 
 def weight_maps(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
-    """Lowest and highest cell (mean over runs) of each map, and the share of it near Retrain in the
-    same runs."""
-    results, same = read[data, preset, "weight_map"], ["model", "poison", "run"]
-    retrain = pd.DataFrame(columns=[*same, "accuracy"])
-    if (data, preset, "unlearning") in read.paths:
-        retrain = ends_of_methods(accuracies(read[data, preset, "unlearning"], "validation")).query(
-            "unlearner == 'retrain'"
-        )
+    """Lowest and highest cell (mean over runs) of each map, and the share of cells near Retrain.
 
-    def of_map(own: pd.DataFrame) -> Iterator[tuple]:
-        here = own[["model", "poison", "unlearner"]].iloc[0].to_dict()
-        cells, diverged = (
-            results.accuracy.sel(here).mean("run"),
-            (results.diverged.sel(here) > 0).any("run"),
-        )
-        ends = retrain.merge(own[same].drop_duplicates()).accuracy
-        near = metrics.share_near(cells, ends.mean(), diverged=diverged) if len(ends) else np.nan
-        for measure, value in {
-            "lowest": cells.min(),
-            "highest": cells.max(),
-            "near Retrain": near,
-        }.items():
+    Retrain is the mean over the runs of the map; NaN where there is no study of it.
+    """
+    results = read[data, preset, "weight_map"]
+    keys = ["model", "poison", "run"]
+    retrain = pd.DataFrame(columns=[*keys, "accuracy"])
+    if (data, preset, "unlearning") in read.paths:
+        ends_of_all = ends_of_methods(accuracies(read[data, preset, "unlearning"], "validation"))
+        retrain = ends_of_all.query("unlearner == 'retrain'")
+
+    def of_map(runs: pd.DataFrame) -> Iterator[tuple]:
+        place = runs[["model", "poison", "unlearner"]].iloc[0].to_dict()
+        cells = results.accuracy.sel(place).mean("run")
+        diverged = (results.diverged.sel(place) > 0).any("run")
+        ends = retrain.merge(runs[keys].drop_duplicates()).accuracy
+        near = np.nan
+        if len(ends):
+            near = metrics.share_near(cells, ends.mean(), diverged=diverged)
+        values = {"lowest": cells.min(), "highest": cells.max(), "near Retrain": near}
+        for measure, value in values.items():
             yield measure, float(value), np.nan, np.nan, np.nan
 
     return tidy(every_run(results), of_map, over=("first", "second"))
@@ -222,16 +234,14 @@ def weight_maps(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 def paired_methods(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Every method minus fine-tuning, and minus retraining, by run."""
-    ends = ends_of_methods(
-        accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned")
-    )
-    parts = [
-        (~ends.unlearner.isin(("start", name)), ends.unlearner == name)
-        for name in ("cf", "retrain")
-    ]
-    return pd.concat(
-        [difference(ends[own], ends[other], "title") for own, other in parts], ignore_index=True
-    )
+    runs = accuracies(read[data, preset, "unlearning"], "validation", "forget_poisoned")
+    ends = ends_of_methods(runs)
+    differences = []
+    for name in ("cf", "retrain"):
+        reference = ends[ends.unlearner == name]
+        others = ends[~ends.unlearner.isin(("start", name))]
+        differences.append(difference(others, reference, "title"))
+    return pd.concat(differences, ignore_index=True)
 
 
 TABLE = StudyTable(
@@ -290,7 +300,7 @@ MAP_TABLE = StudyTable(
 
 # ---- what is shown: figures ----
 
-FORGET_NAMES = {  # what the two forgetting accuracies are, for each poison
+FORGET_NAMES = {  # of the two forgetting accuracies, for each poison
     "labels": {"forget_poisoned": "poisoned labels", "forget_clean": "true labels"},
     "features": {
         "forget_poisoned": "poisoned inputs, true labels",
@@ -306,12 +316,11 @@ WEIGHT_NAMES = {"forget": "forget weight", "kl": "KL weight"}
 
 
 def unlearning_curves(results: xr.Dataset) -> Figure | None:
-    """Validation and forgetting accuracy against the epoch of unlearning, a row for each model and
-    poison.
+    """Draw validation and forgetting accuracy against the epoch, a row for each model and poison.
 
-    Forgetting accuracy is, of flipped labels, against the poisoned (low is good, as published) and
-    the true ones; of randomised features, on poisoned and clean inputs, with true labels. The
-    counterpart of arXiv:2508.02422, Fig. 3.
+    Forgetting accuracy under flipped labels: against the poisoned labels (low is good, as
+    published) and against the true ones. Under randomised features: on poisoned and on clean
+    inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
     """
     from foundation.report.drawing import (
         MOST_BANDS,
@@ -323,39 +332,45 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
         poison_words,
     )
 
-    rows, titles, styles = (
-        models_and_poisons(results),
-        method_titles(results),
-        method_styles(results),
-    )
+    rows = models_and_poisons(results)
+    titles, styles = method_titles(results), method_styles(results)
     if not rows:
         return None
     places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
-    for axis, ((model, poison), split) in panels_for(places, "epoch of unlearning", rows=len(rows)):
+    panels = panels_for(places, "epoch of unlearning", rows=len(rows))
+    for axis, ((model, poison), split) in panels:
         name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)
         name = f"forgetting accuracy,\n{name}" if name else "validation accuracy"
         axis.set(ylabel=name, title=f"{model}, {poison_words(poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
+            bands = len(styles) <= MOST_BANDS
+            without_marker = (*style, None)
             if runs.count():
-                draw_curve(
-                    axis, runs, (*style, None), titles[method], bands=len(styles) <= MOST_BANDS
-                )
-    text, config = band_words(results, len(styles)), json.loads(results.attrs["config"])
-    held = [name for name in ("MLP", "QNN") if name in results.family.values]
-    whole = [name for name in held if not config[name.lower()]["unlearn"]["batch_size"]]
-    if whole and not config["independent_teachers"]:  # nothing random tells their runs apart
-        text += (
-            f". One teacher and full batches: {' and '.join(whole)} runs of all methods but "
-            "Retrain are the same"
-        )
-        text += ", apart from rounding"
+                draw_curve(axis, runs, without_marker, titles[method], bands=bands)
+    text = band_words(results, len(styles)) + _equal_runs_words(results)
     return finished(text, results, legend=True)
 
 
+def _equal_runs_words(results: xr.Dataset) -> str:
+    """Say of which families all runs are equal: nothing random tells their runs apart."""
+    config = json.loads(results.attrs["config"])
+    families = [name for name in ("MLP", "QNN") if name in results.family.values]
+    full_batch = []
+    for name in families:
+        unlearn = config[name.lower()]["unlearn"]
+        if not unlearn["batch_size"]:
+            full_batch.append(name)
+    if not full_batch or config["independent_teachers"]:
+        return ""
+    return (
+        f". One teacher and full batches: {' and '.join(full_batch)} runs of all methods but "
+        "Retrain are the same, apart from rounding"
+    )
+
+
 def map_figure(results: xr.Dataset) -> Figure | None:
-    """Final validation accuracy over each method's weights: a heat map over two of them, a line
-    over one."""
+    """Draw final validation accuracy over a method's weights: a heat map of two, a line of one."""
     from foundation.report.drawing import (
         band_words,
         draw_curve,
@@ -366,53 +381,57 @@ def map_figure(results: xr.Dataset) -> Figure | None:
         poison_words,
     )
 
-    rows, titles, styles = (
-        models_and_poisons(results),
-        method_titles(results),
-        method_styles(results),
-    )
+    rows = models_and_poisons(results)
+    titles, styles = method_titles(results), method_styles(results)
     if not rows:
         return None
     means = results.accuracy.mean("run")
-    # to .05, in all panels
-    limits = (np.floor(20 * float(means.min())) / 20, np.ceil(20 * float(means.max())) / 20)
-    for axis, ((model, poison), method) in panels_for(
-        itertools.product(rows, titles), rows=len(rows)
-    ):
-        own = results.sel(model=model, poison=poison, unlearner=method)
+    # of the colours in all panels, rounded to .05
+    lowest = np.floor(20 * float(means.min())) / 20
+    highest = np.ceil(20 * float(means.max())) / 20
+    panels = panels_for(itertools.product(rows, titles), rows=len(rows))
+    for axis, ((model, poison), method) in panels:
+        of_method = results.sel(model=model, poison=poison, unlearner=method)
         for axis_name in ("first", "second"):
-            own = own.dropna(axis_name, how="all", subset=["accuracy"])
-        names = [own.first_name.item(), own.second_name.item()]
+            of_method = of_method.dropna(axis_name, how="all", subset=["accuracy"])
+        names = [of_method.first_name.item(), of_method.second_name.item()]
         first, second = (WEIGHT_NAMES.get(name, name) for name in names)
         axis.set(xlabel=first, ylabel=second or "validation accuracy")
         axis.set_title(f"{titles[method]}\n{model}, {poison_words(poison)}")
-        if not own.accuracy.size:
+        if not of_method.accuracy.size:
             axis.set_axis_off()
         elif second:
-            _heat_map(axis, own, limits)
+            _heat_map(axis, of_method, (lowest, highest))
         else:
-            draw_curve(axis, own.accuracy[{"second": 0}], (*styles[method], "o"))
-    has_cross = any(axis.images and axis.lines for axis in plt.gcf().axes)
-    words = ", cross: weights of the unlearning curves" * has_cross
-    return finished(f"heat map: mean{words}; line: {band_words(results)}", results)
+            runs = of_method.accuracy[{"second": 0}]
+            draw_curve(axis, runs, (*styles[method], "o"))
+    axes = plt.gcf().axes
+    has_cross = any(axis.images and axis.lines for axis in axes)
+    cross = ", cross: weights of the unlearning curves" if has_cross else ""
+    return finished(f"heat map: mean{cross}; line: {band_words(results)}", results)
 
 
-def _heat_map(axis: Axes, own: xr.Dataset, limits: tuple[float, float]) -> None:
-    """One method's map, with a cross at the weights of its unlearning curves where it holds
-    those."""
+def _heat_map(axis: Axes, of_method: xr.Dataset, limits: tuple[float, float]) -> None:
+    """Draw the map of one method, with a cross at the default weights where the map holds them.
+
+    The unlearning curves have these weights.
+    """
     from foundation.report.drawing import sns
 
-    cells = own.accuracy.mean("run").transpose("second", "first")
+    cells = of_method.accuracy.mean("run").transpose("second", "first")
     image = axis.imshow(
         cells, vmin=limits[0], vmax=limits[1], cmap="cividis", origin="lower", aspect="auto"
     )
     axis.figure.colorbar(image, ax=axis, label="validation accuracy")
-    x, y = ([f"{weight:g}" for weight in cells[dim].values] for dim in ("first", "second"))
-    axis.set(xticks=range(len(x)), xticklabels=x, yticks=range(len(y)), yticklabels=y)
+    first = [f"{weight:g}" for weight in cells["first"].values]
+    second = [f"{weight:g}" for weight in cells["second"].values]
+    axis.set(xticks=range(len(first)), xticklabels=first)
+    axis.set(yticks=range(len(second)), yticklabels=second)
     sns.despine(ax=axis, left=True, bottom=True)
-    cross = [
-        np.flatnonzero(np.isclose(cells[dim], own[f"{dim}_default"])) for dim in ("first", "second")
-    ]
+    cross = []
+    for dim in ("first", "second"):
+        is_default = np.isclose(cells[dim], of_method[f"{dim}_default"])
+        cross.append(np.flatnonzero(is_default))
     if all(map(len, cross)):
         axis.plot(*cross, "x", color="white", markersize=6, markeredgewidth=1.4)
 
@@ -423,60 +442,69 @@ def _heat_map(axis: Axes, own: xr.Dataset, limits: tuple[float, float]) -> None:
 def forgets_by_its_term(
     read: ResultFiles, data: str, method: str, measure: str, place: str
 ) -> Claim:
-    """What a method with a forget term does to the QNN's teacher; control: fine-tuning, which has
-    none."""
+    """A method with a forget term minus the QNN's teacher; control: minus fine-tuning.
+
+    Fine-tuning has no forget term. measure: a split; forgetting counts as minus its accuracy.
+    """
     from foundation.report.claims import Claim, first_of, paired
 
     results = read[data, "corrected", "unlearning"]
     runs = ends_of_methods(accuracies(results, measure)).query("poison == 'labels'")
     runs = runs[runs.model == first_of(runs, "QNN")].set_index("unlearner")
     sign = 1 if measure == "validation" else -1
-    sides = {
-        name: runs.loc[name].assign(accuracy=lambda own: sign * own.accuracy)
-        for name in (method, "start", "cf")
-    }
+    scores = runs.assign(accuracy=sign * runs.accuracy)
     title = runs.loc[method].title.iloc[0]
-    effect, control = (paired(f"{title} − {word}", sides[method], sides[name]) for name, word in
-                       (("start", "teacher"), ("cf", "Fine-tune")))  # fmt: skip
-    what = (
+    of_method = scores.loc[method]
+    effect = paired(f"{title} − teacher", of_method, scores.loc["start"])
+    control = paired(f"{title} − Fine-tune", of_method, scores.loc["cf"])
+    aim = (
         "restore its accuracy" if measure == "validation" else "make it forget the poisoned labels"
     )
-    statement = f"It takes the forget term of {title} to {what}: the QNN, {place}, 30 %"
+    statement = f"It takes the forget term of {title} to {aim}: the QNN, {place}, 30 %"
     return Claim("the paper's", statement, effect, (control,))
 
 
 def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -> Claim:
-    """The share of a weight map near Retrain, the QNN's less the MLP's; control: nearer than .02 in
-    place of .05."""
+    """Share of a weight map within .05 of Retrain, QNN minus MLP; control: within .02.
+
+    The interval: 400 resamplings of the runs that map and Retrain share.
+    """
     from foundation.report.claims import Claim, Evidence
 
-    maps, ends = read[data, "corrected", "weight_map"], read[data, "corrected", "unlearning"]
+    maps = read[data, "corrected", "weight_map"]
+    ends = read[data, "corrected", "unlearning"]
     at_end = ends.accuracy.isel(epoch=-1)
     retrain = at_end.sel(unlearner="retrain", poison="labels", split="validation")
     cells = maps.accuracy.sel(unlearner=method, poison="labels")
 
     family = maps.family.to_series()
-    names = [next(name for name in family.index if family[name] == each) for each in ("QNN", "MLP")]
-    runs = [run for run in cells.run.values if run in retrain.run.values]
-    both = []
-    for name in names:
-        of_map = cells.sel(model=name, run=runs).transpose("run", ...).values
-        both.append((of_map, retrain.sel(model=name, run=runs).values))
+    models = []
+    for name in ("QNN", "MLP"):
+        models.append(next(model for model in family.index if family[model] == name))
+    runs_of_retrain = retrain.run.values
+    runs = [run for run in cells.run.values if run in runs_of_retrain]
+    maps_and_retrain = []
+    for model in models:
+        of_map = cells.sel(model=model, run=runs).transpose("run", ...).values
+        of_retrain = retrain.sel(model=model, run=runs).values
+        maps_and_retrain.append((of_map, of_retrain))
+    of_circuit, of_mlp = maps_and_retrain
 
     def difference_of_shares(chosen: np.ndarray, tolerance: float) -> float:
-        """QNN minus MLP, of means over these of the runs."""
-        circuit, mlp = (_share_near(*pair, chosen, tolerance) for pair in both)
+        """QNN minus MLP, of means over the chosen runs."""
+        circuit = _share_near(*of_circuit, chosen, tolerance)
+        mlp = _share_near(*of_mlp, chosen, tolerance)
         return circuit - mlp
 
-    generator, differences = np.random.default_rng(0), []
-    n = len(runs)
+    generator = np.random.default_rng(0)
+    n, differences = len(runs), []
     for tolerance in (0.05, 0.02):
         resampled = [generator.integers(n, size=n) for _ in range(400)]
         drawn = [difference_of_shares(chosen, tolerance) for chosen in resampled]
         low, high = np.percentile(drawn, (2.5, 97.5))
-        words = f"share within {digits(tolerance)} of Retrain, QNN − {names[1]}"
+        label = f"share within {digits(tolerance)} of Retrain, QNN − {models[1]}"
         value = difference_of_shares(np.arange(n), tolerance)
-        differences.append(Evidence(words, value, low, high, n, np.nan))
+        differences.append(Evidence(label, value, low, high, n, np.nan))
     statement = f"The QNN is more stable over the weights of {method_titles(maps)[method]}: {place}"
     return Claim("the paper's", statement, differences[0], (differences[1],))
 
@@ -484,10 +512,14 @@ def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -
 def _share_near(
     of_map: np.ndarray, retrain: np.ndarray, chosen: np.ndarray, tolerance: float
 ) -> float:
-    """The share of a map's cells near Retrain, both as means over the chosen runs (runs, ...)."""
+    """The share of a map's cells near Retrain.
+
+    Cells and Retrain are means over the chosen runs. of_map: (runs, ...). retrain: (runs,).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a cell that was not tried has no mean
-        cells, reference = np.nanmean(of_map[chosen], axis=0), np.nanmean(retrain[chosen])
+        cells = np.nanmean(of_map[chosen], axis=0)
+        reference = np.nanmean(retrain[chosen])
         return metrics.share_near(cells, reference, tolerance=tolerance)
 
 

@@ -1,5 +1,7 @@
-"""What is said to users: refusals in one line that names argument, value and what is allowed, on
-any terminal."""
+"""Check inputs, refuse bad ones in one line, and print on any terminal.
+
+A refusal names the argument, its value and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-LARGEST = 1e18  # of a sample's values: its norm is still a float32
+LARGEST = 1e18  # a sample's values stay below it, so that its norm fits a float32
 
 
 class BadInput(ValueError):
@@ -21,82 +23,88 @@ class BadInput(ValueError):
 
 
 def require(holds: bool, argument: str, value: object, allowed: str) -> None:
-    """Raise BadInput, a ValueError of one line, as all of the project's input checks do."""
+    """Raise BadInput, in one line, unless the condition holds."""
     if not holds:
         raise BadInput(f"{argument}: got {value}, allowed: {allowed}")
 
 
 def require_whole(argument: str, value: object, least: int = 1) -> None:
     """Refuse all but whole numbers of at least `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    require(whole and value >= least, argument, value, f"whole numbers, {least} or more")
+    is_number = isinstance(value, (int, np.integer))
+    is_whole = is_number and not isinstance(value, bool)
+    is_allowed = is_whole and value >= least
+    require(is_allowed, argument, value, f"whole numbers, {least} or more")
 
 
 def as_numbers(values: Any, argument: str) -> np.ndarray:
-    """Finite real or complex numbers of at least single precision, whatever holds them: pandas by
-    position."""
+    """Convert values to an array of real or complex numbers of at least single precision.
+
+    Values of pandas are taken by position. BadInput: a value is no number, not finite, or at
+    least LARGEST.
+    """
     array = as_array(values, argument)
-    if array.dtype == object:  # pandas' nullable columns, and columns of several kinds
+    if array.dtype == object:  # pandas' nullable columns, and columns of mixed types
         try:
             array = array.astype(float)
         except (TypeError, ValueError):
             require(False, argument, "objects that are no numbers", "numbers")
-    if array.dtype.kind == "V" and array.dtype.names is None:  # JAX's short floats
+    if array.dtype.kind == "V" and array.dtype.names is None:  # JAX's 8- and 16-bit floats
         array = array.astype(np.float32)
     require(array.dtype.kind in "biufc", argument, f"dtype {array.dtype}", "numbers")
-    kinds = {"b": "f4", "i": "f4", "u": "f4", "f": "f4" if array.itemsize <= 4 else "f8",
-             "c": "c8" if array.itemsize <= 8 else "c16"}  # fmt: skip
-    array = array.astype(kinds[array.dtype.kind], copy=False)  # of the machine's byte order, too
-    finite = bool(np.isfinite(array).all())
-    require(finite, argument, "NaN or infinite values", "finite numbers")
+    real = "f4" if array.itemsize <= 4 else "f8"
+    complex_ = "c8" if array.itemsize <= 8 else "c16"
+    types = {"b": "f4", "i": "f4", "u": "f4", "f": real, "c": complex_}
+    array = array.astype(types[array.dtype.kind], copy=False)  # in the machine's byte order
+    is_finite = bool(np.isfinite(array).all())
+    require(is_finite, argument, "NaN or infinite values", "finite numbers")
     largest = float(np.abs(array).max(initial=0))
-    require(
-        largest < LARGEST, argument, f"a value of {largest:.1g}", f"numbers below {LARGEST:.0e}"
-    )
+    allowed = f"numbers below {LARGEST:.0e}"
+    require(largest < LARGEST, argument, f"a value of {largest:.1g}", allowed)
     return array
 
 
 def as_array(values: Any, argument: str) -> np.ndarray:
-    """NumPy's view of lists, JAX arrays and pandas columns, refused where something would be
-    lost."""
-    require(
-        not np.ma.is_masked(values), argument, "a masked array with values left out", "all values"
-    )
+    """Convert lists, JAX arrays and pandas columns to NumPy; BadInput if values would be lost."""
+    is_masked = np.ma.is_masked(values)
+    require(not is_masked, argument, "a masked array with values left out", "all values")
     require(values is not None, argument, "None", "arrays of numbers")
-    sparse = type(values).__module__.startswith("scipy.sparse")
-    require(not sparse, argument, "a sparse matrix", "dense arrays: its .toarray()")
+    is_sparse = type(values).__module__.startswith("scipy.sparse")
+    require(not is_sparse, argument, "a sparse matrix", "dense arrays: its .toarray()")
     try:
         return np.asarray(values)
-    except (TypeError, ValueError) as error:  # rows of several lengths, ...
-        raise BadInput(
-            f"{argument}: got no array ({first_line(error)}), allowed: arrays of numbers"
-        ) from None
+    except (TypeError, ValueError) as error:  # for example rows of different lengths
+        reason = first_line(error)
+        raise BadInput(f"{argument}: got no array ({reason}), allowed: arrays of numbers") from None
 
 
 def listed(values: Any, most: int = 5) -> str:
-    """The first different ones of some values, for a message."""
-    words = list(
-        dict.fromkeys(
-            repr(value) if isinstance(value, str) else str(value)
-            for value in np.asarray(values).tolist()
-        )
-    )
-    return ", ".join([*words[:most], *(["…"] if len(words) > most else [])]) or "none"
+    """List the first `most` different values, for a message; "none" where there are no values."""
+    texts = [
+        repr(value) if isinstance(value, str) else str(value)
+        for value in np.asarray(values).tolist()
+    ]
+    different = list(dict.fromkeys(texts))
+    shown = different[:most]
+    if len(different) > most:
+        shown.append("…")
+    return ", ".join(shown) or "none"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message, or the error's type where it has none."""
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
 
 
-# what a check's BadInput is raised within
+# the context in which `check` raises BadInput; the command line sets its own
 refusing: ContextVar[Callable] = ContextVar("refusing", default=nullcontext)
 
 
 class Checked:
-    """A dataclass whose `check` raises BadInput for bad values; on a command line that is one line,
-    and the end."""
+    """A dataclass whose `check` raises BadInput for bad values.
+
+    On the command line the program ends with the error's one line.
+    """
 
     def __post_init__(self):
         with refusing.get()():
@@ -104,14 +112,19 @@ class Checked:
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars as Python's own; lists and arrays as tuples, so that they can be hashed and
-    stored."""
+    """Convert NumPy scalars to Python's types, and lists and arrays to tuples.
+
+    The result can be hashed and stored.
+    """
     if isinstance(value, np.generic):
         return value.item()
     is_sequence = isinstance(value, (list, tuple)) or (
         hasattr(value, "__array__") and np.ndim(value)
     )
-    return tuple(map(plain, value)) if is_sequence and not hasattr(value, "_fields") else value
+    is_named_tuple = hasattr(value, "_fields")
+    if is_sequence and not is_named_tuple:
+        return tuple(map(plain, value))
+    return value
 
 
 # ---- any terminal ----
@@ -127,17 +140,27 @@ SPELLED = {
     "⟩": ">",
     "…": "...",
 }
-codecs.register_error(
-    "spelled", lambda error: (SPELLED.get(error.object[error.start], "?"), error.start + 1)
-)
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """Return the spelling of the character that cannot be encoded, and where to go on."""
+    character = error.object[error.start]
+    spelling = SPELLED.get(character, "?")
+    return spelling, error.start + 1
+
+
+codecs.register_error("spelled", _spelled)
 
 
 @contextmanager
 def any_terminal() -> Iterator[None]:
-    """Output of the block goes to streams of any encoding (alpha where there is no α); a closed
-    pipe ends nothing."""
+    """Let the block print on streams of any encoding and into closed pipes.
+
+    A character that the encoding lacks is spelled out: α as alpha.
+    """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (stream and _Stream(stream) for stream in before)
+    streams = [stream and _Stream(stream) for stream in before]
+    sys.stdout, sys.stderr = streams
     try:
         yield
     finally:
@@ -155,7 +178,8 @@ class _Stream:
 
     def write(self, text: str) -> int:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        self._unless_closed(self._stream.write, text.encode(encoding, "spelled").decode(encoding))
+        encoded = text.encode(encoding, "spelled")
+        self._unless_closed(self._stream.write, encoded.decode(encoding))
         return len(text)
 
     def flush(self) -> None:
@@ -164,6 +188,6 @@ class _Stream:
     def _unless_closed(self, call: Callable, *arguments: str) -> None:
         try:
             call(*arguments)
-        # of "| head": what is still to be said is dropped, the work goes on
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except BrokenPipeError:  # closed by "| head": drop the output, go on with the work
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())

@@ -1,5 +1,4 @@
-"""Arrays of anyone's .npz files, refused in one line where they are of no use; and the digest of
-arrays."""
+"""Read arrays from .npz files, refuse unusable files in one line, and hash arrays."""
 
 from __future__ import annotations
 
@@ -12,52 +11,48 @@ import numpy as np
 
 from foundation.base.checks import BadInput, first_line, require
 
-MAX_NPZ_BYTES = 2**29  # declared size above which an .npz is refused unread
+MAX_NPZ_BYTES = 2**29  # an .npz that declares a larger size is refused unread
 
 
 def sha256(*arrays: np.ndarray) -> str:
-    """Hex digest over type, shape and bytes of the arrays in order."""
+    """Hash type, shape and bytes of the arrays, in order, to a hexadecimal SHA-256 digest."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        header = f"{array.dtype.str}{array.shape}".encode()
+        digest.update(header + array.tobytes())
     return digest.hexdigest()
 
 
 def read_npz(
     path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, without pickles; every defect is a ValueError that names the
-    file.
+    """Read the named arrays of an .npz, without pickles.
 
-    optional: those that are read where they are there.
+    optional: arrays that the file may lack. Raises FileNotFoundError without a file, and for every
+    defect BadInput, a ValueError that names the file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"data: no file at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
             declared = sum(member.file_size for member in archive.infolist())
-        require(
-            declared <= MAX_NPZ_BYTES,
-            "data",
-            f"{declared} bytes declared in {path}",
-            f"at most {MAX_NPZ_BYTES}",
-        )
+        size = f"{declared} bytes declared in {path}"
+        require(declared <= MAX_NPZ_BYTES, "data", size, f"at most {MAX_NPZ_BYTES}")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: _plain_array(file, key) for key in (*keys, *optional) if key in file}
-            close = [
-                (key, other) for key in file for other in optional if key.lower() == other != key
-            ]
-        require(not close, "data", *(close[0] if close else ("", "")))
-        missing = [key for key in keys if not isinstance(arrays.get(key), np.ndarray)]
-        require(
-            not missing,
-            "data",
-            f"{path} without {', '.join(missing)}",
-            f"an .npz with arrays {', '.join(keys)}",
-        )
+            present = [key for key in (*keys, *optional) if key in file]
+            arrays = {key: _plain_array(file, key) for key in present}
+            with_capitals = [key for key in file if key != key.lower()]
+        miscased = [key for key in with_capitals if key.lower() in optional]
+        if miscased:
+            key = miscased[0]
+            require(False, "data", key, key.lower())
+        readable = [key for key, array in arrays.items() if isinstance(array, np.ndarray)]
+        missing = [key for key in keys if key not in readable]
+        allowed = f"an .npz with arrays {', '.join(keys)}"
+        require(not missing, "data", f"{path} without {', '.join(missing)}", allowed)
     except BadInput:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds, by what is broken
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds of error
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
     return arrays
 
@@ -68,24 +63,18 @@ def _plain_array(file: Any, key: str) -> np.ndarray:
     except ValueError as error:
         if "Object arrays" not in str(error):
             raise
-    require(
-        False,
-        f"data: {key}",
-        "Python objects",
-        "numbers or text: save it with .to_numpy(float) or .to_numpy(str)",
-    )
+    allowed = "numbers or text: save it with .to_numpy(float) or .to_numpy(str)"
+    require(False, f"data: {key}", "Python objects", allowed)
 
 
 def splits_of(path: Path) -> set[str]:
-    """The words behind x_ in an .npz: train, val, test."""
+    """Return the splits that an .npz holds: S for each array x_S, as train, val or test."""
     if not path.is_file():
         raise FileNotFoundError(f"data: no file at {path}")
     try:
         with zipfile.ZipFile(path) as archive:
-            return {
-                name[2:-4]
-                for name in archive.namelist()
-                if name.startswith("x_") and name.endswith(".npy")
-            }
+            members = archive.namelist()
     except (OSError, zipfile.BadZipFile) as error:
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
+    arrays = [name.removesuffix(".npy") for name in members if name.endswith(".npy")]
+    return {name.removeprefix("x_") for name in arrays if name.startswith("x_")}

@@ -1,4 +1,4 @@
-"""Where the project's own files stand, and where the user's cache is."""
+"""Find the project's files and the user's cache folder."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]  # the project's folder
-PACKAGES = ("foundation", "studies")  # its folders of modules
+PACKAGES = ("foundation", "studies")  # folders of the project that hold modules
 
 
 def own_files(root: Path = ROOT) -> list[Path]:
-    """The project's Python files, those that compute or report: root modules and packages, in order
-    of their paths."""
-    nested = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
+    """List the Python files of the product (root modules and packages) in order of their paths."""
+    folders = [root / package for package in PACKAGES]
+    nested = [path for folder in folders for path in folder.rglob("*.py")]
     return sorted([*root.glob("*.py"), *nested])
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this project (XDG_CACHE_HOME, or ~/.cache), not necessarily there
-    yet.
+    """Return the project's folder in the user's cache (XDG_CACHE_HOME, or ~/.cache).
 
-    Of a user without a home, such as one that a container runs under a number: a folder among the
-    temporary files.
+    The folder need not exist. A user without a home, as in a container that runs under a numeric
+    user id, has it among the temporary files.
     """
+    given = os.environ.get("XDG_CACHE_HOME")
     try:
-        return (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantum-unlearning"
-        )
+        cache = Path(given or Path.home() / ".cache")
     except RuntimeError:
         return Path(tempfile.gettempdir()) / f"quantum-unlearning-{os.getuid()}"
+    return cache / "quantum-unlearning"

@@ -1,8 +1,7 @@
-"""Files: labelled results (netCDF-4) and named arrays (safetensors), written whole, verified when
-read; provenance.
+"""Write and read result files, and describe the machine and code that computed them.
 
-A file is written beside its place, synced and renamed, and carries a checksum: what is damaged is
-not read. No pickles.
+Labelled results are netCDF-4, named arrays are safetensors; there are no pickles. A file is written
+under a temporary name, synced and renamed. It carries a checksum, and a damaged file is refused.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ PACKAGES = (
 
 
 class Damaged(ValueError):
-    """A file is truncated, altered or not one of ours."""
+    """A file is truncated, altered or no file of this project."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, synced to disk, when the block ends
-    without error."""
+    """Yield a temporary path whose file replaces `path`, synced, if the block raises no error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.tmp")
+    token = os.urandom(8).hex()
+    temporary = path.with_name(f".{path.name}.{token}.tmp")
     try:
         yield temporary
         _sync(temporary)
@@ -64,10 +63,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed writers left in a folder: temporary files that are an hour old."""
+    """Remove temporary files older than an hour, which killed writers left in a folder."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
-            if datetime.now().timestamp() - path.stat().st_mtime > 3600:
+            age = datetime.now().timestamp() - path.stat().st_mtime  # seconds
+            if age > 3600:
                 path.unlink()
 
 
@@ -80,32 +80,34 @@ def _sync(path: Path) -> None:
 
 
 def write_dataset(path: Path, dataset: xr.Dataset) -> None:
-    """Write a dataset as netCDF-4, closed by a seal over its bytes; attributes are numbers or
-    strings.
+    """Write a dataset as netCDF-4, followed by a checksum of its bytes.
 
-    Long ones, the listing of jobs, are compressed, which HDF5 does to arrays alone: they are most
-    of a file.
+    Attributes are numbers or strings. Long strings, such as the listing of jobs, are most of a
+    file; they are compressed here because HDF5 compresses arrays alone.
     """
-    long = {
+    packed = {
         name: _packed(text)
         for name, text in dataset.attrs.items()
         if isinstance(text, str) and len(text) > LONG
     }
-    dataset = dataset.assign_attrs(long)
-    compressed = {
-        name: {"zlib": True} for name, array in dataset.data_vars.items() if array.size > 1000
-    }
+    dataset = dataset.assign_attrs(packed)
+    large = [name for name, array in dataset.data_vars.items() if array.size > 1000]
+    encoding = {name: {"zlib": True} for name in large}
     buffer = io.BytesIO()
-    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=compressed)
+    dataset.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
     content = buffer.getvalue()
     with replacing(path) as temporary:
         temporary.write_bytes(content + _seal(content))
 
 
 def read_dataset(path: str | Path) -> xr.Dataset:
-    """A result file in memory; Damaged, a ValueError, where its seal does not match: HDF5 gets no
-    damaged bytes."""
-    if not (path := Path(path)).is_file():
+    """Read a result file into memory.
+
+    Raises FileNotFoundError, and Damaged, a ValueError, where the checksum does not match. The
+    checksum comes first, because HDF5 must not parse damaged bytes.
+    """
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"results: no file at {path}")
     file = path.read_bytes()
     content = file[: -len(_seal(b""))]
@@ -115,34 +117,39 @@ def read_dataset(path: str | Path) -> xr.Dataset:
         )
     with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
         dataset.load()
-    return dataset.assign_attrs({name: _unpacked(held) for name, held in dataset.attrs.items()})
+    unpacked = {name: _unpacked(value) for name, value in dataset.attrs.items()}
+    return dataset.assign_attrs(unpacked)
 
 
-LONG = 4000  # characters of an attribute
+LONG = 4000  # an attribute of more characters is compressed
 PACKED = "zlib+base85:"
 
 
 def _packed(text: str) -> str:
-    return PACKED + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    compressed = zlib.compress(text.encode(), 9)
+    return PACKED + base64.b85encode(compressed).decode()
 
 
-def _unpacked(held: Any) -> Any:
-    is_packed = isinstance(held, str) and held.startswith(PACKED)
-    return zlib.decompress(base64.b85decode(held[len(PACKED) :])).decode() if is_packed else held
+def _unpacked(value: Any) -> Any:
+    is_packed = isinstance(value, str) and value.startswith(PACKED)
+    if not is_packed:
+        return value
+    compressed = base64.b85decode(value.removeprefix(PACKED))
+    return zlib.decompress(compressed).decode()
 
 
 def _seal(content: bytes) -> bytes:
-    """The end of a result file, at which readers of netCDF do not look."""
+    """Return the checksum line that ends a result file; readers of netCDF do not look at it."""
     return b"\nsha256:" + hashlib.sha256(content).hexdigest().encode()
 
 
 def result_folders(folder: str | Path) -> list[Path]:
-    """The folders below this one with finished studies."""
+    """List the folders that hold finished studies, below a folder or itself."""
     return sorted({path.parent for path in Path(folder).rglob("*.nc")})
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
-    """Write named arrays as safetensors, with their record and checksum in the header."""
+    """Write named arrays as safetensors, with their record and a checksum in the header."""
     arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     text = json.dumps(record, sort_keys=True)
     metadata = {"record": text, "sha256": _tensor_checksum(arrays, text)}
@@ -151,8 +158,10 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], record: dict[st
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Named arrays and their record from a safetensors file; Damaged where they do not match the
-    checksum."""
+    """Read named arrays and their record from a safetensors file.
+
+    Raises FileNotFoundError, and Damaged where the checksum does not match.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
@@ -167,8 +176,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of a safetensors file, without its arrays and unverified; empty where there is
-    none."""
+    """Read the record of a safetensors file alone, unverified; {} where it cannot be read."""
     with suppress(Exception), safe_open(path, framework="numpy") as file:
         return json.loads(file.metadata()["record"])
     return {}
@@ -177,73 +185,90 @@ def read_record(path: Path) -> dict[str, Any]:
 def _tensor_checksum(tensors: Mapping[str, np.ndarray], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name in sorted(tensors):
-        digest.update(
-            f"{name}{tensors[name].dtype.str}{tensors[name].shape}".encode()
-            + tensors[name].tobytes()
-        )
+        tensor = tensors[name]
+        header = f"{name}{tensor.dtype.str}{tensor.shape}".encode()
+        digest.update(header + tensor.tobytes())
     return digest.hexdigest()
 
 
 def merge(parts: list[xr.Dataset]) -> xr.Dataset:
-    """Datasets of the same variables in one over the union of their coordinates; later ones win,
-    gaps are NaN or ''."""
-    indexes = {  # sorted: the order in which parts were computed is no matter
-        name: np.unique(
-            np.concatenate([part[name].values for part in parts if name in part.indexes])
-        )
-        for name in dict.fromkeys(name for part in parts for name in part.indexes)
-    }
+    """Merge datasets over the union of their coordinates; of two values in a cell the later wins.
+
+    Cells without a value hold NaN, or "" in variables of text.
+    """
+    indexes = _union_of_indexes(parts)
     merged = xr.Dataset(coords=indexes)
-    for name in dict.fromkeys(
-        name for part in parts for name in part.variables if name not in indexes
-    ):
+    names = dict.fromkeys(name for part in parts for name in part.variables)
+    variables = [name for name in names if name not in indexes]
+    for name in variables:
         holders = [part for part in parts if name in part.variables]
-        dims, dtype = holders[0][name].dims, np.result_type(*(part[name].dtype for part in holders))
-        fill, dtype = (
-            ("", object)
-            if dtype.kind in "OUST"
-            else (np.nan, dtype if dtype.kind == "f" else float)
-        )
-        array = np.full([len(indexes[dim]) for dim in dims], fill, dtype)
+        dims = holders[0][name].dims
+        dtypes = [part[name].dtype for part in holders]
+        shape = [len(indexes[dim]) for dim in dims]
+        array = _gaps(shape, np.result_type(*dtypes))
         for part in holders:
             places = [np.searchsorted(indexes[dim], part[dim].values) for dim in dims]
-            array[np.ix_(*places)] = part[name].transpose(*dims).values
+            cells = np.ix_(*places)
+            array[cells] = part[name].transpose(*dims).values
         merged[name] = (dims, array)
-    return merged.set_coords(
-        [name for part in parts for name in part.coords if name not in indexes]
-    )
+    coordinates = [name for part in parts for name in part.coords]
+    return merged.set_coords([name for name in coordinates if name not in indexes])
+
+
+def _union_of_indexes(parts: list[xr.Dataset]) -> dict[Any, np.ndarray]:
+    """Return the labels of each axis, sorted, so that the order of the parts does not matter."""
+    names = dict.fromkeys(name for part in parts for name in part.indexes)
+    indexes = {}
+    for name in names:
+        holders = [part for part in parts if name in part.indexes]
+        labels = [part[name].values for part in holders]
+        indexes[name] = np.unique(np.concatenate(labels))
+    return indexes
+
+
+def _gaps(shape: list[int], dtype: np.dtype) -> np.ndarray:
+    """Return an array of gaps, of a type that also holds values of `dtype`."""
+    if dtype.kind in "OUST":
+        return np.full(shape, "", object)
+    with_nan = dtype if dtype.kind == "f" else float
+    return np.full(shape, np.nan, with_nan)
 
 
 def provenance() -> dict[str, str]:
-    """Time, machine, versions and commit, kept beside what is computed now."""
+    """Return time, machine, versions and commit, to be kept beside a result computed now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return {"finished": now, "machine": machine(), "versions": versions(), "commit": git_commit()}
 
 
 @functools.cache
 def machine(device: str = "cpu") -> str:
-    """What computes: the accelerator if there is one, processor, cores and system, without the
-    machine's name."""
-    words = (
-        *([] if device == "cpu" else [device]),
-        processor(),
-        f"{cores()} cores",
-        platform.system(),
-    )
-    return ", ".join((*words, f"Python {platform.python_version()}"))
+    """Describe accelerator (unless "cpu"), processor, cores, system and Python of this machine.
+
+    The machine's own name is left out.
+    """
+    accelerator = [] if device == "cpu" else [device]
+    python = f"Python {platform.python_version()}"
+    system = platform.system()
+    parts = (*accelerator, processor(), f"{cores()} cores", system, python)
+    return ", ".join(parts)
 
 
 @functools.cache
 def processor() -> str:
-    """The kind of processor: with it, results change in their last bits."""
+    """Name the processor's model: results of different models differ in their last bits."""
     cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*:(.*)", cpuinfo.read_text()) if cpuinfo.is_file() else None
-    return named[1].strip() if named else platform.processor() or platform.machine()
+    if cpuinfo.is_file():
+        model = re.search(r"model name\s*:(.*)", cpuinfo.read_text())
+        if model:
+            return model[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Count the processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @functools.cache
@@ -252,27 +277,30 @@ def versions() -> str:
 
 
 def code_digest() -> str:
-    """Of the project's Python files as they are now: 16 hex digits."""
+    """Hash the project's Python files as they are now, with their paths: 16 hex digits."""
     digest = hashlib.sha256()
     for path in own_files():
-        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+        name = path.relative_to(ROOT).as_posix()
+        digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @functools.cache
 def git_commit() -> str:
-    """The project's commit, with '+dirty' where a Python file differs from it; 'unknown' outside
-    git."""
+    """Return the project's commit, with "+dirty" where a Python file differs from it.
 
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ("git", *words), cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
+    "unknown" outside git, and for a copy of the project inside another repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ("git", *arguments)
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        return finished.stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
-        # else a copy of the code within someone else's repository
-        if not git("rev-parse", "--show-prefix"):
-            return git("rev-parse", "HEAD") + (
-                "+dirty" if git("status", "--porcelain", "--", "*.py") else ""
-            )
+        folder_in_repository = git("rev-parse", "--show-prefix")
+        if not folder_in_repository:
+            commit = git("rev-parse", "HEAD")
+            is_dirty = git("status", "--porcelain", "--", "*.py") != ""
+            return f"{commit}+dirty" if is_dirty else commit
     return "unknown"

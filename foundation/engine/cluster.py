@@ -1,9 +1,8 @@
-"""Jobs on a cluster, by dask.distributed: each Dask worker computes in a process of its own, as on
-this machine.
+"""Compute jobs on a cluster with dask.distributed; each Dask worker starts one process for them.
 
-The process that asks is the only one that writes. It sends the data once to each worker that fits
-(same code, same versions, one kind of processor), and jobs one by one. What it needs beside the
-rest: requirements/cluster.txt.
+Only the process that asks writes results. It sends the data once to each worker that fits (equal
+code, equal versions, one kind of processor), and then the jobs one by one. The packages needed are
+in requirements/cluster.txt.
 """
 
 from __future__ import annotations
@@ -36,17 +35,16 @@ from foundation.engine import jobs
 if TYPE_CHECKING:
     from datar import Dataset
 
-QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # of dask_jobqueue
-PATIENCE = 10.0  # seconds without an answer after which a scheduler is given up
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}  # in dask_jobqueue
+PATIENCE = 10.0  # seconds after which a scheduler that does not answer is given up
 
 
 class NotBegun(Exception):
-    """A worker was handed a job and knows nothing of its run: it was started anew under its old
-    address."""
+    """A worker got a job of a run unknown to it: it was restarted under its old address."""
 
 
 class Code(NamedTuple):
-    """What computes; results of two of them may differ."""
+    """The project's code and packages; results of different ones may differ."""
 
     commit: str
     digest: str
@@ -57,21 +55,24 @@ class Code(NamedTuple):
         return cls(storage.git_commit(), storage.code_digest(), storage.versions())
 
     def differs(self, other: Code) -> str:
-        """In words, "" where nothing does."""
+        """Say in what this code differs from another, "" where it does not."""
         if self.digest != other.digest:
             return (
                 f"its code is of commit {self.commit[:12]}, allowed: {other.commit[:12]}, with the "
                 "same changes"
             )
-        theirs = ", ".join(sorted(set(self.versions.split(", ")) - set(other.versions.split(", "))))
-        return f"it has {theirs}, allowed: {other.versions}" if theirs else ""
+        packages_here = set(self.versions.split(", "))
+        different = packages_here.difference(other.versions.split(", "))
+        if different:
+            return f"it has {', '.join(sorted(different))}, allowed: {other.versions}"
+        return ""
 
 
 class Place(NamedTuple):
-    """Where a worker computes."""
+    """The code and the processor of a worker."""
 
     code: Code
-    processor: str  # or the accelerator
+    processor: str  # or the accelerator that jobs run on
 
 
 # ---- the process that asks ----
@@ -92,45 +93,56 @@ class Cluster(jobs.Executor):
         workers: int,
     ):
         super().__init__(asked, store)
-        self.run = f"unlearning-{uuid.uuid4().hex[:8]}"  # a shared scheduler sees several
-        self.code, self.setting = Code.own(), cloudpickle.dumps(jobs.Setting.own(datasets))
-        self.errand = errand([str(ROOT), *filter(None, sys.path)])
-        # by address, Dask's future of `begin`; released, it ends the worker's process
+        self.run = f"unlearning-{uuid.uuid4().hex[:8]}"  # a shared scheduler has several runs
+        self.code = Code.own()
+        self.setting = cloudpickle.dumps(jobs.Setting.own(datasets))
+        folders = [str(ROOT), *filter(None, sys.path)]
+        self.errand = errand(folders)
+        # by address, Dask's future of `begin`; its release ends the worker's process
         self.met: dict[str, Any] = {}
-        self.refused: dict[str, str] = {}  # by address, why
-        self.processor: str | None = None  # of the first worker that fits: a run has one kind
+        self.refused: dict[str, str] = {}  # by address, the reason
+        # the processor of the first worker that fits: a run has one kind
+        self.processor: str | None = None
         self.looked = self.alone_since = time.monotonic()
         self.client, self.queue = connect(where, workers)
 
     def look(self) -> None:
-        if self.workers and time.monotonic() < self.looked + self.patience:
+        next_look = self.looked + self.patience
+        if self.workers and time.monotonic() < next_look:
             return
-        present, self.looked = self._present(), time.monotonic()
+        present = self._present()
+        self.looked = time.monotonic()
         for address in self.met.keys() - present.keys():
             del self.met[address]
             self.refused.pop(address, None)
-        for worker in [each for each in self.workers if each.address not in present]:
+        gone = [worker for worker in self.workers if worker.address not in present]
+        for worker in gone:
             self.bury(worker)
         for address, threads in present.items():
-            self.met[address] = self.met.get(address) or self._begin(address, threads)
-        known = {worker.address for worker in self.workers} | self.refused.keys()
-        for address in [
-            each for each, future in self.met.items() if each not in known and future.done()
-        ]:
+            if address not in self.met:
+                self.met[address] = self._begin(address, threads)
+        taken_in = {worker.address for worker in self.workers}
+        known = taken_in | self.refused.keys()
+        answered = [
+            address
+            for address, future in self.met.items()
+            if address not in known and future.done()
+        ]
+        for address in answered:
             self._take_in(address)
-        if self.refused and not self.workers and len(self.refused) == len(self.met):
-            raise BadInput(
-                f"--cluster: {next(iter(self.refused.values()))}; no other worker is there"
-            )
+        all_are_refused = len(self.refused) == len(self.met)
+        if self.refused and all_are_refused and not self.workers:
+            reason = next(iter(self.refused.values()))
+            raise BadInput(f"--cluster: {reason}; no other worker is there")
         self._say_that_it_waits()
 
     def replace(self, worker: Remote) -> None:
-        """A Dask worker whose process died lives on, and begins another one by itself."""
+        """Use a Dask worker again whose process died: it is alive and starts another process."""
         if worker.address in self.met:
             self.workers.append(Remote(self, worker.address))
 
     def end(self) -> None:
-        with suppress(Exception):  # of a scheduler that is gone
+        with suppress(Exception):  # the scheduler may be gone
             super().end()
         with suppress(Exception):
             self.client.close(timeout=5)
@@ -138,12 +150,12 @@ class Cluster(jobs.Executor):
             self.queue.close()
 
     def _present(self) -> dict[str, int]:
-        """The addresses of the scheduler's workers, and their threads."""
+        """Return the number of threads of each of the scheduler's workers, by address."""
         until = time.monotonic() + PATIENCE
         while True:
             try:
                 return dict(self.client.nthreads(callback_timeout=PATIENCE))
-            # Dask's own words for no connection
+            # Dask raises one of these without a connection
             except (OSError, TimeoutError, AttributeError) as error:
                 if time.monotonic() > until:
                     reason = first_line(error) or type(error).__name__
@@ -153,23 +165,14 @@ class Cluster(jobs.Executor):
                 time.sleep(0.2)
 
     def _begin(self, address: str, threads: int) -> Any:
-        only = {"workers": [address], "allow_other_workers": False, "pure": False}
-        return self.client.submit(
-            self.errand, "begin", self.run, tuple(self.code), threads, self.setting, **only
-        )
+        options = {"workers": [address], "allow_other_workers": False, "pure": False}
+        arguments = (self.run, tuple(self.code), threads, self.setting)
+        return self.client.submit(self.errand, "begin", *arguments, **options)
 
     def _take_in(self, address: str) -> None:
         try:
             place = self.met[address].result(timeout=PATIENCE)
-            self.processor = self.processor or (
-                None if place.code.differs(self.code) else place.processor
-            )
-            other = (
-                ""
-                if place.processor == self.processor
-                else f"it is {place.processor}, allowed: {self.processor}"
-            )
-            reason = place.code.differs(self.code) or other
+            reason = self._misfit(place)
         except ImportError as error:
             reason = (
                 f"it cannot import the project ({first_line(error)}); start it in a copy of the "
@@ -177,7 +180,7 @@ class Cluster(jobs.Executor):
             )
         except BadInput as error:
             reason = str(error)
-        except (*self.lost, TimeoutError):  # it has gone again
+        except (*self.lost, TimeoutError):  # the worker has gone again
             return
         if reason:
             self.refused[address] = f"worker {address}: {reason}"
@@ -185,8 +188,18 @@ class Cluster(jobs.Executor):
         else:
             self.workers.append(Remote(self, address))
 
+    def _misfit(self, place: Place) -> str:
+        """Say why a worker does not fit, "" where it fits; the first to fit sets the processor."""
+        difference = place.code.differs(self.code)
+        if difference:
+            return difference
+        self.processor = self.processor or place.processor
+        if place.processor != self.processor:
+            return f"it is {place.processor}, allowed: {self.processor}"
+        return ""
+
     def _say_that_it_waits(self) -> None:
-        """One line, once each time that no worker has been there for a while."""
+        """Print one line each time that no worker has been there for 3 seconds."""
         now = time.monotonic()
         if self.workers:
             self.alone_since = now
@@ -199,25 +212,38 @@ class Remote(jobs.Worker):
     """The process of one Dask worker."""
 
     def __init__(self, cluster: Cluster, address: str):
-        self.address, self.run, self.errand = address, cluster.run, cluster.errand
+        self.address = address
+        self.run = cluster.run
+        self.errand = cluster.errand
         self.pool = cluster.client.get_executor(
             workers=[address], allow_other_workers=False, pure=False
         )
-        self.handed, self.kinds = {}, set()
+        self.handed = {}
+        self.kinds = set()
 
     def submit(self, job: jobs.Job, inputs: list[jobs.Arrays | Path]) -> Future:
-        arrays = [
-            storage.read_tensors(each)[0] if isinstance(each, Path) else each for each in inputs
-        ]
-        return self.pool.submit(self.errand, "perform", self.run, cloudpickle.dumps((job, arrays)))
+        arrays = [_loaded(item) for item in inputs]
+        content = cloudpickle.dumps((job, arrays))
+        return self.pool.submit(self.errand, "perform", self.run, content)
 
     def end(self) -> None:
         self.pool.shutdown(wait=False)
 
 
+def _loaded(item: jobs.Arrays | Path) -> jobs.Arrays:
+    if not isinstance(item, Path):
+        return item
+    arrays, _ = storage.read_tensors(item)
+    return arrays
+
+
 def connect(where: str, workers: int) -> tuple[Client, Any]:
-    """A client of the scheduler, and the queue of a cluster that was asked for workers, or None."""
-    # what matters is said in one line, by us
+    """Return a client of the scheduler, and the queue that was asked for workers, or None.
+
+    where: a key of QUEUES, or the scheduler's address or file. Raises BadInput where it leads to
+    no scheduler.
+    """
+    # quiet, because this module reports what matters in one line
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GB"})
     allowed = (
@@ -225,24 +251,18 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
         f"{', '.join(QUEUES)}"
     )
     if where in QUEUES:
-        require(
-            workers > 0,
-            "--workers",
-            workers,
-            f"1 or more with --cluster {where}: processes to ask it for",
-        )
+        positive = f"1 or more with --cluster {where}: processes to ask it for"
+        require(workers > 0, "--workers", workers, positive)
         queue = _queue(where)
         queue.scale(workers)
         return Client(queue, set_as_default=False), queue
     is_file = Path(where).is_file()
-    require(is_file or re.match(r"\w+://", where) is not None, "--cluster", where, allowed)
+    is_address = re.match(r"\w+://", where) is not None
+    require(is_file or is_address, "--cluster", where, allowed)
+    scheduler = {"scheduler_file": where} if is_file else {"address": where}
     try:
-        return Client(
-            **({"scheduler_file": where} if is_file else {"address": where}),
-            timeout=PATIENCE,
-            set_as_default=False,
-        ), None
-    # nobody there, no JSON, TLS without certificates
+        return Client(**scheduler, timeout=PATIENCE, set_as_default=False), None
+    # no scheduler there, no JSON in the file, TLS without certificates
     except (OSError, ValueError, TypeError) as error:
         raise BadInput(
             f"--cluster: got {where} ({first_line(error)}), allowed: {allowed}"
@@ -250,36 +270,40 @@ def connect(where: str, workers: int) -> tuple[Client, Any]:
 
 
 def _queue(where: str) -> Any:
-    """The cluster of this kind as the user's dask_jobqueue settings describe it, one worker a
-    core."""
-    before = signal.getsignal(signal.SIGINT)
-    import dask_jobqueue  # takes over Ctrl-C
+    """Start the cluster of a batch system as the user's settings of dask_jobqueue describe it.
 
-    signal.signal(signal.SIGINT, before)
-    own = dask.config.get(f"jobqueue.{where}", {}) or {}
-    cores = own.get("cores") or 1
+    In place of missing settings stand one core, one worker a core, 4 GB a core, and this Python.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    import dask_jobqueue  # takes over Ctrl-C, which is given back
+
+    signal.signal(signal.SIGINT, handler)
+    settings = dask.config.get(f"jobqueue.{where}", {}) or {}
+    cores = settings.get("cores") or 1
     defaults = {
         "cores": cores,
         "processes": cores,
         "memory": f"{4 * cores}GB",
         "python": sys.executable,
     }
-    return getattr(dask_jobqueue, QUEUES[where])(
-        **{key: value for key, value in defaults.items() if not own.get(key)}
-    )
+    given = [key for key in defaults if settings.get(key)]
+    missing = {key: value for key, value in defaults.items() if key not in given}
+    cluster_class = getattr(dask_jobqueue, QUEUES[where])
+    return cluster_class(**missing)
 
 
 def errand(folders: list[str]) -> Callable:
-    """A function that calls one of this module on a worker; it travels as code, and finds the
-    project in `folders`."""
+    """Return a function that calls a function of this module on a worker, by its name.
+
+    The function travels as code and finds the project in `folders`.
+    """
 
     def run(name: str, *arguments: Any) -> Any:
         import sys
         from pathlib import Path
 
-        sys.path += [
-            folder for folder in folders if folder not in sys.path and Path(folder).is_dir()
-        ]
+        unknown = [folder for folder in folders if folder not in sys.path]
+        sys.path += [folder for folder in unknown if Path(folder).is_dir()]
         from foundation.engine import cluster
 
         return getattr(cluster, name)(*arguments)
@@ -289,46 +313,39 @@ def errand(folders: list[str]) -> Callable:
 
 # ---- a worker ----
 
-_processes: dict[str, jobs.Worker] = {}  # by run
+_processes: dict[str, jobs.Worker] = {}  # the process of each run, by the run's name
 
 
 def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) -> Place:
-    """Start the process that computes the run's jobs, for as long as the one who asked keeps this
-    result.
+    """Start the process that computes the run's jobs; it lives while the asker keeps this result.
 
-    What computes with other code begins nothing, and says so by what it returns.
+    A worker whose code differs from `code` starts no process; the Place that it returns tells why.
+    Raises BadInput where the worker has several threads.
     """
-    own = Code.own()
-    if own.differs(Code(*code)):
-        return Place(own, storage.processor())
-    require(
-        threads == 1,
-        "--nthreads",
-        threads,
-        "1: start as many workers as there are cores (--nworkers)",
-    )
-    multiprocessing.current_process()._config["daemon"] = (
-        False  # Dask's nanny sets it: such may have no children
-    )
+    code_here = Code.own()
+    if code_here.differs(Code(*code)):
+        return Place(code_here, storage.processor())
+    allowed = "1: start as many workers as there are cores (--nworkers)"
+    require(threads == 1, "--nthreads", threads, allowed)
+    # Dask's nanny makes the worker a daemon, and a daemon may have no children
+    multiprocessing.current_process()._config["daemon"] = False
     _processes[run] = jobs.Worker(pickle.loads(setting))
     worker = get_worker()
-    threading.Thread(
-        target=_end_with, args=(run, worker, worker.get_current_task()), daemon=True
-    ).start()
+    arguments = (run, worker, worker.get_current_task())
+    threading.Thread(target=_end_with, args=arguments, daemon=True).start()
     device = _processes[run].pool.submit(jobs.device).result()
-    return Place(own, storage.processor() if device == "cpu" else device)
+    return Place(code_here, storage.processor() if device == "cpu" else device)
 
 
 def _end_with(run: str, worker: Any, task: str) -> None:
-    """End the run's process when Dask has forgotten the task: the one who asked has ended, or was
-    killed."""
+    """End the run's process once Dask has forgotten the task, because the asker ended or died."""
     while task in worker.state.tasks:
         time.sleep(0.5)
     _processes.pop(run).end()
 
 
 def perform(run: str, content: bytes) -> jobs.Result:
-    """The result of a pickled job and its inputs, computed in the run's process."""
+    """Compute a job in the run's process; content: the job and its inputs, pickled."""
     if run not in _processes:
         raise NotBegun(run)
     process = _processes[run]

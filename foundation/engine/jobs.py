@@ -1,10 +1,9 @@
-"""Jobs: what is to be computed, as a value; the store of their results; and the processes that
-compute them.
+"""Describe computations as jobs, compute them in processes, and store their results.
 
-A job carries all that its numbers depend on. Its key is a hash of that, so a result is found by
-what it is, and never compared afterwards. Jobs are computed in processes of one thread each,
-because XLA's results depend on the size of its thread pool; the process that asks for them starts
-no backend.
+A job is a value that carries all that its numbers depend on. Its key is a hash of these fields, so
+a result is found by its key and never compared afterwards. Each process that computes has one
+thread, because XLA's results depend on the size of its thread pool; the process that asks for jobs
+starts no backend.
 """
 
 from __future__ import annotations
@@ -42,48 +41,52 @@ from foundation.engine import keys
 if TYPE_CHECKING:
     from datar import Dataset
 
-ATTEMPTS = 4  # of a job whose process dies
-AHEAD = 2  # jobs handed to a process at once: it computes one while the other's results are stored
+ATTEMPTS = 4  # how often a job is tried whose process dies
+AHEAD = 2  # jobs handed to a process at once: it computes one while another's results are stored
 
 Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Something to compute from a data set and from what other jobs gave; subclasses add fields and
-    `perform`."""
+    """A computation from a data set and from the arrays of other jobs.
 
-    data: str  # the SHA-256 of the data set it reads
+    Subclasses add fields and `perform`.
+    """
+
+    data: str  # the SHA-256 of the data set that the job reads
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        """The jobs whose arrays it starts from."""
+        """The jobs whose arrays this job starts from."""
         return ()
 
     @property
     def trainings(self) -> int:
-        """How many trainings it stands for, for the progress bar."""
+        """The number of trainings that the progress bar counts for this job."""
         return 0
 
     @property
     def kind(self) -> tuple:
-        """Equal for jobs that run one compiled program: they are kept on one process."""
+        """Equal for jobs that run one compiled program, so that one process computes them."""
         return (type(self).__name__,)
 
     @property
     def title(self) -> str:
-        """What the progress bar calls it."""
+        """The job's name on the progress bar."""
         return type(self).__name__.lower()
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """Compute it; raises BadInput, in one line, for what cannot be computed."""
+        """Compute the job's arrays; BadInput, in one line, where that is impossible."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runs(Job):
-    """A job that computes a block of runs: runs block * size and the size - 1 after it, each with
-    its own seed."""
+    """A job that computes one block of runs, each with its own seed.
+
+    The block holds runs block * size to block * size + size - 1.
+    """
 
     seed: int = 0
     block: int = 0
@@ -99,22 +102,27 @@ class Runs(Job):
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """All that the job's numbers depend on, as JSON; of jobs that it needs, their own. NoSource
-    where code has none."""
+    """Describe all that the job's numbers depend on as JSON, including the jobs that it needs.
+
+    Raises NoSource where code in it has no source.
+    """
     return keys.fields_of(job)
 
 
 def job_key(job: Job) -> str | None:
-    """64 hex digits that name the job's result; None where something in it has no source."""
+    """Return 64 hex digits that name the job's result; None where code in it has no source."""
     with suppress(keys.NoSource):
         return keys.key_of(job_fields(job))
     return None
 
 
 def random_key(seed: int, *purpose: str | int) -> jax.Array:
-    """The key of one random choice, from what it is for (its CRC-32: `hash` is salted): no draw
-    depends on others."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(json.dumps(purpose).encode()))
+    """Return the key of one random choice, from its purpose, so that no draw depends on others.
+
+    The purpose enters by its CRC-32, because Python salts `hash`.
+    """
+    checksum = zlib.crc32(json.dumps(purpose).encode())
+    return jax.random.fold_in(jax.random.key(seed), checksum)
 
 
 # ---- the store ----
@@ -122,8 +130,10 @@ def random_key(seed: int, *purpose: str | int) -> jax.Array:
 
 @dataclass(frozen=True)
 class Store:
-    """The results of jobs, a file each, named by their keys. A damaged one is named, and computed
-    again."""
+    """The results of jobs, one file each, named by the job's key.
+
+    A damaged file is reported, and its job is computed again.
+    """
 
     folder: Path
 
@@ -131,15 +141,16 @@ class Store:
         return self.folder / f"{key}.safetensors"
 
     def has(self, job: Job) -> bool:
-        """Whether the job's result is there, whole."""
-        if (key := job_key(job)) is None or not self.path(key).is_file():
+        """Whether the job's result is stored undamaged; a damaged file is named on stderr."""
+        key = job_key(job)
+        if key is None or not self.path(key).is_file():
             return False
+        path = self.path(key)
         try:
-            theirs = storage.read_tensors(self.path(key))[1].get("key")
-            if theirs != key:
-                raise storage.Damaged(
-                    f"results: {self.path(key)} holds {theirs}, not what its name says"
-                )
+            _, record = storage.read_tensors(path)
+            stored_key = record.get("key")
+            if stored_key != key:
+                raise storage.Damaged(f"results: {path} holds {stored_key}, not what its name says")
         except storage.Damaged as error:
             print(f"{error}; it is computed again where it is needed", file=sys.stderr)
             return False
@@ -152,14 +163,15 @@ class Store:
         storage.write_tensors(self.path(job_key(job)), arrays, record)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """The record of every result, by key, as it stands in the file's head."""
+        """Return the record of every result, by key, from the head of its file."""
         paths = sorted(self.folder.glob("*.safetensors"))
-        return {path.stem: record for path in paths if (record := storage.read_record(path))}
+        records = {path.stem: storage.read_record(path) for path in paths}
+        return {key: record for key, record in records.items() if record}
 
 
 # ---- the processes ----
 
-# read when JAX's backend starts
+# environment variables that change bits; JAX's backend reads them as it starts
 BITS = {
     "PJRT_NPROC": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -168,15 +180,15 @@ BITS = {
 # jaxlib 0.10.2 crashes now and then with YNNPACK's products
 XLA_FLAGS = "--xla_cpu_experimental_ynn_fusion_type="
 
-_datasets: dict[str, Dataset] = {}  # of a process that computes, by their SHA-256
-_read = lru_cache(maxsize=8)(storage.read_tensors)  # many jobs start from one teacher
-# What the last pools had that ended: locks that a thread collects, as the process ends, would be
-# warned of.
+_datasets: dict[str, Dataset] = {}  # data sets of a process that computes, by their SHA-256
+_read = lru_cache(maxsize=8)(storage.read_tensors)  # cached: many jobs start from one teacher
+# The attributes of pools that have ended are kept: Python would warn of their locks if a thread
+# collected them as the process ends.
 _ended: deque[dict] = deque(maxlen=64)
 
 
 class Setting(NamedTuple):
-    """What a process that computes is given before its first job."""
+    """Data, flags and environment that a process gets before its first job."""
 
     datasets: dict[str, Dataset]  # by their SHA-256
     flags: dict[str, Any]  # of JAX
@@ -184,15 +196,18 @@ class Setting(NamedTuple):
 
     @classmethod
     def own(cls, datasets: dict[str, Dataset]) -> Setting:
-        """That of a process which computes as this one would, in one thread."""
+        """Return the setting of a process that computes as this one would, in one thread."""
         return cls(datasets, keys.jax_settings(), one_thread())
 
 
 def one_thread() -> dict[str, str]:
-    """The environment of a process of one thread; it keeps compiled programs, in a folder that the
-    user may name."""
+    """Return the environment of a process of one thread that keeps compiled programs.
+
+    Variables of the user's environment may name another folder for them.
+    """
     given = os.environ.get("XLA_FLAGS", "")
-    flags = given if XLA_FLAGS.partition("=")[0] in given else f"{given} {XLA_FLAGS}".strip()
+    name_of_flag = XLA_FLAGS.partition("=")[0]
+    flags = given if name_of_flag in given else f"{given} {XLA_FLAGS}".strip()
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -206,75 +221,84 @@ def one_thread() -> dict[str, str]:
 
 
 def _begin(setting: Setting, parent: int) -> None:
-    """The first thing that a process does: keep the data, take over JAX's settings, and end when
-    its parent does."""
-    process_executor._USE_PSUTIL = (
-        False  # else it restarts a process that has compiled much, taking that for a leak
-    )
+    """Start a process that computes: keep the data, set JAX's flags, and end with the parent."""
+    # else loky restarts a process that has compiled much, because it takes that for a leak
+    process_executor._USE_PSUTIL = False
     _datasets.update(setting.datasets)
     for name, value in setting.flags.items():
         jax.config.update(name, value)
-    # Ctrl-C goes to the parent, which ends its children
+    # Ctrl-C is for the parent, which ends its children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.showwarning = _mend_cache(warnings.showwarning)
 
-    def watch():
+    def end_with_parent():
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _mend_cache(show: Callable) -> Callable:
-    """Remove compiled programs that cannot be read, cut off by a kill: JAX would leave them there
-    for ever."""
+    """Wrap `show`, which shows warnings: remove compiled programs that JAX warns it cannot read.
 
-    def said(message, *arguments, **keywords):
-        found = re.match(
+    A kill cuts such programs off, and JAX would leave them in its cache for ever.
+    """
+
+    def mend_or_show(message, *arguments, **keywords):
+        unreadable = re.match(
             r"Error reading persistent compilation cache entry for '([^']+)'", str(message)
         )
-        if not found:
+        if not unreadable:
             return show(message, *arguments, **keywords)
-        for path in Path(jax.config.jax_compilation_cache_dir).glob(f"{glob.escape(found[1])}-*"):
+        folder = Path(jax.config.jax_compilation_cache_dir)
+        for path in folder.glob(f"{glob.escape(unreadable[1])}-*"):
             path.unlink(missing_ok=True)
 
-    return said
+    return mend_or_show
 
 
 def device() -> str:
-    """What this process computes on: cpu, or the name of an accelerator."""
+    """Name the device that this process computes on: cpu, or an accelerator's name."""
     try:
         return jax.devices()[0].device_kind
     except RuntimeError as error:
-        value, allowed = (
-            jax.config.jax_platforms,
-            f"a device that is there, such as cpu ({first_line(error)})",
-        )
+        value = jax.config.jax_platforms
+        allowed = f"a device that is there, such as cpu ({first_line(error)})"
         raise BadInput(f"JAX_PLATFORMS: got {value}, allowed: {allowed}") from None
 
 
 class Result(NamedTuple):
-    """What a process gives back."""
+    """A job's arrays, as the process that computed them returns them."""
 
     arrays: Arrays
     seconds: float
-    machine: str  # processor or accelerator, system and versions of what computed it
+    machine: str  # as storage.machine describes it
 
 
 def perform(job: Job, inputs: list[Arrays | Path]) -> Result:
-    """Compute a job, in a process that does."""
-    name = device()
-    clock = time.perf_counter()
-    read = [_read(each)[0] if isinstance(each, Path) else each for each in inputs]
-    arrays = {
-        name: np.asarray(array) for name, array in job.perform(_datasets[job.data], *read).items()
-    }
-    return Result(arrays, time.perf_counter() - clock, storage.machine(name))
+    """Compute a job; called in a process that computes.
+
+    inputs: arrays of the jobs that it needs, or the files that hold them.
+    """
+    device_name = device()
+    start = time.perf_counter()
+    arrays_of_needs = [_loaded(item) for item in inputs]
+    computed = job.perform(_datasets[job.data], *arrays_of_needs)
+    arrays = {name: np.asarray(array) for name, array in computed.items()}
+    seconds = time.perf_counter() - start
+    return Result(arrays, seconds, storage.machine(device_name))
+
+
+def _loaded(item: Arrays | Path) -> Arrays:
+    if not isinstance(item, Path):
+        return item
+    arrays, _ = _read(item)
+    return arrays
 
 
 class Worker:
-    """A process of one thread, and the jobs that it was handed: it computes the first of them."""
+    """A process of one thread, and the jobs handed to it, of which it computes the first."""
 
     def __init__(self, setting: Setting):
         self.setting = setting
@@ -284,7 +308,7 @@ class Worker:
         self.kinds: set[tuple] = set()
 
     def submit(self, job: Job, inputs: list[Arrays | Path]) -> Future:
-        """The Result of a job, of which `inputs` are arrays or files that hold them."""
+        """Return the future Result of a job; inputs are arrays, or files that hold them."""
         return self.pool.submit(perform, job, inputs)
 
     def end(self) -> None:
@@ -293,7 +317,7 @@ class Worker:
 
 
 class Finished(NamedTuple):
-    """A job that is done: its arrays, and the record that is kept beside them."""
+    """A finished job with its arrays and the record that is kept beside them."""
 
     job: Job
     arrays: Arrays
@@ -301,95 +325,113 @@ class Finished(NamedTuple):
 
 
 class Deadly(Exception):
-    """Jobs whose process died time after time; all others are done."""
+    """Raised for jobs whose process died ATTEMPTS times, once all other jobs are done."""
 
 
 class Executor:
-    """Hands jobs to workers, each once those that it needs are done, or are in the store.
-    Subclasses have workers."""
+    """Hand each job to a worker once the jobs that it needs are done or stored.
 
-    patience: float | None = (
-        None  # seconds between two looks at which workers there are; None: nobody joins them
-    )
-    # a job ends so whose process died
+    Subclasses provide the workers.
+    """
+
+    # seconds between two looks at which workers are there; None: no worker joins later
+    patience: float | None = None
+    # errors of a job whose process died
     lost: tuple[type[BaseException], ...] = (BrokenProcessPool, CancelledError)
 
     def __init__(self, jobs: Sequence[Job], store: Store):
         self.store = store
         asked = set(jobs)
-        self.waiting = TopologicalSorter(
-            {job: [need for need in job.needs if need in asked] for job in jobs}
-        )
+        needs = {}
+        for job in jobs:
+            needs[job] = [need for need in job.needs if need in asked]
+        self.waiting = TopologicalSorter(needs)
         self.waiting.prepare()
         self.ready: defaultdict[tuple, deque[Job]] = defaultdict(deque)  # by kind
-        self.kept: dict[Job, Arrays] = {}  # of jobs without a key: no file has them
+        self.kept: dict[Job, Arrays] = {}  # arrays of jobs without a key, which no file holds
         self.deaths: Counter[Job] = Counter()
         self.workers: list[Worker] = []
 
     def look(self) -> None:
-        """Take in workers that have come, and bury those that have gone."""
+        """Take in workers that have joined, and bury workers that have gone."""
 
     def replace(self, worker: Worker) -> None:
-        """Another one in place of a worker that was lost, where that can be had."""
+        """Start a worker in place of a lost one, where that is possible."""
 
     def compute(self) -> Iterator[Finished]:
-        """The jobs' results as they come; raises what a job raised, at once, and Deadly when all
-        others are done."""
+        """Yield the jobs' results as they finish.
+
+        Raises a job's error at once, and Deadly when all jobs but the deadly ones are done.
+        """
         while True:
             self.look()
             for job in self.waiting.get_ready():
                 self.ready[job.kind].append(job)
             for worker in sorted(self.workers, key=lambda worker: len(worker.handed)):
                 self._hand_out(worker)
-            computing = [next(iter(worker.handed)) for worker in self.workers if worker.handed]
+            busy = [worker for worker in self.workers if worker.handed]
+            computing = [next(iter(worker.handed)) for worker in busy]
             if computing:
                 wait(computing, self.patience, return_when=FIRST_COMPLETED)
             elif self.patience and any(self.ready.values()):
                 time.sleep(self.patience)
-            else:  # what is left needs a deadly job
+            else:  # no job is left, or all that are left need a deadly one
                 break
             for worker in list(self.workers):
-                for done in self._collect(worker):
-                    yield done
-                    self.waiting.done(done.job)
-        deadly = ", ".join(job.title for job, deaths in self.deaths.items() if deaths >= ATTEMPTS)
+                for finished in self._collect(worker):
+                    yield finished
+                    self.waiting.done(finished.job)
+        given_up = [job for job, deaths in self.deaths.items() if deaths >= ATTEMPTS]
+        deadly = ", ".join(job.title for job in given_up)
         if deadly:
             raise Deadly(
                 f"a process died {ATTEMPTS} times (out of memory?) at {deadly}; all others are done"
             )
 
     def _hand_out(self, worker: Worker) -> None:
-        while len(worker.handed) < AHEAD and (kind := self._choose(worker)) is not None:
+        while len(worker.handed) < AHEAD:
+            kind = self._choose(worker)
+            if kind is None:
+                return
             job = self.ready[kind].popleft()
             worker.kinds.add(kind)
-            inputs = [
-                self.kept[need] if need in self.kept else self.store.path(job_key(need))
-                for need in job.needs
-            ]
+            inputs = [self._input(need) for need in job.needs]
             try:
                 future = worker.submit(job, inputs)
-            except self.lost as error:  # it died after it was handed the last one
+            except self.lost as error:  # the process died after it was handed its last job
                 future = Future()
                 future.set_exception(error)
             worker.handed[future] = job
 
+    def _input(self, need: Job) -> Arrays | Path:
+        if need in self.kept:
+            return self.kept[need]
+        return self.store.path(job_key(need))
+
     def _choose(self, worker: Worker) -> tuple | None:
-        """A kind of which jobs are ready: one that this process has compiled, else one that none
-        has, else the most."""
+        """Choose the kind of the worker's next job among the kinds of ready jobs, or None.
+
+        First choice is a kind that the worker has compiled, second one that no worker has, last,
+        for a free worker, the kind with the most jobs.
+        """
         ready = {kind: jobs for kind, jobs in self.ready.items() if jobs}
-        if worker.handed and sum(map(len, ready.values())) <= len(self.workers):
-            return None  # the last jobs go to those that are free
+        count = sum(map(len, ready.values()))
+        if worker.handed and count <= len(self.workers):
+            return None  # the last jobs go to free workers
         taken = {kind for other in self.workers for kind in other.kinds}
-        best = [kind for kind in ready if kind in worker.kinds] + [
-            kind for kind in ready if kind not in taken
-        ]
-        if best or worker.handed:
-            return best[0] if best else None
+        compiled = [kind for kind in ready if kind in worker.kinds]
+        untaken = [kind for kind in ready if kind not in taken]
+        if compiled or untaken:
+            return [*compiled, *untaken][0]
+        if worker.handed:
+            return None
         return max(ready, key=lambda kind: len(ready[kind]), default=None)
 
     def _collect(self, worker: Worker) -> Iterator[Finished]:
-        """What the process has done, in the order in which it was handed out; raises what a job
-        raised."""
+        """Yield the worker's finished jobs in the order of their handing out.
+
+        Raises a job's error; buries the worker where its process died.
+        """
         while worker.handed and (first := next(iter(worker.handed))).done():
             if isinstance(_failure(first), self.lost):
                 self.bury(worker)
@@ -398,14 +440,16 @@ class Executor:
 
     def _finished(self, job: Job, future: Future) -> Finished:
         result = future.result()
-        own = record(job, result.seconds, result.machine)
-        if own["key"] is None:
+        record_of_job = record(job, result.seconds, result.machine)
+        if record_of_job["key"] is None:
             self.kept[job] = result.arrays
-        return Finished(job, result.arrays, own)
+        return Finished(job, result.arrays, record_of_job)
 
     def bury(self, worker: Worker) -> None:
-        """Hand the jobs of a process that died to others; the one that it was computing at most
-        ATTEMPTS times."""
+        """Return the jobs of a process that died to the ready ones, for other workers.
+
+        The job that it was computing, the first, is tried at most ATTEMPTS times.
+        """
         worker.end()
         self.workers.remove(worker)
         self.replace(worker)
@@ -416,7 +460,7 @@ class Executor:
                 self.ready[job.kind].appendleft(job)
 
     def leftovers(self) -> Iterator[Finished]:
-        """What is done and was not taken yet, when the work is given up."""
+        """Yield jobs that are done and were not collected when the work is given up."""
         for worker in self.workers:
             for future, job in worker.handed.items():
                 if future.done() and not _failure(future):
@@ -432,25 +476,32 @@ def _failure(future: Future) -> BaseException | None:
 
 
 class Local(Executor):
-    """This machine's processes: one a core, or one an accelerator; workers: another number, 0 for
-    that."""
+    """Processes of this machine.
+
+    workers: their number; 0: one for each accelerator, or for each core where there is none.
+    """
 
     def __init__(
         self, jobs: Sequence[Job], datasets: dict[str, Dataset], store: Store, workers: int
     ):
         super().__init__(jobs, store)
-        setting, devices = Setting.own(datasets), accelerators()
-        for place in range(min(workers or len(devices) or storage.cores(), len(set(jobs)))):
-            own = {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]} if devices else {}
-            self.workers.append(Worker(setting._replace(environment=setting.environment | own)))
+        setting = Setting.own(datasets)
+        devices = accelerators()
+        wanted = workers or len(devices) or storage.cores()
+        for place in range(min(wanted, len(set(jobs)))):
+            visible = {"CUDA_VISIBLE_DEVICES": devices[place % len(devices)]} if devices else {}
+            environment = setting.environment | visible
+            self.workers.append(Worker(setting._replace(environment=environment)))
 
     def replace(self, worker: Worker) -> None:
         self.workers.append(Worker(worker.setting))
 
 
 def accelerators() -> list[str]:
-    """The GPUs that processes may use, by the names that CUDA_VISIBLE_DEVICES takes; none where
-    jobs run on the CPU."""
+    """List the GPUs that processes may use, by their names in CUDA_VISIBLE_DEVICES.
+
+    The list is empty where jobs run on the CPU.
+    """
     if keys.backend() == "cpu":
         return []
     if named := os.environ.get("CUDA_VISIBLE_DEVICES"):
@@ -462,32 +513,39 @@ def accelerators() -> list[str]:
 
 
 def record(job: Job, seconds: float, machine: str | None = None) -> dict[str, Any]:
-    """What is kept of a job beside its arrays: its key and fields, and where they come from."""
+    """Return a job's key, fields, cost and provenance, to be kept beside its arrays.
+
+    machine: the description of the machine that computed it; None: this machine.
+    """
     cost = {"trainings": job.trainings, "seconds": round(seconds, 3)}
     fields = recorded_fields(job)
-    own = {"key": keys.key_of(fields) if fields else None, "fields": fields, **cost}
-    return own | storage.provenance() | ({"machine": machine} if machine else {})
+    key = keys.key_of(fields) if fields else None
+    computed_on = {"machine": machine} if machine else {}
+    return {"key": key, "fields": fields, **cost} | storage.provenance() | computed_on
 
 
 def recorded_fields(job: Job) -> dict[str, Any]:
-    """What the job's key is a hash of; empty where it has none."""
+    """Return the fields that the job's key is a hash of; {} where code in it has no source."""
     with suppress(keys.NoSource):
         return keys.with_process(job_fields(job))
     return {}
 
 
 def with_needs(jobs: Iterable[Job], is_there: Callable[[Job], bool]) -> list[Job]:
-    """Those of the jobs, and of all that they need, that are not there; each once, behind what it
-    needs."""
+    """List the missing jobs among the jobs and all that they need.
+
+    Each stands once, after the jobs that it needs. is_there: whether a job's result is stored; the
+    needs of a stored job are not looked at.
+    """
     is_there = cache(is_there)
-    found: dict[Job, None] = {}
+    missing: dict[Job, None] = {}
 
     def add(job: Job) -> None:
-        if job not in found and not is_there(job):
+        if job not in missing and not is_there(job):
             for need in job.needs:
                 add(need)
-            found[job] = None
+            missing[job] = None
 
     for job in jobs:
         add(job)
-    return list(found)
+    return list(missing)

@@ -1,9 +1,8 @@
-"""The names of results: a hash over all that they depend on, the code of methods, models and
-poisons included.
+"""Name results by a hash over all that they depend on, including the code that computes them.
 
-Code whose syntax tree is not in the committed list, edited here or a user's own, adds the tree's
-hash to every key it is part of: whoever changes a loss never gets old numbers, and whoever
-reformats one recomputes nothing.
+Code of methods, models and poisons whose syntax tree is not in the committed list (it was edited
+here, or is a user's own) adds the tree's hash to every key that it is part of. So an edited loss
+never finds old numbers, and a reformatted one recomputes nothing.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ import numpy as np
 
 from foundation.base.checks import require
 
-NUMERICS = (
-    1  # raised whenever the reference numbers of the tests move: no older result is found then
-)
+# raised whenever the reference numbers of the tests change, so that no older result is found
+NUMERICS = 1
 
-SETTINGS = {  # of JAX, with their defaults: what changes bits
+SETTINGS = {  # flags of JAX that change bits, with their defaults
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
@@ -42,178 +40,218 @@ SETTINGS = {  # of JAX, with their defaults: what changes bits
     "jax_exec_time_optimization_effort": 0.0,
 }
 
-# Digests of the project's own jobs, models, methods, poisons and measures, each behind what it is
-# of. Renewed by tests/same_bits.py --renew, which computes every study first: the list vouches for
-# code that gives the same bits.
+# Digests of the project's own jobs, models, methods, poisons and measures, one a line, each before
+# the name of its code. tests/same_bits.py --renew renews the list; it computes every study first,
+# because the list vouches for code that gives the same bits.
 SOURCES = Path(__file__).with_name("sources.txt")
-OWN_SOURCES = frozenset(line.split()[0] for line in SOURCES.read_text().splitlines())
+_SOURCE_LINES = SOURCES.read_text().splitlines()
+OWN_SOURCES = frozenset(line.split()[0] for line in _SOURCE_LINES)
 
 
 class NoSource(Exception):
-    """Something has no source that could be hashed: what depends on it is computed, and not
-    stored."""
+    """A value has no source to hash; results that depend on it are computed and not stored."""
 
 
 def key_of(fields: dict[str, Any]) -> str:
-    """64 hex digits that name what has these fields, under the process's settings."""
-    return hashlib.sha256(json.dumps(with_process(fields), sort_keys=True).encode()).hexdigest()
+    """Hash the fields, together with the process's settings, to 64 hex digits."""
+    text = json.dumps(with_process(fields), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_process(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, and what of the process changes numbers."""
-    return {**fields, **dict(zip(OF_PROCESS, (NUMERICS, settings()), strict=True))}
+    """Add NUMERICS and the process's settings, which change numbers, to the fields."""
+    of_process = dict(zip(OF_PROCESS, (NUMERICS, settings()), strict=True))
+    return {**fields, **of_process}
 
 
-OF_PROCESS = ("numerics", "settings")  # names that no field of a job may have
+OF_PROCESS = ("numerics", "settings")  # reserved: no field of a job may have such a name
 
 
 def fields_of(job: Any) -> dict[str, Any]:
-    """A dataclass as JSON; BadInput where a field has a name under which what of the process
-    changes numbers stands."""
+    """Describe a dataclass as JSON; BadInput where a field has a name of OF_PROCESS."""
     fields = describe(job)
     taken = ", ".join(name for name in OF_PROCESS if name in fields)
-    require(not taken, "job", f"a field named {taken} of {type(job).__name__}", "other names")
+    given = f"a field named {taken} of {type(job).__name__}"
+    require(not taken, "job", given, "other names")
     return fields
 
 
 def settings() -> dict[str, Any]:
-    """What of the process's settings changes bits and is not at its default: JAX's flags, XLA's,
-    the backend."""
-    flags = " ".join(sorted(set(os.environ.get("XLA_FLAGS", "").split())))
-    own = jax_settings() | {"XLA_FLAGS": flags, "backend": backend()}
+    """Return the process's settings that change bits and differ from their defaults.
+
+    These are flags of JAX (SETTINGS), XLA_FLAGS and the backend.
+    """
+    given = os.environ.get("XLA_FLAGS", "").split()
+    flags = " ".join(sorted(set(given)))
+    current = jax_settings() | {"XLA_FLAGS": flags, "backend": backend()}
     defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu"}
-    return {name: value for name, value in own.items() if value != defaults[name]}
+    return {name: value for name, value in current.items() if value != defaults[name]}
 
 
 def backend() -> str:
-    """What jobs run on, without starting it: cpu, or cuda where JAX_PLATFORMS or what is installed
-    says so."""
-    plugins = [
-        name
-        for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")
-        if importlib.util.find_spec(name)
-    ]
+    """Name the backend that jobs run on, without starting it.
+
+    JAX_PLATFORMS decides; without it, the backend is cuda where a CUDA plugin is installed, else
+    cpu.
+    """
+    names = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    plugins = [name for name in names if importlib.util.find_spec(name)]
     return jax.config.jax_platforms or ("cuda" if plugins else "cpu")
 
 
 def jax_settings() -> dict[str, Any]:
-    """The values of SETTINGS in this process."""
-    return {name: getattr(jax.config, name, jax.config.values.get(name)) for name in SETTINGS}
+    """Return the values of SETTINGS in this process."""
+    values = {}
+    for name in SETTINGS:
+        without_attribute = jax.config.values.get(name)
+        values[name] = getattr(jax.config, name, without_attribute)
+    return values
 
 
 def describe(value: Any) -> Any:
-    """A value as JSON that is the same in every process; NoSource where it holds code without
-    one."""
+    """Describe a value as JSON, equal in every process; NoSource for code without a source."""
     if isinstance(value, (np.integer, np.floating)):
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
-        return [describe(each) for each in value]
+        return [describe(item) for item in value]
     if isinstance(value, Mapping):
-        return {str(name): describe(each) for name, each in value.items()}
+        return {str(name): describe(item) for name, item in value.items()}
     if isinstance(value, (np.ndarray, jax.Array)):
         array = np.asarray(value)
-        return {
-            "array": hashlib.sha256(
-                f"{array.dtype.str}{array.shape}".encode() + array.tobytes()
-            ).hexdigest()
-        }
+        header = f"{array.dtype.str}{array.shape}".encode()
+        return {"array": hashlib.sha256(header + array.tobytes()).hexdigest()}
     if isinstance(value, partial):
-        return {"partial": [describe(value.func), describe(value.args), describe(value.keywords)]}
+        parts = (value.func, value.args, value.keywords)
+        return {"partial": [describe(part) for part in parts]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        own = [(each, getattr(value, each.name)) for each in dataclasses.fields(value)]
-        return _named(type(value)) | {
-            each.name: describe(held) for each, held in own if not _is_default(each, held)
-        }
+        description = _named(type(value))
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if not _is_default(field, item):
+                description[field.name] = describe(item)
+        return description
     if callable(value) and hasattr(value, "__name__"):
         return _named(value)
     raise NoSource(repr(value))
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
-    """Such fields are left out, so that a new one changes no old key."""
-    default = (
-        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    )
-    return type(value) is type(default) and (value is default or value == default)
+    """Whether a field has its default value.
+
+    Such fields are left out of a description, so that a new field changes no old key.
+    """
+    if field.default_factory is dataclasses.MISSING:
+        default = field.default
+    else:
+        default = field.default_factory()
+    if type(value) is not type(default):
+        return False
+    return value is default or value == default
 
 
 def _named(code: type | Callable) -> dict[str, Any]:
-    """Its name, and the hashes of what of its source is not the project's own as committed."""
+    """Return the code's name, and the hashes of its sources that are not in the committed list."""
     foreign = [digest for digest in source_hashes(code) if digest not in OWN_SOURCES]
-    return {"is": code.__name__} | ({"source": foreign} if foreign else {})
+    source = {"source": foreign} if foreign else {}
+    return {"is": code.__name__} | source
 
 
-# where classes stand that were made without a module
+# without builtins, because classes that were made without a module belong to it
 _LIBRARY = sys.stdlib_module_names - {"builtins"}
-_WORDS = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
-_WRITTEN = {f"__{word}__" for word in _WORDS}  # by the dataclass decorator
+_NAMES = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
+_GENERATED = {f"__{name}__" for name in _NAMES}  # methods that the dataclass decorator writes
 
 
 def source_hashes(code: type | Callable) -> tuple[str, ...]:
-    """Digests of the syntax trees of a class and its bases, or of a function and what it closes
-    over; else NoSource."""
+    """Hash the syntax trees of a class and its bases, or of a function and its closure.
+
+    A compiled function of a library gives its name. Raises NoSource where the source is missing.
+    """
     if isinstance(code, type):
-        classes = [cls for cls in code.__mro__ if cls.__module__.partition(".")[0] not in _LIBRARY]
-        return tuple(
-            digest for cls in classes if cls is not object for digest in _class_hashes(cls)
-        )
+        classes = [cls for cls in code.__mro__ if not _is_of_python(cls)]
+        return tuple(digest for cls in classes for digest in _class_hashes(cls))
     function = inspect.unwrap(code)
-    if not hasattr(function, "__code__"):
-        # compiled, of some library
+    if not hasattr(function, "__code__"):  # compiled, of a library
         return (f"{getattr(function, '__module__', None)}.{function.__name__}",)
     cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
-    closed = [hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]] if cells else []
-    return (
-        _function_hash(function, (ast.FunctionDef, ast.Lambda), function.__code__.co_name),
-        *closed,
-    )
+    closure = [_hash_of_text(json.dumps(cells))] if cells else []
+    kinds = (ast.FunctionDef, ast.Lambda)
+    written = _function_hash(function, kinds, function.__code__.co_name)
+    return (written, *closure)
+
+
+def _is_of_python(cls: type) -> bool:
+    """Whether a class is of the standard library, or object."""
+    package = cls.__module__.partition(".")[0]
+    return package in _LIBRARY or cls is object
 
 
 def _class_hashes(cls: type) -> list[str]:
-    """Of the class as it is written, and of functions that were put into it later."""
-    own = [inspect.unwrap(value) for value in vars(cls).values() if inspect.isfunction(value)]
-    own = [
-        each
-        for each in own
-        if each.__code__.co_filename != "<string>" or each.__name__ not in _WRITTEN
+    """Hash the class as it is written, and each function that was put into it later."""
+    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
+    unwrapped = [inspect.unwrap(function) for function in functions]
+    methods = [method for method in unwrapped if not _is_generated(method)]
+    written = [
+        method
+        for method in methods
+        if method.__qualname__ == f"{cls.__qualname__}.{method.__name__}"
     ]
-    written = [each for each in own if each.__qualname__ == f"{cls.__qualname__}.{each.__name__}"]
-    body = _function_hash(written[0], ast.ClassDef, cls.__name__) if written else _class_hash(cls)
-    return [
-        body,
-        *(digest for each in own if each not in written for digest in source_hashes(each)),
-    ]
+    body = _body_hash(cls, written)
+    added = [method for method in methods if method not in written]
+    hashes_of_added = [digest for method in added for digest in source_hashes(method)]
+    return [body, *hashes_of_added]
+
+
+def _body_hash(cls: type, methods: list[Callable]) -> str:
+    """Hash a class as it is written; methods: the functions that are written in it."""
+    if methods:
+        return _function_hash(methods[0], ast.ClassDef, cls.__name__)
+    return _class_hash(cls)
+
+
+def _is_generated(method: Callable) -> bool:
+    """Whether the dataclass decorator wrote a method, which then has no source file."""
+    return method.__code__.co_filename == "<string>" and method.__name__ in _GENERATED
 
 
 @lru_cache(maxsize=1024)
 def _function_hash(function: Callable, kinds: type | tuple[type, ...], name: str) -> str:
-    """Of the innermost node of these kinds and this name that holds the function's first line, or
-    its decorator's."""
+    """Hash the innermost node of these kinds and this name that holds the function's first line.
+
+    Decorators count as lines of the node that they decorate.
+    """
     line = function.__code__.co_firstlineno
+    text = "".join(linecache.getlines(function.__code__.co_filename))
     holding = [
         node
-        for node in ast.walk(_parsed("".join(linecache.getlines(function.__code__.co_filename))))
+        for node in ast.walk(_parsed(text))
         if isinstance(node, kinds)
         and getattr(node, "name", "<lambda>") == name
-        and min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
-        <= line
-        <= node.end_lineno
+        and _first_line(node) <= line <= node.end_lineno
     ]
     if not holding:
         raise NoSource(name)
-    return _digest(max(holding, key=lambda node: node.lineno))
+    innermost = max(holding, key=lambda node: node.lineno)
+    return _digest(innermost)
+
+
+def _first_line(node: ast.AST) -> int:
+    """Return the number of a definition's first line, which may be a decorator's."""
+    decorators = getattr(node, "decorator_list", ())
+    return min(part.lineno for part in (node, *decorators))
 
 
 @lru_cache(maxsize=1024)
 def _class_hash(cls: type) -> str:
-    """Of a class without functions."""
+    """Hash a class without functions."""
     try:
         source = inspect.getsource(cls)
     except (OSError, TypeError) as error:
         raise NoSource(cls.__name__) from error
-    return _digest(_parsed(inspect.cleandoc("\n" + source)).body[0])
+    tree = _parsed(inspect.cleandoc("\n" + source))
+    return _digest(tree.body[0])
 
 
 @lru_cache(maxsize=64)
@@ -225,22 +263,24 @@ def _parsed(text: str) -> ast.AST:
 
 
 def _digest(node: ast.AST) -> str:
-    return hashlib.sha256(_dump(node).encode()).hexdigest()[:16]
+    return _hash_of_text(_dump(node))
+
+
+def _hash_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _dump(node: Any) -> str:
-    """A syntax tree as text that does not depend on Python's version, without docstrings."""
+    """Write a syntax tree as text, without docstrings, equal in all versions of Python."""
     if isinstance(node, list):
         return f"[{','.join(map(_dump, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
+    is_definition = isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    has_docstring = is_definition and ast.get_docstring(node) is not None
     parts = []
     for name, value in ast.iter_fields(node):
-        if (
-            name == "body"
-            and isinstance(node, (ast.FunctionDef, ast.ClassDef))
-            and ast.get_docstring(node) is not None
-        ):
+        if name == "body" and has_docstring:
             value = value[1:]
         if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
             parts.append(f"{name}={_dump(value)}")

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import cloudpickle
@@ -30,6 +30,7 @@ from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
 from foundation.engine.jobs import (
+    Arrays,
     Deadly,
     Executor,
     Finished,
@@ -40,7 +41,7 @@ from foundation.engine.jobs import (
     with_needs,
 )
 from foundation.engine.study import Flags, Study, by_name
-from foundation.engine.study_files import StudyFile, describe_plan, is_listed, locked
+from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed, locked
 
 if TYPE_CHECKING:
     from datar import Dataset
@@ -48,17 +49,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what is wrong with input, results folder, disk or memory into one line on stderr and
-    exit code 2."""
+    """End the process with one line on stderr and exit code 2 for bad input, a damaged results
+    folder, a full disk or a lack of memory."""
     try:
         yield
     except (BadInput, storage.Damaged, OSError, Deadly, MemoryError, JaxRuntimeError) as error:
         message = " ".join(str(error).split())
-        for kind, words in (
-            (MemoryError, "out of memory"),
-            (JaxRuntimeError, "the computation failed"),
-        ):
-            message = f"{words} ({message[:300]})" if isinstance(error, kind) else message
+        if isinstance(error, MemoryError):
+            message = f"out of memory ({message[:300]})"
+        if isinstance(error, JaxRuntimeError):
+            message = f"the computation failed ({message[:300]})"
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
@@ -70,12 +70,14 @@ def stoppable() -> Iterator[None]:
     def stop(number, frame):
         raise KeyboardInterrupt(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
     except KeyboardInterrupt as stopped:
-        print(f"stopped by {signal.Signals(stopped.args[0]).name}", file=sys.stderr)
-        sys.exit(128 + stopped.args[0])
+        received = signal.Signals(stopped.args[0])
+        print(f"stopped by {received.name}", file=sys.stderr)
+        sys.exit(128 + received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -144,79 +146,85 @@ class Settings(Checked):
 
     def blocks(self, runs: int | None = None) -> range:
         """The blocks that hold the first `runs` runs, all that are asked for by default."""
-        return range(-(-(self.runs if runs is None else runs) // self.block))
+        runs_asked = self.runs if runs is None else runs
+        count = -(-runs_asked // self.block)  # rounded up
+        return range(count)
 
     def shown(self, block: range, runs: int | None = None) -> range:
         """Those runs of a block that are shown."""
-        return range(block.start, min(block.stop, self.runs if runs is None else runs))
+        runs_asked = self.runs if runs is None else runs
+        return range(block.start, min(block.stop, runs_asked))
 
     def __post_init__(self):
-        """Values as they are stored: Python's own numbers, tuples and paths, whatever a notebook
-        gives."""
-        for each in fields(self):
-            value = plain(getattr(self, each.name))
-            is_path = isinstance(value, str) and each.name in ("out", "data")
-            object.__setattr__(self, each.name, Path(value) if is_path else value)
+        """Convert NumPy numbers, lists and strings from a notebook to the types that are stored."""
+        for item in fields(self):
+            value = plain(getattr(self, item.name))
+            is_path = isinstance(value, str) and item.name in ("out", "data")
+            object.__setattr__(self, item.name, Path(value) if is_path else value)
         super().__post_init__()
         with refusing.get()():
             self.check_groups()
 
     def check(self):
-        for name, least, most in (("workers", 0, 64), ("runs", 1, 10**6), ("seed", 0, 2**32 - 1)):
+        limits = {
+            "workers": (0, 64),
+            "runs": (1, 10**6),
+            "seed": (0, 2**32 - 1),
+        }
+        for name, (least, most) in limits.items():
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(
-                whole and least <= value <= most,
-                flag_name(name),
-                value,
-                f"whole numbers, {least} to {most}",
-            )
-        longest = max((len(os.fsencode(part)) for part in self.out.parts), default=0)
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            is_allowed = is_whole and least <= value <= most
+            require(is_allowed, flag_name(name), value, f"whole numbers, {least} to {most}")
+        lengths = [len(os.fsencode(part)) for part in self.out.parts]
+        longest = max(lengths, default=0)
         require(longest < 256, "--out", f"a name of {longest} bytes", "names of up to 255 bytes")
         self.check_lists("stages", "models", "alphas")
         self.check_percents("alphas")
 
     def check_groups(self):
-        """Have each study's flags checked; what is wrong is said by the whole name of the flag."""
-        for each in fields(self):
-            if isinstance(group := getattr(self, each.name), Flags):
-                try:
-                    group.check(self)
-                except BadInput as error:
-                    name, _, rest = str(error).partition(": ")
-                    raise BadInput(
-                        f"{flag_name(each.name)}.{name.replace('_', '-')}: {rest}"
-                    ) from None
+        """Check the flags of each study; BadInput names a flag in full, as --capacity.runs."""
+        for item in fields(self):
+            group = getattr(self, item.name)
+            if not isinstance(group, Flags):
+                continue
+            try:
+                group.check(self)
+            except BadInput as error:
+                name, _, rest = str(error).partition(": ")
+                flag = f"{flag_name(item.name)}.{name.replace('_', '-')}"
+                raise BadInput(f"{flag}: {rest}") from None
 
     def check_lists(self, *names: str):
         for name in names:
             require_list(flag_name(name), getattr(self, name))
 
     def check_names(self, name: str, known: Iterable[str]):
-        """Refuse all names of a flag but those that are known."""
+        """Refuse values of a flag that are not among the known ones."""
         for word in getattr(self, name):
             require(word in known, flag_name(name), word, ", ".join(known))
 
     def check_percents(self, *names: str):
         for name in names:
             value = getattr(self, name)
-            for alpha in value if isinstance(value, tuple) else (value,):
-                whole = isinstance(alpha, int) and not isinstance(alpha, bool)
-                require(
-                    whole and 0 <= alpha < 100,
-                    flag_name(name),
-                    alpha,
-                    "whole percents, 0 to 99 (not shares: 30, not 0.3)",
-                )
+            alphas = value if isinstance(value, tuple) else (value,)
+            for alpha in alphas:
+                require_percent(flag_name(name), alpha)
 
 
 def require_list(argument: str, values: Any) -> None:
     """Refuse all but tuples of one or more different values."""
     require(isinstance(values, tuple), argument, repr(values), "a tuple or list of values")
     require(len(values) > 0, argument, "nothing", "at least one value")
-    require(
-        len(set(values)) == len(values), argument, " ".join(map(str, values)), "each value once"
-    )
+    is_once = len(set(values)) == len(values)
+    require(is_once, argument, " ".join(map(str, values)), "each value once")
+
+
+def require_percent(argument: str, value: Any) -> None:
+    """Refuse all but whole percents from 0 to 99."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    allowed = "whole percents, 0 to 99 (not shares: 30, not 0.3)"
+    require(is_whole and 0 <= value < 100, argument, value, allowed)
 
 
 def flag_name(name: str) -> str:
@@ -235,77 +243,76 @@ def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: 
     """
     names = [study.name for study in studies]
     groups = {study.prefix: study.flags for study in studies if study.flags}
-    shared = [
-        study.prefix for study in studies if study.flags and study.flags != groups[study.prefix]
-    ]
-    held = {each.name: each.default for each in fields(base)}
-    taken = {
-        prefix
-        for prefix, flags in groups.items()
-        if prefix in held and type(held[prefix]) is not type(flags)
-    }
-    twice = {name for name in names if names.count(name) > 1}
-    if taken or twice or shared:
-        raise TypeError(
-            f"studies: {', '.join(sorted({*taken, *twice, *shared}))}: names that are there already"
-        )
-    new = [
-        (prefix, type(flags), field(default=flags))
-        for prefix, flags in groups.items()
-        if prefix not in held
-    ]
-    questions = "; ".join(f"{study.name}: {study.question}" for study in studies)
-    help_text = f"Studies to run. {questions}."
-    stages = (
-        "stages",
-        Annotated[tuple[Literal[tuple(names)], ...], tyro.conf.arg(help=help_text)],
-        held["stages"],
+    defaults = {item.name: item.default for item in fields(base)}
+    taken = {name for name in names if names.count(name) > 1}
+    for study in studies:
+        if study.flags and study.flags != groups[study.prefix]:
+            taken.add(study.prefix)  # two studies share a group, but not its values
+    new = []
+    for prefix, flags in groups.items():
+        if prefix not in defaults:
+            new.append((prefix, type(flags), field(default=flags)))
+        elif type(defaults[prefix]) is not type(flags):
+            taken.add(prefix)
+    if taken:
+        raise TypeError(f"studies: {', '.join(sorted(taken))}: names that are there already")
+    questions = [f"{study.name}: {study.question}" for study in studies]
+    help_text = f"Studies to run. {'; '.join(questions)}."
+    type_of_stage = Literal[tuple(names)]
+    type_of_stages = Annotated[tuple[type_of_stage, ...], tyro.conf.arg(help=help_text)]
+    stages = ("stages", type_of_stages, defaults["stages"])
+    namespace = {"__module__": module, "__doc__": base.__doc__, "known_stages": tuple(names)}
+    return make_dataclass(
+        name, [stages, *new], bases=(base,), frozen=True, kw_only=True, namespace=namespace
     )
-    return make_dataclass(name, [stages, *new], bases=(base,), frozen=True, kw_only=True,
-                          namespace={"__module__": module, "__doc__": base.__doc__,
-                                     "known_stages": tuple(names)})  # fmt: skip
 
 
 def preset_values(
     config: Settings, studies: Iterable[Study], preset: Literal["corrected", "quick"]
 ) -> dict[str, Flags]:
-    """The groups of flags of a configuration, with the values that studies have in the presets
-    corrected or quick."""
+    """The flags of studies, by group, with the studies' values for a preset.
+
+    A group of flags that no study changes for this preset is left out.
+    """
     groups: dict[str, Flags] = {}
     for study in studies:
         values = getattr(study, preset)
         if study.flags and values:
-            groups[study.prefix] = replace(
-                groups.get(study.prefix, getattr(config, study.prefix)), **values
-            )
+            flags = groups.get(study.prefix, getattr(config, study.prefix))
+            groups[study.prefix] = replace(flags, **values)
     return groups
 
 
 def with_studies(config: C, studies: Sequence[Study]) -> C:
-    """The configuration, and its presets, with the flags of further studies at the values of their
-    presets."""
+    """Add the flags of further studies to a configuration and its presets.
+
+    A preset has the values that the studies give for it. A configuration that knows all of the
+    studies is returned as it is.
+    """
     if {study.name for study in studies} <= set(config.known_stages):
         return config
-    present = {each.name for each in fields(config)}
-    wide = config_class(
-        type(config).__name__, type(config), studies, module=type(config).__module__
-    )
+    present = {item.name for item in fields(config)}
+    with_flags = [study for study in studies if study.flags]
+    new = [study for study in with_flags if study.prefix not in present]
+    narrow = type(config)
+    wide = config_class(narrow.__name__, narrow, studies, module=narrow.__module__)
 
-    def widened(narrow: Settings) -> Settings:
-        values = wide(**{each.name: getattr(narrow, each.name) for each in fields(narrow)})
-        new = [study for study in studies if study.flags and study.prefix not in present]
-        for preset in {"corrected": ("corrected",), "quick": ("corrected", "quick")}.get(
-            narrow.preset, ()
-        ):
-            values = replace(values, **preset_values(values, new, preset))
-        return values
+    def widened(old: Settings) -> Settings:
+        values = {item.name: getattr(old, item.name) for item in fields(old)}
+        added = wide(**values)
+        for preset in VALUES_OF_PRESETS.get(old.preset, ()):
+            added = replace(added, **preset_values(added, new, preset))
+        return added
 
     wide.presets = {name: widened(preset) for name, preset in config.presets.items()}
     return widened(config)
 
 
+VALUES_OF_PRESETS = {"corrected": ("corrected",), "quick": ("corrected", "quick")}
+
+
 def studies_of_file(path: Path) -> list[Study]:
-    """The studies that a user's Python file defines, in its order.
+    """Run a user's Python file and return the studies that it defines, in its order.
 
     The file becomes a module that is pickled by value: the processes that compute need not find it.
     Raises BadInput where there is no such file, it cannot be run, it defines no study, or its name
@@ -313,37 +320,36 @@ def studies_of_file(path: Path) -> list[Study]:
     """
     allowed = "a Python file that defines a Study"
     require(path.suffix == ".py" and path.is_file(), "--study", path, allowed)
-    name = path.stem
-    known = sys.modules.get(name)
-    if known is None or getattr(known, "__file__", None) != str(path.resolve()):
-        require(
-            known is None and not importlib.util.find_spec(name),
-            "--study",
-            path,
-            "a name that no module has",
-        )
-        spec = importlib.util.spec_from_file_location(name, path.resolve())
-        known = sys.modules[name] = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(known)
-        except Exception as error:
-            del sys.modules[name]
-            raise BadInput(
-                f"--study: {path} cannot be run ({type(error).__name__}: {first_line(error)})"
-            ) from error
-        cloudpickle.register_pickle_by_value(known)
-    studies = [value for value in vars(known).values() if isinstance(value, Study)]
+    module = sys.modules.get(path.stem)
+    if getattr(module, "__file__", None) != str(path.resolve()):
+        is_free = module is None and not importlib.util.find_spec(path.stem)
+        require(is_free, "--study", path, "a name that no module has")
+        module = _run_as_module(path)
+    studies = [value for value in vars(module).values() if isinstance(value, Study)]
     require(bool(studies), "--study", path, allowed)
     return studies
+
+
+def _run_as_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[path.stem]
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise BadInput(f"--study: {path} cannot be run ({reason})") from error
+    cloudpickle.register_pickle_by_value(module)
+    return module
 
 
 def parse_command_line(
     presets: dict[str, C], studies: Sequence[Study], description: str
 ) -> tuple[C, tuple[Study, ...]]:
-    """The configuration from the command line, and the studies: the script's own, and those of
-    --study.
+    """Read the configuration from the command line; return it with the studies it knows.
 
-    The flags stand over the defaults of the preset that is named.
+    Flags that are not given have the values of the preset. The studies are those of the script and
+    of the files named by --study. What is wrong ends the process with one line.
     """
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", default="paper")
@@ -351,10 +357,12 @@ def parse_command_line(
     given, _ = chooser.parse_known_args()
     default = presets.get(given.preset, presets["paper"])  # tyro refuses unknown names
     with one_line_errors():
-        studies = (*studies, *(study for path in given.study for study in studies_of_file(path)))
+        further = [study for path in given.study for study in studies_of_file(path)]
+        studies = (*studies, *further)
         names = [study.name for study in studies]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        require(not twice, "--study", ", ".join(twice), "studies of names that no other has")
+        twice = {name for name in names if names.count(name) > 1}
+        given_twice = ", ".join(sorted(twice))
+        require(not twice, "--study", given_twice, "studies of names that no other has")
         try:
             default = with_studies(default, studies)
         except TypeError as error:
@@ -369,45 +377,53 @@ def parse_command_line(
 
 @contextmanager
 def _by_its_flag() -> Iterator[None]:
-    """A refusal of a nested value names the flag that was written, --mlp.sweep.learning-rate, and
-    ends the process."""
+    """Name the nested flag that was written, as --mlp.sweep.learning-rate, and end the process."""
     with one_line_errors():
         try:
             yield
         except BadInput as error:
             name, _, rest = str(error).partition(": ")
-            written = [
-                word.partition("=")[0]
-                for word in sys.argv
-                if word.partition("=")[0].endswith(f".{name}")
-            ]
-            raise BadInput(f"{written[0]}: {rest}" if len(written) == 1 else str(error)) from None
+            flags = [word.partition("=")[0] for word in sys.argv]
+            written = [flag for flag in flags if flag.endswith(f".{name}")]
+            message = str(error)
+            if len(written) == 1:
+                message = f"{written[0]}: {rest}"
+            raise BadInput(message) from None
 
 
 @contextmanager
 def _one_line_refusals() -> Iterator[None]:
-    """What tyro says of a command line that it cannot read, in one line in place of a box."""
+    """Print what tyro says of a command line that it cannot read in one line, not as a box."""
     said = io.StringIO()
     try:
         with redirect_stderr(said):
             yield
     except SystemExit as end:
-        words = " ".join(re.sub(r"[─-╿]", " ", said.getvalue()).split())
-        words = re.sub(r" For full helptext.*", "; see --help", words)
-        parsing = re.search(
-            r"Error parsing (--\S+): (.*?) Argument helptext: \S+ (\[.*?\]\]|\{.*?\}|\S+)+ (.*)",
-            words,
-        )
-        if parsing:
-            got = " ".join(re.findall(r"'([^']*)'", parsing[2])) or parsing[2]
-            words = f"{parsing[1]}: got {got}, allowed: {parsing[3]}: {parsing[4]}"
-        words = re.sub(
-            r"^(Unrecognized options|Invalid choice|Missing \S+|Parsing error) ", "", words
-        )
-        if end.code and words:
-            print(words if words.startswith("error: ") else f"error: {words}", file=sys.stderr)
+        message = _out_of_its_box(said.getvalue())
+        if end.code and message:
+            is_marked = message.startswith("error: ")
+            print(message if is_marked else f"error: {message}", file=sys.stderr)
         raise
     print(said.getvalue(), end="", file=sys.stderr)
+
+
+BAD_VALUE = re.compile(
+    r"Error parsing (--\S+): (.*?) Argument helptext: \S+ (\[.*?\]\]|\{.*?\}|\S+)+ (.*)"
+)
+
+
+def _out_of_its_box(text: str) -> str:
+    """The text of tyro's box in one line: which flag, what was given, what is allowed."""
+    message = " ".join(re.sub(r"[─-╿]", " ", text).split())
+    message = re.sub(r" For full helptext.*", "; see --help", message)
+    parsing = BAD_VALUE.search(message)
+    if parsing:
+        flag, reason, allowed, help_text = parsing.groups()
+        quoted = re.findall(r"'([^']*)'", reason)
+        got = " ".join(quoted) or reason
+        message = f"{flag}: got {got}, allowed: {allowed}: {help_text}"
+    kinds = r"^(Unrecognized options|Invalid choice|Missing \S+|Parsing error) "
+    return re.sub(kinds, "", message)
 
 
 def run_studies(
@@ -418,25 +434,27 @@ def run_studies(
     under: str | None = None,
     data_word: str = "",
 ) -> Path | None:
-    """Run the configuration's stages on a data set; returns the folder with the results,
-    OUT/DATASET/FOLDER.
+    """Run the stages of a configuration on a data set, into the folder OUT/DATASET/FOLDER.
 
-    studies: those that the stages name, and maybe others; the configuration gets the flags that it
-    lacks. under: what stands for DATASET. data_word: word on the data that joins FOLDER, "" for the
-    preset's own. With --plan it prints what is missing and returns None. Raises BadInput where the
-    folder holds results of other data.
+    Returns the folder; with --plan it prints what is missing and returns None. studies: all that
+    the stages name, and maybe others; flags that the configuration lacks are added. under: stands
+    for DATASET. data_word: names the data in FOLDER, "" for the preset's own data. Raises BadInput
+    where the folder holds results of other data.
     """
-    folder = config.out / (under or dataset.name) / folder_name(config, data_word)
-    store, studies = Store(config.out / "jobs"), tuple(studies)
-    config, known = with_studies(config, studies), by_name(studies)
+    folder_of_data = config.out / (under or dataset.name)
+    folder = folder_of_data / folder_name(config, data_word)
+    store = Store(config.out / "jobs")
+    studies = tuple(studies)
+    config = with_studies(config, studies)
+    known = by_name(studies)
     asked = [known[stage] for stage in config.stages]
-    others = [study.data(config, dataset).values() for study in asked if study.data]
-    datasets = {each.provenance["sha256"]: each for each in (dataset, *chain(*others))}
+    datasets = _datasets_of(asked, config, dataset)
     with _numerics(config.optimization_level):
         rows = [row for study in asked for row in study.plan(config, dataset)]
-        words = "stages that have something to compute"
-        require(len(rows) > 0, "--stages", " ".join(config.stages), words)
-        rows = list({(row.study, row.address): row for row in rows}.values())
+        allowed = "stages that have something to compute"
+        require(len(rows) > 0, "--stages", " ".join(config.stages), allowed)
+        by_address = {(row.study, row.address): row for row in rows}
+        rows = list(by_address.values())
         names = dict.fromkeys(row.study for row in rows)
         files = {name: StudyFile(folder / f"{name}.nc", dataset.provenance) for name in names}
         listings = {name: file.listing() for name, file in files.items()}
@@ -449,67 +467,88 @@ def run_studies(
         unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
         for name in dict.fromkeys(row.study for row in new):
             of_file = [row for row in new if row.study == name]
-            # Read one after the other: they may fill gigabytes.
-            arrays = ((row, *(unstored.get(row.job) or store.load(row.job))) for row in of_file)
-            files[name].add(arrays, _words_of(config))
+            rows_with_arrays = _with_arrays(of_file, unstored, store)
+            files[name].add(rows_with_arrays, _as_stored(config))
     return folder
 
 
+def _datasets_of(
+    studies: Sequence[Study], config: Settings, dataset: Dataset
+) -> dict[str, Dataset]:
+    """Return the data set and all that the studies read besides it, by their SHA-256."""
+    datasets = [dataset]
+    for study in studies:
+        if study.data:
+            datasets += study.data(config, dataset).values()
+    return {item.provenance["sha256"]: item for item in datasets}
+
+
+def _with_arrays(
+    rows: Sequence[Row], unstored: dict[Job, tuple], store: Store
+) -> Iterator[tuple[Row, Arrays, dict[str, Any]]]:
+    """Yield each row with the arrays and the record of its job.
+
+    The files are read one after the other, because all arrays together may fill gigabytes.
+    """
+    for row in rows:
+        result = unstored.get(row.job) or store.load(row.job)
+        arrays, record = result
+        yield row, arrays, record
+
+
 def _require_writable(folder: Path, store: Store) -> None:
-    """Find out before anything is computed whether results can be written, and by this process."""
-    # Kept: the commit of the code that runs, not of what the tree holds when a job ends.
+    """Refuse a folder that cannot be written, or that another process writes; remove leftovers."""
+    # Read now and kept: when a job ends, the tree may hold other code than that which runs.
     storage.git_commit()
-    for each in (writable_folder(folder), store.folder):
-        storage.sweep(each)
+    for place in (writable_folder(folder), store.folder):
+        storage.sweep(place)
     with locked(folder / "results.nc"):
         pass
 
 
-def _words_of(config: Settings) -> dict[str, Any]:
+def _as_stored(config: Settings) -> dict[str, Any]:
     """The configuration as study files keep it: without paths of this machine."""
-    words = asdict(config) | {"data": config.data.name if config.data else None}
+    name_of_data = config.data.name if config.data else None
+    values = asdict(config) | {"data": name_of_data}
     left_out = ("out", "workers", "cluster", "plan", "study")
-    return {name: value for name, value in words.items() if name not in left_out}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 @contextmanager
 def _numerics(level: int) -> Iterator[None]:
-    """What changes bits, where the keys of jobs and the processes that compute read it: XLA's
-    flags, JAX's precision.
+    """Set XLA's flags and JAX's precision, which change bits, where keys and workers read them.
 
     An accelerator multiplies in full precision and adds up in one order, at whatever cost, unless
-    the user says other.
+    the user's settings say otherwise. All settings are as before when the block ends.
     """
-    flags, precise = (
-        os.environ.get("XLA_FLAGS"),
-        jax.config.jax_default_matmul_precision is not None,
-    )
-    own = {"--xla_backend_optimization_level": level} if level != 3 else {}
+    flags = os.environ.get("XLA_FLAGS")
+    is_precision_set = jax.config.jax_default_matmul_precision is not None
+    wanted = {"--xla_backend_optimization_level": level} if level != 3 else {}
     if level == 0:
-        own["--xla_cpu_use_fusion_emitters"] = (
-            "false"  # what is compiled for a moment's work is so in half the time
-        )
+        wanted["--xla_cpu_use_fusion_emitters"] = "false"  # compiles in half the time
     if keys.backend() != "cpu":
-        own["--xla_gpu_deterministic_ops"] = "true"
-        if not precise:
+        wanted["--xla_gpu_deterministic_ops"] = "true"
+        if not is_precision_set:
             jax.config.update("jax_default_matmul_precision", "highest")
-    added = [f"{name}={value}" for name, value in own.items() if name not in (flags or "")]
+    given = flags or ""
+    missing = [name for name in wanted if name not in given]
+    added = [f"{name}={wanted[name]}" for name in missing]
     if added:
-        os.environ["XLA_FLAGS"] = " ".join(filter(None, [flags, *added]))
+        all_flags = filter(None, [given, *added])
+        os.environ["XLA_FLAGS"] = " ".join(all_flags)
     try:
         yield
     finally:
-        if not precise:
+        if not is_precision_set:
             jax.config.update("jax_default_matmul_precision", None)
         os.environ.pop("XLA_FLAGS", None)
         os.environ.update({} if flags is None else {"XLA_FLAGS": flags})
 
 
 def compute_here(*, optimization_level: int = 3) -> None:
-    """Let this process compute as those of a study do: one thread, their flags, compiled programs
-    kept.
+    """Let this process compute as the workers of a study do: one thread, their flags, their cache.
 
-    To be called before JAX computes anything: its backend reads the flags as it starts.
+    Call it before JAX computes anything: its backend reads the flags as it starts.
     """
     with _numerics(optimization_level):
         environment = one_thread()
@@ -524,30 +563,38 @@ def compute_here(*, optimization_level: int = 3) -> None:
 
 
 def folder_name(config: Settings, data_word: str = "") -> str:
-    """The preset, and each flag that changes numbers, is no axis of the files and differs from it:
-    paper+seed=1."""
-    own, usual = (
-        dict(_leaves(each)) for each in (config, config.presets.get(config.preset, config))
-    )
-    words = [f"{name}={value}" for name, value in own.items() if value != usual.get(name)]
-    name = "+".join([config.preset, *words, *([f"data={data_word}"] if data_word else [])])
-    return (
-        name
-        if len(name) <= 150
-        else f"{config.preset}+{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    )
+    """Name a folder by the preset and the flags that differ from it, as paper+seed=1.
+
+    Flags that change no number and axes of the study files are left out. A name of more than 150
+    characters is a hash.
+    """
+    usual = dict(_leaves(config.presets.get(config.preset, config)))
+    parts = [config.preset]
+    for flag, value in _leaves(config):
+        if value != usual.get(flag):
+            parts.append(f"{flag}={value}")
+    if data_word:
+        parts.append(f"data={data_word}")
+    name = "+".join(parts)
+    if len(name) <= 150:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"{config.preset}+{digest[:12]}"
 
 
 def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Dotted names and values of a configuration's fields that are no axes."""
     axes = getattr(config, "AXES", ())
-    for each in fields(config):
-        value = getattr(config, each.name)
+    for item in fields(config):
+        value = getattr(config, item.name)
+        name = f"{path}{item.name}"
         if is_dataclass(value):
-            yield from _leaves(value, f"{path}{each.name}.")
-        elif each.name not in axes:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            yield f"{path}{each.name}", re.sub(r"[^\w.,=-]+", "-", text)
+            yield from _leaves(value, f"{name}.")
+        elif item.name not in axes:
+            values = value if isinstance(value, tuple) else (value,)
+            text = ",".join(map(str, values))
+            text_for_path = re.sub(r"[^\w.,=-]+", "-", text)
+            yield name, text_for_path
 
 
 def compute(
@@ -558,11 +605,10 @@ def compute(
     workers: int,
     cluster: str | None = None,
 ) -> dict[Job, tuple]:
-    """Compute jobs side by side and store each as it ends; returns arrays and records of those that
-    have no key.
+    """Compute jobs side by side and store each as it ends.
 
-    Stopped by a signal or an error, it says what is kept: all that is done. What is still being
-    computed is given up.
+    Returns arrays and records of the jobs that have no key. Stopped by a signal or an error, it
+    says how many jobs are kept: all that are done. Jobs in progress are given up.
     """
     if not jobs:
         return {}
@@ -576,12 +622,12 @@ def compute(
             unstored[done.job] = (done.arrays, done.record)
         kept.append(done.job)
 
-    counts = any(job.trainings for job in jobs)
-    unit, steps = ("training", lambda job: job.trainings) if counts else ("job", lambda job: 1)
+    unit, steps = _unit_and_steps(jobs)
     gap = 0.5 if sys.stderr.isatty() else 30  # seconds between updates: a log file is not a screen
     executor = _executor(cluster, workers)(jobs, datasets, store)
     try:
-        with tqdm(total=sum(map(steps, jobs)), unit=unit, mininterval=gap, maxinterval=gap) as bar:
+        total = sum(map(steps, jobs))
+        with tqdm(total=total, unit=unit, mininterval=gap, maxinterval=gap) as bar:
             for done in executor.compute():
                 keep(done)
                 bar.set_description(done.job.title, refresh=False)
@@ -590,20 +636,22 @@ def compute(
         with suppress(OSError):
             for done in executor.leftovers():
                 keep(done)
-        way_on = (
-            "; the same command goes on from there"
-            if isinstance(reason, (KeyboardInterrupt, OSError))
-            else ""
-        )
-        print(
-            f"stopped with {len(kept)} of {len(jobs)} jobs computed, all of them kept in "
-            f"{store.folder}{way_on}",
-            file=sys.stderr,
-        )
+        message = f"stopped with {len(kept)} of {len(jobs)} jobs computed, "
+        message += f"all of them kept in {store.folder}"
+        if isinstance(reason, (KeyboardInterrupt, OSError)):
+            message += "; the same command goes on from there"
+        print(message, file=sys.stderr)
         raise
     finally:
         executor.end()
     return unstored
+
+
+def _unit_and_steps(jobs: list[Job]) -> tuple[str, Callable[[Job], int]]:
+    """Return the unit of the progress bar, and a function that counts a job in this unit."""
+    if any(job.trainings for job in jobs):
+        return "training", lambda job: job.trainings
+    return "job", lambda job: 1
 
 
 def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:

@@ -1,8 +1,8 @@
-"""Study files: the readable view of what jobs computed, OUT/<data set>/<folder>/<study>.nc.
+"""Read and write study files, the readable view of results: OUT/<data set>/<folder>/<study>.nc.
 
-A file lists the jobs of its rows. A command reads it, adds the rows of its own jobs and writes it
-anew under a short lock; what it did not ask for stays. What a file lists is done, also in a clone
-that has no job files.
+A file lists the jobs of its rows. A command reads the file, adds the rows of its jobs and writes it
+anew under a short lock; all other rows stay. A job that a file lists counts as done, also in a
+clone that has no job files.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LOCK_SECONDS = 600  # how long to wait for another process that writes the same 
 
 @dataclass(frozen=True)
 class Row:
-    """A job, and where its numbers stand in a study's file.
+    """A job and the place of its numbers in a study's file.
 
-    place: {axis: label}. table: (row, arrays) -> labelled variables. runs: those of its runs that
-    are shown; None where the job has no runs. words: coordinates along one axis of the place,
+    place: {axis: label}. table: (row, arrays) -> labelled variables. runs: the job's runs that are
+    shown; None where the job has no runs. words: coordinates along one axis of the place,
     {name: (axis, value)}.
     """
 
@@ -44,122 +44,133 @@ class Row:
 
     @property
     def address(self) -> str:
-        """Equal for rows that fill the same cells of the file."""
+        """Text that is equal for rows that fill equal cells of the file."""
         block = getattr(self.job, "block", type(self.job).__name__)
-        # of NumPy's numbers
+        # the default converts NumPy's numbers
         return json.dumps([self.place, block], default=lambda label: label.item())
 
     def part(self, arrays: Arrays) -> xr.Dataset:
         table = self.table(self, arrays)
-        table = table if self.runs is None else table.sel(run=list(self.runs))
-        return table.assign_coords(
-            {name: (axis, [value]) for name, (axis, value) in self.words.items()}
-        )
+        if self.runs is not None:
+            table = table.sel(run=list(self.runs))
+        coordinates = {name: (axis, [value]) for name, (axis, value) in self.words.items()}
+        return table.assign_coords(coordinates)
 
 
-# of a file's rows, by address: the key, fields and record of the job, and its runs
+# for each row of a file, by address: the key, fields and record of its job, and the row's runs
 Listing = dict[str, dict[str, Any]]
 
 
 class StudyFile:
-    """One study's file, which need not be there yet.
+    """The file of one study, which need not exist yet.
 
-    One that is damaged, or that lists no jobs, is named and kept beside the new one; what it held
-    is computed again.
+    A file that is damaged or lists no jobs is named on stderr and, when written, kept beside the
+    new one; its results are computed again.
     """
 
     def __init__(self, path: Path, data: dict[str, Any]):
         self.path, self.data = path, data
 
     def listing(self) -> Listing:
-        found = self.read()
-        return {} if found is None else json.loads(found.attrs["jobs"])
+        dataset = self.read()
+        return {} if dataset is None else json.loads(dataset.attrs["jobs"])
 
     def read(self, *, set_aside: bool = False) -> xr.Dataset | None:
-        """The file, None where there is none that can be used; BadInput where it holds results of
-        other data."""
+        """Read the file; None where it is missing or unusable.
+
+        set_aside: rename an unusable file. Raises BadInput where it holds results of other data.
+        """
         try:
-            found = storage.read_dataset(self.path)
-            jobs, theirs = (json.loads(found.attrs[name]) for name in ("jobs", "data"))
-            if not (
-                isinstance(jobs, dict)
-                and isinstance(theirs, dict)
-                and found.attrs["study"] == self.path.stem
-            ):
+            dataset = storage.read_dataset(self.path)
+            jobs = json.loads(dataset.attrs["jobs"])
+            data = json.loads(dataset.attrs["data"])
+            are_dicts = isinstance(jobs, dict) and isinstance(data, dict)
+            if not are_dicts or dataset.attrs["study"] != self.path.stem:
                 raise TypeError
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:
-            unlisted = f"results: {self.path} lists no jobs of this study"
-            reason = error if isinstance(error, storage.Damaged) else unlisted
-            kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
-            print(
-                f"{reason}; {kept}what it held is computed again where it is needed",
-                file=sys.stderr,
-            )
-            if set_aside:
-                self.path.replace(self.path.with_name(f"{self.path.name}.damaged"))
+            self._report_unusable(error, set_aside)
             return None
-        names = sorted((theirs.keys() | self.data.keys()) - {"sha256"})
-        both = [(name, theirs.get(name), self.data.get(name)) for name in names]
-        words = ", ".join(
-            f"{name} {there} there and {here} here" for name, there, here in both if there != here
-        )
+        self._require_own_data(data)
+        return dataset
+
+    def _report_unusable(self, error: Exception, set_aside: bool) -> None:
+        unlisted = f"results: {self.path} lists no jobs of this study"
+        reason = error if isinstance(error, storage.Damaged) else unlisted
+        kept = f"kept as {self.path.name}.damaged; " if set_aside else ""
+        message = f"{reason}; {kept}what it held is computed again where it is needed"
+        print(message, file=sys.stderr)
+        if set_aside:
+            aside = self.path.with_name(f"{self.path.name}.damaged")
+            self.path.replace(aside)
+
+    def _require_own_data(self, data: dict[str, Any]) -> None:
+        """Raise BadInput where the file was computed from other data."""
+        differences = []
+        names = data.keys() | self.data.keys()
+        for name in sorted(names - {"sha256"}):
+            there = data.get(name)
+            here = self.data.get(name)
+            if there != here:
+                differences.append(f"{name} {there} there and {here} here")
         allowed = (
-            f"a folder without results of other data ({words or 'of the same name'}); choose "
-            "another --out"
+            "a folder without results of other data "
+            f"({', '.join(differences) or 'of the same name'}); choose another --out"
         )
-        require(theirs.get("sha256") == self.data.get("sha256"), "--out", self.path, allowed)
-        return found
+        is_own = data.get("sha256") == self.data.get("sha256")
+        require(is_own, "--out", self.path, allowed)
 
     def add(
         self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]
     ) -> None:
-        """Write the file with these rows, each with its job's arrays and record, in place of those
-        at their address."""
+        """Write the file with these rows in place of older rows at their addresses.
+
+        rows: each with the arrays and the record of its job.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with locked(self.path):
-            found, parts = self.read(set_aside=True), []
-            found = xr.Dataset(attrs={"jobs": "{}"}) if found is None else found
-            listed = json.loads(found.attrs["jobs"])
+            dataset = self.read(set_aside=True)
+            if dataset is None:
+                dataset = xr.Dataset(attrs={"jobs": "{}"})
+            listing = json.loads(dataset.attrs["jobs"])
+            parts = []
             for row, arrays, record in rows:
-                parts.append(row.part(arrays))
-                found = _without(
-                    found, row, parts[-1], listed.pop(row.address, {}).get("runs") or []
-                )
-                if record["key"]:  # a job without one is computed anew each time
-                    listed[row.address] = {
-                        "runs": None if row.runs is None else list(row.runs),
-                        **record,
-                    }
-            merged = storage.merge([found, *parts])
-            storage.write_dataset(self.path, merged.assign_attrs(self._attributes(listed, config)))
+                part = row.part(arrays)
+                parts.append(part)
+                former_runs = listing.pop(row.address, {}).get("runs") or []
+                dataset = _without(dataset, row, part, former_runs)
+                if record["key"]:  # a job without a key is computed anew each time
+                    runs = None if row.runs is None else list(row.runs)
+                    listing[row.address] = {"runs": runs, **record}
+            merged = storage.merge([dataset, *parts])
+            attributes = self._attributes(listing, config)
+            storage.write_dataset(self.path, merged.assign_attrs(attributes))
 
-    def _attributes(self, listed: Listing, config: dict[str, Any]) -> dict[str, Any]:
-        kinds = ("machine", "versions", "commit")
+    def _attributes(self, listing: Listing, config: dict[str, Any]) -> dict[str, Any]:
+        entries = listing.values()
         mixed = {
-            kind: "; ".join(sorted({entry[kind] for entry in listed.values()})) for kind in kinds
+            kind: "; ".join(sorted({entry[kind] for entry in entries}))
+            for kind in ("machine", "versions", "commit")
         }
-        for kind, words in {"machine": "machines", "versions": "sets of versions"}.items():
+        for kind, plural in {"machine": "machines", "versions": "sets of versions"}.items():
             if ";" in mixed[kind]:
-                print(
-                    f"note: {self.path} holds results of several {words}: {mixed[kind]}",
-                    file=sys.stderr,
-                )
+                note = f"note: {self.path} holds results of several {plural}: {mixed[kind]}"
+                print(note, file=sys.stderr)
         return {
             "study": self.path.stem,
             "config": json.dumps(config, sort_keys=True, default=str),
             "data": json.dumps(self.data, sort_keys=True),
-            "jobs": json.dumps(listed, sort_keys=True),
-            "seconds": sum(entry["seconds"] for entry in listed.values()),
-            "finished": max((entry["finished"] for entry in listed.values()), default=""),
+            "jobs": json.dumps(listing, sort_keys=True),
+            "seconds": sum(entry["seconds"] for entry in entries),
+            "finished": max((entry["finished"] for entry in entries), default=""),
             **mixed,
         }
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep others from writing this file; BadInput where its file system has no locks."""
+    """Keep other processes from writing the file; BadInput without locks, or after LOCK_SECONDS."""
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS)
     try:
         lock.acquire()
@@ -179,124 +190,172 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def job_arrays(path: str | Path, run: int = 0, **place: Any) -> Arrays:
-    """What one run of a study computed, from the job's own file: final parameters, logits and which
-    samples are what.
+    """Load the arrays of one run: final parameters, logits, masks of poisoned and known samples.
 
     path: OUT/DATA/FOLDER/STUDY.nc. place: labels along the axes of its table, such as
-    model="QNN[depth=6]", poison="labels", alpha_percent=30. The arrays of a run: see `perform` of
-    the job (protocol.Fit); its model's parameters: protocol.tensors_to_params(model, arrays).
+    model="QNN[depth=6]", poison="labels", alpha_percent=30. `perform` of the job (protocol.Fit)
+    documents the arrays, protocol.tensors_to_params(model, arrays) gives the model's parameters.
 
-    Raises BadInput where the study has no such run, or the jobs' files are not there (a clone has
-    none).
+    Raises BadInput where the study has no such run, or where the job's file is missing: a clone has
+    no job files.
     """
     listing = json.loads(storage.read_dataset(path).attrs["jobs"])
     for address, entry in listing.items():
-        if json.loads(address)[0] == place and run in (entry["runs"] or []):
-            file = Path(path).parents[2] / "jobs" / f"{entry['key']}.safetensors"
-            if not file.is_file():
-                raise BadInput(
-                    f"jobs: got no {file}, allowed: a folder that was computed here (--out "
-                    "elsewhere)"
-                )
-            first = entry["fields"].get("block", 0) * entry["fields"].get("size", 5)
-            return {
-                name: array[run - first] if array.ndim else array
-                for name, array in storage.read_tensors(file)[0].items()
-            }
-    some = "; ".join(
-        sorted(
-            {
-                " ".join(f"{axis}={label!r}" for axis, label in json.loads(each)[0].items())
-                for each in listing
-            }
-        )[:3]
+        is_there = json.loads(address)[0] == place
+        if is_there and run in (entry["runs"] or []):
+            return _arrays_of_run(Path(path), entry, run)
+    places = {_place_as_text(address) for address in listing}
+    examples = "; ".join(sorted(places)[:3])
+    raise BadInput(
+        f"place: got run {run} of {place}, allowed: what {path} holds, such as {examples}"
     )
-    raise BadInput(f"place: got run {run} of {place}, allowed: what {path} holds, such as {some}")
+
+
+def _arrays_of_run(path: Path, entry: dict[str, Any], run: int) -> Arrays:
+    """Load the arrays of one run of a job; entry: the job's entry in the listing of the file."""
+    file = path.parents[2] / "jobs" / f"{entry['key']}.safetensors"
+    if not file.is_file():
+        raise BadInput(
+            f"jobs: got no {file}, allowed: a folder that was computed here (--out elsewhere)"
+        )
+    fields = entry["fields"]
+    first_run = fields.get("block", 0) * fields.get("size", 5)
+    place_in_block = run - first_run
+    arrays, _ = storage.read_tensors(file)
+    arrays_of_run = {}
+    for name, array in arrays.items():
+        arrays_of_run[name] = array[place_in_block] if array.ndim else array
+    return arrays_of_run
+
+
+def _place_as_text(address: str) -> str:
+    place = json.loads(address)[0]
+    return " ".join(f"{axis}={label!r}" for axis, label in place.items())
 
 
 def is_listed(row: Row, listing: Listing) -> bool:
-    """Whether a file with this listing has all the row's runs."""
+    """Whether a file with this listing holds all runs of the row."""
     entry = listing.get(row.address, {})
-    same = entry.get("key") == job_key(row.job) is not None
-    return same and (row.runs is None or set(row.runs) <= set(entry["runs"]))
+    key = job_key(row.job)
+    if key is None or entry.get("key") != key:
+        return False
+    if row.runs is None:
+        return True
+    return set(row.runs) <= set(entry["runs"])
 
 
-def _without(found: xr.Dataset, row: Row, part: xr.Dataset, former: list[int]) -> xr.Dataset:
-    """The file without what stands at a row's place, in the runs of its job and of the former one:
-    nothing stays."""
+def _without(dataset: xr.Dataset, row: Row, part: xr.Dataset, former_runs: list[int]) -> xr.Dataset:
+    """Blank the cells at a row's place, in the runs of its job and of the job that stood there.
+
+    part: the row's new variables. A row without a place drops them from the file.
+    """
     if not row.place:
-        return found.drop_vars([name for name in part.data_vars if name in found])
+        return dataset.drop_vars([name for name in part.data_vars if name in dataset])
     chosen = {
-        axis: found[axis].values == label
+        axis: dataset[axis].values == label
         for axis, label in row.place.items()
-        if axis in found.indexes
+        if axis in dataset.indexes
     }
-    if "run" in part.dims and "run" in found.indexes:
-        chosen["run"] = np.isin(found.run.values, [*former, *row.job.runs])
-    for name, array in found.data_vars.items():
-        if set(row.place) <= set(array.dims) and ("run" in array.dims or name in part):
-            places = [
-                np.flatnonzero(chosen.get(dim, np.ones(size))) for dim, size in array.sizes.items()
-            ]
-            array.values[np.ix_(*places)] = np.nan
-    return found
+    if "run" in part.dims and "run" in dataset.indexes:
+        blanked_runs = [*former_runs, *row.job.runs]
+        chosen["run"] = np.isin(dataset.run.values, blanked_runs)
+    for name, array in dataset.data_vars.items():
+        has_place = set(row.place) <= set(array.dims)
+        if has_place and ("run" in array.dims or name in part):
+            cells = _cells(array, chosen)
+            array.values[cells] = np.nan
+    return dataset
+
+
+def _cells(array: xr.DataArray, chosen: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return the index of the cells whose labels are chosen; axes not in `chosen` stay whole."""
+    masks = []
+    for dim, size in array.sizes.items():
+        whole = np.ones(size)
+        masks.append(chosen.get(dim, whole))
+    return np.ix_(*map(np.flatnonzero, masks))
 
 
 def describe_plan(
     rows: list[Row], missing: list[Job], store: Store, listings: Iterable[dict]
 ) -> list[str]:
-    """Lines on what is there, what is missing, how that differs from what is there, and what it
-    will cost."""
-    entries = [entry for listing in listings for entry in listing.values()] + list(
-        store.records().values()
-    )
+    """Describe in lines which jobs are stored, which are missing, and what these will cost.
+
+    Beside each group of missing jobs stands the stored job that is most like them.
+    """
+    entries = [entry for listing in listings for entry in listing.values()]
+    entries += store.records().values()
     known = [(_flat(entry["fields"]), entry["seconds"]) for entry in entries]
-    lines, times = [], []
+    unstored = set(missing)
+    lines = []
+    times = []
     for study in dict.fromkeys(row.study for row in rows):
-        own = {row.job for row in rows if row.study == study}
-        lines.append(
-            f"{study}: {len(own)} jobs, {len(own - set(missing))} there, {len(own & set(missing))} "
-            "missing"
-        )
+        wanted = {row.job for row in rows if row.study == study}
+        needed = wanted & unstored
+        counts = f"{len(wanted - needed)} there, {len(needed)} missing"
+        lines.append(f"{study}: {len(wanted)} jobs, {counts}")
     groups: dict[tuple, list[Job]] = {}
     for job in missing:
         groups.setdefault((job.kind, job.title), []).append(job)
     for group in groups.values():
-        seconds, words = _nearest(_flat(recorded_fields(group[0])), known)
-        times.append(seconds * len(group))
-        estimate = f"about {times[-1] / 60:.1f} core-minutes" if seconds else "no time known"
-        lines.append(f"  {len(group)} x {group[0].title}: {estimate}; {words}")
-    unknown = f", and {times.count(0)} kinds of job of which no time is known" if 0 in times else ""
-    return [
-        *lines,
-        f"{len(missing)} jobs to compute, about {sum(times) / 60:.1f} core-minutes{unknown}",
-    ]
+        first = group[0]
+        fields = _flat(recorded_fields(first))
+        seconds, comparison = _nearest(fields, known)
+        time = seconds * len(group)
+        times.append(time)
+        estimate = f"about {time / 60:.1f} core-minutes" if seconds else "no time known"
+        jobs = f"{len(group)} x {first.title}"
+        lines.append(f"  {jobs}: {estimate}; {comparison}")
+    total = f"{len(missing)} jobs to compute, about {sum(times) / 60:.1f} core-minutes"
+    if 0 in times:
+        total += f", and {times.count(0)} kinds of job of which no time is known"
+    return [*lines, total]
 
 
 def _flat(fields: Any, path: str = "") -> dict[str, str]:
-    """The leaves of nested fields, by their dotted paths."""
+    """Return the leaves of nested fields as JSON, by their dotted paths."""
     if not isinstance(fields, dict):
         return {path: json.dumps(fields)}
-    parts = [_flat(value, f"{path}.{name}".strip(".")) for name, value in fields.items()]
-    return {name: text for part in parts for name, text in part.items()}
+    leaves = {}
+    for name, value in fields.items():
+        dotted = f"{path}.{name}".strip(".")
+        leaves |= _flat(value, dotted)
+    return leaves
 
 
 def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) -> tuple[float, str]:
-    """Seconds of the job that is most like this one, and in what it differs; 0 where there is none
-    of its kind."""
-    alike = [
-        entry
-        for entry in known
-        if all(entry[0].get(name) == here.get(name) for name in ("is", "model.is"))
-    ]
+    """Return the seconds of the known job that is most like this one, and how it differs.
+
+    here: the fields of this job. known: (fields, seconds) of each stored job. Only jobs of this
+    job's class and model class are compared; 0 seconds where there are none.
+    """
+    alike = [entry for entry in known if _are_alike(entry[0], here)]
     if not alike:
         return 0.0, "nothing like it is there"
-    there, seconds = min(alike, key=lambda entry: len(entry[0].items() ^ here.items()))
-    names = sorted(dict(there.items() ^ here.items()))
-    pairs = [
-        (name, *(own.get(name, "default").strip('"')[:40] for own in (there, here)))
+
+    def distance(entry: tuple[dict[str, str], float]) -> int:
+        fields, _ = entry
+        return len(fields.items() ^ here.items())
+
+    there, seconds = min(alike, key=distance)
+    unequal = there.items() ^ here.items()
+    names = sorted({name for name, _ in unequal})
+    if not names:
+        return seconds, "the same settings"
+    differences = [
+        f"{name} {_shortened(there, name)} there, {_shortened(here, name)} here"
         for name in names[:4]
     ]
-    words = "; ".join(f"{name} {old} there, {new} here" for name, old, new in pairs)
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return seconds, f"nearest: {words}{more}" if names else "the same settings"
+    unnamed = names[4:]
+    more = f" and {len(unnamed)} more" if unnamed else ""
+    return seconds, f"nearest: {'; '.join(differences)}{more}"
+
+
+def _are_alike(here: dict[str, str], there: dict[str, str]) -> bool:
+    """Whether jobs with these fields are of one class, and their models too."""
+    names = ("is", "model.is")
+    return all(here.get(name) == there.get(name) for name in names)
+
+
+def _shortened(fields: dict[str, str], name: str) -> str:
+    return fields.get(name, "default").strip('"')[:40]

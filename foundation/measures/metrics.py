@@ -1,4 +1,4 @@
-"""What is measured of a model: pure functions of logits and labels, and statistics over runs."""
+"""Metrics of models: pure functions of logits and labels, and statistics over runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from foundation.base.checks import as_array, as_numbers, listed, require
 
-# ---- of logits and labels: JAX, in the precision of the logits ----
+# ---- functions of logits and labels: JAX, in the precision of the logits ----
 
 
 def cross_entropy(
@@ -19,67 +19,83 @@ def cross_entropy(
 ) -> jax.Array:
     """Mean binary cross-entropy in nats, from logits, not clipped.
 
-    logits: (n,). labels: (n,) of 0 and 1, or one for all. weight: (n,) weights of the mean, None
-    for equal ones.
+    logits: (n,). labels: (n,) of 0 and 1, or one label for all samples. weight: (n,) weights of the
+    mean, None for equal weights.
     """
     logits, labels, dtype = _checked(logits, labels)
-    logits, labels = jnp.asarray(logits, dtype), jnp.asarray(labels, dtype)
-    weight = None if weight is None else jnp.asarray(weight, dtype)
-    return jnp.average(jax.nn.softplus(logits) - labels * logits, weights=weight)
+    logits = jnp.asarray(logits, dtype)
+    labels = jnp.asarray(labels, dtype)
+    if weight is not None:
+        weight = jnp.asarray(weight, dtype)
+    entropies = jax.nn.softplus(logits) - labels * logits  # (n,)
+    return jnp.average(entropies, weights=weight)
 
 
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of samples whose class (1 where the logit is positive) is the label; NaN where a logit
-    is NaN."""
+    """Share of samples whose class is the label; NaN where a logit is NaN.
+
+    The class is 1 where the logit is positive, else 0.
+    """
     logits, labels, dtype = _checked(logits, labels)
     if not isinstance(labels, jax.core.Tracer):
-        hard = bool(np.isin(labels, (0, 1)).all())
+        are_hard = bool(np.isin(labels, (0, 1)).all())
         require(
-            hard,
+            are_hard,
             "labels",
             f"labels such as {listed(labels)}",
             "0 and 1, where accuracy is asked for",
         )
-    right = jnp.asarray((logits > 0) == (labels > 0), dtype)
-    return jnp.mean(jnp.where(jnp.isnan(logits), jnp.nan, right))
+    correct = jnp.asarray((logits > 0) == (labels > 0), dtype)
+    is_nan = jnp.isnan(logits)
+    return jnp.mean(jnp.where(is_nan, jnp.nan, correct))
 
 
 def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, jnp.dtype]:
-    """Both as arrays, and the type of the logits; (n, 1) logits against (n,) labels would give a
-    wrong number."""
+    """Logits and labels as arrays, and the dtype of results. BadInput where they do not fit.
+
+    Without the check of shapes, (n, 1) logits against (n,) labels would give a wrong number.
+    """
     if not isinstance(logits, jax.Array):
-        logits = as_array(logits, "logits")  # NaN among them: of a training that diverged
+        logits = as_array(logits, "logits")  # NaN is allowed: a training may have diverged
         require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
     if not isinstance(labels, jax.core.Tracer):
         labels = as_numbers(labels, "labels")
-        outside = (
-            labels[~((labels >= 0) & (labels <= 1))] if not np.iscomplexobj(labels) else labels
-        )
+        if np.iscomplexobj(labels):
+            outside = labels
+        else:
+            is_inside = (labels >= 0) & (labels <= 1)
+            outside = labels[~is_inside]
         require(
             not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between"
         )
-    fits = not jnp.ndim(labels) or jnp.shape(logits) == jnp.shape(labels)
-    require(
-        fits, "labels", f"shape {jnp.shape(labels)}", f"that of the logits, {jnp.shape(logits)}"
-    )
+    labels_shape, logits_shape = jnp.shape(labels), jnp.shape(logits)
+    fits = not labels_shape or logits_shape == labels_shape
+    require(fits, "labels", f"shape {labels_shape}", f"that of the logits, {logits_shape}")
     return logits, labels, jnp.result_type(logits, 1.0)
 
 
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
-    """KL(teacher || student) of each sample in nats, p log(p/q) + (1-p) log((1-p)/(1-q)), from
-    logits (n,)."""
-    return bernoulli_kl_published(teacher, student) + bernoulli_kl_published(-teacher, -student)
+    """KL(teacher || student) of each sample, from logits (n,): (n,) in nats.
+
+    KL = p log(p/q) + (1-p) log((1-p)/(1-q)), with p the teacher's and q the student's probability.
+    """
+    of_class_1 = bernoulli_kl_published(teacher, student)
+    of_class_0 = bernoulli_kl_published(-teacher, -student)
+    return of_class_1 + of_class_0
 
 
 def bernoulli_kl_published(teacher: jax.Array, student: jax.Array) -> jax.Array:
-    """The first term alone, p log(p/q): what `kl_divergence` of the published models.py computes.
+    """The first term of the KL divergence alone, p log(p/q), from logits (n,).
 
-    It is no divergence: it falls without bound as q rises to 1, whatever p is.
+    The published models.py computes it as `kl_divergence`. It is no divergence: as q rises to 1, it
+    falls below 0 for every p < 1.
     """
-    return jax.nn.sigmoid(teacher) * (jax.nn.log_sigmoid(teacher) - jax.nn.log_sigmoid(student))
+    p = jax.nn.sigmoid(teacher)
+    log_ratio = jax.nn.log_sigmoid(teacher) - jax.nn.log_sigmoid(student)
+    return p * log_ratio
 
 
-# ---- over runs: NumPy, on finished results ----
+# ---- statistics over runs: NumPy, on finished results ----
 
 RESAMPLES = 9999
 Statistic = Callable[..., np.ndarray]  # of an array along `axis`, as np.mean and np.median are
@@ -90,10 +106,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of a statistic of (n,) values.
 
-    Percentile and not BCa, whose acceleration cannot be estimated from five runs; with five runs
-    even this one is too narrow (its 95 % holds about 83 %). Equal values give the interval of width
-    0 that they are. NaN values, runs that diverged, are left out; NaN bounds for fewer than two
-    others.
+    Not BCa: its acceleration cannot be estimated from five runs. With five runs the percentile
+    interval is too narrow as well (95 % intervals cover about 83 %). Equal values give an interval
+    of width 0. NaN values, from runs that diverged, are left out; fewer than two other values give
+    NaN bounds.
     """
     return _over_runs(statistic, values, level=level, seed=seed)[1:]
 
@@ -108,12 +124,15 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """statistic(left - right) of (n,) values by run, and its percentile bootstrap interval.
 
-    Run r of both has the same poison: what that does to both cancels, which two separate intervals
-    would not show. Runs of which either is NaN are left out; NaN bounds for fewer than two others.
+    Run r has the same poison on both sides: effects that it has on both cancel, which two separate
+    intervals would not show. Runs with a NaN on either side are left out; fewer than two other runs
+    give NaN bounds.
     """
-    return _over_runs(
-        lambda a, b, axis: statistic(a - b, axis=axis), left, right, level=level, seed=seed
-    )
+
+    def of_differences(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(a - b, axis=axis)
+
+    return _over_runs(of_differences, left, right, level=level, seed=seed)
 
 
 def ratio_interval(
@@ -124,36 +143,37 @@ def ratio_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """statistic(noisy) / statistic(clean) of (n,) values by run, and its percentile bootstrap
-    interval.
+    """statistic(noisy) / statistic(clean) of (n,) values, and its percentile bootstrap interval.
 
-    Run r has the same images in both. The median by default: traces are heavy-tailed, and a mean
-    over five runs is the largest of them. Runs of which either is NaN are left out; NaN bounds for
-    fewer than two others.
+    Run r has the same images in both. The default is the median: traces are heavy-tailed, so that
+    the largest of five runs dominates their mean. Runs with a NaN on either side are left out;
+    fewer than two other runs give NaN bounds.
     """
-    return _over_runs(
-        lambda a, b, axis: statistic(a, axis=axis) / statistic(b, axis=axis),
-        noisy,
-        clean,
-        level=level,
-        seed=seed,
-    )
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
+        return statistic(a, axis=axis) / statistic(b, axis=axis)
+
+    return _over_runs(ratio, noisy, clean, level=level, seed=seed)
 
 
 def spread(final_accuracy: np.ndarray) -> tuple[float, float, float]:
-    """Stability across runs: (standard deviation, lower, upper bound of its 95 % bootstrap
-    interval)."""
-    n = np.isfinite(final_accuracy).sum()
-    return (
-        _over_runs(partial(np.std, ddof=1), final_accuracy) if n > 1 else (np.nan, np.nan, np.nan)
-    )
+    """Stability across runs: the standard deviation, and the bounds of its 95 % bootstrap interval.
+
+    All three are NaN for fewer than two finite values.
+    """
+    n_finite = np.isfinite(final_accuracy).sum()
+    if n_finite > 1:
+        return _over_runs(partial(np.std, ddof=1), final_accuracy)
+    return np.nan, np.nan, np.nan
 
 
 def _over_runs(
     estimate: Statistic, *columns: np.ndarray, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """estimate(*columns) of columns by run and its percentile bootstrap interval; all values of a
-    run go together."""
+    """estimate(*columns) of columns (n,) by run, and its percentile bootstrap interval.
+
+    All values of a run are resampled together.
+    """
     require(0 < level < 1, "level", level, "a share between 0 and 1, such as 0.95")
     columns = [np.asarray(as_array(column, "values"), float) for column in columns]
     shapes = {column.shape for column in columns}
@@ -166,11 +186,15 @@ def _over_runs(
     runs = np.stack(columns)
     runs = runs[:, np.isfinite(runs).all(axis=0)]
     n = runs.shape[1]
-    value = float(estimate(*runs, axis=-1)) if n else np.nan
+    value = np.nan
+    if n:
+        value = float(estimate(*runs, axis=-1))
     if n < 2:
         return value, np.nan, np.nan
-    resampled = estimate(*runs[:, _draws(n, seed)], axis=-1)
-    low, high = np.percentile(resampled, [50 * (1 - level), 50 * (1 + level)])
+    resampled_runs = runs[:, _draws(n, seed)]  # (columns, RESAMPLES, n)
+    estimates = estimate(*resampled_runs, axis=-1)
+    percentages = [50 * (1 - level), 50 * (1 + level)]
+    low, high = np.percentile(estimates, percentages)
     return value, float(low), float(high)
 
 
@@ -181,8 +205,10 @@ def _draws(n: int, seed: int) -> np.ndarray:
 
 
 def largest_drop(curve: np.ndarray) -> np.ndarray:
-    """Stability within a run: the largest fall of (..., epochs + 1) curves below their running
-    best."""
+    """Stability within a run: the largest fall of a curve (..., epochs + 1) below its running best.
+
+    Returns (...).
+    """
     curve = np.asarray(as_array(curve, "curve"), float)
     require(
         curve.ndim > 0 and curve.shape[-1] > 0,
@@ -190,7 +216,8 @@ def largest_drop(curve: np.ndarray) -> np.ndarray:
         f"shape {curve.shape}",
         "(..., epochs + 1) values",
     )
-    return (np.maximum.accumulate(curve, axis=-1) - curve).max(axis=-1)
+    running_best = np.maximum.accumulate(curve, axis=-1)
+    return (running_best - curve).max(axis=-1)
 
 
 def share_near(
@@ -202,11 +229,16 @@ def share_near(
 ) -> float:
     """Stability over the weights: the share of the map's cells within `tolerance` of the reference.
 
-    NaN cells (weights that were not tried) do not count, but for those that are True in `diverged`:
-    they are not near.
+    NaN cells (weights that were not tried) do not count. Cells that are True in `diverged` count as
+    tried and not near.
     """
     cells = np.asarray(accuracy_map, float)
-    lost = np.zeros(cells.shape, bool) if diverged is None else np.asarray(diverged, bool)
-    near = (np.abs(cells - reference) <= tolerance) & ~lost
+    lost = np.zeros(cells.shape, bool)
+    if diverged is not None:
+        lost = np.asarray(diverged, bool)
+    is_close = np.abs(cells - reference) <= tolerance
+    near = is_close & ~lost
     tried = np.isfinite(cells) | lost
-    return float(near.sum() / tried.sum()) if tried.any() else float("nan")
+    if not tried.any():
+        return float("nan")
+    return float(near.sum() / tried.sum())

@@ -1,7 +1,8 @@
 """The QNN's circuits: the ansatz in TensorCircuit, and its fast evaluation.
 
-`ansatz`, gate by gate, is the definition, against which all else here is tested. Qubit 0 is the
-most significant bit and R_P(theta) = exp(-i theta P / 2), TensorCircuit's conventions.
+`ansatz` defines the circuit gate by gate, and the tests hold all other functions here to it. The
+conventions are TensorCircuit's: qubit 0 is the most significant bit, and R_P(theta) =
+exp(-i theta P / 2).
 """
 
 from __future__ import annotations
@@ -24,18 +25,17 @@ Rotations = Literal["xyx", "xy"]
 Entangler = Literal["rzz", "cnot"]
 
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
-LARGEST_V = 7  # qubits of the largest matrix that acts on the states in front of the folded layers
-FOLDED = (
-    4  # layers in the observable: fastest at 10 and 12 qubits, depths 5 to 12, batches of 28 to 325
-)
+LARGEST_V = 7  # most qubits of the matrix V that acts on the states before the folded layers
+# last layers that go into the observable: 4 was fastest at 10 and 12 qubits, depths 5 to 12,
+# batches of 28 to 325
+FOLDED = 4
 
-# of (q, 2, 2) gates, the first the most significant: (2**q, 2**q)
+# (q, 2, 2) gates -> their Kronecker product (2**q, 2**q), the first gate most significant
 kronecker = partial(reduce, jnp.kron)
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
-    """How many angles a qubit has in each layer: its rotations, and one RZZ bond where there is
-    one."""
+    """Number of angles per qubit and layer: one for each rotation and one for an RZZ bond."""
     return len(rotations) + (entangler == "rzz")
 
 
@@ -46,10 +46,10 @@ def ansatz(
     rotations: Rotations = "xyx",
     entangler: Entangler = "rzz",
 ) -> tensorcircuit.Circuit:
-    """The circuit, gate by gate.
+    """Build the circuit gate by gate.
 
-    Each layer rotates every qubit about the axes of `rotations` in turn, then closes a ring of
-    RZZ(theta) or CNOT on the bonds (q, q+1 mod n_qubits), q = 0 first (arXiv:2508.02422; models.py,
+    Each layer rotates every qubit about the axes of `rotations` in turn. Then RZZ(theta) or CNOT
+    acts on each bond (q, q+1 mod n_qubits) of the ring, q = 0 first (arXiv:2508.02422; models.py,
     `build_ansatz`).
 
     params: (depth, n_qubits, parameters_per_qubit) angles in radians.
@@ -60,11 +60,13 @@ def ansatz(
     for layer in range(depth):
         for qubit in range(n_qubits):
             for position, axis in enumerate(rotations):
-                getattr(circuit, f"r{axis}")(qubit, theta=params[layer, qubit, position])
+                rotate = getattr(circuit, f"r{axis}")
+                rotate(qubit, theta=params[layer, qubit, position])
         for qubit in range(n_qubits):
             neighbour = (qubit + 1) % n_qubits
             if entangler == "rzz":
-                circuit.rzz(qubit, neighbour, theta=params[layer, qubit, len(rotations)])
+                angle = params[layer, qubit, len(rotations)]
+                circuit.rzz(qubit, neighbour, theta=angle)
             else:
                 circuit.cnot(qubit, neighbour)
     return circuit
@@ -78,53 +80,62 @@ def expectation(
     entangler: Entangler = "rzz",
     folded: int | None = None,
 ) -> jax.Array:
-    """<Z> on the last qubit after the ansatz, for a batch of states.
+    """<Z> on the last qubit after the ansatz, for a batch of states: (n,) real.
 
     params: (depth, n_qubits, parameters_per_qubit) real angles.
-    states: (n, 2**n_qubits) real or complex amplitudes; those that are not normalised give
-        <psi|U'ZU|psi>. Or (n, d, d), what `reduce_states` made of them.
-    folded: how many of the last layers go into the observable (RZZ ring only); None takes what is
-    fast.
-    Returns (n,) real. This is the one place that says how the circuit is evaluated.
+    states: (n, 2**n_qubits) real or complex amplitudes, or (n, d, d) density matrices from
+        `reduce_states`. Amplitudes need no norm of 1: the result is <psi|U'ZU|psi>.
+    folded: number of last layers that go into the observable (RZZ ring only); None takes a fast
+        number.
 
-    With an RZZ ring the measured Z has a light cone: going backwards, its support grows by one
-    qubit on each side a layer. So the last layers are folded into a small Heisenberg-picture
-    matrix, once for all samples, and only the first ones act on the states. A CNOT ring turns Z on
-    the last qubit into Z on all of them: there the states are evolved through all layers.
+    No other function decides how the circuit is evaluated. With an RZZ ring the measured Z has a
+    light cone: going backwards, each layer adds one qubit on either side of its support. So the
+    last layers are folded into a small Heisenberg-picture matrix, once for all samples, and only
+    the first layers act on the states. A CNOT ring turns Z on the last qubit into Z on all qubits:
+    there the states are evolved through all layers.
     """
     _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
-    gates, bonds = rotation_gates(params, rotations), params[..., -1]
+    gates = rotation_gates(params, rotations)
+    bonds = params[..., -1]
     states = jnp.asarray(states)
     states = states.astype(jnp.promote_types(states.dtype, gates.real.dtype))
     if entangler == "cnot":
-        columns = _evolve(
-            gates, bonds, _columns(states.astype(gates.dtype)), entangler, close=False
-        )
+        columns = _columns(states.astype(gates.dtype))
+        columns = _evolve(gates, bonds, columns, entangler, close=False)
         probabilities = (columns**2).sum(axis=0)
-        return probabilities[0::2].sum(axis=0) - probabilities[1::2].sum(axis=0)
+        last_is_0 = probabilities[0::2].sum(axis=0)
+        last_is_1 = probabilities[1::2].sum(axis=0)
+        return last_is_0 - last_is_1
     if states.ndim == 3:
         w = _half_observable(gates, bonds, depth)[0, 0]
-        return packed_expectation(states, 2 * w.conj().T @ w - jnp.eye(w.shape[1], dtype=w.dtype))
-    folded = layers_to_fold(n_qubits, depth) if folded is None else folded
+        doubled = 2 * w.conj().T @ w
+        identity = jnp.eye(w.shape[1], dtype=w.dtype)
+        return packed_expectation(states, doubled - identity)
+    if folded is None:
+        folded = layers_to_fold(n_qubits, depth)
     return _cone_expectation(gates, bonds, states, folded)
 
 
 def _check(params: jax.Array, states: jax.Array, rotations: str, entangler: str) -> None:
-    """ValueError where the shapes are not those of one circuit."""
+    """Raise ValueError where a name is unknown or the shapes are not those of one circuit."""
     for name, value, allowed in (
-        ("rotations", rotations, Rotations),
-        ("entangler", entangler, Entangler),
+        ("rotations", rotations, get_args(Rotations)),
+        ("entangler", entangler, get_args(Entangler)),
     ):
-        if value not in get_args(allowed):
-            raise ValueError(f"{name}: got {value}, allowed: {', '.join(get_args(allowed))}")
+        if value not in allowed:
+            raise ValueError(f"{name}: got {value}, allowed: {', '.join(allowed)}")
     angles = parameters_per_qubit(rotations, entangler)
     if params.ndim != 3 or params.shape[2] != angles:
         raise ValueError(f"params: got shape {params.shape}, allowed: (depth, n_qubits, {angles})")
     depth, n_qubits, _ = params.shape
-    shapes = [(2**n_qubits,), (reduced_dimension(n_qubits, depth),) * 2][: 1 + (entangler == "rzz")]
+    shapes = [(2**n_qubits,)]
+    if entangler == "rzz":
+        dimension = reduced_dimension(n_qubits, depth)
+        shapes.append((dimension, dimension))
     if states.shape[1:] not in shapes:
-        allowed = " or ".join(f"(n, {', '.join(map(str, shape))})" for shape in shapes)
+        lengths_of_shapes = [", ".join(map(str, shape)) for shape in shapes]
+        allowed = " or ".join(f"(n, {lengths})" for lengths in lengths_of_shapes)
         raise ValueError(f"states: got shape {states.shape}, allowed: {allowed}")
 
 
@@ -139,160 +150,193 @@ def evolve(
     entangler: Entangler = "rzz",
 ) -> jax.Array:
     """The states after the ansatz: (n, 2**n_qubits) complex."""
-    gates, bonds = rotation_gates(params, rotations), params[..., -1]
-    real, imaginary = _evolve(gates, bonds, _columns(states.astype(gates.dtype)), entangler)
+    gates = rotation_gates(params, rotations)
+    bonds = params[..., -1]
+    columns = _columns(states.astype(gates.dtype))
+    real, imaginary = _evolve(gates, bonds, columns, entangler)
     return jax.lax.complex(real, imaginary).T
 
 
 def _evolve(
     gates: jax.Array, bonds: jax.Array, columns: jax.Array, entangler: Entangler, *, close=True
 ) -> jax.Array:
-    """All layers on (2, 2**n_qubits, n) real columns, under a scan so that the compile time does
-    not grow with depth.
+    """Apply all layers to (2, 2**n_qubits, n) real columns, the real and the imaginary parts.
 
-    The ring is cut into two halves, and a layer is one matrix on each: its rotations and what
-    entangles the half. Of the two bonds between them, the inner one enters the matrices of the
-    second half, one for either value of the qubit before it; the closing one those of the first
-    half in the next layer, by the value of the last qubit. So no product is spent on entangling.
+    The layers run in a scan, so that the compile time does not grow with depth. The ring is cut
+    into two halves, and a layer is one matrix on each half: the rotations and the bonds within it.
+    Two bonds join the halves. The inner bond enters the matrices of the second half, one matrix
+    for either value of the qubit before it. The closing bond enters the matrices of the first half
+    in the next layer, one for either value of the last qubit. So no product is spent on entangling.
+
     close: apply the last layer's closing bond, which no measurement of the last qubit sees.
     """
-    n_qubits, n = bonds.shape[1], columns.shape[-1]
+    n_qubits = bonds.shape[1]
+    n = columns.shape[-1]
     first, second, closing = _half_layers(gates, bonds, entangler)
-    d, e = first.shape[-1] // 4, second.shape[-1] // 4  # of a half without its last qubit
-    # (last, re|im, I, s, J, n)
-    halves = columns.reshape(2, d, 2, e, 2, n).transpose(4, 0, 1, 2, 3, 5)
+    # dimensions of the halves without their last qubits
+    d = first.shape[-1] // 4
+    e = second.shape[-1] // 4
+    # axes (last, re|im, I, s, J, n): I of d and J of e states, s the last qubit of the first half
+    by_qubits = columns.reshape(2, d, 2, e, 2, n)
+    halves = by_qubits.transpose(4, 0, 1, 2, 3, 5)
 
     def on_first(matrices, halves):
-        return (matrices @ halves.reshape(2, 4 * d, e * n)).reshape(2, 2, d, 2, e, n)
+        flat = halves.reshape(2, 4 * d, e * n)
+        return (matrices @ flat).reshape(2, 2, d, 2, e, n)
 
     def layer(halves, matrices):
         on_first_half, on_second_half = matrices
-        # (s, re|im, J, last, I, n)
+        # axes (s, re|im, J, last, I, n)
         halves = on_first(on_first_half, halves).transpose(3, 1, 4, 0, 2, 5)
-        halves = (on_second_half @ halves.reshape(2, 4 * e, d * n)).reshape(2, 2, e, 2, d, n)
+        flat = halves.reshape(2, 4 * e, d * n)
+        halves = (on_second_half @ flat).reshape(2, 2, e, 2, d, n)
         return halves.transpose(3, 1, 4, 0, 2, 5), None
 
-    halves = jax.lax.scan(layer, halves, (first, second))[0]
-    halves = on_first(closing, halves) if close else halves
+    halves, _ = jax.lax.scan(layer, halves, (first, second))
+    if close:
+        halves = on_first(closing, halves)
     return halves.transpose(1, 2, 3, 4, 0, 5).reshape(2, 2**n_qubits, n)
 
 
 def _half_layers(
     gates: jax.Array, bonds: jax.Array, entangler: Entangler
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Real matrices on either half of the ring, for both values of a qubit of the other half.
+    """Each layer as real matrices on the halves of the ring, of d and e basis states.
 
-    (depth, 2, 2 d, 2 d) by the last qubit, (depth, 2, 2 e, 2 e) by that of the first half; closing
-    bond (2, 2 d, 2 d).
+    Returns (depth, 2, 2 d, 2 d) on the first half, by the value of the last qubit; (depth, 2, 2 e,
+    2 e) on the second half, by the value of the first half's last qubit; and (2, 2 d, 2 d), the
+    last layer's closing bond, on the first half.
     """
     n_qubits = bonds.shape[1]
     k = n_qubits // 2
-    first, second = (jax.vmap(kronecker)(half)[:, None] for half in (gates[:, :k], gates[:, k:]))
-    one = jnp.eye(2**k, dtype=gates.dtype)[None]
+    gates_of_first = gates[:, :k]
+    gates_of_second = gates[:, k:]
+    multiplied_out = jax.vmap(kronecker)
+    first = multiplied_out(gates_of_first)[:, None]
+    second = multiplied_out(gates_of_second)[:, None]
+    identity = jnp.eye(2**k, dtype=gates.dtype)[None]
     if entangler == "rzz":
         within = jax.vmap(_ring_phases, (0, None))
         closing = _bond_phases(bonds[:, -1], k)
-        before = jnp.concatenate([jnp.ones_like(closing[:1]), closing[:-1]])
-        first = within(bonds, tuple(range(k)))[:, None, :, None] * first * before[:, :, None]
-        inner = within(bonds, tuple(range(k, n_qubits)))[:, None] * _bond_phases(
-            bonds[:, k - 1], n_qubits - k
-        )
-        second = inner[..., None] * second
-        closing = closing[-1][..., None] * one
+        before_first_layer = jnp.ones_like(closing[:1])
+        before = jnp.concatenate([before_first_layer, closing[:-1]])
+        first_phases = within(bonds, tuple(range(k)))
+        first = first_phases[:, None, :, None] * first
+        first = first * before[:, :, None]
+        qubits_of_second = tuple(range(k, n_qubits))
+        second_phases = within(bonds, qubits_of_second)[:, None]
+        inner_bonds = bonds[:, k - 1]
+        inner = _bond_phases(inner_bonds, n_qubits - k)
+        second = (second_phases * inner)[..., None] * second
+        closing = closing[-1][..., None] * identity
     else:
         first = first[:, :, cnot_permutation(k, closed=False)]
-        before = jnp.where(
-            (jnp.arange(len(bonds)) > 0)[:, None, None, None], _flip_first(first, -1), first
-        )
+        has_ring_before = jnp.arange(len(bonds)) > 0
+        by_layer = has_ring_before[:, None, None, None]
+        before = jnp.where(by_layer, _flip_first(first, -1), first)
         first = jnp.concatenate([first, before], axis=1)
         second = jnp.concatenate([second, _flip_first(second, -2)], axis=1)
         second = second[:, :, cnot_permutation(n_qubits - k, closed=False)]
-        closing = jnp.concatenate([one, _flip_first(one, -1)])
+        closing = jnp.concatenate([identity, _flip_first(identity, -1)])
     return tuple(_real_matrix(matrix, of_real=False) for matrix in (first, second, closing))
 
 
 def _bond_phases(angles: jax.Array, k: int) -> jax.Array:
-    """Diagonal of RZZ between a qubit outside, in either state, and the first of k: (depth,) ->
-    (depth, 2, 2**k)."""
-    signs = np.kron([[1, -1], [-1, 1]], np.ones(2 ** (k - 1)))
-    phases = angles[:, None, None] * jnp.asarray(signs, angles.dtype) / 2
+    """Diagonals of RZZ between an outer qubit and the first of k: (depth,) -> (depth, 2, 2**k).
+
+    The axis of 2 is the value of the outer qubit.
+    """
+    signs_of_ends = [[1, -1], [-1, 1]]
+    signs = np.kron(signs_of_ends, np.ones(2 ** (k - 1)))
+    by_layer = angles[:, None, None]
+    phases = by_layer * jnp.asarray(signs, angles.dtype) / 2
     return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
 
 
 def _flip_first(matrix: jax.Array, axis: int) -> jax.Array:
-    """X of the first qubit on the matrix' rows or columns."""
-    return jnp.roll(matrix, matrix.shape[axis] // 2, axis)
+    """Apply X of the first qubit to a matrix's rows (axis -2) or columns (axis -1)."""
+    half = matrix.shape[axis] // 2
+    return jnp.roll(matrix, half, axis)
 
 
 # ---- the light cone of the measured Z ----
 
 
 def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
-    """The qubits on which Z of the last one acts after `layers` rotations and the RZZ rings between
-    them.
+    """The qubits, in ring order, to which `layers` layers of rotations spread Z of the last qubit.
 
-    In ring order; each ring adds a neighbour on either side until the cone is the whole ring.
+    Each of the RZZ rings between the rotations adds a neighbour on either side, until the cone is
+    the whole ring.
     """
     layers = min(layers, n_qubits // 2 + 1)
-    return tuple(
-        (n_qubits - layers + place) % n_qubits for place in range(min(2 * layers - 1, n_qubits))
-    )
+    first = n_qubits - layers
+    size = min(2 * layers - 1, n_qubits)
+    return tuple((first + place) % n_qubits for place in range(size))
 
 
 def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
-    """W = <0|U, with which <Z> = 2 |W psi|^2 - |psi|^2: (a, b, d/2, d) on the cone of the last
-    `folded` layers.
+    """W = <0|U on the cone of the last `folded` layers: (a, b, d/2, d).
 
-    U is those layers and <0| the bra of the measured qubit: half the rows of U'ZU, and one product
-    less than a conjugation. If a layer remains in front, its ring and its rotations of the cone's
-    qubits are taken in as well. That ring couples the cone to its neighbours, in which it is
-    diagonal: W is one matrix for each of the a basis states of the left and the b of the right
-    neighbour (1 where there is none).
+    U is the product of the folded layers and <0| the bra of the measured qubit, so that <Z> =
+    2 |W psi|^2 - |psi|^2. W has half the rows of U'ZU and costs one product less than a
+    conjugation. If a layer remains in front, W takes in the ring of that layer and its rotations of
+    the cone's qubits. The ring couples the cone to its neighbours and is diagonal in them: W is one
+    matrix for each of the a basis states of the left neighbour and the b of the right neighbour (1
+    where there is no neighbour).
     """
     depth, n_qubits = bonds.shape
     front = depth - folded
-    cone, layer, last = light_cone(n_qubits, 1), depth - 2, max(front - 1, 0)
+    foremost = max(front - 1, 0)  # the first layer that W takes in
+    layer = depth - 2
+    cone = light_cone(n_qubits, 1)
     rows = gates[-1, cone[0], :1]
-    while layer >= last and len(cone) < n_qubits:
+    while layer >= foremost and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer)
-        blocks = _times_rotations(
-            _times_ring(rows, bonds[layer], cone, register), gates[layer], cone
-        )
+        blocks = _times_ring(rows, bonds[layer], cone, register)
+        blocks = _times_rotations(blocks, gates[layer], cone)
         if layer < front:
             return blocks
         rows = _times_neighbours(blocks, gates[layer], register)
         cone, layer = register, layer - 1
-    if layer >= last:  # the cone holds the whole ring and grows no more
+    if layer >= foremost:  # the cone holds the whole ring and grows no more
 
         def times_layer(rows, gates_and_bonds):
             layer_gates, layer_bonds = gates_and_bonds
-            return _times_rotations(
-                _times_ring(rows, layer_bonds, cone, cone)[0, 0], layer_gates, cone
-            ), None
+            rows = _times_ring(rows, layer_bonds, cone, cone)[0, 0]
+            return _times_rotations(rows, layer_gates, cone), None
 
-        taken = slice(last, layer + 1)
-        rows = jax.lax.scan(times_layer, rows, (gates[taken], bonds[taken]), reverse=True)[0]
+        taken = slice(foremost, layer + 1)
+        layers = gates[taken], bonds[taken]
+        rows, _ = jax.lax.scan(times_layer, rows, layers, reverse=True)
     return rows[None, None]
 
 
 def _times_ring(
     rows: jax.Array, bonds: jax.Array, cone: tuple[int, ...], register: tuple[int, ...]
 ) -> jax.Array:
-    """Times the RZZ ring: (h, d) on the cone -> (a, b, h, d), diagonal in the register's other
-    qubits."""
-    n_left, n_right = len(register) > len(cone), len(register) > len(cone) + 1
-    phases = _ring_phases(bonds, register).reshape(2**n_left, -1, 2**n_right)
-    return rows * phases.transpose(0, 2, 1)[:, :, None]
+    """Multiply rows by the RZZ ring: (h, d) on the cone -> (a, b, h, d).
+
+    The ring is diagonal in the cone's neighbours in the register: a and b count their states.
+    """
+    has_left = len(register) > len(cone)
+    has_right = len(register) > len(cone) + 1
+    phases = _ring_phases(bonds, register)
+    in_ring_order = phases.reshape(2**has_left, -1, 2**has_right)
+    by_neighbours = in_ring_order.transpose(0, 2, 1)
+    return rows * by_neighbours[:, :, None]
 
 
 def _times_rotations(
     rows: jax.Array, gates: jax.Array, qubits: tuple[int, ...] | list[int]
 ) -> jax.Array:
-    """Rows (..., 2**len(qubits)) times the rotations of these qubits, as a few Kronecker blocks."""
+    """Multiply rows (..., 2**len(qubits)) by the qubits' rotations, in a few Kronecker blocks."""
     transposed = gates[np.array(qubits)].swapaxes(-1, -2)
-    sizes = [len(part) for part in np.array_split(qubits, -(-len(qubits) // BLOCK_QUBITS))]
-    blocks = [kronecker(part) for part in jnp.split(transposed, np.cumsum(sizes)[:-1])]
-    product = rows.reshape(-1, *(len(block) for block in blocks))
+    n_blocks = -(-len(qubits) // BLOCK_QUBITS)
+    sizes = [len(part) for part in np.array_split(qubits, n_blocks)]
+    gates_of_blocks = jnp.split(transposed, np.cumsum(sizes)[:-1])
+    blocks = [kronecker(gates_of_block) for gates_of_block in gates_of_blocks]
+    dimensions = [len(block) for block in blocks]
+    product = rows.reshape(-1, *dimensions)
     # acting on axis 1 and moving it to the end leaves the next block's axis in its place
     for block in blocks:
         product = jnp.einsum("nb...,ab->n...a", product, block)
@@ -300,94 +344,159 @@ def _times_rotations(
 
 
 def _times_neighbours(blocks: jax.Array, gates: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Blocks times the rotations of the neighbours: (a, b, h, d) -> (a b h, a d b) on the
-    register."""
+    """Multiply blocks by the neighbours' rotations: (a, b, h, d) -> (a b h, a d b)."""
     a, b, _, d = blocks.shape
-    left = gates[register[0]] if a > 1 else jnp.eye(1, dtype=gates.dtype)
-    right = gates[register[-1]] if b > 1 else jnp.eye(1, dtype=gates.dtype)
-    return jnp.einsum("abhj,al,br->abhljr", blocks, left, right).reshape(-1, a * d * b)
+    left = _neighbour_gate(gates, register[0], a)
+    right = _neighbour_gate(gates, register[-1], b)
+    rows = jnp.einsum("abhj,al,br->abhljr", blocks, left, right)
+    return rows.reshape(-1, a * d * b)
+
+
+def _neighbour_gate(gates: jax.Array, qubit: int, n_states: int) -> jax.Array:
+    """The rotations of a neighbour with 2 basis states; the 1 x 1 identity where it has 1."""
+    if n_states > 1:
+        return gates[qubit]
+    return jnp.eye(1, dtype=gates.dtype)
 
 
 def _cone_expectation(
     gates: jax.Array, bonds: jax.Array, states: jax.Array, folded: int
 ) -> jax.Array:
-    """2 |W V psi|^2 - |psi|^2: V acts on few qubits, W on the cone; real products, with the samples
-    in columns."""
-    n, (depth, n_qubits) = len(states), bonds.shape
-    norms = (states.real**2 + states.imag**2).sum(axis=1)
+    """<Z> = 2 |W V psi|^2 - |psi|^2 of each state, with V on few qubits and W on the cone: (n,)."""
+    depth, n_qubits = bonds.shape
+    probabilities = states.real**2 + states.imag**2
+    norms = probabilities.sum(axis=1)
     cone = light_cone(n_qubits, folded)
     front = depth - folded - 1  # the layer of which W holds the cone's part
-    outside = [(cone[-1] + 1 + place) % n_qubits for place in range(n_qubits - len(cone))]
+    n_outside = n_qubits - len(cone)
+    first_outside = cone[-1] + 1
+    outside = [(first_outside + place) % n_qubits for place in range(n_outside)]
     w = _half_observable(gates, bonds, folded)
-    a, b, h, d = w.shape
-    # The layer before is taken apart between W and V, where V stays small: its bonds within the
-    # cone and the rotations of the cone's inner qubits commute with the rest of it. Else it acts on
-    # the states.
-    apart = front > 0 and len(cone) < n_qubits and n_qubits - max(len(cone) - 2, 0) <= LARGEST_V
-    n_evolved = max(front, 0) - apart
-    x = _columns(states.astype(gates.dtype) if n_evolved else states)
-    x = _evolve(gates[:n_evolved], bonds[:n_evolved], x, "rzz") if n_evolved else x
-    acted = outside[-1:] * (a > 1) + outside[:1] * (b > 1)  # the neighbours
+    # Where V stays small, the layer before `front` is taken apart between W and V: its bonds within
+    # the cone and the rotations of the cone's inner qubits commute with its other gates. Elsewhere
+    # that layer acts on the states.
+    v_qubits = n_qubits - max(len(cone) - 2, 0)
+    takes_apart = front > 0 and n_outside > 0 and v_qubits <= LARGEST_V
+    n_evolved = max(front, 0) - takes_apart
+    columns = _columns(states.astype(gates.dtype) if n_evolved else states)
+    if n_evolved:
+        columns = _evolve(gates[:n_evolved], bonds[:n_evolved], columns, "rzz")
+    a, b, _, _ = w.shape
+    left_neighbour = outside[-1:] if a > 1 else []
+    right_neighbour = outside[:1] if b > 1 else []
+    acted = left_neighbour + right_neighbour  # the qubits on which V acts
     passive = [qubit for qubit in outside if qubit not in acted]
     v = kronecker(gates[front, np.array(acted)]) if acted else None
-    edges, inner = [], list(cone)
-    if apart:
-        edges = list(dict.fromkeys([cone[0], cone[-1]]))
+    edges = []
+    inner = list(cone)
+    if takes_apart:
+        ends = [cone[0], cone[-1]]
+        edges = list(dict.fromkeys(ends))  # a cone of one qubit has one
         inner = [qubit for qubit in cone if qubit not in edges]
-        w, v = _layer_apart(
-            w, v, gates[front - 1], bonds[front - 1], cone, edges + inner, acted + edges + passive
-        )
-        acted, passive = acted + edges + passive, []
-    order = [1 + qubit for qubit in acted + inner + passive]
-    x = x.reshape(len(x), *(2,) * n_qubits, n).transpose(0, *order, -1).reshape(x.shape)
-    e, i, p = 2 ** len(edges), 2 ** len(inner), n * 2 ** len(passive)
-    of_real = len(x) == 1 and not acted
-    if acted:
-        front_matrix = _real_matrix(v.reshape(a * b, -1, v.shape[1]), of_real=len(x) == 1)
-        x = (front_matrix @ x.reshape(-1, i * p)).reshape(a * b, 2 * e, -1, i, p)
-        x = x.swapaxes(2, 3)  # qubits out of W's reach become columns
-    observable = _real_matrix(w.reshape(a * b, h, d), of_real=of_real)
-    y = observable @ x.reshape(a * b, (2 - of_real) * e * i, -1)
-    return 2 * (y**2).reshape(-1, n).sum(axis=0) - norms
+        acted = acted + edges + passive
+        passive = []
+        layer_gates = gates[front - 1]
+        layer_bonds = bonds[front - 1]
+        w, v = _layer_apart(w, v, layer_gates, layer_bonds, cone, edges + inner, acted)
+    columns = _reordered(columns, acted + inner + passive)
+    projected = _projected_norms(w, v, columns, edges, inner, passive)
+    return 2 * projected - norms
+
+
+def _reordered(columns: jax.Array, qubits: list[int]) -> jax.Array:
+    """Columns (1 or 2, 2**n_qubits, n) with the qubits in the given order."""
+    n_parts, _, n = columns.shape
+    order = [1 + qubit for qubit in qubits]
+    axes = (2,) * len(qubits)
+    by_qubit = columns.reshape(n_parts, *axes, n)
+    return by_qubit.transpose(0, *order, -1).reshape(columns.shape)
+
+
+def _projected_norms(
+    w: jax.Array,
+    v: jax.Array | None,
+    columns: jax.Array,
+    edges: list[int],
+    inner: list[int],
+    passive: list[int],
+) -> jax.Array:
+    """|W V psi|^2 of each sample: (n,), by real products with the samples in columns.
+
+    columns: (1 or 2, 2**n_qubits, n), ordered as V's qubits, inner, passive. v: None where no gate
+    acts before W.
+    """
+    a, b, h, d = w.shape
+    n_parts, _, n = columns.shape
+    n_neighbours = a * b
+    n_edges = 2 ** len(edges)
+    n_inner = 2 ** len(inner)
+    n_passive = n * 2 ** len(passive)
+    of_real = n_parts == 1 and v is None
+    if v is not None:
+        v_by_neighbours = v.reshape(n_neighbours, -1, v.shape[1])
+        v_matrix = _real_matrix(v_by_neighbours, of_real=n_parts == 1)
+        flat = columns.reshape(-1, n_inner * n_passive)
+        product = v_matrix @ flat
+        columns = product.reshape(n_neighbours, 2 * n_edges, -1, n_inner, n_passive)
+        columns = columns.swapaxes(2, 3)  # qubits out of W's reach become columns
+    w_by_neighbours = w.reshape(n_neighbours, h, d)
+    w_matrix = _real_matrix(w_by_neighbours, of_real=of_real)
+    n_rows = (2 - of_real) * n_edges * n_inner
+    flat = columns.reshape(n_neighbours, n_rows, -1)
+    projected = w_matrix @ flat
+    return (projected**2).reshape(-1, n).sum(axis=0)
 
 
 def _layer_apart(
     w: jax.Array, v: jax.Array, gates: jax.Array, bonds: jax.Array,
     cone: tuple[int, ...], inside: list[int], acted: list[int],
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """W times what the layer does within the cone, columns in the order `inside`; V times what it
-    does on `acted`."""
+    """Multiply W by the layer's gates within the cone and V by its gates on `acted`.
+
+    inside: the cone's qubits in the order that W's columns get.
+    """
     inner = [qubit for qubit in inside if qubit not in acted]
-    rows = (w * _ring_phases(bonds, cone)).reshape(-1, *(2,) * len(cone))
-    rows = rows.transpose(0, *(1 + cone.index(qubit) for qubit in inside)).reshape(
-        -1, 2 ** len(inner)
-    )
-    rows = _times_rotations(rows, gates, inner) if inner else rows
-    layer = _ring_phases(bonds, tuple(acted))[:, None] * kronecker(gates[np.array(acted)])
-    return rows.reshape(w.shape), (v @ layer.reshape(len(v), -1)).reshape(layer.shape)
+    with_bonds = w * _ring_phases(bonds, cone)
+    by_qubit = with_bonds.reshape(-1, *(2,) * len(cone))
+    order = [1 + cone.index(qubit) for qubit in inside]
+    ordered = by_qubit.transpose(0, *order)
+    rows = ordered.reshape(-1, 2 ** len(inner))
+    if inner:
+        rows = _times_rotations(rows, gates, inner)
+    phases = _ring_phases(bonds, tuple(acted))[:, None]
+    layer = phases * kronecker(gates[np.array(acted)])
+    w = rows.reshape(w.shape)
+    product = v @ layer.reshape(len(v), -1)
+    return w, product.reshape(layer.shape)
 
 
 def _columns(states: jax.Array) -> jax.Array:
-    """(n, 2**n_qubits) -> (1 or 2, 2**n_qubits, n): real and, of complex states, imaginary
-    parts."""
+    """States (n, 2**n_qubits) as real columns (1 or 2, 2**n_qubits, n).
+
+    The axis of 2 holds the real and the imaginary part of complex states.
+    """
     states = states.T
-    return jnp.stack([states.real, states.imag]) if jnp.iscomplexobj(states) else states[None]
+    if jnp.iscomplexobj(states):
+        return jnp.stack([states.real, states.imag])
+    return states[None]
 
 
 def _real_matrix(matrix: jax.Array, *, of_real: bool) -> jax.Array:
-    """What gives (Re, Im) of the product from (Re v, Im v), or from v real: real products run twice
-    as fast."""
-    columns = jnp.concatenate([matrix.real, matrix.imag], axis=-2)
+    """The real matrix that maps (Re v, Im v), or a real v, to (Re, Im) of the product matrix @ v.
+
+    Real products run twice as fast.
+    """
+    on_real = jnp.concatenate([matrix.real, matrix.imag], axis=-2)
     if of_real:
-        return columns
-    return jnp.concatenate(
-        [columns, jnp.concatenate([-matrix.imag, matrix.real], axis=-2)], axis=-1
-    )
+        return on_real
+    on_imaginary = jnp.concatenate([-matrix.imag, matrix.real], axis=-2)
+    return jnp.concatenate([on_real, on_imaginary], axis=-1)
 
 
 def layers_to_fold(n_qubits: int, depth: int) -> int:
-    """FOLDED, or all where the cone is the whole ring by then."""
-    return depth if len(light_cone(n_qubits, FOLDED)) == n_qubits else min(depth, FOLDED)
+    """Number of last layers to fold: FOLDED, or all where FOLDED layers reach the whole ring."""
+    reaches_all = len(light_cone(n_qubits, FOLDED)) == n_qubits
+    return depth if reaches_all else min(depth, FOLDED)
 
 
 # ---- states reduced to the cone ----
@@ -399,113 +508,134 @@ def reduced_dimension(n_qubits: int, depth: int) -> int:
 
 
 def reduce_states(states: jax.Array, depth: int) -> jax.Array:
-    """Each state's density matrix on the light cone of `depth` layers, packed real: (n,
-    2**n_qubits) -> (n, d, d).
+    """Reduce states to packed density matrices: (n, 2**n_qubits) -> (n, d, d) real.
 
-    The upper triangle with the diagonal holds Re rho, the lower one Im rho: d**2 numbers are all of
-    it. With them an expectation is one scalar product with the observable, and no state is evolved.
+    They are density matrices on the light cone of `depth` layers. The upper triangle with the
+    diagonal holds Re rho, the lower one Im rho: these d**2 numbers determine rho. An expectation is
+    then one scalar product with the observable, and no state is evolved.
     """
-    cone = light_cone(int(np.log2(states.shape[1])), depth)
+    n_qubits = int(np.log2(states.shape[1]))
+    cone = light_cone(n_qubits, depth)
     rolled = in_order(states, cone)
-    return _pack(jnp.einsum("nir,njr->nij", rolled, rolled.conj()))
+    densities = jnp.einsum("nir,njr->nij", rolled, rolled.conj())
+    return _pack(densities)
 
 
 def in_order(states: jax.Array, qubits: tuple[int, ...]) -> jax.Array:
-    """States with these neighbours on the ring in front: (n, 2**n_qubits) -> (n, 2**len(qubits),
-    all others)."""
+    """Move neighbouring qubits to the front: (n, 2**n_qubits) -> (n, 2**len(qubits), other states).
+
+    qubits: neighbours on the ring, in ring order.
+    """
     n = len(states)
-    return states.reshape(n, 2 ** qubits[0], -1).swapaxes(1, 2).reshape(n, 2 ** len(qubits), -1)
+    split = states.reshape(n, 2 ** qubits[0], -1)
+    rolled = split.swapaxes(1, 2)
+    return rolled.reshape(n, 2 ** len(qubits), -1)
 
 
 def packed_expectation(states: jax.Array, observable: jax.Array) -> jax.Array:
-    """tr(rho O) of what `reduce_states` gives, (n, d, d), and a Hermitian observable (d, d):
-    (n,)."""
+    """tr(rho O) of packed density matrices (n, d, d) and a Hermitian observable O (d, d): (n,)."""
     # a packed matrix holds each pair once
     twice = 2 - jnp.eye(len(observable), dtype=observable.real.dtype)
     return jnp.tensordot(states, twice * _pack(observable), 2)
 
 
 def are_packed(matrices: jax.Array) -> bool:
-    """Whether (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj, which fails for
-    images.
+    """Whether matrices (n, d, d) may come from `reduce_states`: |rho_ij|^2 <= rho_ii rho_jj.
 
-    Of matrices that are being traced nothing is known.
+    Images fail this test. Matrices that are being traced pass it: their values are unknown.
     """
     if isinstance(matrices, jax.core.Tracer):
         return True
-    # not JAX's: it would trace them within whatever is being traced
+    # NumPy, not JAX, which would trace them where a function around this one is being traced
     matrices = np.asarray(matrices)
-    # (n, d, d): |rho_ij|^2, i < j
-    squares = np.triu(matrices, 1) ** 2 + np.tril(matrices, -1).swapaxes(1, 2) ** 2
+    real = np.triu(matrices, 1)  # of rho_ij, i < j
+    imaginary = np.tril(matrices, -1).swapaxes(1, 2)
+    squares = real**2 + imaginary**2
     diagonal = np.diagonal(matrices, axis1=1, axis2=2)  # (n, d)
-    bound = (
-        diagonal[:, :, None] * diagonal[:, None, :]
-        + 1e-6 * diagonal.sum(axis=1)[:, None, None] ** 2
-    )
-    return bool((diagonal >= 0).all() & (squares <= bound).all() & (diagonal.sum(axis=1) > 0).all())
+    traces = diagonal.sum(axis=1)
+    products = diagonal[:, :, None] * diagonal[:, None, :]
+    bound = products + 1e-6 * traces[:, None, None] ** 2
+    is_no_diagonal_negative = (diagonal >= 0).all()
+    are_squares_bounded = (squares <= bound).all()
+    are_traces_positive = (traces > 0).all()
+    return bool(is_no_diagonal_negative & are_squares_bounded & are_traces_positive)
 
 
 def _pack(matrices: jax.Array) -> jax.Array:
-    """Hermitian matrices (..., d, d) as real ones: the real part in the upper triangle with the
-    diagonal, then Im."""
-    return jnp.where(np.triu(np.ones(matrices.shape[-2:], bool)), matrices.real, matrices.imag)
+    """Pack Hermitian matrices (..., d, d) into real ones: Im below the diagonal, Re elsewhere."""
+    everywhere = np.ones(matrices.shape[-2:], bool)
+    is_upper = np.triu(everywhere)
+    return jnp.where(is_upper, matrices.real, matrices.imag)
 
 
 # ---- gates ----
 
 
 def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of a qubit's rotations, the first one acting first: (..., angles) -> (..., 2,
-    2)."""
-    gates = [_rotation(angles[..., position], axis) for position, axis in enumerate(rotations)]
+    """The product of a qubit's rotations, the first acting first: (..., angles) -> (..., 2, 2)."""
+    gates = []
+    for position, axis in enumerate(rotations):
+        angle = angles[..., position]
+        gates.append(_rotation(angle, axis))
     return reduce(lambda product, gate: gate @ product, gates)
 
 
 def _rotation(angle: jax.Array, axis: str) -> jax.Array:
     """exp(-i angle P / 2) about the axis x or y: (...) -> (..., 2, 2)."""
-    cosine, sine = jnp.cos(angle / 2), jnp.sin(angle / 2)
-    up, down = (
-        (jax.lax.complex(jnp.zeros_like(sine), -sine),) * 2
-        if axis == "x"
-        else (-sine + 0j, sine + 0j)
-    )
-    return jnp.stack([cosine + 0j, up, down, cosine + 0j], axis=-1).reshape(*angle.shape, 2, 2)
+    cosine = jnp.cos(angle / 2)
+    sine = jnp.sin(angle / 2)
+    if axis == "x":
+        upper = lower = jax.lax.complex(jnp.zeros_like(sine), -sine)
+    else:
+        upper = -sine + 0j
+        lower = sine + 0j
+    elements = jnp.stack([cosine + 0j, upper, lower, cosine + 0j], axis=-1)
+    return elements.reshape(*angle.shape, 2, 2)
 
 
 def _ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Diagonal of the RZZ bonds (q, q+1) that lie within the register: (2**len(register),)
-    complex."""
-    phases = jnp.asarray(bond_signs(len(angles), register), angles.dtype) @ angles / 2
+    """Diagonal of the RZZ bonds (q, q+1) within the register: (2**len(register),) complex."""
+    signs = jnp.asarray(bond_signs(len(angles), register), angles.dtype)
+    phases = signs @ angles / 2
     return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
 
 
 @cache
 def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
-    """Z_q Z_{q+1} of each bond in the register's basis states, 0 where it leads out:
-    (2**len(register), n_qubits)."""
+    """Z_q Z_{q+1} of each bond in the register's basis states: (2**len(register), n_qubits).
+
+    0 for bonds that lead out of the register.
+    """
     signs = 1 - 2 * basis_bits(len(register))
     bonds = np.zeros((len(signs), n_qubits))
     for place, qubit in enumerate(register):
         neighbour = (qubit + 1) % n_qubits
         if neighbour in register:
-            bonds[:, qubit] = signs[:, place] * signs[:, register.index(neighbour)]
+            neighbour_sign = signs[:, register.index(neighbour)]
+            bonds[:, qubit] = signs[:, place] * neighbour_sign
     return bonds
 
 
 @cache
 def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
-    """The CNOT ring, or line, as an index permutation p: state after = state before [p],
-    (2**n_qubits,) int32.
+    """The CNOT ring, or line, as indices p (2**n_qubits,): the state after it is state[p].
 
-    JAX keeps its own copy of a constant array, of the width of the precision that it is first used
-    in; 32 bits are the same in both.
+    JAX keeps a copy of a constant array, in the width of the precision that uses it first. int32 is
+    the same in both precisions.
     """
     bits = basis_bits(n_qubits).copy()
-    for qubit in range(n_qubits if closed else n_qubits - 1):
-        bits[:, (qubit + 1) % n_qubits] ^= bits[:, qubit]
-    return np.argsort(bits @ (1 << np.arange(n_qubits)[::-1])).astype(np.int32)
+    n_bonds = n_qubits if closed else n_qubits - 1
+    for qubit in range(n_bonds):
+        neighbour = (qubit + 1) % n_qubits
+        bits[:, neighbour] ^= bits[:, qubit]
+    place_values = 1 << np.arange(n_qubits)[::-1]
+    images = bits @ place_values
+    return np.argsort(images).astype(np.int32)
 
 
 def basis_bits(n_qubits: int) -> np.ndarray:
     """The bits of 0 ... 2**n_qubits - 1, most significant first: (2**n_qubits, n_qubits)."""
-    return (np.arange(2**n_qubits)[:, None] >> np.arange(n_qubits)[::-1]) & 1
+    shifts = np.arange(n_qubits)[::-1]
+    indices = np.arange(2**n_qubits)
+    shifted = indices[:, None] >> shifts
+    return shifted & 1

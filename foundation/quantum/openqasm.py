@@ -1,4 +1,4 @@
-"""Circuits from and to OpenQASM 2, and TensorCircuit on JAX."""
+"""Read and write circuits as OpenQASM 2, and import TensorCircuit on JAX."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 def tensorcircuit_on_jax():
-    """TensorCircuit on JAX, in JAX's present precision; imported at the first call (it costs
-    seconds).
+    """TensorCircuit on JAX, in JAX's present precision.
 
-    TensorCircuit sets JAX's 64-bit mode as it is imported and as its own precision is set. Here it
-    follows JAX's.
+    The first call imports it, which takes seconds. TensorCircuit changes JAX's 64-bit mode when it
+    is imported and when its precision is set; JAX's mode is put back here.
     """
     before = jax.enable_x64.get_global()
-    # within jax.enable_x64(True) not the global one
+    # the mode here and now, which differs from the global one within `jax.enable_x64(True)`
     dtype = "complex128" if jax.config.jax_enable_x64 else "complex64"
     try:
         import tensorcircuit
@@ -40,16 +39,15 @@ def tensorcircuit_on_jax():
 
 @dataclass(frozen=True)
 class OpenQasm:
-    """The circuit of an OpenQASM 2 text as an ansatz: each angle of its gates is one that is
-    trained.
+    """The circuit of an OpenQASM 2 text as an ansatz in which every angle of a gate is trained.
 
-    A gate that the text defines is taken apart into those it is made of. What is no unitary gate
-    (reset, if, a measurement before the end) is refused. Needs qiskit. PennyLane writes such texts:
-    `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it numbers them by
-    their first use.
+    A gate that the text defines is replaced by the gates of its definition. Instructions other than
+    unitary gates (reset, if, a measurement before the end) are refused. Needs qiskit. PennyLane
+    writes such texts: `pennylane.to_openqasm(qnode, wires=range(n_qubits))(…)`; without `wires` it
+    numbers the qubits by their first use.
 
-    measured: the qubit whose Z is read; None is the one that the text measures where that is one,
-    else the last.
+    measured: the qubit whose Z is read; None takes the qubit that the text measures where it
+    measures exactly one, else the last qubit.
     """
 
     text: str
@@ -58,7 +56,7 @@ class OpenQasm:
 
     @cached_property
     def _read(self) -> tuple[int, list[tuple[str, tuple[int, ...], Any]], int]:
-        """The qubits; (name, qubits, angles or matrix) of each gate; and which qubit is read."""
+        """Number of qubits; (name, qubits, angles or matrix) of each gate; and the qubit read."""
         try:
             from qiskit import QuantumCircuit
         except ImportError:
@@ -86,7 +84,7 @@ class OpenQasm:
 
     @property
     def angles(self) -> np.ndarray:
-        """(angles,) those of the text, in the order of its gates."""
+        """(angles,) The angles in the text, in the order of its gates."""
         return np.array(
             [angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own],
             np.float32,
@@ -113,17 +111,22 @@ def _turn(angle: jax.Array) -> dict[str, jax.Array]:
     return {"theta": angle}
 
 
-PARAMETRIC = {  # of OpenQASM, by qiskit's name: TensorCircuit's name, and its arguments
-    **{
-        name: (name, _turn) for name in ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")
-    },
-    **dict.fromkeys(("p", "u1"), ("phase", _turn)),
-    **dict.fromkeys(("cp", "cu1"), ("cphase", _turn)),
+def _three_angles(theta: jax.Array, phi: jax.Array, lbd: jax.Array) -> dict[str, jax.Array]:
+    return {"theta": theta, "phi": phi, "lbd": lbd}
+
+
+_SAME_NAME = ("rx", "ry", "rz", "rxx", "ryy", "rzz", "crx", "cry", "crz")
+# gates of OpenQASM by qiskit's name: TensorCircuit's name, and its arguments from the angles
+PARAMETRIC = {
+    **{name: (name, _turn) for name in _SAME_NAME},
+    "p": ("phase", _turn),
+    "u1": ("phase", _turn),
+    "cp": ("cphase", _turn),
+    "cu1": ("cphase", _turn),
     "u2": ("u", lambda phi, lbd: {"theta": np.pi / 2, "phi": phi, "lbd": lbd}),
-    **dict.fromkeys(
-        ("u", "u3"), ("u", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd})
-    ),
-    "cu3": ("cu", lambda theta, phi, lbd: {"theta": theta, "phi": phi, "lbd": lbd}),
+    "u": ("u", _three_angles),
+    "u3": ("u", _three_angles),
+    "cu3": ("cu", _three_angles),
 }
 
 
@@ -140,8 +143,8 @@ def _gates(circuit: Any) -> tuple[list[Gate], set[int]]:
             continue
         qubits = tuple(circuit.find_bit(qubit).index for qubit in instruction.qubits)
         late = sorted(measured & set(qubits))
-        words = f"{name} behind a measurement of qubit {late}"
-        require(not late, "OpenQASM", words, "measurements at the end")
+        refused = f"{name} behind a measurement of qubit {late}"
+        require(not late, "OpenQASM", refused, "measurements at the end")
         if name == "measure":
             measured |= set(qubits)
         else:
@@ -150,17 +153,21 @@ def _gates(circuit: Any) -> tuple[list[Gate], set[int]]:
 
 
 def _gates_of(operation: Any, qubits: tuple[int, ...]) -> list[Gate]:
-    """The gates of one of qiskit's operations, which may be defined by others."""
+    """The gates of one of qiskit's operations, which other operations may define."""
     name = operation.name
     angles = [float(angle) for angle in operation.params if np.isscalar(angle)]
-    words = f"{name} with an angle of {listed(angles)}"
-    require(all(np.isfinite(angles)), "OpenQASM", words, "finite angles")
+    refused = f"{name} with an angle of {listed(angles)}"
+    require(all(np.isfinite(angles)), "OpenQASM", refused, "finite angles")
     is_gate = hasattr(operation, "to_matrix") and getattr(operation, "condition", None) is None
     if is_gate and name in PARAMETRIC:
         return [(name, qubits, angles)]
     if is_gate and operation.definition is not None and (angles or not _has_matrix(operation)):
-        inner, _ = _gates(operation.definition)
-        return [(own, tuple(qubits[k] for k in places), what) for own, places, what in inner]
+        inner_gates, _ = _gates(operation.definition)
+        gates = []
+        for inner_name, places, angles_or_matrix in inner_gates:
+            inner_qubits = tuple(qubits[place] for place in places)
+            gates.append((inner_name, inner_qubits, angles_or_matrix))
+        return gates
     is_fixed = is_gate and not angles and _has_matrix(operation)
     allowed = "gates that are unitary, and measurements at the end"
     require(is_fixed, "OpenQASM", f"the instruction {name}", allowed)
@@ -171,19 +178,19 @@ def _gates_of(operation: Any, qubits: tuple[int, ...]) -> list[Gate]:
 def _has_matrix(operation: Any) -> bool:
     try:
         return operation.to_matrix() is not None
-    except Exception:  # opaque, or taken apart into others
+    except Exception:  # an opaque operation, or one that only others define
         return False
 
 
 def to_openqasm(circuit: tensorcircuit.Circuit) -> str:
-    """The circuit as OpenQASM 2; needs qiskit."""
+    """Write the circuit as OpenQASM 2; needs qiskit."""
     try:
         return circuit.to_openqasm()
     except ImportError:
         raise BadInput(
             "OpenQASM: got no qiskit, allowed: pip install qiskit, which reads and writes it"
         ) from None
-    except Exception as error:  # a gate of one's own that OpenQASM has not
+    except Exception as error:  # a user's gate that OpenQASM does not have
         raise BadInput(
             f"OpenQASM: got {first_line(error)}, allowed: gates that OpenQASM 2 has"
         ) from None

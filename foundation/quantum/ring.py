@@ -1,5 +1,4 @@
-"""The XXZ ring: its couplings and how they are split, exact diagonalisation of its ground states,
-and their cache."""
+"""The XXZ ring: its couplings and their splits, and its ground states, diagonalised and cached."""
 
 from __future__ import annotations
 
@@ -20,57 +19,62 @@ _Terms = tuple[Any, Any]  # Σ XX + YY and Σ ZZ over the bonds, scipy.sparse.cs
 # (294,) Δ of the XXZ ring, -0.94 to 1.99; the transition is at Δ = 1
 COUPLINGS = (np.arange(294) - 94) / 100
 XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on either side of Δ = 1
-XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,), 42 on either side
-# (166,) the states that are computed; union1d would load numpy.ma
+XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,) indices into COUPLINGS, 42 on either side of Δ = 1
+# (166,) indices of the states that are computed; union1d would load numpy.ma
 XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])
-XXZ_FORMAT = 1  # of the cache file; to be raised with every change of what is computed
+XXZ_FORMAT = 1  # of the cache file; raise it with every change of the computation
 MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
-# energy; closer to the next level, an eigenvector is no longer determined by the Hamiltonian
+# energy; at smaller gaps the Hamiltonian no longer determines the eigenvector
 MIN_GAP = 1e-6
 
 
 class Spectrum(NamedTuple):
-    """Lowest levels of the XXZ ring at the couplings of the data set, each (166,), in ascending
-    delta."""
+    """Lowest levels of the XXZ ring at the data set's couplings: (166,) each, in ascending Δ."""
 
     delta: np.ndarray
-    # of the ground state, total, in units of the exchange (Pauli matrices, not spins)
+    # total energy of the ground state, in units of the exchange (Pauli matrices, not spins)
     energy: np.ndarray
     gap: np.ndarray  # to the next level of the whole space
-    is_train: np.ndarray  # which split the state is in
-    is_val: np.ndarray
+    is_train: np.ndarray  # whether the state is in the training split
+    is_val: np.ndarray  # whether it is in the validation split
 
 
 def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
-    """(82,) and (84,) indices into COUPLINGS of the training and the validation states."""
+    """(82,) and (84,) indices into COUPLINGS of the training and the validation states.
+
+    Of each phase, 41 states are for training: every other one (interleaved), those farthest from
+    the transition (far), those nearest to it (near), or those of lowest Δ (one_sided).
+    """
     if split == "interleaved":
         return XXZ_TRAIN, XXZ_VAL
     phases = np.split(XXZ_USED, 2)  # (83,) each, by ascending Δ
-    outwards = {
-        "far": (slice(None), slice(None, None, -1)),
-        "near": (slice(None, None, -1), slice(None)),
-    }
-    orders = outwards.get(split, (slice(None), slice(None)))
-    ordered = [phase[order] for phase, order in zip(phases, orders, strict=True)]
-    train, val = (
-        np.sort(np.concatenate([own[part] for own in ordered]))
-        for part in (slice(41), slice(41, None))
-    )
-    return train, val
+    ascending, descending = slice(None), slice(None, None, -1)
+    orders_of_splits = {"far": (ascending, descending), "near": (descending, ascending)}
+    orders = orders_of_splits.get(split, (ascending, ascending))
+    phases_and_orders = zip(phases, orders, strict=True)
+    ordered = [phase[order] for phase, order in phases_and_orders]
+    train = np.concatenate([points[:41] for points in ordered])
+    val = np.concatenate([points[41:] for points in ordered])
+    return np.sort(train), np.sort(val)
 
 
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:
-    """Ground-state energy and gap at the 166 couplings of the data set, from the same cache as the
-    states."""
+    """Ground-state energies and gaps at the data set's 166 couplings, from the states' cache."""
     check_even(n_sites)
-    levels, is_train = _cached_levels(n_sites), np.isin(XXZ_USED, XXZ_TRAIN)
-    return Spectrum(COUPLINGS[XXZ_USED], levels["energy"], levels["gap"], is_train, ~is_train)
+    levels = _cached_levels(n_sites)
+    delta = COUPLINGS[XXZ_USED]
+    is_train = np.isin(XXZ_USED, XXZ_TRAIN)
+    is_val = ~is_train
+    return Spectrum(delta, levels["energy"], levels["gap"], is_train, is_val)
 
 
 def xxz_hamiltonian(n_sites: int, delta: float) -> Any:
-    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring of 3 to 16 qubits, a sparse
-    matrix of SciPy."""
-    require(n_sites in range(3, MAX_SITES + 1), "n_sites", n_sites, f"3 to {MAX_SITES}")
+    """H = Σ_i X_i X_{i+1} + Y_i Y_{i+1} + Δ Z_i Z_{i+1} on a ring, as a sparse matrix of SciPy.
+
+    n_sites: 3 to 16 qubits. delta: Δ.
+    """
+    is_allowed = n_sites in range(3, MAX_SITES + 1)
+    require(is_allowed, "n_sites", n_sites, f"3 to {MAX_SITES}")
     exchange, alignment = _ring_terms(n_sites, np.arange(2**n_sites))
     return exchange + delta * alignment
 
@@ -88,16 +92,20 @@ def neel(n_sites: int) -> int:
 def ground_states(n_sites: int) -> np.ndarray:
     """(166, 2**n_sites) ground states in the fixed gauge."""
     states = np.zeros((len(XXZ_USED), 2**n_sites))
-    states[:, _sector(n_sites, n_sites // 2)] = _cached_levels(n_sites)["amplitudes"]
+    amplitudes = _cached_levels(n_sites)["amplitudes"]
+    sector = _sector(n_sites, n_sites // 2)
+    states[:, sector] = amplitudes
     return states
 
 
 def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
-    """What `_diagonalise` returns, from the cache where it is there and sound, and kept there where
-    it is not."""
-    key = hashlib.sha256(
-        f"{XXZ_FORMAT} {n_sites}".encode() + COUPLINGS[XXZ_USED].tobytes()
-    ).hexdigest()[:16]
+    """The arrays of `_diagonalise`, read from the cache, or computed and cached.
+
+    A cache file that cannot be read or fails its checksum is reported and replaced.
+    """
+    header = f"{XXZ_FORMAT} {n_sites}".encode()
+    couplings = COUPLINGS[XXZ_USED].tobytes()
+    key = hashlib.sha256(header + couplings).hexdigest()[:16]
     path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
     try:
         return _read_cache(path)
@@ -127,12 +135,15 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     from foundation.base.storage import replacing
 
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays, sha256=np.array(sha256(*arrays.values())))
+        checksum = sha256(*arrays.values())
+        np.savez(file, **arrays, sha256=np.array(checksum))
 
 
 def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
-    """Energy, gap (166,), amplitudes (166, d): in the fixed gauge, on the d ascending states of
-    zero magnetisation."""
+    """Energies and gaps (166,), and amplitudes (166, d) of the ground states in the fixed gauge.
+
+    The amplitudes are those of the d basis states of zero magnetisation, in ascending order.
+    """
     from tqdm import tqdm
 
     sectors = _sectors(n_sites)
@@ -144,30 +155,32 @@ def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
         mininterval=0.1 if sys.stderr.isatty() else 30,
     )
     states = [_ground_state(sectors, delta) for delta in progress]
-    energy, gap, amplitudes = map(np.array, zip(*states, strict=True))
-    # The largest amplitude will not do: the two Néel states tie, and for n_sites / 2 odd they
-    # differ in sign.
-    place = np.searchsorted(_sector(n_sites, n_sites // 2), neel(n_sites))
-    amplitudes *= np.sign(amplitudes[:, place])[:, None]
+    by_quantity = zip(*states, strict=True)
+    energy, gap, amplitudes = map(np.array, by_quantity)
+    # The gauge makes the amplitude of |0101…01⟩ positive. The largest amplitude would not fix the
+    # sign: the two Néel states tie, and for n_sites / 2 odd they differ in sign.
+    neel_place = np.searchsorted(_sector(n_sites, n_sites // 2), neel(n_sites))
+    signs = np.sign(amplitudes[:, neel_place])
+    amplitudes *= signs[:, None]
     return {"amplitudes": amplitudes, "energy": energy, "gap": gap}
 
 
 def _ground_state(sectors: list[_Terms], delta: float) -> tuple[float, float, np.ndarray]:
-    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector, of no
-    certain sign.
+    """Total energy, gap in the whole space, and amplitudes in the zero-magnetisation sector.
 
-    For Δ > -1 the ground state of an even ring lies in that sector and is alone there: with the
-    signs of X and Y turned on every other site no matrix element between two basis states is
-    positive, and they connect them all (Perron-Frobenius). The next level of the whole space is the
-    second of this sector (Δ > 1: the other superposition of the two Néel states) or the lowest of a
-    neighbouring one (Δ < 1), since the lowest energies of the sectors rise with |magnetisation|:
-    proven at Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the other
-    Δ in use. At Δ ≤ -1 the gap found is zero or negative. Raises ValueError where it is below
-    MIN_GAP.
+    The amplitudes come with an arbitrary sign. For Δ > -1 an even ring has exactly one ground
+    state, and it lies in this sector: with the signs of X and Y flipped on every other site, no
+    matrix element between two basis states is positive, and the matrix elements connect all basis
+    states (Perron-Frobenius). The next level of the whole space is the second level of this sector
+    (Δ > 1: the other superposition of the two Néel states) or the lowest level of a neighbouring
+    sector (Δ < 1), since the lowest energies of the sectors rise with |magnetisation|: proven at
+    Δ = 1 (Lieb & Mattis, J. Math. Phys. 3, 749 (1962)), checked by the tests at the other Δ in use.
+    At Δ ≤ -1 the computed gap is zero or negative. Raises ValueError where it is below MIN_GAP.
     """
     levels, vectors = _lowest(sectors[0], delta, 2)
-    neighbour, _ = _lowest(sectors[1], delta, 1)
-    gap = min(levels[1], neighbour[0]) - levels[0]
+    neighbour_levels, _ = _lowest(sectors[1], delta, 1)
+    next_level = min(levels[1], neighbour_levels[0])
+    gap = next_level - levels[0]
     require(
         gap >= MIN_GAP,
         "delta",
@@ -182,29 +195,30 @@ def _lowest(terms: _Terms, delta: float, k: int) -> tuple[np.ndarray, np.ndarray
     from scipy.sparse.linalg import eigsh
 
     exchange, alignment = terms
-    # A start without any symmetry: from a symmetric one, Lanczos steps would never reach the other
-    # levels.
+    # The start has no symmetry: from a symmetric one, Lanczos would never reach levels of another
+    # symmetry.
     start = np.random.default_rng(0).normal(size=exchange.shape[0])
-    levels, vectors = eigsh(exchange + delta * alignment, k=k, which="SA", v0=start)
+    hamiltonian = exchange + delta * alignment
+    levels, vectors = eigsh(hamiltonian, k=k, which="SA", v0=start)
     order = np.argsort(levels)
     return levels[order], vectors[:, order]
 
 
 def _sectors(n_sites: int) -> list[_Terms]:
-    """The ring's terms within the sectors of magnetisation zero and one spin flipped from it."""
-    return [
-        _ring_terms(n_sites, _sector(n_sites, ones)) for ones in (n_sites // 2, n_sites // 2 - 1)
-    ]
+    """The ring's terms in the sector of zero magnetisation and in that with one spin flipped."""
+    half = n_sites // 2
+    bases = [_sector(n_sites, ones) for ones in (half, half - 1)]
+    return [_ring_terms(n_sites, basis) for basis in bases]
 
 
 def _sector(n_sites: int, ones: int) -> np.ndarray:
     """Ascending indices of the basis states with this many ones."""
-    return np.flatnonzero(np.bitwise_count(np.arange(2**n_sites)) == ones)
+    indices = np.arange(2**n_sites)
+    return np.flatnonzero(np.bitwise_count(indices) == ones)
 
 
 def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
-    """The ring's terms, each (d, d), on d ascending basis indices that exchanges don't lead out
-    of."""
+    """The ring's terms, (d, d) each, on d ascending basis indices that exchanges do not leave."""
     from scipy import sparse  # costs a fifth of a second, and loading MNIST does without it
 
     places = 1 << np.arange(n_sites)[::-1]  # of qubit 0, 1, …
@@ -212,9 +226,13 @@ def _ring_terms(n_sites: int, basis: np.ndarray) -> _Terms:
     unequal = bits != np.roll(bits, -1, axis=1)  # (d, n_sites): bond i joins sites i and i + 1
     row, bond = np.nonzero(unequal)
     # XX + YY exchanges the two bits of a bond with amplitude 2 where they differ, and annihilates
-    # equal ones.
-    column = np.searchsorted(basis, basis[row] ^ (places | np.roll(places, -1))[bond])
-    exchange = sparse.csr_array(
-        (np.full(len(row), 2.0), (row, column)), shape=(len(basis), len(basis))
-    )
-    return exchange, sparse.diags_array(n_sites - 2.0 * unequal.sum(axis=1), format="csr")
+    # equal bits.
+    bits_of_bond = places | np.roll(places, -1)
+    exchanged = basis[row] ^ bits_of_bond[bond]
+    column = np.searchsorted(basis, exchanged)
+    amplitudes = np.full(len(row), 2.0)
+    d = len(basis)
+    exchange = sparse.csr_array((amplitudes, (row, column)), shape=(d, d))
+    diagonal = n_sites - 2.0 * unequal.sum(axis=1)
+    alignment = sparse.diags_array(diagonal, format="csr")
+    return exchange, alignment

@@ -1,11 +1,16 @@
 """Claims: a statement, its effect, the control that decides, and the verdict.
 
-The rule was fixed before anything was computed. A claim *stands* if the interval of its effect
-excludes 0 in the claimed direction, after Holm over the table, and no control comes within the
-margin; it is *weaker* if, that given, the effect is less than half the published one; it *falls* if
-a control is within the margin or better with its whole interval, or the effect is the other way
-with its whole interval; else it is *undecided*. Everything is paired: by run, with the same poison
-and, where runs have one of their own, training set.
+The rule was fixed before anything was computed.
+
+- A claim *stands* if the interval of its effect excludes 0 in the claimed direction, with Holm's
+  correction over the table, and no control comes within the margin.
+- It is *weaker* if it stands, but its effect is less than half the published effect.
+- It *falls* if the whole interval of a control is within the margin or ahead, or if the whole
+  interval of the effect lies in the other direction.
+- Else it is *undecided*.
+
+All differences are paired by run: both sides have one poison and, where runs have training sets of
+their own, one training set.
 """
 
 from __future__ import annotations
@@ -39,63 +44,72 @@ class Evidence(NamedTuple):
 
     @property
     def text(self) -> str:
-        low, high = (digits(end, sign="+") for end in (self.low, self.high))
-        interval = f" [{low}, {high}]" * bool(self.high > self.low)
-        return f"{digits(self.value, sign='+')}{interval}, n = {self.n}"
+        value, low, high = (
+            digits(number, sign="+") for number in (self.value, self.low, self.high)
+        )
+        interval = f" [{low}, {high}]" if self.high > self.low else ""
+        return f"{value}{interval}, n = {self.n}"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, the effect that it is about, and what could refute it: the claimed side minus
-    each control."""
+    """A statement, its effect, and the controls that could refute it."""
 
     whose: str  # the paper's or ours
     statement: str
     effect: Evidence
-    controls: tuple[Evidence, ...]
-    published: float | None = None  # effect
+    controls: tuple[Evidence, ...]  # the claimed side minus each control
+    published: float | None = None  # the published effect
     margin: float = MARGIN
 
     @property
     def decisive(self) -> Evidence:
-        """The control that comes nearest, or is farthest ahead."""
+        """The control of the smallest difference: the nearest one, or the one farthest ahead."""
         return min(self.controls, key=lambda control: control.value)
 
     def verdict(self, adjusted_p: float) -> str:
-        """By the rule above; adjusted_p: of the effect, NaN where its interval alone decides."""
-        if self.effect.high < 0 or any(control.high <= self.margin for control in self.controls):
+        """Apply the module's rule; adjusted_p: of the effect, NaN where its interval decides."""
+        control_ahead = any(control.high <= self.margin for control in self.controls)
+        if self.effect.high < 0 or control_ahead:
             return "falls"
         holds = self.effect.low > 0 and not adjusted_p >= SIGNIFICANT
-        if not holds or any(control.value <= self.margin for control in self.controls):
+        control_near = any(control.value <= self.margin for control in self.controls)
+        if not holds or control_near:
             return "undecided"
-        return "weaker" if self.published and self.effect.value < self.published / 2 else "stands"
+        is_weaker = self.published and self.effect.value < self.published / 2
+        return "weaker" if is_weaker else "stands"
 
 
 def paired(words: str, own: pd.DataFrame, other: pd.DataFrame) -> Evidence:
-    """The mean of own minus other, both with columns run and accuracy, over the runs that both
-    have."""
-    both = own.set_index("run").accuracy.align(other.set_index("run").accuracy, join="inner")
-    difference = (both[0] - both[1]).dropna().values
+    """Average the accuracies own minus other over the runs that both have.
+
+    own, other: frames with columns run and accuracy.
+    """
+    left = own.set_index("run").accuracy
+    right = other.set_index("run").accuracy
+    left, right = left.align(right, join="inner")
+    difference = (left - right).dropna().values
     return of_values(words, difference)
 
 
 def of_values(words: str, values: np.ndarray) -> Evidence:
-    """The mean of values by run."""
+    """Average the values of runs, (n,), with an interval and the p-value of sign flips."""
     p = np.nan
     if len(values) > 1 and np.ptp(values):
         test = stats.permutation_test(
             (values,), np.mean, permutation_type="samples", rng=np.random.default_rng(0)
         )
         p = float(test.pvalue)
-    return Evidence(
-        words, float(np.mean(values)), *metrics.bootstrap_interval(values), len(values), p
-    )
+    low, high = metrics.bootstrap_interval(values)
+    mean = float(np.mean(values))
+    return Evidence(words, mean, low, high, len(values), p)
 
 
 def first_of(runs: pd.DataFrame, family: str) -> str:
-    """The model of a family; of several MLPs the largest."""
-    own = runs[runs.family == family].sort_values("size", ascending=family != "MLP", kind="stable")
-    return own.model.iloc[0]
+    """Return the largest MLP, or the smallest model of another family."""
+    is_family = runs.family == family
+    by_size = runs[is_family].sort_values("size", ascending=family != "MLP", kind="stable")
+    return by_size.model.iloc[0]
 
 
 def of_model(runs: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -103,24 +117,25 @@ def of_model(runs: pd.DataFrame, model: str) -> pd.DataFrame:
 
 
 def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]]) -> pd.DataFrame:
-    """Whose, statement, effect, control, difference, verdict of every claim of which the studies
-    are there."""
-    found, missing = [], []
+    """Decide the claims whose studies are there: a table with a row for each claim.
+
+    Claims without their studies are left out, and the reason is printed on stderr.
+    """
+    decidable, reasons = [], []
     for make in claims:
         try:
-            found.append(make(read))
+            decidable.append(make(read))
         except ValueError as error:
-            missing.append(str(error))
-    for words in dict.fromkeys(missing):
-        print(f"claims are left out: {words}", file=sys.stderr)
-    adjusted = holm(np.array([claim.effect.p for claim in found]))
-    rows = [
-        (
-            claim.whose, claim.statement, f"{claim.effect.words}: {claim.effect.text}",
-            f"{claim.decisive.words}: {claim.decisive.text}", claim.verdict(p),
-        )
-        for claim, p in zip(found, adjusted, strict=True)
-    ]  # fmt: skip
+            reasons.append(str(error))
+    for reason in dict.fromkeys(reasons):
+        print(f"claims are left out: {reason}", file=sys.stderr)
+    adjusted = holm(np.array([claim.effect.p for claim in decidable]))
+    rows = []
+    for claim, adjusted_p in zip(decidable, adjusted, strict=True):
+        effect = f"{claim.effect.words}: {claim.effect.text}"
+        control = f"{claim.decisive.words}: {claim.decisive.text}"
+        verdict = claim.verdict(adjusted_p)
+        rows.append((claim.whose, claim.statement, effect, control, verdict))
     return pd.DataFrame(
         rows, columns=["claim", "statement", "effect", "the control that decides", "verdict"]
     )

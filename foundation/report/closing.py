@@ -1,4 +1,4 @@
-"""What a script ends with: a table for each of its studies, and the figures beside the results."""
+"""The end of a script: print a table of each study, and draw figures beside the results."""
 
 from __future__ import annotations
 
@@ -21,74 +21,73 @@ from foundation.report.layout import laid_out_table
 
 @any_terminal()
 def report(folder: Path, studies: Iterable[Study], stages: Iterable[str]) -> None:
-    """Print a table for each of the stages, and draw the figures of all studies that the folder
-    holds."""
+    """Print the tables of the stages, and draw the figures of all studies in the folder."""
     studies = tuple(studies)
     known = by_name(studies)
     print_summary(folder, [known[stage] for stage in stages])
-    print(f"results and {len(save_all(folder, studies, only_old=True))} figures in {folder}")
+    pictures = save_all(folder, studies, only_old=True)
+    print(f"results and {len(pictures)} figures in {folder}")
 
 
 @any_terminal()
 def print_summary(folder: Path, studies: Iterable[Study]) -> None:
-    """Print the tables of the studies, from the files in OUT/DATA/PRESET, with n and what the
-    errors are."""
+    """Print the tables of the studies, from the files in OUT/DATA/PRESET, with titles and notes."""
     folder = Path(folder).resolve()
-    read, data, preset = ResultFiles(folder.parents[1]), *folder.parts[-2:]
+    read = ResultFiles(folder.parents[1])
+    data, preset = folder.parts[-2:]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    every = [
-        (table.file or study.name, table)
-        for study in studies
-        for table in study.tables
-        if table.title
-    ]
-    # once, of two studies that fill one file
-    tables = {(file, table.title): table for file, table in every}
-    for (file, title), own in tables.items():
-        if (data, preset, file) in read.paths:
-            table, results = laid_out_table(own, read, [data], [preset]), read[data, preset, file]
-            counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
-            words = title.format(**counts, draws=results.sizes.get("draw", 1))
-            print(*textwrap.wrap(words, 100), "", sep="\n")
-            print(
-                table.cells().to_string(line_width=width, sparsify=False),
-                "",
-                *_notes(results),
-                sep="\n",
-            )
+    # by file and title, because two studies that fill one file share their table
+    tables = {}
+    for study in studies:
+        for table in study.tables:
+            if table.title:
+                tables[table.file or study.name, table.title] = table
+    for (file, title), table in tables.items():
+        if (data, preset, file) not in read.paths:
+            continue
+        laid_out = laid_out_table(table, read, [data], [preset])
+        results = read[data, preset, file]
+        counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
+        heading = title.format(**counts, draws=results.sizes.get("draw", 1))
+        print(*textwrap.wrap(heading, 100), "", sep="\n")
+        text = laid_out.cells().to_string(line_width=width, sparsify=False)
+        print(text, "", *_notes(results), sep="\n")
 
 
 def _notes(results: xr.Dataset) -> list[str]:
-    """What stands below a table: methods that cannot run on a model, what reads the truth, runs
-    that diverged."""
-    left_out = results.left_out.to_series() if "left_out" in results.coords else {}
-    notes = [f"not on {model}: {words}" for model, words in dict(left_out).items() if words]
+    """Write the lines below a table: methods that cannot run on a model, marks, diverged runs."""
+    reasons = results.left_out.to_series() if "left_out" in results.coords else {}
+    notes = []
+    for model, reason in dict(reasons).items():
+        if reason:
+            notes.append(f"not on {model}: {reason}")
     notes += filter(None, [truth_words(results)])
-    return [*notes, ""] * bool(notes) + _diverged(results)
+    if notes:
+        notes.append("")
+    return notes + _diverged(results)
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
     if "diverged" not in results:
         return []
     lost = results.diverged.sum("run").to_series()
-    counts = [
-        f"{' '.join(map(str, np.atleast_1d(place)))}: {int(n)}"
-        for place, n in lost[lost > 0].items()
-    ]
-    total = f"{int(lost.sum())} of {int(results.diverged.count())} trainings"
-    return (
-        [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""]
-        if counts
-        else []
-    )
+    counts = []
+    for place, count in lost[lost > 0].items():
+        labels = " ".join(map(str, np.atleast_1d(place)))
+        counts.append(f"{labels}: {int(count)}")
+    if not counts:
+        return []
+    n_lost = int(lost.sum())
+    n_trained = int(results.diverged.count())
+    total = f"{n_lost} of {n_trained} trainings"
+    return [f"diverged, and left out of all means: {total} ({'; '.join(counts)})", ""]
 
 
 def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = False) -> list[Path]:
-    """Draw every figure whose files are in the folder (of a preset, or of a data set) there; the
-    paths of the PNGs.
+    """Draw every figure whose study files are in the folder, and return the paths of the PNGs.
 
-    only_old: draw those figures alone that are older than their data or the project's code.
-    Returned are all paths.
+    folder: of a preset, or of a data set. only_old: draw only figures that are older than their
+    data or the project's code; the paths of all figures are returned.
     """
     return [path for path in save_each(Path(folder), studies, only_old=only_old) if path]
 
@@ -96,12 +95,15 @@ def save_all(folder: str | Path, studies: Iterable[Study], *, only_old: bool = F
 def save_each(
     folder: Path, studies: Iterable[Study], *, only_old: bool = False
 ) -> list[Path | None]:
-    """As `save_all`: None for a figure that failed, which is named on stderr. A full disk fails
-    all, and is raised."""
+    """Draw figures as `save_all` does; the path of a figure that failed is None.
+
+    Failed figures are named on stderr. OSError, such as a full disk, is raised.
+    """
     paths: list[Path | None] = []
     for study in studies:
         for figure in study.figures:
-            files = [folder / f"{file}.nc" for file in figure.files or (study.name,)]
+            names = figure.files or (study.name,)
+            files = [folder / f"{name}.nc" for name in names]
             picture = folder / f"{figure.name}.png"
             if not all(path.is_file() for path in files):
                 continue
@@ -114,17 +116,15 @@ def save_each(
             except OSError:
                 raise
             except Exception as error:
-                print(
-                    f"no figure {folder / figure.name}: {type(error).__name__}: {error}",
-                    file=sys.stderr,
-                )
+                reason = f"{type(error).__name__}: {error}"
+                print(f"no figure {folder / figure.name}: {reason}", file=sys.stderr)
                 paths.append(None)
     return paths
 
 
 def _save(picture: Path, draw, files: list[Path]) -> bool:
-    """Draw one figure, as PNG and PDF; whether there was anything to draw."""
-    # matplotlib and seaborn, before which nothing else has to wait
+    """Draw one figure as PNG and PDF; False if there is nothing to draw."""
+    # imported here, because matplotlib and seaborn load slowly
     from foundation.report import drawing
 
     drawing.matplotlib.use("Agg")  # files need no screen
@@ -143,7 +143,12 @@ def _save(picture: Path, draw, files: list[Path]) -> bool:
 
 
 def _is_new(picture: Path, files: list[Path]) -> bool:
-    """Whether a figure, as PNG and PDF, is newer than its data and than the project's code."""
-    both = [picture, picture.with_suffix(".pdf")]
-    newest = max(path.stat().st_mtime_ns for path in (*files, *own_files()))
-    return all(path.is_file() and path.stat().st_mtime_ns > newest for path in both)
+    """Whether the PNG and the PDF of a figure are newer than its data and the project's code."""
+    pictures = [picture, picture.with_suffix(".pdf")]
+    sources = (*files, *own_files())
+    newest = max(path.stat().st_mtime_ns for path in sources)
+
+    def is_newer(path: Path) -> bool:
+        return path.is_file() and path.stat().st_mtime_ns > newest
+
+    return all(map(is_newer, pictures))

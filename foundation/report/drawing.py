@@ -1,5 +1,4 @@
-"""What figures share: styles of models and methods, panels, curves, legends, and the bytes of a
-picture."""
+"""Shared parts of figures: styles of models and methods, panels, curves, legends, picture files."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 PALETTE = sns.color_palette("colorblind")
 DARK = [tuple(0.6 * value for value in colour) for colour in PALETTE]
-# colour, line and marker of each kind of model, in all figures; methods have colours of their own
+# colour, line and marker of each family of models; methods have other colours
 FAMILY_STYLE = {
     "MLP": (PALETTE[0], "-", "o"),
     "QNN": (PALETTE[1], "--", "s"),
@@ -41,7 +40,7 @@ METHOD_STYLE = {  # colour and line of each method
     "ga": (PALETTE[3], ":"),
 }
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
-# of methods, in turn: of no family
+# of methods without a style of their own, in turn; no family has these colours
 SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])
 SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
 POISON_NAMES = {
@@ -55,42 +54,51 @@ POISON_NAMES = {
     "none": "no poison",
 }
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
-MOST_BANDS = 4  # lines of one panel; the bands of more hide each other
+MOST_BANDS = 4  # in one panel: the bands of more lines hide each other
 MARKERS = "osD^vPX*<>"
 PANEL = np.array([3.3, 2.5])  # inches: a panel is readable at a print column's width
 ALPHA_LABEL = "flipped share of the training labels α (%)"
 
 
 def model_styles(results: xr.Dataset, models: Iterable[str]) -> dict[str, tuple]:
-    """Colour, line and marker of each of these models, by its family; of several the later are
-    darker."""
-    of_model = {
-        model: FAMILY_STYLE.get(results.family.sel(model=model).item(), SPARE_STYLE)
-        for model in models
-    }
+    """Return colour, line and marker of each model; later models of a family are darker."""
+    family_styles = {}
+    for model in models:
+        family = results.family.sel(model=model).item()
+        family_styles[model] = FAMILY_STYLE.get(family, SPARE_STYLE)
     styles = {}
-    for model, style in of_model.items():
-        alike = [other for other in of_model if of_model[other] == style]
-        place, (colour, line, marker) = alike.index(model), style
-        share = np.linspace(-0.5, 0.6, len(alike))[place] if len(alike) > 2 else (0, 0.45)[place]
+    for model, style in family_styles.items():
+        alike = [other for other in family_styles if family_styles[other] == style]
+        place = alike.index(model)
+        colour, line, marker = style
+        shares = (0, 0.45)
+        if len(alike) > 2:
+            shares = np.linspace(-0.5, 0.6, len(alike))
+        share = shares[place]
         colour = mixed(colour, "white" if share < 0 else "black", abs(share))
-        styles[model] = colour, line, MARKERS[(MARKERS.index(marker) + 3 * place) % len(MARKERS)]
+        first_marker = MARKERS.index(marker)
+        marker_place = (first_marker + 3 * place) % len(MARKERS)
+        styles[model] = colour, line, MARKERS[marker_place]
     return styles
 
 
 def method_styles(results: xr.Dataset) -> dict[str, tuple]:
-    """Colour and line of each method of a study, in reading order."""
+    """Return colour and line of each method of a study, in reading order."""
     spare = zip(itertools.cycle(SPARE_COLOURS), itertools.cycle(SPARE_LINES), strict=False)
-    return {name: METHOD_STYLE.get(name) or next(spare) for name in ordered(results, "unlearner")}
+    styles = {}
+    for name in ordered(results, "unlearner"):
+        styles[name] = METHOD_STYLE.get(name) or next(spare)
+    return styles
 
 
 def mixed(colour, towards, share: float) -> tuple:
-    left, right = np.array([matplotlib.colors.to_rgb(each) for each in (colour, towards)])
+    left = np.array(matplotlib.colors.to_rgb(colour))
+    right = np.array(matplotlib.colors.to_rgb(towards))
     return tuple((1 - share) * left + share * right)
 
 
 def use_style() -> None:
-    """Seaborn's styling, set in this one place."""
+    """Set the styling of all figures."""
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.95)
     plt.rcParams.update({"figure.dpi": 110, "axes.spines.top": False, "axes.spines.right": False,
                          "figure.constrained_layout.use": True, "pdf.fonttype": 42})  # fmt: skip
@@ -99,12 +107,15 @@ def use_style() -> None:
 def panels_for(
     items: Iterable, xlabel: str = "", ylabel: str = "", *, rows: int = 1
 ) -> Iterator[tuple]:
-    """Start a figure with a panel for each item, row by row, its outer edges labelled: (axes, item)
-    of each."""
+    """Start a figure with a panel for each item, row by row, and return (axes, item) of each.
+
+    The labels stand at the outer edges only.
+    """
     use_style()
     items = list(items)
     shape = rows, len(items) // rows
-    _, axes = plt.subplots(*shape, figsize=PANEL * shape[::-1] + (0, 0.3), squeeze=False)
+    size = PANEL * shape[::-1] + (0, 0.3)
+    _, axes = plt.subplots(*shape, figsize=size, squeeze=False)
     plt.setp(axes[-1], xlabel=xlabel)
     plt.setp(axes[:, 0], ylabel=ylabel)
     return zip(axes.flat, items, strict=True)
@@ -116,10 +127,15 @@ GRID = 4  # panels beside each other
 def grid_for(
     items: list, xlabel: str = "", ylabel: str = "", *, most: int = GRID
 ) -> Iterator[tuple]:
-    """As `panels_for`, at most so many in a row; what is left over of the last one stays empty."""
+    """Start a figure with a panel for each item, at most `most` in a row; yields (axes, item).
+
+    The last row may end with empty places.
+    """
     columns = min(len(items), most)
     blank = [None] * (-len(items) % columns)
-    for axis, item in panels_for([*items, *blank], xlabel, ylabel, rows=-(-len(items) // columns)):
+    padded = [*items, *blank]
+    rows = len(padded) // columns
+    for axis, item in panels_for(padded, xlabel, ylabel, rows=rows):
         if item is None:
             axis.set_axis_off()
         else:
@@ -129,25 +145,22 @@ def grid_for(
 def draw_curve(
     axis, runs: xr.DataArray, style: tuple, label: str | None = None, *, bands: bool = True
 ) -> None:
-    """Accuracies (run, x) against their other axis: mean and a band of one standard deviation,
-    where there are any."""
+    """Draw the mean of accuracies (run, x) against x, with a band of one standard deviation.
+
+    Places x without any run are left out; a single run has no band.
+    """
     (x,) = set(runs.dims) - {"run"}
     runs = runs.dropna(x, how="all").transpose("run", x)
     colour, line, marker = style
+    look = {"color": colour, "linestyle": line, "marker": marker, "markersize": 3.5}
     mean = runs.mean("run").values
-    axis.plot(
-        runs[x].values,
-        mean,
-        color=colour,
-        linestyle=line,
-        marker=marker,
-        markersize=3.5,
-        label=label,
-    )
+    places = runs[x].values
+    axis.plot(places, mean, label=label, **look)
     if bands and runs.sizes["run"] > 1:
         deviation = runs.std("run", ddof=1).values
-        ends = np.clip([mean - deviation, mean + deviation], 0, 1)
-        axis.fill_between(runs[x].values, *ends, color=colour, alpha=0.2, linewidth=0)
+        ends = [mean - deviation, mean + deviation]
+        low, high = np.clip(ends, 0, 1)
+        axis.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
     axis.set_ylim(-0.03, 1.03)
 
 
@@ -162,77 +175,89 @@ def draw_dot(
     size: float = 4,
     width: float = 1,
 ) -> None:
-    """The mean of some runs with its 95 % bootstrap interval, upright at x = place.
+    """Draw the mean of runs (n,) as a dot at x = place, with its vertical 95 % bootstrap interval.
 
-    style: colour and marker. across: lying at y = place.
+    style: colour and marker. across: the dot is at y = place, and the interval is horizontal.
     """
     colour, marker = style
     mean, ends = runs.mean(), metrics.bootstrap_interval(runs)
-    at, line = ((mean, place), axis.hlines) if across else ((place, mean), axis.vlines)
-    axis.plot(*at, marker, color=colour, markersize=size, label=label)
-    line(place, *ends, color=colour, linewidth=width)
+    if across:
+        x, y, draw_line = mean, place, axis.hlines
+    else:
+        x, y, draw_line = place, mean, axis.vlines
+    axis.plot(x, y, marker, color=colour, markersize=size, label=label)
+    draw_line(place, *ends, color=colour, linewidth=width)
 
 
 def poison_words(poison: str, alpha_percent: float | None = None) -> str:
-    """What a poison is called in titles, with its share where that is given."""
+    """Name a poison for a title, with its share where that is given."""
     name = POISON_NAMES.get(poison, poison)
     return name if alpha_percent is None else f"{name}, {alpha_percent} %"
 
 
 def band_words(results: xr.Dataset, most_lines: int = 1) -> str:
     n = count_of_runs(results)
-    none = (
-        f"; no bands where there are more than {MOST_BANDS} lines"
-        if most_lines > MOST_BANDS
-        else ""
-    )
-    return "n = 1 run" if n == "1" else f"mean of n = {n} runs, band: ± 1 standard deviation{none}"
+    if n == "1":
+        return "n = 1 run"
+    text = f"mean of n = {n} runs, band: ± 1 standard deviation"
+    if most_lines > MOST_BANDS:
+        text += f"; no bands where there are more than {MOST_BANDS} lines"
+    return text
 
 
 def finished(text: str, *studies: xr.Dataset, legend: bool = False) -> plt.Figure:
-    """The current figure, with the text and how many trainings diverged below, one legend for all
-    panels beside it."""
+    """Return the current figure with a caption, which counts trainings that diverged.
+
+    legend: one legend for all panels stands beside them.
+    """
     figure = plt.gcf()
     if legend:
-        found: dict[str, object] = {}  # each label once
+        handle_of: dict[str, object] = {}  # each label once
         for axis in figure.axes:
-            found = dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True)) | found
-        figure.legend(found.values(), found.keys(), frameon=False, loc="outside right upper")
-        figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * max(map(len, found), default=0))
-    diverged = sum(int(study.diverged.sum()) for study in studies if "diverged" in study)
-    left_out = (
-        "1 training that diverged is"
-        if diverged == 1
-        else f"{diverged} trainings that diverged are"
-    )
-    text += f"; {left_out} left out" if diverged else ""
-    # characters of this size to the inch
-    lines = textwrap.wrap(text, int(18 * figure.get_figwidth()))
-    figure.set_figheight(figure.get_figheight() + 0.14 * (len(lines) - 1))
+            handles, labels = axis.get_legend_handles_labels()
+            handle_of = dict(zip(labels, handles, strict=True)) | handle_of
+        figure.legend(
+            handle_of.values(), handle_of.keys(), frameon=False, loc="outside right upper"
+        )
+        longest = max(map(len, handle_of), default=0)
+        figure.set_figwidth(figure.get_figwidth() + 0.4 + 0.065 * longest)
+    diverged = 0
+    for study in studies:
+        if "diverged" in study:
+            diverged += int(study.diverged.sum())
+    if diverged == 1:
+        text += "; 1 training that diverged is left out"
+    elif diverged:
+        text += f"; {diverged} trainings that diverged are left out"
+    characters = int(18 * figure.get_figwidth())  # of this font size, 18 to the inch
+    lines = textwrap.wrap(text, characters)
+    height_of_lines = 0.14 * (len(lines) - 1)  # beyond the first
+    figure.set_figheight(figure.get_figheight() + height_of_lines)
     figure.supxlabel("\n".join(lines), fontsize=7.5, color="0.3")
     return figure
 
 
 def log_ticks(low: float, high: float, **options) -> matplotlib.ticker.LogLocator:
-    """Ticks from low to high at the powers of ten, and at 2 and 5 times them where these are
-    few."""
-    return matplotlib.ticker.LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5), **options)
+    """Place ticks at powers of ten; up to two decades, at 2 and 5 times the powers as well."""
+    is_wide = high > 100 * low
+    return matplotlib.ticker.LogLocator(subs=(1,) if is_wide else (1, 2, 5), **options)
 
 
 def draws_words(results: xr.Dataset) -> str:
     draws = results.sizes["draw"]
     over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
-    words = [f"{over}, n = {count_of_runs(results)} models of each kind", truth_words(results)]
-    return "; ".join(filter(None, words))
+    parts = [f"{over}, n = {count_of_runs(results)} models of each kind", truth_words(results)]
+    return "; ".join(filter(None, parts))
 
 
 def arm_styles(results: xr.Dataset) -> dict[str, tuple]:
-    """Colour and line of each arm of the stage evaluation."""
-    return method_styles(results) | {"teacher": (DARK[8], "-"), "oracle": (PALETTE[7], "--")}
+    """Return colour and line of each arm of the stage evaluation."""
+    references = {"teacher": (DARK[8], "-"), "oracle": (PALETTE[7], "--")}
+    return method_styles(results) | references
 
 
 def noises_of(results: xr.Dataset) -> list[tuple[str, int]]:
-    """The poisons and shares of which the study holds something."""
+    """List the pairs of poison and share for which the study holds accuracies."""
     pairs = itertools.product(ordered(results, "poison"), results.alpha_percent.values)
     return [
         (poison, alpha)
@@ -245,7 +270,7 @@ def noises_of(results: xr.Dataset) -> list[tuple[str, int]]:
 
 
 def image(figure: plt.Figure):
-    """The figure as an image that a notebook shows; the figure is closed."""
+    """Turn a figure into an image that a notebook shows, and close the figure."""
     from IPython.display import Image
 
     plt.close(figure)
@@ -255,8 +280,7 @@ def image(figure: plt.Figure):
 
 @contextmanager
 def laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
-    """The figure's parts stay where one layout puts them: with an engine at work matplotlib draws
-    each file twice."""
+    """Lay the figure out once; a layout engine at work would draw each file twice."""
     figure.set_dpi(dpi)
     figure.get_layout_engine().execute(figure)
     with plt.rc_context({"figure.constrained_layout.use": False}):
@@ -265,10 +289,10 @@ def laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
 
 
 def png(figure: plt.Figure) -> bytes:
-    """The figure in 256 colours, a third of the size: figures and notebooks are kept in git."""
+    """Return a PNG of the figure in 256 colours, which takes a third of the bytes in git."""
     full, small = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
-    PIL.Image.open(full).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(
-        small, "png", optimize=True
-    )
+    picture = PIL.Image.open(full).convert("RGB")
+    picture = picture.quantize(256, dither=PIL.Image.Dither.NONE)
+    picture.save(small, "png", optimize=True)
     return small.getvalue()

@@ -1,5 +1,4 @@
-"""Tables: a tidy frame, and which of its columns name a row, and which a column; as text and as
-Markdown."""
+"""Tables: lay out tidy frames in rows and columns, as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -18,65 +17,60 @@ from foundation.report.frames import VERDICTS, ResultFiles, rank
 
 @dataclass(frozen=True)
 class Table:
-    """A tidy frame, and how it is laid out: which of its columns name a row of the table, and which
-    a column."""
+    """A tidy frame, and which of its columns label the rows and the columns of a table."""
 
     tidy: pd.DataFrame
     rows: tuple[str, ...]
     columns: tuple[str, ...] = ("measure",)
-    # above a column: a format of its labels, and of n, the most runs of any number below
+    # above a column: a format of its labels and of n, the largest count of runs in the column
     head: str = "{measure}"
-    measures: dict[str, str] | None = (
-        None  # those that are shown, in this order, by these names; None: all
-    )
+    # measures that are shown, in this order, and their names in the table; None: all
+    measures: dict[str, str] | None = None
     spread: tuple[str, ...] | None = None  # measures whose intervals are shown; None: all
     title: str = ""  # a format of n, the count of runs
-    # of measures beside those in FORMATS
+    # of measures that are not in FORMATS
     formats: dict[str, Callable[[float], str]] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
-        """The text of all cells, between the names of the rows and the heads of the columns."""
-        shown = self.measures or {name: name for name in self.tidy.measure.unique()}
+        """Write all cells as text, with the labels of the rows and the heads of the columns."""
+        all_measures = self.tidy.measure.unique()
+        shown = self.measures or {name: name for name in all_measures}
         frame = self.tidy[self.tidy.measure.isin(shown)]
-        frame = frame.sort_values(
-            "measure", key=lambda names: names.map(list(shown).index), kind="stable"
-        )
-        frame = frame.assign(
-            cell=list(map(self._cell, frame.itertuples())), measure=frame.measure.map(shown)
-        )
+        place = list(shown).index
+        frame = frame.sort_values("measure", key=lambda names: names.map(place), kind="stable")
+        texts = list(map(self._cell, frame.itertuples()))
+        frame = frame.assign(cell=texts, measure=frame.measure.map(shown))
         rows, columns = list(self.rows), list(self.columns)
         for name in rows + columns:
-            # titles stand in the order of their methods
-            dim = "unlearner" if name == "title" else name
-            known = dict(zip(frame[name], frame[dim], strict=True))
-            order = sorted(known, key=lambda label: rank(dim, known[label]))
+            dim = "unlearner" if name == "title" else name  # titles are ordered by their methods
+            label_in_dim = dict(zip(frame[name], frame[dim], strict=True))
+            order = sorted(label_in_dim, key=lambda label: rank(dim, label_in_dim[label]))
             frame[name] = pd.Categorical(frame[name], order, ordered=True)
-        wide = (
-            frame.pivot(index=rows, columns=columns, values="cell")
-            .fillna("–")
-            .sort_index()
-            .sort_index(axis=1)
-        )
-        labels = frame.groupby(columns, observed=True).n.max().reset_index()  # in the order of wide
-        heads = [self.head.format(**own) for own in labels.to_dict("records")]
-        return wide.set_axis(heads, axis=1).rename_axis(
-            index=[NAMES.get(name, name) for name in rows]
-        )
+        wide = frame.pivot(index=rows, columns=columns, values="cell").fillna("–")
+        wide = wide.sort_index().sort_index(axis=1)
+        most_runs = frame.groupby(columns, observed=True).n.max()  # in the order of wide
+        labels_of_columns = most_runs.reset_index().to_dict("records")
+        heads = [self.head.format(**labels) for labels in labels_of_columns]
+        row_names = [NAMES.get(name, name) for name in rows]
+        return wide.set_axis(heads, axis=1).rename_axis(index=row_names)
 
     def _cell(self, row) -> str:
-        """A number with its interval, or what else is known of its spread; the number alone where
-        all runs gave it."""
-        usual = partial(digits, sign="+" * row.measure.startswith("difference"))
+        """Write a number with its interval or standard deviation; alone where all runs agree."""
+        is_difference = row.measure.startswith("difference")
+        usual = partial(digits, sign="+" if is_difference else "")
         write = (FORMATS | self.formats).get(row.measure, usual)
-        if np.isnan(row.value) or (self.spread is not None and row.measure not in self.spread):
-            return write(row.value)
+        value = write(row.value)
+        has_spread = self.spread is None or row.measure in self.spread
+        if np.isnan(row.value) or not has_spread:
+            return value
         if np.isnan(row.low):
-            return write(row.value) + (
-                f" ± {write(row.sd)}" if np.isfinite(row.sd) else " (n = 1)" * (row.n == 1)
-            )
-        return write(row.value) + f" [{write(row.low)}, {write(row.high)}]" * (
-            row.high - row.low > 1e-12
-        )
+            if np.isfinite(row.sd):
+                return f"{value} ± {write(row.sd)}"
+            return f"{value} (n = 1)" if row.n == 1 else value
+        has_width = row.high - row.low > 1e-12
+        if not has_width:
+            return value
+        return f"{value} [{write(row.low)}, {write(row.high)}]"
 
 
 def laid_out_table(
@@ -86,17 +80,16 @@ def laid_out_table(
     presets: Sequence[str],
     **changes: Any,
 ) -> Table:
-    """A study's table of these data sets and presets, one after the other; changes: of what the
-    study says of it.
+    """Lay out a study's table for some data sets and presets.
 
-    Of several data sets each has rows of its own.
+    Several data sets get rows of their own. changes: fields of Table in place of the study's.
     """
-    words = {
-        each.name: getattr(study_table, each.name) for each in fields(Table) if each.name != "tidy"
-    } | changes
-    if len(data) > 1 and "data" not in words["rows"]:
-        words["rows"] = ("data", *words["rows"])
-    return Table(read.gather(study_table.frame, *data, presets=presets), **words)
+    names = [spec.name for spec in fields(Table) if spec.name != "tidy"]
+    layout = {name: getattr(study_table, name) for name in names} | changes
+    if len(data) > 1 and "data" not in layout["rows"]:
+        layout["rows"] = ("data", *layout["rows"])
+    frame = read.gather(study_table.frame, *data, presets=presets)
+    return Table(frame, **layout)
 
 
 NAMES = {
@@ -111,47 +104,56 @@ NAMES = {
 
 
 def digits(value: float, *, sign: str = "") -> str:
-    """An accuracy as the tables show it: .912, with the sign "+" a difference, +.012; a dash for
-    NaN."""
-    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}") if np.isfinite(value) else "–"
+    """Write an accuracy: .912, or with the sign "+" a difference, +.012; a dash for NaN."""
+    if not np.isfinite(value):
+        return "–"
+    return re.sub(r"^([+-]?)0\.", r"\1.", f"{value:{sign}.3f}")
 
 
-def significant(count: int) -> Callable[[float], str]:  # without an exponent: 330, 0.97
-    return lambda value: f"{float(f'{value:.{count}g}'):g}" if np.isfinite(value) else "–"
+def significant(count: int) -> Callable[[float], str]:
+    """Return a format of this many significant digits, without an exponent: 330, 0.97."""
+
+    def text(value: float) -> str:
+        if not np.isfinite(value):
+            return "–"
+        rounded = float(f"{value:.{count}g}")
+        return f"{rounded:g}"
+
+    return text
 
 
+def _whole(count: float) -> str:
+    return f"{count:.0f}" if np.isfinite(count) else "–"
+
+
+def _verdict(place: float) -> str:
+    return VERDICTS[int(place)] if np.isfinite(place) else "–"
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if np.isfinite(share) else "–"
+
+
+_DISTANCES = ("w1", "w1_retain", "w1_validation", "klom", "klom_95", "relearn", "epsilon")
+_OF_DISTANCES = [
+    f"{name}{part}" for name in _DISTANCES for part in ("", " floor", " null", " gain", " unit")
+]
 FORMATS = {
     "QNN minus it": partial(digits, sign="+"),
-    **dict.fromkeys(
-        ("epoch", "QNN ahead", "QNN behind"),
-        lambda count: f"{count:.0f}" if np.isfinite(count) else "–",
-    ),
-    "verdict": lambda place: VERDICTS[int(place)] if np.isfinite(place) else "–",
-    "p": lambda p: f"{p:.1g}".replace("0.", ".") if p < 0.1 else digits(p),
-    "rule": lambda count: f"{count:.0f}" if np.isfinite(count) else "–",
-    **dict.fromkeys(
-        (
-            f"{name}{part}"
-            for name in (
-                "w1",
-                "w1_retain",
-                "w1_validation",
-                "klom",
-                "klom_95",
-                "relearn",
-                "epsilon",
-            )
-            for part in ("", " floor", " null", " gain", " unit")
-        ),
-        significant(3),
-    ),
+    **dict.fromkeys(("epoch", "QNN ahead", "QNN behind"), _whole),
+    "verdict": _verdict,
+    "p": _p_value,
+    "rule": _whole,
+    **dict.fromkeys(_OF_DISTANCES, significant(3)),
     **dict.fromkeys(("cost", "seconds", "executions"), significant(2)),
-    "near Retrain": lambda share: f"{100 * share:.0f} %" if np.isfinite(share) else "–",
+    "near Retrain": _percent,
     **dict.fromkeys(("trace", "trace over Re, Im"), significant(3)),
     **dict.fromkeys(("ratio", "ratio over Re, Im", "mean ratio"), significant(2)),
-    **dict.fromkeys(
-        ("dead", "collapsed"), lambda count: f"{count:.0f}" if np.isfinite(count) else "–"
-    ),
+    **dict.fromkeys(("dead", "collapsed"), _whole),
     "off": "{:.1f}".format,
 }
 
@@ -161,5 +163,7 @@ def markdown(table: Table) -> str:
 
 
 def markdown_of(frame: pd.DataFrame) -> str:
-    lines = [list(frame), ["---"] * frame.shape[1], *frame.astype(str).values.tolist()]
+    rule = ["---"] * frame.shape[1]
+    rows = frame.astype(str).values.tolist()
+    lines = [list(frame), rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
