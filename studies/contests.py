@@ -166,13 +166,18 @@ def tuned_contenders(read: ResultFiles, data: str, kind: str, alpha: int) -> pd.
 
 
 def against_circuit(read: ResultFiles, data: str, kind: str, alpha: int) -> Iterator[Evidence]:
-    """Compare the tuned QNN with each tuned contender that is not a circuit."""
+    """Compare the paper's QNN, tuned, with each tuned contender of another family.
+
+    kind: of the poison; alpha: its share in percent.
+    """
     from foundation.report.claims import first_of, of_model, paired
 
     runs = tuned_contenders(read, data, kind, alpha)
-    circuit = of_model(runs, first_of(runs[runs.group == "published"], "QNN"))
+    published_qnn = first_of(runs[runs.group == "published"], "QNN")
+    runs_of_qnn = of_model(runs, published_qnn)
     for other in runs[runs.family != "QNN"].model.unique():
-        yield paired(f"QNN − {other}, both tuned on noisy labels", circuit, of_model(runs, other))
+        label = f"QNN − {other}, both tuned on noisy labels"
+        yield paired(label, runs_of_qnn, of_model(runs, other))
 
 
 STUDY = Study(

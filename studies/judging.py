@@ -417,12 +417,14 @@ def _costs(results: xr.Dataset) -> pd.DataFrame:
 
 
 def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
-    """Return the labels of arms that cannot run on a model, or of which all runs diverged."""
-    pairs = itertools.product(models_and_poisons(results), results.unlearner.values)
-    labels = [(*pair, unlearner) for pair, unlearner in pairs]
-    arms = pd.DataFrame(labels, columns=ARM)
-    arms = arms.merge(tidy[ARM].drop_duplicates(), how="left", indicator="there")
-    return arms[arms.there == "left_only"].drop(columns="there")
+    """Return the arms (model, poison, unlearner) that have no row in the tidy frame.
+
+    They cannot run on the model, or all of their runs diverged.
+    """
+    places = itertools.product(models_and_poisons(results), results.unlearner.values)
+    arms = [(model, poison, unlearner) for (model, poison), unlearner in places]
+    with_numbers = set(tidy[ARM].itertuples(index=False, name=None))
+    return pd.DataFrame([arm for arm in arms if arm not in with_numbers], columns=ARM)
 
 
 def _collapsed(results: xr.Dataset) -> pd.DataFrame:

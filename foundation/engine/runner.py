@@ -565,8 +565,9 @@ def compute_here(*, optimization_level: int = 3) -> None:
 def folder_name(config: Settings, data_word: str = "") -> str:
     """Name a folder by the preset and the flags that differ from it, as paper+seed=1.
 
-    Flags that change no number and axes of the study files are left out. A name of more than 150
-    characters is a hash.
+    Flags that are axes of the study files, or do not change numbers, are left out by `_leaves`.
+    data_word: names other data than the preset's, "" for the preset's. Of a name of more than 150
+    characters a hash stands behind the preset.
     """
     usual = dict(_leaves(config.presets.get(config.preset, config)))
     parts = [config.preset]

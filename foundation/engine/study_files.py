@@ -106,20 +106,18 @@ class StudyFile:
             self.path.replace(aside)
 
     def _require_own_data(self, data: dict[str, Any]) -> None:
-        """Raise BadInput where the file was computed from other data."""
+        """Raise BadInput unless these data, of which the file has results, are those of the run."""
+        if data.get("sha256") == self.data.get("sha256"):
+            return
         differences = []
         names = data.keys() | self.data.keys()
         for name in sorted(names - {"sha256"}):
-            there = data.get(name)
-            here = self.data.get(name)
-            if there != here:
-                differences.append(f"{name} {there} there and {here} here")
-        allowed = (
-            "a folder without results of other data "
-            f"({', '.join(differences) or 'of the same name'}); choose another --out"
-        )
-        is_own = data.get("sha256") == self.data.get("sha256")
-        require(is_own, "--out", self.path, allowed)
+            in_file, given = data.get(name), self.data.get(name)
+            if in_file != given:
+                differences.append(f"{name} {in_file} there and {given} here")
+        details = ", ".join(differences) or "of the same name"
+        allowed = f"a folder without results of other data ({details}); choose another --out"
+        require(False, "--out", self.path, allowed)
 
     def add(
         self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]

@@ -8,7 +8,6 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from foundation.base import storage
@@ -68,13 +67,15 @@ def _notes(results: xr.Dataset) -> list[str]:
 
 
 def _diverged(results: xr.Dataset) -> list[str]:
+    """Count the trainings that diverged: a line and an empty one, or none where none diverged."""
     if "diverged" not in results:
         return []
     lost = results.diverged.sum("run").to_series()
     counts = []
     for place, count in lost[lost > 0].items():
-        labels = " ".join(map(str, np.atleast_1d(place)))
-        counts.append(f"{labels}: {int(count)}")
+        labels = place if isinstance(place, tuple) else (place,)
+        words = " ".join(map(str, labels))
+        counts.append(f"{words}: {int(count)}")
     if not counts:
         return []
     n_lost = int(lost.sum())

@@ -32,27 +32,35 @@ class Table:
     formats: dict[str, Callable[[float], str]] = field(default_factory=dict)
 
     def cells(self) -> pd.DataFrame:
-        """Write all cells as text, with the labels of the rows and the heads of the columns."""
-        all_measures = self.tidy.measure.unique()
-        shown = self.measures or {name: name for name in all_measures}
-        frame = self.tidy[self.tidy.measure.isin(shown)]
-        place = list(shown).index
-        frame = frame.sort_values("measure", key=lambda names: names.map(place), kind="stable")
-        texts = list(map(self._cell, frame.itertuples()))
-        frame = frame.assign(cell=texts, measure=frame.measure.map(shown))
+        """Return all cells as text, with the labels of the rows and the heads of the columns."""
+        frame = self._shown()
         rows, columns = list(self.rows), list(self.columns)
         for name in rows + columns:
-            dim = "unlearner" if name == "title" else name  # titles are ordered by their methods
-            label_in_dim = dict(zip(frame[name], frame[dim], strict=True))
-            order = sorted(label_in_dim, key=lambda label: rank(dim, label_in_dim[label]))
-            frame[name] = pd.Categorical(frame[name], order, ordered=True)
+            frame[name] = pd.Categorical(frame[name], _in_reading_order(frame, name), ordered=True)
         wide = frame.pivot(index=rows, columns=columns, values="cell").fillna("–")
         wide = wide.sort_index().sort_index(axis=1)
-        most_runs = frame.groupby(columns, observed=True).n.max()  # in the order of wide
-        labels_of_columns = most_runs.reset_index().to_dict("records")
-        heads = [self.head.format(**labels) for labels in labels_of_columns]
         row_names = [NAMES.get(name, name) for name in rows]
-        return wide.set_axis(heads, axis=1).rename_axis(index=row_names)
+        return wide.set_axis(self._heads(frame), axis=1).rename_axis(index=row_names)
+
+    def _shown(self) -> pd.DataFrame:
+        """The rows of the measures that are shown, under the table's names for them, with a column
+        of texts, cell."""
+        names = self.measures or {name: name for name in self.tidy.measure.unique()}
+        order = {name: number for number, name in enumerate(names)}
+        frame = self.tidy[self.tidy.measure.isin(names)]
+        # A column of measures stands in the order of their first rows.
+        frame = frame.sort_values("measure", key=lambda column: column.map(order), kind="stable")
+        texts = list(map(self._cell, frame.itertuples()))
+        return frame.assign(cell=texts, measure=frame.measure.map(names))
+
+    def _heads(self, frame: pd.DataFrame) -> list[str]:
+        """The head of each column: its labels, and n, the most runs behind any of its numbers.
+
+        The labels are ordered categories, so that groups come in the order of the columns.
+        """
+        most_runs = frame.groupby(list(self.columns), observed=True).n.max()
+        labels_of_columns = most_runs.reset_index().to_dict("records")
+        return [self.head.format(**labels) for labels in labels_of_columns]
 
     def _cell(self, row) -> str:
         """Write a number with its interval or standard deviation; alone where all runs agree."""
@@ -71,6 +79,15 @@ class Table:
         if not has_width:
             return value
         return f"{value} [{write(row.low)}, {write(row.high)}]"
+
+
+def _in_reading_order(frame: pd.DataFrame, name: str) -> list:
+    """The labels in a column, as `rank` orders them; titles as the methods that they name."""
+    ranked_by = "unlearner" if name == "title" else name
+    ranks = {}
+    for label, key in zip(frame[name], frame[ranked_by], strict=True):
+        ranks[label] = rank(ranked_by, key)
+    return sorted(ranks, key=ranks.get)
 
 
 def laid_out_table(
