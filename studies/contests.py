@@ -106,7 +106,7 @@ def figure(results: xr.Dataset) -> Figure | None:
             runs = accuracy.sel(model=name).dropna("run").values
             colour = colours[families[name]]
             marker = markers[groups[name]]
-            draw_dot(axis, row, runs, (colour, marker), across=True)
+            draw_dot(axis, row, runs, (colour, marker), across=True, line_on_top=True)
         axis.set_yticks(range(len(names)), labels=names, fontsize=7)
         axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
         axis.set_title(poison_words(poison, alpha))

@@ -23,14 +23,12 @@ from foundation.report.frames import ResultFiles, accuracies, models_and_poisons
 from poison_unlearn import Method, OneShot, Retrain
 from studies.config import Config
 from studies.families import model_words
-from studies.judging import (
-    benchmarked_cases,
+from studies.judging import benchmarked_cases, judged_rows, table_of
+from studies.judging_figures import (
     forgetting_attack,
     forgetting_cost,
     forgetting_logits,
     forgetting_scores,
-    judged_rows,
-    table_of,
 )
 from studies.methods import METHODS
 from studies.oracles import CHOICE_DRAWS, Case, cases, split_sizes

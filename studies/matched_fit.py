@@ -17,7 +17,8 @@ from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, circuit_minus_others, over_runs
 from studies.config import Config, parse_epochs
 from studies.families import model_words
-from studies.judging import forgetting_scores, judged_rows, table_of
+from studies.judging import judged_rows, table_of
+from studies.judging_figures import forgetting_scores
 from studies.oracles import CHOICE_DRAWS, cases
 from studies.rows import scores_table
 from studies.tuning import POINTS, epochs_measured

@@ -171,7 +171,7 @@ def figure(results: xr.Dataset) -> Figure | None:
                 at = panel | {"model": model, "sites": sites, "ring_split": split}
                 runs = results.accuracy.sel(at).dropna("run").values
                 if len(runs):
-                    form = {"label": model, "size": 3, "width": 0.9}
+                    form = {"label": model, "size": 3, "width": 0.9, "line_on_top": True}
                     draw_dot(axis, column + aside, runs, (colour, marker), **form)
         axis.set_xticks(range(len(names)), labels=names, rotation=60, ha="right")
         axis.set_title(poison_words(poison, alpha))

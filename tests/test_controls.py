@@ -423,7 +423,7 @@ def test_models_are_compared_where_they_fit_the_noisy_labels_equally():
 )
 def test_bad_flags_are_one_line(flag, value, said):
     with refused(said):
-        replace(BASE, **{flag: value})
+        changed(BASE, **{flag: value})
 
 
 def test_unknown_contenders_and_digits_and_sizes_are_one_line(data):

@@ -174,10 +174,12 @@ def draw_dot(
     across: bool = False,
     size: float = 4,
     width: float = 1,
+    line_on_top: bool = False,
 ) -> None:
     """Draw the mean of runs (n,) as a dot at x = place, with its vertical 95 % bootstrap interval.
 
     style: colour and marker. across: the dot is at y = place, and the interval is horizontal.
+    line_on_top: the interval is drawn over the dot.
     """
     colour, marker = style
     mean, ends = runs.mean(), metrics.bootstrap_interval(runs)
@@ -185,8 +187,11 @@ def draw_dot(
         x, y, draw_line = mean, place, axis.hlines
     else:
         x, y, draw_line = place, mean, axis.vlines
+    if not line_on_top:
+        draw_line(place, *ends, color=colour, linewidth=width)
     axis.plot(x, y, marker, color=colour, markersize=size, label=label)
-    draw_line(place, *ends, color=colour, linewidth=width)
+    if line_on_top:
+        draw_line(place, *ends, color=colour, linewidth=width)
 
 
 def poison_words(poison: str, alpha_percent: float | None = None) -> str:
