@@ -100,9 +100,7 @@ def test_every_job_that_a_preset_plans_is_listed_in_the_committed_files(
         planned = list(splits.rings(script.PRESETS[preset], None))
         rings = rings_of(folder)
         assert sorted(rings) == sorted(planned)
-        monkeypatch.setattr(
-            run_unlearn_xxz, "rings", lambda *_: {ring: rings[ring] for ring in planned}
-        )
+        monkeypatch.setattr(splits, "rings", lambda *_: {ring: rings[ring] for ring in planned})
     config = script.PRESETS[preset]
     config = replace(config, models=models) if models else config
     config = (

@@ -84,7 +84,7 @@ def test_the_file_is_complete_and_labelled(finished):
         and study.trace_complex.sel(model="QNN[depth=1,xy,cnot]").notnull().all()
     )
     assert networks.extreme.notnull().any(["alpha_percent", "run", "place"]).all()
-    assert json.loads(study.attrs["config"])["held_out"] == 20
+    assert json.loads(study.attrs["config"])["landscape"]["held_out"] == 20
     words = study.sel(model=["MLP[3]", "QNN[depth=1,xy,cnot]", "Logistic"])
     assert words.family.values.tolist() == ["MLP", "QNN", "Logistic"]
     assert words["size"].values.tolist() == [1024 * 3 + 3 + 3 + 1, 10 * 2, 1025]
