@@ -431,9 +431,9 @@ def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
 
 def pad(x: np.ndarray) -> np.ndarray:
     """Zero-pad (n, d) to the next power of two: (n, 2**n_qubits)."""
-    shape = np.shape(x)
-    fits = len(shape) == 2 and shape[1] >= 1
-    require(fits, "x", f"shape {shape}", "(n, d) with d of 1 or more")
+    x = np.asarray(x)
+    fits = x.ndim == 2 and x.shape[1] >= 1
+    require(fits, "x", f"shape {x.shape}", "(n, d) with d of 1 or more")
     length = x.shape[1]
     n_qubits = max(1, int(np.ceil(np.log2(length))))
     n_missing = 2**n_qubits - length

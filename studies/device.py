@@ -19,7 +19,7 @@ import xarray as xr
 from datar import Dataset
 from foundation.base.checks import require, require_whole
 from foundation.engine.jobs import Arrays, Job, Runs, random_key
-from foundation.engine.runner import Percent, require_list
+from foundation.engine.runner import Percent, require_list, require_percent
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.quantum import device as hardware
@@ -69,9 +69,8 @@ class HardwareFlags(Flags):
         given = " ".join(map(str, self.shots))
         require(min(self.shots) > 0, "shots", given, "numbers of shots, 1 or more")
         require(self.trained_shots >= 0, "trained_shots", self.trained_shots, "0 or more")
-        allowed = "whole percents, 0 to 99 (not shares: 30, not 0.3)"
         for alpha in self.alphas:
-            require(0 <= alpha < 100, "alphas", alpha, allowed)
+            require_percent("alphas", alpha)
         require_whole("runs", self.runs)
 
 

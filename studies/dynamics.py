@@ -121,10 +121,14 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
     """Return each run's validation accuracy once it fits the noisy labels as well as the QNN.
 
     The fit to reach is that of the QNN after the last epoch. Accuracies between two measured epochs
-    are interpolated by a line. A run that never fits so well has no row.
+    are interpolated by a line. A run that never fits so well has no row, nor has a run whose QNN
+    diverged. Raises ValueError where there is no QNN.
     """
     runs = accuracies(results, "validation", "train")
-    circuit = runs[runs.family == "QNN"].model.iloc[0]
+    circuits = runs[runs.family == "QNN"].model
+    if circuits.empty:
+        raise ValueError("the stage dynamics holds no QNN to compare with")
+    circuit = circuits.iloc[0]
     of_circuit = runs[(runs.model == circuit) & (runs.measure == "train")]
     last_of_circuit = of_circuit[of_circuit.epoch == runs.epoch.max()]
     fits = last_of_circuit.set_index(["poison", "alpha_percent", "run"]).accuracy.to_dict()
@@ -138,7 +142,7 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
             target = fit[-1]
             at = len(fit) - 1
         else:
-            target = fits[tuple(place)]
+            target = fits.get(tuple(place), np.inf)
             at = int(np.argmax(fit >= target))  # 0 if the run never fits so well
         if fit[at] < target:
             continue

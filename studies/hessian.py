@@ -22,7 +22,7 @@ import landscape
 from datar import Dataset, Split
 from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Runs, random_key
-from foundation.engine.runner import Percent, Settings, require_list
+from foundation.engine.runner import Percent, Settings, require_list, require_percent
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.measures import metrics
@@ -113,9 +113,8 @@ class LandscapeFlags(Flags):
         require(2 <= self.extremes <= most, "extremes", self.extremes, allowed)
         if self.slice_alphas:
             require_list("slice_alphas", self.slice_alphas)
-        percents = "whole percents, 0 to 99 (not shares: 30, not 0.3)"
         for alpha in self.slice_alphas:
-            require(0 <= alpha < 100, "slice_alphas", alpha, percents)
+            require_percent("slice_alphas", alpha)
 
 
 BUILDERS = {

@@ -7,6 +7,7 @@ import socket
 import sys
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from warm import COLD
 import datar
 from datar import Dataset, load_mnist, load_xxz
 from foundation.base.checks import BadInput
+from foundation.base.labels import two_classes
 from foundation.base.npz import sha256
 
 DIGITS = (1, 9, 4)
@@ -209,6 +211,14 @@ def test_padding_goes_to_the_next_power_of_two(length, padded):
     assert datar.pad(x).shape == (2, padded)
     np.testing.assert_array_equal(datar.pad(x)[:, :length], x)
     assert datar.pad(x).sum() == x.sum()
+    np.testing.assert_array_equal(datar.pad(x.tolist()), datar.pad(x))
+
+
+def test_labels_with_several_points_are_words():
+    labels = np.array(["1.2.3", "10", "9", "."])
+    with refused("two of the labels in mine.npz: ., 1.2.3, 9, 10"):
+        two_classes(None, labels, Path("mine.npz"))
+    assert two_classes(("1.2.3", 9.0), labels, Path("mine.npz")) == ("1.2.3", "9")
 
 
 CONTENT = arrays()
