@@ -484,7 +484,8 @@ def _run_block(
         narrow_teacher, narrow_fresh = narrow(teacher), narrow(fresh)
         parts = (run.retain, run.forget, run.forget_clean)
         task = Task(model, narrow_teacher, *parts, narrow_fresh)
-        measure = partial(_measure, task, run, block, measure_key)
+        x = jnp.concatenate([run.inputs, block.validation])
+        measure = partial(_measure, task, run, x, block.measured, measure_key)
 
         def point(params):
             return measure(params)[0]
@@ -511,19 +512,18 @@ def _run_block(
 
 
 def _measure(
-    task: Task, run: Block, block: Block, key: jax.Array, params: Params
+    task: Task, run: Block, x: jax.Array, measured: jax.Array, key: jax.Array, params: Params
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Measure one run: accuracy and loss of each of SPLITS, and logits of the measured samples.
 
-    run: the run's part of the block.
+    run: the run's part of the block; x: all of its inputs; measured: positions among x.
     """
-    x = jnp.concatenate([run.inputs, block.validation])
-    logits = task.logits(params, x, key)[block.measured]  # (n + n + v,)
-    sizes = run.member.sum(axis=1)
+    logits = task.logits(params, x, key)[measured]  # (n + n + v,)
     measures = {
         "accuracy": jax.vmap(metrics.accuracy),
         "loss": jax.vmap(metrics.cross_entropy),
     }
+    sizes = run.member.sum(axis=1)
     scores = {}
     for name, measure in measures.items():
         of_samples = measure(logits, run.labels)
