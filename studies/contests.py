@@ -11,7 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from datar import Dataset
-from foundation.base.checks import require
+from foundation.engine.runner import require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import (
@@ -41,9 +41,7 @@ class ControlsFlags(Flags):
     AXES = ("contenders",)
 
     def check(self, config: Config) -> None:
-        known = (*CONTENDERS, *ESTIMATORS)
-        for name in self.contenders:
-            require(name in known, "contenders", name, ", ".join(known))
+        require_names("contenders", self.contenders, (*CONTENDERS, *ESTIMATORS))
 
 
 # ---- what is computed ----

@@ -21,7 +21,7 @@ import xarray as xr
 from datar import Dataset
 from foundation.base.checks import require, require_whole
 from foundation.engine.jobs import Arrays, Job, Runs, random_key
-from foundation.engine.runner import require_list
+from foundation.engine.runner import require_list, require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.measures import metrics
@@ -79,8 +79,7 @@ class DiscoveryFlags(Flags):
         require_list("known", self.known)
         for percent in self.known:
             require(0 <= percent <= 100, "known", percent, "whole percents of the poison, 0 to 100")
-        for name in self.methods:
-            require(name in METHODS, "methods", name, ", ".join(METHODS))
+        require_names("methods", self.methods, METHODS)
         require(0 <= self.decay < np.inf, "decay", self.decay, "0 or more")
         require_whole("runs", self.runs)
 

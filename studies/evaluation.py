@@ -15,7 +15,7 @@ import xarray as xr
 
 from datar import Dataset
 from foundation.base.checks import require
-from foundation.engine.runner import require_list
+from foundation.engine.runner import require_list, require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.measures.forgetting import PRIMARY
@@ -72,8 +72,7 @@ class BenchmarkFlags(Flags):
 
     def check(self, config: Config) -> None:
         for flag in ("methods", "finalists"):
-            for name in getattr(self, flag):
-                require(name in METHODS, flag, name, ", ".join(METHODS))
+            require_names(flag, getattr(self, flag), METHODS)
         require(0 < self.budget < np.inf, "budget", self.budget, "a positive number, such as 0.25")
 
 

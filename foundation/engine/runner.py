@@ -201,8 +201,7 @@ class Settings(Checked):
 
     def check_names(self, name: str, known: Iterable[str]):
         """Refuse values of a flag that are not among the known ones."""
-        for word in getattr(self, name):
-            require(word in known, flag_name(name), word, ", ".join(known))
+        require_names(flag_name(name), getattr(self, name), known)
 
     def check_percents(self, *names: str):
         for name in names:
@@ -218,6 +217,12 @@ def require_list(argument: str, values: Any) -> None:
     require(len(values) > 0, argument, "nothing", "at least one value")
     is_once = len(set(values)) == len(values)
     require(is_once, argument, " ".join(map(str, values)), "each value once")
+
+
+def require_names(argument: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names that are not among the known ones."""
+    for name in names:
+        require(name in known, argument, name, ", ".join(known))
 
 
 def require_percent(argument: str, value: Any) -> None:
