@@ -17,6 +17,7 @@ from foundation.base.checks import (
     as_array,
     as_numbers,
     first_line,
+    is_whole,
     listed,
     require,
     require_whole,
@@ -46,6 +47,10 @@ class Split(NamedTuple):
 
     x: np.ndarray  # (n, d) float32, or complex64 for quantum states, zero-padded to d = 2**n_qubits
     y: np.ndarray  # (n,) int32 of 0 and 1
+
+    def take(self, rows: np.ndarray) -> Split:
+        """Return some of the samples; rows: positions, or a mask (n,)."""
+        return Split(self.x[rows], self.y[rows])
 
 
 class Given(NamedTuple):
@@ -210,17 +215,13 @@ def load_mnist(
 def two_digits(argument: str, digits: Any) -> tuple[int, int]:
     """Convert any sequence of two different digits to a tuple of Python integers."""
     values = tuple(np.ravel(np.asarray(digits, object)).tolist())
-    are_whole = all(map(_is_whole, values))
+    are_whole = all(map(is_whole, values))
     # in this order: values that are no numbers may have no hash
     are_two = are_whole and len(values) == 2
     are_different = are_two and len(set(values)) == 2
     are_digits = are_different and set(values) <= set(range(10))
     require(are_digits, argument, digits, "two different digits, such as (4, 9)")
     return int(values[0]), int(values[1])
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def load_npz(
@@ -343,7 +344,8 @@ def load_xxz(
     ring_splits = get_args(RingSplit)
     require(split in ring_splits, "split", split, ", ".join(ring_splits))
     if path is None:
-        states, origin = ground_states(n_sites), "computed"
+        states = ground_states(n_sites)
+        origin = "computed"
     else:
         states, origin = _xxz_from_file(path, n_sites)
     phases = _gauge_phases(gauge, seed)
@@ -360,7 +362,8 @@ def load_xxz(
     if split != "interleaved":
         provenance["split"] = split
     train_points, val_points = xxz_points(split)
-    train, val = at_points(train_points), at_points(val_points)
+    train = at_points(train_points)
+    val = at_points(val_points)
     return _dataset(train, val, "xxz", 2**n_sites, **provenance)
 
 

@@ -175,59 +175,44 @@ def figure(name: str, folder: str | Path) -> Figure | None:
     return record.draw(*map(storage.read_dataset, files))
 
 
-def findings_tables(folder: str | Path) -> dict[str, str]:
-    """Return the tables of FINDINGS.md in Markdown, by name.
-
-    They are made from the result files of the presets paper and corrected below a folder.
-    """
-    read = ResultFiles(folder)
-    texts = {}
-    for name, make in tables().items():
-        table = make(read)
-        texts[name] = markdown(table)
-    return texts
-
-
 def claims() -> list[Callable]:
     """Return every claim as a function of the result files.
 
     In this order: claims of the paper, our claims, claims in the studies' records.
     """
-    mnist, ring = {"data": "mnist", "place": "MNIST"}, {"data": "xxz", "place": "the ring"}
-    fixed = {"data": "xxz", "place": "the ring, fixed gauge", "published": {}}
-    return [
-        *(
-            partial(dynamics.resists, **mnist, published=PUBLISHED, kind="labels", alpha=alpha)
-            for alpha in (20, 30, 40)
-        ),
-        partial(dynamics.resists, **mnist, published={}, kind="one_class", alpha=20),
-        *(partial(gauge.under_the_gauge, alpha=alpha) for alpha in (20, 40)),
-        *(partial(dynamics.resists, **fixed, kind="labels", alpha=alpha) for alpha in (20, 30, 40)),
-        partial(dynamics.resists, **fixed, kind="one_class", alpha=20),
-        partial(noise_sweep.features_claim, **mnist, alpha=80),
-        partial(noise_sweep.features_claim, **ring, alpha=80),
-        *(
-            partial(unlearning.forgets_by_its_term, **place, method=method, measure=measure)
-            for place in (mnist, ring)
-            for method in ("scrub", "ga")
-            for measure in ("validation", "forget_poisoned")
-        ),
-        *(
-            partial(matched_fit.unlearns_better, **mnist, method=method)
-            for method in ("scrub", "ga")
-        ),
-        *(partial(hessian.roughens, data="hessian", alpha=alpha) for alpha in (20, 40)),
-        *(
-            partial(unlearning.stable_over_weights, **place, method="scrub")
-            for place in (mnist, ring)
-        ),
-        *(partial(dynamics.early_mlp, **mnist, alpha=alpha) for alpha in (20, 30, 40)),
-        *(
-            partial(dynamics.small_class, **mnist, model=model)
-            for model in ("Logistic", "Quadratic")
-        ),
-        *(claim for study in STUDIES for claim in study.claims),
-    ]
+    mnist = {"data": "mnist", "place": "MNIST"}
+    ring = {"data": "xxz", "place": "the ring"}
+    of_mnist = partial(dynamics.resists, **mnist)
+    of_ring = partial(dynamics.resists, data="xxz", place="the ring, fixed gauge", published={})
+    functions: list[Callable] = []
+    for alpha in (20, 30, 40):
+        functions.append(partial(of_mnist, published=PUBLISHED, kind="labels", alpha=alpha))
+    functions.append(partial(of_mnist, published={}, kind="one_class", alpha=20))
+    for alpha in (20, 40):
+        functions.append(partial(gauge.under_the_gauge, alpha=alpha))
+    for alpha in (20, 30, 40):
+        functions.append(partial(of_ring, kind="labels", alpha=alpha))
+    functions.append(partial(of_ring, kind="one_class", alpha=20))
+    for place in (mnist, ring):
+        functions.append(partial(noise_sweep.features_claim, **place, alpha=80))
+    for place in (mnist, ring):
+        for method in ("scrub", "ga"):
+            of_method = partial(unlearning.forgets_by_its_term, **place, method=method)
+            functions.append(partial(of_method, measure="validation"))
+            functions.append(partial(of_method, measure="forget_poisoned"))
+    for method in ("scrub", "ga"):
+        functions.append(partial(matched_fit.unlearns_better, **mnist, method=method))
+    for alpha in (20, 40):
+        functions.append(partial(hessian.roughens, data="hessian", alpha=alpha))
+    for place in (mnist, ring):
+        functions.append(partial(unlearning.stable_over_weights, **place, method="scrub"))
+    for alpha in (20, 30, 40):
+        functions.append(partial(dynamics.early_mlp, **mnist, alpha=alpha))
+    for model in ("Logistic", "Quadratic"):
+        functions.append(partial(dynamics.small_class, **mnist, model=model))
+    for study in STUDIES:
+        functions += study.claims
+    return functions
 
 
 def decided(read: ResultFiles) -> pd.DataFrame:
@@ -260,7 +245,8 @@ def write_csv(folder: str | Path, laid_out: dict[str, Table], out: Path) -> list
 
 def show_tables(folder: Path, csv: Path | None) -> int:
     """Print the tables, or write them as CSV files; 2 where a table fails, which is named."""
-    read, laid_out = ResultFiles(folder), {}
+    read = ResultFiles(folder)
+    laid_out = {}
     functions = tables()
     for name, make in functions.items():
         try:

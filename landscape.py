@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from matfree import decomp, stochtrace
+from matfree import decomp
 
 from datar import Split
 from foundation.base.checks import require, require_whole
@@ -82,16 +82,6 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
 
         matrix = jax.lax.map(column, jnp.arange(flat.size), batch_size=COLUMNS)
     return (matrix + matrix.T) / 2
-
-
-def hessian_vector_product(
-    model: Model, params: Params, split: Split
-) -> Callable[[jax.Array], jax.Array]:
-    """The function v -> H v, both (p,), by forward-over-reverse differentiation.
-
-    A product costs about three gradients.
-    """
-    return partial(_product, model, params, split)
 
 
 def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
@@ -170,11 +160,6 @@ def _in_row_space(weights: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Arra
     return weights @ basis, x @ basis
 
 
-@partial(jax.jit, static_argnames="model")
-def _product(model: Model, params: Params, split: Split, vector: jax.Array) -> jax.Array:
-    return _linear_product(model, params, split)[0](vector)
-
-
 def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callable, jax.Array]:
     """The function v -> H v, and the flat parameters (p,).
 
@@ -185,6 +170,24 @@ def _linear_product(model: Model, params: Params, split: Split) -> tuple[Callabl
     gradient = jax.grad(lambda flat: loss(unflatten(flat)))
     _, product = jax.linearize(gradient, flat)
     return product, flat
+
+
+def gauss_newton(
+    logits: Callable[[jax.Array], jax.Array], flat: jax.Array, p: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Diagonalise K = W^½ J J' W^½ / n, which has the spectrum of Gauss-Newton's matrix J'WJ / n.
+
+    K is (n, n) where J'WJ is (parameters, parameters). J: the gradients of the logits; W: p (1 - p)
+    on the diagonal, at least 1e-6. logits: flat parameters -> (n,). p: their sigmoid. Returns J,
+    the diagonal (n,) of W^½, and the eigenvalues, ascending, and eigenvectors of K.
+    """
+    root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
+    jacobian = jax.jacrev(logits)(flat)
+    root_of_rows = root[:, None]
+    gram = jacobian @ jacobian.T
+    kernel = root_of_rows * gram * root / len(p)
+    values, vectors = jnp.linalg.eigh(kernel)
+    return jacobian, root, values, vectors
 
 
 @partial(jax.jit, static_argnames="model")
@@ -411,26 +414,6 @@ def extreme_eigenvalues(
     eps = jnp.finfo(flat.dtype).eps
     rounding = 16 * eps * jnp.abs(tridiagonal).max()
     return Extremes(values, residuals + rounding, vectors)
-
-
-@partial(jax.jit, static_argnames=("model", "probes"))
-def estimated_trace(
-    model: Model, params: Params, split: Split, *, probes: int = 100, key: jax.Array
-) -> Estimate:
-    """The trace of the Hessian by Hutchinson's estimator with random signs, and its standard error.
-
-    By matfree. It shares only the model with `hessian_trace`: it checks that function, and serves
-    models without an exact trace.
-    """
-    require_whole("probes", probes, 2)  # a single probe has no standard error
-    product, flat = _linear_product(model, params, split)
-    sampler = stochtrace.sampler_signs(flat, num=probes)
-    estimator = stochtrace.estimator_monte_carlo_mean_and_sem(
-        stochtrace.monte_carlo_trace(), sampler
-    )
-    mean, error = estimator(product, key)
-    # matfree divides the variance by n, not n - 1
-    return mean, error * np.sqrt(probes / (probes - 1))
 
 
 def _lanczos(

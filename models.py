@@ -16,8 +16,7 @@ import optax
 from datar import Split, as_split, require_split
 from foundation.base.checks import Checked, require, require_whole
 from foundation.measures.metrics import cross_entropy
-from foundation.quantum import circuits
-from foundation.quantum import device as hardware
+from foundation.quantum import circuits, device
 
 Params = Any  # a pytree of real arrays
 
@@ -76,28 +75,36 @@ class MLP:
         """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logit."""
         widths = (self.n_features, *self.hidden, 1)
         glorot = jax.nn.initializers.glorot_uniform()
-        layers = zip(jax.random.split(key, len(widths) - 1), widths[:-1], widths[1:], strict=True)
-        # Each neuron's weights are a row: with Keras' (fan_in, fan_out), XLA takes twice as long
-        # for the gradient.
-        return [
-            (glorot(k, (fan_in, fan_out)).T, jnp.zeros(fan_out)) for k, fan_in, fan_out in layers
-        ]
+        keys = jax.random.split(key, len(widths) - 1)
+        layers = []
+        for layer_key, fan_in, fan_out in zip(keys, widths[:-1], widths[1:], strict=True):
+            # Each neuron's weights are a row: with Keras' (fan_in, fan_out), XLA takes twice as
+            # long for the gradient.
+            weights = glorot(layer_key, (fan_in, fan_out)).T
+            layers.append((weights, jnp.zeros(fan_out)))
+        return layers
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        x = _as_inputs(x)
-        require(
-            x.ndim == 2, "x", f"shape {x.shape}", f"(n, {self.n_features}); flatten images to rows"
-        )
-        return jnp.concatenate([x.real, x.imag], axis=1) if jnp.iscomplexobj(x) else x
+        """Check inputs (n, d); complex ones become (n, 2 d), (Re x, Im x)."""
+        x = as_inputs(x)
+        allowed = f"(n, {self.n_features}); flatten images to rows"
+        require(x.ndim == 2, "x", f"shape {x.shape}", allowed)
+        if jnp.iscomplexobj(x):
+            return jnp.concatenate([x.real, x.imag], axis=1)
+        return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) of inputs (n, d)."""
         activity = self.prepare(x)
-        width = params[0][0].shape[1]
-        require(activity.shape[1:] == (width,), "x", f"shape {activity.shape}", f"(n, {width})")
+        first_weights, _ = params[0]
+        width = first_weights.shape[1]
+        fits = activity.shape[1:] == (width,)
+        require(fits, "x", f"shape {activity.shape}", f"(n, {width})")
         *hidden, (weights, bias) = params
         for hidden_weights, hidden_bias in hidden:
             activity = jax.nn.relu(activity @ hidden_weights.T + hidden_bias)
-        return (activity @ weights.T + bias)[:, 0]
+        outputs = activity @ weights.T + bias  # (n, 1)
+        return outputs[:, 0]
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the weights and biases of the last k layers."""
@@ -114,16 +121,17 @@ class MLP:
     def widen(self, narrow: Params, columns: jax.Array, wide: Params) -> Params:
         """Undo `narrow`: take the weights on features other than `columns` from `wide`."""
         (weights, bias), *rest = narrow
-        return [(jnp.asarray(wide[0][0]).at[..., columns].set(weights), bias), *rest]
+        wide_weights, _ = wide[0]
+        weights = jnp.asarray(wide_weights).at[..., columns].set(weights)
+        return [(weights, bias), *rest]
 
     def to_keras(self, params: Params) -> Any:
         """The network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
         from tensorflow import keras
 
-        layers = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
-        network = keras.Sequential(
-            [keras.Input((self.n_features,)), *layers, keras.layers.Dense(1)]
-        )
+        inputs = keras.Input((self.n_features,))
+        hidden = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
+        network = keras.Sequential([inputs, *hidden, keras.layers.Dense(1)])
         network.set_weights([array.T for layer in params for array in layer])
         return network
 
@@ -145,10 +153,10 @@ class QNN:
     ansatz: Callable | None = None
     shape: tuple[int, ...] | None = None  # of the params of your own ansatz, layers first
     shots: int = 0  # shots per expectation; 0 computes it exactly
-    noise: hardware.Noise | None = None  # of gates and readout
+    noise: device.Noise | None = None  # of gates and readout
     # rule for gradients of drawn expectations: parameter_shift runs 2 circuits per angle, spsa 2
     # circuits in all
-    gradient: hardware.Gradient = "parameter_shift"
+    gradient: device.Gradient = "parameter_shift"
 
     family = "QNN"
     scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
@@ -158,27 +166,17 @@ class QNN:
         require_whole("depth", self.depth)
         require(self.rotations in ("xyx", "xy"), "rotations", self.rotations, "xyx, xy")
         require(self.entangler in ("rzz", "cnot"), "entangler", self.entangler, "rzz, cnot")
-        require(
-            (self.ansatz is None) == (self.shape is None),
-            "shape",
-            self.shape,
-            "given with ansatz, and only then",
-        )
+        has_ansatz = self.ansatz is not None
+        has_shape = self.shape is not None
+        require(has_ansatz == has_shape, "shape", self.shape, "given with ansatz, and only then")
         require_whole("shots", self.shots, 0)
-        require(
-            self.gradient in get_args(hardware.Gradient),
-            "gradient",
-            self.gradient,
-            "parameter_shift, spsa",
-        )
-        require(
-            self.noise is None or self.ansatz is None,
-            "noise",
-            self.noise,
-            "None, with an ansatz of one's own",
-        )
-        drawn = self.shots and self.ansatz is not None and self.gradient != "spsa"
-        require(not drawn, "gradient", self.gradient, "spsa, with shots of an ansatz of one's own")
+        is_known = self.gradient in get_args(device.Gradient)
+        require(is_known, "gradient", self.gradient, "parameter_shift, spsa")
+        allowed = "None, with an ansatz of one's own"
+        require(self.noise is None or not has_ansatz, "noise", self.noise, allowed)
+        allowed = "spsa, with shots of an ansatz of one's own"
+        shifts_own = self.shots and has_ansatz and self.gradient != "spsa"
+        require(not shifts_own, "gradient", self.gradient, allowed)
 
     @property
     def is_random(self) -> bool:
@@ -187,19 +185,20 @@ class QNN:
 
     @property
     def label(self) -> str:
-        drawn = f",shots={self.shots}{',spsa' * (self.gradient == 'spsa')}" if self.shots else ""
-        device = drawn + (f",{self.noise.words}" if self.noise and self.noise.words else "")
-        if self.ansatz is not None:
-            return (
-                f"QNN[{getattr(self.ansatz, '__name__', getattr(self.ansatz, 'name', 'ansatz'))}"
-                f"{device}]"
-            )
-        variant = (
-            ""
-            if (self.rotations, self.entangler) == ("xyx", "rzz")
-            else f",{self.rotations},{self.entangler}"
-        )
-        return f"QNN[depth={self.depth}{variant}{device}]"
+        if self.ansatz is None:
+            parts = [f"depth={self.depth}"]
+            if (self.rotations, self.entangler) != ("xyx", "rzz"):
+                parts += [self.rotations, self.entangler]
+        else:
+            name = getattr(self.ansatz, "name", "ansatz")
+            parts = [getattr(self.ansatz, "__name__", name)]
+        if self.shots:
+            parts.append(f"shots={self.shots}")
+            if self.gradient == "spsa":
+                parts.append("spsa")
+        if self.noise and self.noise.label:
+            parts.append(self.noise.label)
+        return f"QNN[{','.join(parts)}]"
 
     def init(self, key: jax.Array) -> Params:
         """Angles in radians from N(0, 0.01^2), as published.
@@ -214,13 +213,16 @@ class QNN:
         return self.shape or (self.depth, self.n_qubits, per_qubit)
 
     def _require_params(self, params: Params) -> None:
-        require(jnp.shape(params) == self._params_shape, "params", f"shape {jnp.shape(params)}",
-                f"{self._params_shape}, as init gives them")  # fmt: skip
+        shape = jnp.shape(params)
+        allowed = f"{self._params_shape}, as init gives them"
+        require(shape == self._params_shape, "params", f"shape {shape}", allowed)
 
     def prepare(self, x: jax.Array) -> jax.Array:
         """Amplitudes (n, 2**n_qubits), or density matrices (n, d, d) for a small light cone."""
         x = self._checked(x)
-        return circuits.reduce_states(x, self.depth) if x.ndim == 2 and self._reduced else x
+        if x.ndim == 2 and self._reduced:
+            return circuits.reduce_states(x, self.depth)
+        return x
 
     @property
     def _reduced(self) -> int:
@@ -230,7 +232,9 @@ class QNN:
         128 x 128.
         """
         has_cone = self.ansatz is None and self.entangler == "rzz"
-        dimension = circuits.reduced_dimension(self.n_qubits, self.depth) if has_cone else 0
+        if not has_cone:
+            return 0
+        dimension = circuits.reduced_dimension(self.n_qubits, self.depth)
         return dimension if dimension**2 <= 4 * 2**self.n_qubits else 0
 
     def _checked(self, x: jax.Array) -> jax.Array:
@@ -238,19 +242,18 @@ class QNN:
 
         Images are refused, whatever their shape.
         """
-        x, size = _as_inputs(x), 2**self.n_qubits
+        x = as_inputs(x)
+        size = 2**self.n_qubits
         fits = x.ndim == 2 and x.shape[1] == size
         if x.ndim == 3 and self._reduced:
-            fits = x.shape[1:] == (self._reduced,) * 2 and circuits.are_packed(x)
-        require(
-            fits,
-            "x",
-            f"shape {x.shape}",
-            f"(n, {size}) amplitudes of {self.n_qubits} qubits (flatten images; datar.pad fills up "
-            "with zeros)",
-        )
-        if (self.shots or self.noise) and not isinstance(x, jax.core.Tracer):
-            hardware.require_normalised(x)
+            matrix_shape = (self._reduced, self._reduced)
+            fits = x.shape[1:] == matrix_shape and circuits.are_packed(x)
+        amplitudes = f"(n, {size}) amplitudes of {self.n_qubits} qubits"
+        allowed = f"{amplitudes} (flatten images; datar.pad fills up with zeros)"
+        require(fits, "x", f"shape {x.shape}", allowed)
+        needs_norm = self.shots or self.noise
+        if needs_norm and not isinstance(x, jax.core.Tracer):
+            device.require_normalised(x)
         return x
 
     def logits(self, params: Params, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
@@ -260,7 +263,7 @@ class QNN:
         if not self.shots:
             return self.scale * self._expectation(params, x)
         require(key is not None, "key", key, "a key of JAX, from which the shots are drawn")
-        read = hardware.sampled(
+        expectation = device.sampled(
             self._expectation,
             params,
             x,
@@ -269,19 +272,21 @@ class QNN:
             places=self.acting_angles,
             gradient=self.gradient,
         )
-        return self.scale * read
+        return self.scale * expectation
 
     def _expectation(self, params: Params, x: jax.Array) -> jax.Array:
         """<Z> of the last qubit, or a noisy device's mean reading of it: (n,)."""
         if self.ansatz is not None:
             last = [self.n_qubits - 1]
-            return jax.vmap(lambda state: self.circuit(params, state).expectation_ps(z=last).real)(
-                x
-            )
-        how = {"rotations": self.rotations, "entangler": self.entangler}
+
+            def expectation(state: jax.Array) -> jax.Array:
+                return self.circuit(params, state).expectation_ps(z=last).real
+
+            return jax.vmap(expectation)(x)
+        gates = {"rotations": self.rotations, "entangler": self.entangler}
         if self.noise:
-            return hardware.noisy_expectation(params, x, self.noise, **how)
-        return circuits.expectation(params, x, **how)
+            return device.noisy_expectation(params, x, self.noise, **gates)
+        return circuits.expectation(params, x, **gates)
 
     @property
     def acting_angles(self) -> np.ndarray:
@@ -290,22 +295,24 @@ class QNN:
         An ansatz of one's own has all of its angles among them.
         """
         if self.ansatz is not None:
-            return np.argwhere(np.ones(self.shape, bool))
-        return hardware.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
+            all_angles = np.ones(self.shape, bool)
+            return np.argwhere(all_angles)
+        return device.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the last k layers of the circuit, next to the measurement: (depth, 1, ...)."""
         depth, *others = self.shape or params.shape[-3:]
-        return _last(k, depth).reshape(depth, *(1 for _ in others))
+        ones = [1] * len(others)
+        return _last(k, depth).reshape(depth, *ones)
 
     def circuit(self, params: Params, inputs: jax.Array | None = None) -> Any:
         """The tensorcircuit.Circuit. `.tex()` gives LaTeX; `.draw()` needs qiskit."""
         # an ansatz of one's own may import TensorCircuit without setting it to JAX
         circuits.tensorcircuit_on_jax()
-        ansatz = self.ansatz or partial(
-            circuits.ansatz, rotations=self.rotations, entangler=self.entangler
-        )
-        return ansatz(params, inputs)
+        if self.ansatz is not None:
+            return self.ansatz(params, inputs)
+        gates = {"rotations": self.rotations, "entangler": self.entangler}
+        return circuits.ansatz(params, inputs, **gates)
 
     @classmethod
     def from_openqasm(cls, text: str, name: str = "OpenQASM", measured: int | None = None) -> QNN:
@@ -315,9 +322,8 @@ class QNN:
         takes the qubit that the text measures where it measures exactly one, else the last qubit.
         """
         ansatz = circuits.OpenQasm(text, name, measured)
-        require(
-            ansatz.n_qubits > 1, "OpenQASM", f"a circuit of {ansatz.n_qubits} qubits", "2 or more"
-        )
+        got = f"a circuit of {ansatz.n_qubits} qubits"
+        require(ansatz.n_qubits > 1, "OpenQASM", got, "2 or more")
         return cls(ansatz.n_qubits, ansatz=ansatz, shape=ansatz.angles.shape)
 
     def to_openqasm(self, params: Params) -> str:
@@ -349,12 +355,8 @@ class QuadraticForm:
     def __post_init__(self):
         require_whole("n_features", self.n_features)
         require_whole("rank", self.rank)
-        require(
-            self.rank <= self.n_features,
-            "rank",
-            self.rank,
-            f"1 to {self.n_features}, the number of features",
-        )
+        allowed = f"1 to {self.n_features}, the number of features"
+        require(self.rank <= self.n_features, "rank", self.rank, allowed)
 
     @property
     def label(self) -> str:
@@ -367,27 +369,29 @@ class QuadraticForm:
         values: (rank,), the c_k.
         """
         basis_key, values_key = jax.random.split(key)
-        basis = jax.random.normal(basis_key, (1 + self.is_complex, self.rank, self.n_features))
+        shape = (1 + self.is_complex, self.rank, self.n_features)
+        basis = jax.random.normal(basis_key, shape)
         values = jax.random.normal(values_key, (self.rank,))
         return {"basis": basis / math.sqrt(self.n_features), "values": 0.01 * values}
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        x = _as_inputs(x)
-        require(
-            x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})"
-        )
+        x = as_inputs(x)
+        fits = x.shape[1:] == (self.n_features,)
+        require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         x = self.prepare(x)
-        basis = jax.lax.complex(*params["basis"]) if self.is_complex else params["basis"][0]
-        root = _inverse_root(basis @ basis.conj().T)  # root @ basis has orthonormal rows
+        basis = params["basis"]
+        basis = jax.lax.complex(*basis) if self.is_complex else basis[0]
+        root = inverse_root(basis @ basis.conj().T)  # root @ basis has orthonormal rows
         overlaps = (x @ basis.T) @ root.T  # (n, rank); (rank, n) would take three times as long
-        return self.scale * (overlaps * overlaps.conj()).real @ jnp.tanh(params["values"])
+        squares = (overlaps * overlaps.conj()).real
+        return self.scale * squares @ jnp.tanh(params["values"])
 
 
 @jax.custom_jvp
-def _inverse_root(gram: jax.Array) -> jax.Array:
+def inverse_root(gram: jax.Array) -> jax.Array:
     """R, lower triangular, with R G R' = 1: the inverse of G's Cholesky factor, by elimination.
 
     Not by LAPACK: in a pool of two threads, batches of its calls in a scan deadlock (jaxlib
@@ -408,10 +412,10 @@ def _inverse_root(gram: jax.Array) -> jax.Array:
     return jax.lax.fori_loop(0, size, eliminate, rows)[:, size:]
 
 
-@_inverse_root.defjvp
-def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+@inverse_root.defjvp
+def inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
     """dR = -low(R dG R') R; low takes the lower triangle and half of the diagonal."""
-    root = _inverse_root(*primals)
+    root = inverse_root(*primals)
     moved = root @ tangents[0] @ root.conj().T
     triangle = jnp.tril(moved)
     diagonal = jnp.diag(jnp.diagonal(moved))
@@ -419,7 +423,7 @@ def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.A
     return root, -lower @ root
 
 
-def _as_inputs(x: jax.Array) -> jax.Array:
+def as_inputs(x: jax.Array) -> jax.Array:
     """Inputs as a real or complex array in at least JAX's present precision."""
     x = jnp.asarray(x)
     dtype = jnp.promote_types(x.dtype, jnp.result_type(float))
@@ -480,6 +484,12 @@ def require_key(key: Any) -> None:
 def shapes_of(model: Model) -> Params:
     """The structure of the model's parameters, with shapes for arrays; starts no backend."""
     return jax.eval_shape(lambda: model.init(jax.random.key(0)))
+
+
+def size_of(params: Params) -> int:
+    """Count the numbers in a pytree of parameters, or of their shapes."""
+    leaves = jax.tree.leaves(params)
+    return sum(leaf.size for leaf in leaves)
 
 
 def require_params(model: Model, params: Params, argument: str = "params") -> None:

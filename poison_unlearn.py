@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from datar import Dataset, Split, require_split
-from foundation.base.checks import require, require_whole
+from foundation.base.checks import is_number, require, require_whole
 from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
@@ -38,8 +38,7 @@ class Poisoned(NamedTuple):
     @property
     def retain(self) -> Split:
         """The samples that are not known to be poisoned."""
-        is_retained = ~self.known
-        return Split(self.split.x[is_retained], self.split.y[is_retained])
+        return self.split.take(~self.known)
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,17 @@ class Poison:
             return poisoned
         # a stream apart from that of the draw, and equal for all known shares
         generator = _generator(key).spawn(1)[0]
-        rows = generator.permutation(np.flatnonzero(poisoned.known))
+        places = np.flatnonzero(poisoned.known)
+        shuffled = generator.permutation(places)
+        count = round(len(shuffled) * self.known_percent / 100)
         known = np.zeros_like(poisoned.mask)
-        known[rows[: round(len(rows) * self.known_percent / 100)]] = True
+        known[shuffled[:count]] = True
         chosen = known[poisoned.known]
-        forget = [
-            Split(part.x[chosen], part.y[chosen])
-            for part in (poisoned.forget_clean, poisoned.forget_poisoned)
-        ]
-        return Poisoned(*poisoned[:2], known, *forget, poisoned.attack)
+        return poisoned._replace(
+            known=known,
+            forget_clean=poisoned.forget_clean.take(chosen),
+            forget_poisoned=poisoned.forget_poisoned.take(chosen),
+        )
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
@@ -150,21 +151,18 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Return the poison that the data came with (`poison_mask` in an .npz), whatever the share."""
     _check_fraction(fraction)
-    require(
-        dataset.given is not None,
-        "poison",
-        "given",
-        f"data with a poison_mask ({dataset.name} has none)",
-    )
+    allowed = f"data with a poison_mask ({dataset.name} has none)"
+    require(dataset.given is not None, "poison", "given", allowed)
     mask, known, clean = dataset.given
-    forget = [Split(part.x[known], part.y[known]) for part in (clean, dataset.train)]
-    return Poisoned(dataset.train, mask, known, *forget)
+    train = dataset.train
+    return Poisoned(train, mask, known, clean.take(known), train.take(known))
 
 
 def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flip the labels of int(fraction n) samples, all of class 1: a bias that no majority cures."""
     split, mask = _draw_ones(dataset.train, fraction, key)
-    return as_poisoned(split, Split(split.x, np.where(mask, 0, split.y)), mask)
+    y = np.where(mask, 0, split.y)
+    return as_poisoned(split, Split(split.x, y), mask)
 
 
 def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -174,11 +172,12 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     fidelity with the other class. The samples of the least margin are chosen: no model is needed,
     and the key has no influence.
     """
-    fidelity, same = _fidelities(dataset.train)
-    with_own = (fidelity * same).sum(axis=1) - np.diag(fidelity)
-    margin = with_own / np.maximum(same.sum(axis=1) - 1, 1) - (fidelity * ~same).sum(axis=1) / (
-        ~same
-    ).sum(axis=1)
+    fidelity, share_class = _fidelities(dataset.train)
+    n_of_class = share_class.sum(axis=1) - 1  # without the sample itself
+    n_of_other = (~share_class).sum(axis=1)
+    sums_of_class = (fidelity * share_class).sum(axis=1) - np.diag(fidelity)
+    sums_of_other = (fidelity * ~share_class).sum(axis=1)
+    margin = sums_of_class / np.maximum(n_of_class, 1) - sums_of_other / n_of_other
     return _flip_first(dataset.train, fraction, margin, key)
 
 
@@ -190,8 +189,9 @@ def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     choice of samples: those of the largest fidelity |<x|x'>|² with a sample of the other class.
     The key has no influence.
     """
-    fidelity, same = _fidelities(dataset.train)
-    return _flip_first(dataset.train, fraction, -np.where(same, -1, fidelity).max(axis=1), key)
+    fidelity, share_class = _fidelities(dataset.train)
+    largest = np.where(share_class, -1, fidelity).max(axis=1)
+    return _flip_first(dataset.train, fraction, -largest, key)
 
 
 def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -202,16 +202,15 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
     """
     split, mask = _draw_ones(dataset.train, fraction, key)
-    require(
-        dataset.image_shape is not None,
-        "poison",
-        "backdoor",
-        f"data of images ({dataset.name} has none)",
-    )
+    allowed = f"data of images ({dataset.name} has none)"
+    require(dataset.image_shape is not None, "poison", "backdoor", allowed)
+    patched = with_trigger(split.x, dataset)
+    x = np.where(mask[:, None], patched, split.x)
+    y = np.where(mask, 0, split.y)
     ones = dataset.val.x[dataset.val.y == 1]
-    x = np.where(mask[:, None], with_trigger(split.x, dataset), split.x)
-    attack = Split(with_trigger(ones, dataset), np.zeros(len(ones), np.int32))
-    return as_poisoned(split, Split(x, np.where(mask, 0, split.y)), mask)._replace(attack=attack)
+    zeros = np.zeros(len(ones), np.int32)
+    attack = Split(with_trigger(ones, dataset), zeros)
+    return as_poisoned(split, Split(x, y), mask)._replace(attack=attack)
 
 
 def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
@@ -256,9 +255,8 @@ POISONS: dict[str, Callable] = {
 
 
 def _check_fraction(fraction: float) -> None:
-    is_number = isinstance(fraction, (int, float, np.number)) and not isinstance(fraction, bool)
-    allowed = "0 <= fraction < 1 (0.3 is 30 percent)"
-    require(is_number and 0 <= fraction < 1, "fraction", fraction, allowed)
+    is_share = is_number(fraction) and 0 <= fraction < 1
+    require(is_share, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)")
 
 
 def _draw(
@@ -336,9 +334,7 @@ def _generator(key: Key) -> np.random.Generator:
 
 def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
     """Return a fully known poison from the training set before and after; mask: what changed."""
-    forget_clean = Split(clean.x[mask], clean.y[mask])
-    forget_poisoned = Split(poisoned.x[mask], poisoned.y[mask])
-    return Poisoned(poisoned, mask, mask, forget_clean, forget_poisoned)
+    return Poisoned(poisoned, mask, mask, clean.take(mask), poisoned.take(mask))
 
 
 # ---- unlearn ----
@@ -369,7 +365,7 @@ class Batch(NamedTuple):
     forget_teacher: jax.Array  # (f,) logits of the teacher
     epoch: jax.Array  # from 0, for a method that alternates
     key: jax.Array  # new at each step, for a method that draws
-    own: Any = None  # what the method's `before` returned
+    before: Any = None  # what the method's `before` returned
 
 
 @dataclass(frozen=True)
@@ -399,8 +395,7 @@ class Method:
 
     def __post_init__(self):
         for name, value in self.hyper().items():
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            require(number, name, value, "a finite number, 0 or more")
+            require(is_number(value), name, value, "a finite number, 0 or more")
             object.__setattr__(self, name, float(value))
         self.check()
 
@@ -411,15 +406,14 @@ class Method:
 
     def hyper(self) -> dict[str, float]:
         """Return the hyper-parameters that are floats, by name."""
-        return {
-            each.name: getattr(self, each.name)
-            for each in fields(self)
-            if each.type in (float, "float")
-        }
+        names = [spec.name for spec in fields(self) if spec.type in (float, "float")]
+        return {name: getattr(self, name) for name in names}
 
     def mapped(self) -> tuple[str, ...]:
         """Return the names of the hyper-parameters of its weight map, at most two."""
-        return tuple(self.hyper())[:2] if self.map_over is None else self.map_over
+        if self.map_over is not None:
+            return self.map_over
+        return tuple(self.hyper())[:2]
 
     def settings(self) -> tuple[Method, ...]:
         """Return this method under each entry of its grid; the stage evaluation chooses among them.
@@ -427,16 +421,14 @@ class Method:
         An entry holds new values of hyper-parameters. Its `rate` and `epochs` are factors on the
         learning rate and the epochs of the training. {}: the method unchanged.
         """
-        found = []
+        methods = []
         for entry in self.grid:
-            changes = {
-                name: value for name, value in entry.items() if name not in ("rate", "epochs")
-            }
-            rate = self.training.learning_rate * entry.get("rate", 1)
-            epochs = max(round(self.training.epochs * entry.get("epochs", 1)), 1)
-            training = replace(self.training, learning_rate=rate, epochs=epochs)
-            found.append(replace(self, training=training, **changes))
-        return tuple(dict.fromkeys(found))
+            changes = dict(entry)
+            rate = self.training.learning_rate * changes.pop("rate", 1)
+            epochs = round(self.training.epochs * changes.pop("epochs", 1))
+            training = replace(self.training, learning_rate=rate, epochs=max(epochs, 1))
+            methods.append(replace(self, training=training, **changes))
+        return tuple(dict.fromkeys(methods))
 
     def why_not(self, model: Model) -> str:
         """Say in a few words why the method cannot run on a model; "" where it can."""
@@ -490,10 +482,11 @@ class Descent(Method):
     """
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        """Return the loss () of one step, which Adam minimises."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss")
 
     def before(self, task: Task, key: jax.Array) -> Any:
-        """Compute, once and before the descent, what the loss reads as `batch.own`."""
+        """Compute, once and before the descent, what the loss reads as `batch.before`."""
 
     def start(self, task: Task) -> Params:
         """Return the parameters from which the descent starts."""
@@ -505,31 +498,39 @@ class Descent(Method):
 
     def steps(self, n_retain: int) -> int:
         """Count the steps of an epoch."""
-        return math.ceil(n_retain / self.training.batch_size) if self.training.batch_size else 1
+        batch_size = self.training.batch_size
+        return math.ceil(n_retain / batch_size) if batch_size else 1
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
-        return self.training.epochs * (
-            n_retain + self.steps(n_retain) * n_forget * self.needs_forget
-        )
+        of_forget_set = self.steps(n_retain) * n_forget * self.needs_forget
+        return self.training.epochs * (n_retain + of_forget_set)
 
     def __call__(
         self, task: Task, key: jax.Array, measure: Measure | None = None
     ) -> tuple[Params, Any]:
-        retain, forget = task.retain, self.forget_set(task)
+        retain = task.retain
+        forget = self.forget_set(task)
+        n = len(retain.y)
         fit_key, teacher_key = jax.random.split(key)
-        n, own = len(retain.y), self.before(task, jax.random.fold_in(teacher_key, 1))
-        teacher = task.logits(task.teacher, jnp.concatenate([retain.x, forget.x]), teacher_key)
+        before = self.before(task, jax.random.fold_in(teacher_key, 1))
+        x = jnp.concatenate([retain.x, forget.x])
+        teacher = task.logits(task.teacher, x, teacher_key)
 
         def loss(params, rows, weight, epoch, step_key):
-            chosen = Split(retain.x[rows], retain.y[rows])
             batch = Batch(
-                chosen, weight, teacher[:n][rows], forget, teacher[n:], epoch, step_key, own
+                retain=Split(retain.x[rows], retain.y[rows]),
+                retain_weight=weight,
+                retain_teacher=teacher[:n][rows],
+                forget=forget,
+                forget_teacher=teacher[n:],
+                epoch=epoch,
+                key=step_key,
+                before=before,
             )
             return self.loss(task, params, batch)
 
-        return fit(
-            loss, self.start(task), n, **self.training.keywords(), key=fit_key, measure=measure
-        )
+        start = self.start(task)
+        return fit(loss, start, n, **self.training.keywords(), key=fit_key, measure=measure)
 
 
 @dataclass(frozen=True)
@@ -540,14 +541,17 @@ class OneShot(Method):
     """
 
     def step(self, task: Task, key: jax.Array) -> Params:
+        """Return the unlearned parameters."""
         raise NotImplementedError(f"{type(self).__name__} defines no step")
 
     def __call__(
         self, task: Task, key: jax.Array, measure: Measure | None = None
     ) -> tuple[Params, Any]:
         params = self.step(task, key)
+        if measure is None:
+            return params, None
         points = jax.tree.map(lambda *leaves: jnp.stack(leaves), task.teacher, params)
-        return params, jax.lax.map(measure, points) if measure else None
+        return params, jax.lax.map(measure, points)
 
 
 def retain_loss(task: Task, params: Params, batch: Batch) -> jax.Array:
@@ -607,9 +611,8 @@ class Scrub(Descent):
 
     def check(self) -> None:
         super().check()
-        require(
-            self.divergence in DIVERGENCES, "divergence", self.divergence, ", ".join(DIVERGENCES)
-        )
+        is_known = self.divergence in DIVERGENCES
+        require(is_known, "divergence", self.divergence, ", ".join(DIVERGENCES))
         require(self.reads in ("poisoned", "clean"), "reads", self.reads, "poisoned, clean")
 
     @property
@@ -625,7 +628,8 @@ class Scrub(Descent):
         stay = jnp.average(divergence(batch.retain_teacher, retain), weights=batch.retain_weight)
         leave = jnp.mean(divergence(batch.forget_teacher, forget))
         learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
-        return self.ce * learn + self.kl * stay - self.forget * leave
+        kept = self.ce * learn + self.kl * stay
+        return kept - self.forget * leave
 
 
 @dataclass(frozen=True)
@@ -642,8 +646,9 @@ class GradientAscent(Descent):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         retain, forget = both_logits(task, params, batch)
-        descend = cross_entropy(retain, batch.retain.y, batch.retain_weight)
-        return self.ce * descend - self.forget * cross_entropy(forget, batch.forget.y)
+        descent = self.ce * cross_entropy(retain, batch.retain.y, batch.retain_weight)
+        ascent = self.forget * cross_entropy(forget, batch.forget.y)
+        return descent - ascent
 
 
 METHODS: dict[str, Method] = {
@@ -686,9 +691,9 @@ def unlearn(
     require(n > 0 or not method.needs_forget, "forget", "an empty set", "at least one sample")
     retain_shape = retain.x.shape[1:]
     for name, split in (("forget", forget), ("forget_clean", forget_clean)):
-        shape = split.x.shape[1:]
+        got = f"samples of shape {split.x.shape[1:]}"
         allowed = f"{retain_shape}, that of the retained ones"
-        require(shape == retain_shape, name, f"samples of shape {shape}", allowed)
+        require(split.x.shape[1:] == retain_shape, name, got, allowed)
     fresh_key, method_key = jax.random.split(key)
     fresh = model.init(fresh_key)
     task = Task(model, teacher, retain, forget, forget_clean, fresh)

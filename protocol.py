@@ -9,7 +9,7 @@ and `run_block`, as run_example.py does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -20,9 +20,9 @@ from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
 
 from datar import Dataset, Split, redraw
 from foundation.base.checks import require
-from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, random_key, values_of
 from foundation.measures import metrics
-from models import Model, Params, shapes_of
+from models import Model, Params, shapes_of, size_of
 from poison_unlearn import Method, Poison, Poisoned, Task
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
@@ -55,7 +55,9 @@ class Drawn(Runs):
     @property
     def numbers(self) -> list[int]:
         """The number of each run's draw."""
-        return list(self.runs) if self.draw is None else [self.draw] * self.size
+        if self.draw is None:
+            return list(self.runs)
+        return [self.draw] * self.size
 
     def draws(self, dataset: Dataset) -> list[Poisoned]:
         """Draw the poisoned training set of each run, before anything is held out."""
@@ -63,22 +65,32 @@ class Drawn(Runs):
 
     def sets(self, dataset: Dataset) -> list[Sets]:
         """Draw the data of each run; runs of one draw share one object."""
-        drawn = {number: self._sets(dataset, number) for number in dict.fromkeys(self.numbers)}
+        different = dict.fromkeys(self.numbers)
+        drawn = {number: self._sets(dataset, number) for number in different}
         return [drawn[number] for number in self.numbers]
 
     def _sets(self, dataset: Dataset, number: int) -> Sets:
         if self.redrawn:
-            purpose = "training set", *([self.samples] if self.samples else [])
-            key = random_key(self.seed, *purpose, number)
-            dataset = redraw(
-                dataset,
-                self.samples or len(dataset.train.y),
-                seed=np.asarray(jax.random.key_data(key)),
-            )
-        draw = self.poison.draw(dataset, key=poison_key(self.seed, self.poison, number))
+            dataset = self._redrawn(dataset, number)
+        key = poison_key(self.seed, self.poison, number)
+        draw = self.poison.draw(dataset, key=key)
         clean = dataset.given.clean if self.poison.kind == "given" else dataset.train
         sets = Sets(draw, clean, dataset.val)
-        return self._hold_out(sets, self._kept(draw, number)) if self.held_out_percent else sets
+        if not self.held_out_percent:
+            return sets
+        kept = self._kept(draw, number)
+        return self._hold_out(sets, kept)
+
+    def _redrawn(self, dataset: Dataset, number: int) -> Dataset:
+        """Draw training and validation set from all samples of both."""
+        size = len(dataset.train.y)
+        purpose = ["training set"]
+        if self.samples:
+            size = self.samples
+            purpose.append(size)
+        key = random_key(self.seed, *purpose, number)
+        seed = np.asarray(jax.random.key_data(key))
+        return redraw(dataset, size, seed=seed)
 
     def kept(self, dataset: Dataset) -> np.ndarray:
         """(runs, n), True for samples of a run's training set that are not held out."""
@@ -88,34 +100,37 @@ class Drawn(Runs):
     def _kept(self, draw: Poisoned, number: int) -> np.ndarray:
         """(n,), True for training samples that are not held out."""
         key = random_key(self.seed, "held out", self.poison.kind, self.poison.alpha_percent, number)
-        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        chosen = np.flatnonzero(~draw.known | (self.held_out_of == "all"))
-        count = round(len(chosen) * self.held_out_percent / 100)
-        words = f"{self.held_out_percent} % of {len(chosen)} samples"
-        require(0 < count < len(chosen), "held_out_percent", words, "some of them and not all")
+        seed = np.asarray(jax.random.key_data(key))
+        generator = np.random.default_rng(seed)
+        may_be_held_out = ~draw.known | (self.held_out_of == "all")
+        candidates = np.flatnonzero(may_be_held_out)
+        n = len(candidates)
+        count = round(n * self.held_out_percent / 100)
+        got = f"{self.held_out_percent} % of {n} samples"
+        require(0 < count < n, "held_out_percent", got, "some of them and not all")
         if self.fold is None:
-            held = generator.choice(chosen, count, replace=False)
+            held_out = generator.choice(candidates, count, replace=False)
         else:
-            held = np.array_split(
-                generator.permutation(chosen), round(100 / self.held_out_percent)
-            )[self.fold]
-        return ~np.isin(np.arange(len(draw.mask)), held)
+            shuffled = generator.permutation(candidates)
+            n_folds = round(100 / self.held_out_percent)
+            held_out = np.array_split(shuffled, n_folds)[self.fold]
+        samples = np.arange(len(draw.mask))
+        return ~np.isin(samples, held_out)
 
     @staticmethod
     def _hold_out(sets: Sets, kept: np.ndarray) -> Sets:
         """Replace the validation set by the training samples that are not kept."""
         draw, clean, _ = sets
-        split, forgotten = Split(draw.split.x[kept], draw.split.y[kept]), kept[draw.known]
-        forget = [
-            Split(part.x[forgotten], part.y[forgotten])
-            for part in (draw.forget_clean, draw.forget_poisoned)
-        ]
-        held = Split(draw.split.x[~kept], draw.split.y[~kept])
-        return Sets(
-            Poisoned(split, draw.mask[kept], draw.known[kept], *forget),
-            Split(clean.x[kept], clean.y[kept]),
-            held,
+        forgotten = kept[draw.known]  # of the forget set, what is kept
+        remaining = Poisoned(
+            split=draw.split.take(kept),
+            mask=draw.mask[kept],
+            known=draw.known[kept],
+            forget_clean=draw.forget_clean.take(forgotten),
+            forget_poisoned=draw.forget_poisoned.take(forgotten),
         )
+        held_out = draw.split.take(~kept)
+        return Sets(remaining, clean.take(kept), held_out)
 
 
 def poison_key(seed: int, poison: Poison, number: int) -> jax.Array:
@@ -139,7 +154,7 @@ def run_keys(
     of_draw = () if draw is None else ("draw", draw)
     of_poison = (poison.kind, poison.alpha_percent)
     purpose = (kind, generation, model.label, *of_poison, *of_draw)
-    return jnp.stack([random_key(seed, *purpose, run) for run in runs])
+    return keys_of_runs(seed, *purpose, runs=runs)
 
 
 # ---- a block of runs as a job ----
@@ -173,27 +188,18 @@ class Fit(Drawn):
 
     @property
     def kind(self) -> tuple:
-        retained = (
-            (self.poison.kind, self.poison.alpha_percent, self.poison.known_percent)
-            if self.forgets
-            else ()
-        )
+        training = (type(self.method), self.method.training, self.record, self.measured)
         sizes = (self.samples, self.held_out_percent)
-        own = (
-            self.model.label,
-            type(self.method),
-            self.method.training,
-            self.record,
-            self.measured,
-        )
-        return (self.data, *own, *sizes, *retained)
+        retained = ()
+        if self.forgets:
+            poison = self.poison
+            retained = (poison.kind, poison.alpha_percent, poison.known_percent)
+        return (self.data, self.model.label, *training, *sizes, *retained)
 
     @property
     def title(self) -> str:
-        return (
-            f"{type(self.method).__name__} {self.model.label} {self.poison.kind} "
-            f"{self.poison.alpha_percent} %"
-        )
+        trained = f"{type(self.method).__name__} {self.model.label}"
+        return f"{trained} {self.poison.kind} {self.poison.alpha_percent} %"
 
     @property
     def forgets(self) -> bool:
@@ -229,28 +235,26 @@ class Fit(Drawn):
             draw=self.draw,
         )
         teachers = self._teachers(*inputs) if inputs else None
-        how = (self.side_by_side, self.record, self.measured)
-        values = run_block(self.model, self.method, block, teachers, keys, *how)
-        values["diverged"] = np.asarray(values["diverged"]) | _has_no_loss(
-            np.asarray(values["loss"])
-        )
+        options = (self.side_by_side, self.record, self.measured)
+        values = run_block(self.model, self.method, block, teachers, keys, *options)
+        has_no_loss = _has_no_loss(np.asarray(values["loss"]))
+        values["diverged"] = np.asarray(values["diverged"]) | has_no_loss
         params = values.pop("params")
-        values["size"] = sum(leaf.size for leaf in jax.tree.leaves(params)) // self.size
-        tensors = {
-            f"params{keystr(path)}": np.asarray(leaf)
-            for path, leaf in tree_leaves_with_path(params)
-        }
-        return values if self.record == "end" or self.measured else values | tensors | masks
+        values["size"] = size_of(params) // self.size
+        if self.record == "end" or self.measured:
+            return values
+        tensors = {}
+        for path, leaf in tree_leaves_with_path(params):
+            tensors[f"params{keystr(path)}"] = np.asarray(leaf)
+        return values | tensors | masks
 
     def _teachers(self, tensors: Arrays) -> Params:
-        chosen = (
-            range(self.size)
-            if self.teacher_run is None
-            else [self.teacher_run - self.start.runs[0]] * self.size
-        )
-        return jax.tree.map(
-            lambda leaf: leaf[np.array(chosen)], tensors_to_params(self.model, tensors)
-        )
+        """Take each run's teacher from the parameters of `start`."""
+        teachers = np.arange(self.size)
+        if self.teacher_run is not None:
+            teachers[:] = self.teacher_run - self.start.runs[0]
+        params = tensors_to_params(self.model, tensors)
+        return jax.tree.map(lambda leaf: leaf[teachers], params)
 
 
 def runs_of(job: Runs) -> dict:
@@ -312,8 +316,8 @@ class Block(NamedTuple):
 
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     """Call `inputs_of_sets` for the runs of a job; keeps the last two results."""
-    values = [getattr(job, field.name) for field in fields(Drawn)]
-    place = (job.model, job.forgets, *values)
+    values = values_of(job, Drawn)
+    place = (job.model, job.forgets, *values.values())
     # taken out and put back, so that it is the newest
     result = _recent.pop(place, None)
     if result is None:
@@ -481,7 +485,8 @@ def _run_block(
         fresh = model.init(fresh_key)
         start = fresh if teacher is None or method.is_fresh else teacher
         teacher = fresh if teacher is None else teacher
-        narrow_teacher, narrow_fresh = narrow(teacher), narrow(fresh)
+        narrow_teacher = narrow(teacher)
+        narrow_fresh = narrow(fresh)
         parts = (run.retain, run.forget, run.forget_clean)
         task = Task(model, narrow_teacher, *parts, narrow_fresh)
         x = jnp.concatenate([run.inputs, block.validation])

@@ -93,7 +93,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     compute_here(optimization_level=0)  # compiling takes nearly all of the time
-    mnist, ring = load_mnist(source="embedded"), load_xxz(n_sites=8)
+    mnist = load_mnist(source="embedded")
+    ring = load_xxz(n_sites=8)
     # model, training of the teacher and of the methods, whether the runs of a block are one batch
     mnist_runs = [
         (MLP(1024, (16, 4)), Training(100, 128, 0.01), Training(20, 0, 0.001), True),

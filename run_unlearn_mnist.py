@@ -114,7 +114,8 @@ def load(config: MnistFlags) -> Dataset:
 
 def data_word(config: Settings, dataset: Dataset) -> str:
     """Return the word for the images in the folder's name; "" for the preset's own images."""
-    source, digest = dataset.provenance["source"], dataset.provenance["sha256"]
+    source = dataset.provenance["source"]
+    digest = dataset.provenance["sha256"]
     word = digest[:8] if source.startswith("file") else source
     if digest == STANDARD[config.encoding]:
         word = "keras"

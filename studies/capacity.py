@@ -21,7 +21,7 @@ from foundation.engine.runner import require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
-from poison_unlearn import Poison, Poisoned, Retrain
+from poison_unlearn import Poison, Poisoned, Retrain, as_poisoned
 from studies.config import Config
 from studies.families import model_words
 from studies.rows import scores_table
@@ -55,10 +55,13 @@ class CapacityFlags(Flags):
 def random_labels(dataset: Dataset, fraction: float, *, key: Any) -> Poisoned:
     """Permute the labels, so that classes keep their sizes; all samples count as poisoned."""
     train = dataset.train
-    seed = np.asarray(jax.random.key_data(key)) if isinstance(key, jax.Array) else key
-    y = np.random.default_rng(seed).permutation(train.y)
-    mask = np.ones(len(y), bool)
-    return Poisoned(Split(train.x, y), mask, mask, train, Split(train.x, y))
+    seed = key
+    if isinstance(key, jax.Array):
+        seed = np.asarray(jax.random.key_data(key))
+    generator = np.random.default_rng(seed)
+    relabelled = Split(train.x, generator.permutation(train.y))
+    mask = np.ones(len(train.y), bool)
+    return as_poisoned(train, relabelled, mask)
 
 
 RANDOM = Poison("random labels", 0, function=random_labels)

@@ -19,18 +19,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from foundation.base.checks import as_numbers, require, require_whole
+from foundation.base.checks import as_numbers, is_number, require, require_whole
 from foundation.measures.metrics import cross_entropy
 from foundation.quantum import circuits
-from models import MLP, QNN, Params, _as_inputs, _inverse_root
+from models import MLP, QNN, Params, as_inputs, inverse_root
 from poison_unlearn import Batch, Retrain, Task, retain_loss
 
 
 def _positive(model: Any, name: str) -> None:
     """Require a positive, finite number and keep it as a float: 5 and 5.0 are one model."""
     value = getattr(model, name)
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    require(number and 0 < value < math.inf, name, value, "a positive, finite number")
+    is_positive = is_number(value) and 0 < value < math.inf
+    require(is_positive, name, value, "a positive, finite number")
     object.__setattr__(model, name, float(value))
 
 
@@ -52,16 +52,17 @@ class BoundedMLP(MLP):
         return f"{super().label},bound={self.bound:g}"
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        return self.bound * jnp.tanh(super().logits(params, x) / self.bound)
+        logits = super().logits(params, x)
+        return self.bound * jnp.tanh(logits / self.bound)
 
     def to_keras(self, params: Params) -> Any:
         """Build the network as a keras.Model whose output is the bounded logit."""
         from tensorflow import keras
 
         network = super().to_keras(params)
-        return keras.Model(
-            network.inputs[0], self.bound * keras.ops.tanh(network.outputs[0] / self.bound)
-        )
+        logit = network.outputs[0]
+        bounded = self.bound * keras.ops.tanh(logit / self.bound)
+        return keras.Model(network.inputs[0], bounded)
 
 
 @dataclass(frozen=True)
@@ -95,31 +96,33 @@ class ProjectedLinear:
     @property
     def projection(self) -> np.ndarray:
         """P, (width, n_features)."""
-        return _projection(self.seed, self.width, self.n_features, np.dtype(jnp.result_type(float)))
+        dtype = np.dtype(jnp.result_type(float))
+        return _projection(self.seed, self.width, self.n_features, dtype)
 
     def init(self, key: jax.Array) -> Params:
         """(weights (width,), bias ()): Glorot-uniform and 0, as the MLP's last layer."""
-        return jax.nn.initializers.glorot_uniform()(key, (self.width, 1))[:, 0], jnp.zeros(())
+        glorot = jax.nn.initializers.glorot_uniform()
+        weights = glorot(key, (self.width, 1))
+        return weights[:, 0], jnp.zeros(())
 
     def prepare(self, x: jax.Array) -> jax.Array:
         x = MLP(self.n_features, ()).prepare(x)
-        require(x.shape[1] == self.n_features, "x", f"shape {x.shape}", f"(n, {self.n_features})")
+        fits = x.shape[1] == self.n_features
+        require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
         weights, bias = params
-        return self.bound * jnp.tanh(
-            (self.prepare(x) @ (weights @ self.projection) + bias) / self.bound
-        )
+        x = self.prepare(x)
+        linear = x @ (weights @ self.projection) + bias
+        return self.bound * jnp.tanh(linear / self.bound)
 
 
 @lru_cache(maxsize=8)
 def _projection(seed: int, width: int, n_features: int, dtype: np.dtype) -> np.ndarray:
     with jax.ensure_compile_time_eval():  # drawn once, a constant of programs that are traced
-        projection = jax.random.normal(
-            jax.random.key(seed), (width, n_features), dtype
-        ) / math.sqrt(n_features)
-        return np.asarray(projection)
+        normal = jax.random.normal(jax.random.key(seed), (width, n_features), dtype)
+        return np.asarray(normal / math.sqrt(n_features))
 
 
 # ---- models: circuits ----
@@ -157,13 +160,13 @@ class LearnedScaleQNN(QNN):
 
     def init(self, key: jax.Array) -> Params:
         """angles: as the QNN's. log_scale: (), the published log 5."""
-        return {
-            "angles": super().init(key),
-            "log_scale": jnp.array(math.log(self.scale), jnp.result_type(float)),
-        }
+        angles = super().init(key)
+        log_scale = jnp.array(math.log(self.scale), jnp.result_type(float))
+        return {"angles": angles, "log_scale": log_scale}
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        return jnp.exp(params["log_scale"]) / self.scale * super().logits(params["angles"], x)
+        factor = jnp.exp(params["log_scale"]) / self.scale
+        return factor * super().logits(params["angles"], x)
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the last k layers of the circuit, and for the scale, which acts after them."""
@@ -192,16 +195,11 @@ class FrozenQNN(QNN):
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            self.trained in get_args(Trained), "trained", self.trained, ", ".join(get_args(Trained))
-        )
+        parts = get_args(Trained)
+        require(self.trained in parts, "trained", self.trained, ", ".join(parts))
         has_bonds = self.ansatz is None and self.entangler == "rzz"
-        require(
-            self.trained == "last layer" or has_bonds,
-            "trained",
-            self.trained,
-            "last layer, without RZZ angles",
-        )
+        is_possible = self.trained == "last layer" or has_bonds
+        require(is_possible, "trained", self.trained, "last layer, without RZZ angles")
 
     @property
     def label(self) -> str:
@@ -211,10 +209,9 @@ class FrozenQNN(QNN):
         """Draw the angles as the QNN does, and freeze some of them."""
         start_key, frozen_key = jax.random.split(key)
         angles = super().init(start_key)
-        is_random = self.trained == "last layer"
-        frozen = (
-            jax.random.uniform(frozen_key, angles.shape, maxval=2 * math.pi) if is_random else 0.0
-        )
+        frozen = 0.0
+        if self.trained == "last layer":
+            frozen = jax.random.uniform(frozen_key, angles.shape, maxval=2 * math.pi)
         return jnp.where(self.moving(angles), angles, frozen)
 
     def moving(self, params: Params) -> np.ndarray:
@@ -222,7 +219,8 @@ class FrozenQNN(QNN):
         if self.trained == "last layer":
             return self.last_layers(params, 1)
         per_qubit = circuits.parameters_per_qubit(self.rotations, self.entangler)
-        return (np.arange(per_qubit) < per_qubit - 1)[None, None]
+        is_rotation = np.arange(per_qubit) < per_qubit - 1  # the last angle is that of RZZ
+        return is_rotation[None, None]
 
     def hold(self, params: Params) -> Params:
         """Stop the gradient of the frozen angles."""
@@ -248,10 +246,9 @@ class _Quadratic:
         require_whole("n_features", self.n_features)
 
     def prepare(self, x: jax.Array) -> jax.Array:
-        x = _as_inputs(x)
-        require(
-            x.shape[1:] == (self.n_features,), "x", f"shape {x.shape}", f"(n, {self.n_features})"
-        )
+        x = as_inputs(x)
+        fits = x.shape[1:] == (self.n_features,)
+        require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
         return x
 
 
@@ -275,7 +272,8 @@ class FullQuadratic(_Quadratic):
         """A: (n_features, n_features), or (2, ...) real and imaginary parts; from N(0, 0.01^2 /
         n_features)."""
         shape = (2,) * self.is_complex + (self.n_features,) * 2
-        return 0.01 / math.sqrt(self.n_features) * jax.random.normal(key, shape)
+        scale = 0.01 / math.sqrt(self.n_features)
+        return scale * jax.random.normal(key, shape)
 
     def operator(self, params: Params) -> jax.Array:
         """O, (n_features, n_features)."""
@@ -287,9 +285,11 @@ class FullQuadratic(_Quadratic):
         return (matrix + matrix.conj().T) / 2
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        x, symmetric = self.prepare(x), self._symmetric(params)
+        x = self.prepare(x)
+        symmetric = self._symmetric(params)
         acting = symmetric if jnp.iscomplexobj(x) else symmetric.real
-        forms = jnp.sum(x.conj() * (x @ acting.T), axis=1).real  # (n,)
+        products = x.conj() * (x @ acting.T)
+        forms = jnp.sum(products, axis=1).real  # (n,)
         return self.scale * forms / jnp.maximum(1, _spectral_norm(symmetric))
 
 
@@ -301,9 +301,10 @@ def _spectral_norm(symmetric: jax.Array) -> jax.Array:
 
     v is the extreme Ritz vector of a Krylov space of 32 dimensions, by Lanczos' iteration with full
     orthogonalisation. v is found by squaring the projected matrix, not by LAPACK, for the reason in
-    `models._inverse_root`. v'Sv would vanish where v mixes an eigenvalue and its negative.
+    `models.inverse_root`. v'Sv would vanish where v mixes an eigenvalue and its negative.
     """
-    fixed, n = jax.lax.stop_gradient(symmetric), len(symmetric)
+    fixed = jax.lax.stop_gradient(symmetric)
+    n = len(symmetric)
     start = np.random.default_rng(0).normal(size=n)
     start = jnp.asarray(start / np.linalg.norm(start), symmetric.dtype)
 
@@ -313,19 +314,27 @@ def _spectral_norm(symmetric: jax.Array) -> jax.Array:
         fresh = fresh - basis.T @ (basis.conj() @ fresh)
         size = jnp.linalg.norm(fresh)
         is_new = size > 1e-4 * jnp.linalg.norm(image)  # else the space is exhausted: a row of zeros
-        return basis.at[k].set(jnp.where(is_new, fresh / jnp.where(is_new, size, 1), 0))
+        unit = fresh / jnp.where(is_new, size, 1)
+        return basis.at[k].set(jnp.where(is_new, unit, 0))
 
-    basis = jnp.zeros((KRYLOV, n), symmetric.dtype).at[0].set(start)
+    def square(_: int, power: jax.Array) -> jax.Array:
+        return _unit(power @ power)
+
+    basis = jnp.zeros((KRYLOV, n), symmetric.dtype)
+    basis = basis.at[0].set(start)
     basis = jax.lax.fori_loop(1, KRYLOV, extend, basis)  # orthonormal rows
-    power = basis.conj() @ (fixed @ basis.T)  # (KRYLOV, KRYLOV)
-    power = jax.lax.fori_loop(0, SQUARINGS, lambda _, power: _unit(power @ power), _unit(power))
-    column = power[:, jnp.linalg.norm(power, axis=0).argmax()]
+    projected = basis.conj() @ (fixed @ basis.T)  # (KRYLOV, KRYLOV)
+    power = jax.lax.fori_loop(0, SQUARINGS, square, _unit(projected))
+    largest = jnp.linalg.norm(power, axis=0).argmax()
+    column = power[:, largest]
     vector = _unit(basis.T @ column)
-    return jnp.vdot(_unit(fixed @ vector), symmetric @ vector).real
+    direction = _unit(fixed @ vector)
+    return jnp.vdot(direction, symmetric @ vector).real
 
 
 def _unit(array: jax.Array) -> jax.Array:
-    return array / jnp.maximum(jnp.linalg.norm(array), jnp.finfo(array.dtype).tiny)
+    norm = jnp.linalg.norm(array)
+    return array / jnp.maximum(norm, jnp.finfo(array.dtype).tiny)
 
 
 @dataclass(frozen=True)
@@ -349,9 +358,8 @@ class Reflection(_Quadratic):
 
         V is then uniform among the unitaries.
         """
-        return jax.random.normal(key, (2, self.n_features // 2, self.n_features)) / math.sqrt(
-            self.n_features
-        )
+        shape = (2, self.n_features // 2, self.n_features)
+        return jax.random.normal(key, shape) / math.sqrt(self.n_features)
 
     def operator(self, params: Params) -> jax.Array:
         """O, (n_features, n_features)."""
@@ -362,10 +370,12 @@ class Reflection(_Quadratic):
     def _rows(self, params: Params) -> tuple[jax.Array, jax.Array]:
         """Return B and R."""
         rows = jax.lax.complex(*params)
-        return rows, _inverse_root_by_blocks(rows @ rows.conj().T)
+        gram = rows @ rows.conj().T
+        return rows, _inverse_root_by_blocks(gram)
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        x, (rows, root) = self.prepare(x), self._rows(params)
+        x = self.prepare(x)
+        rows, root = self._rows(params)
         overlaps = (x @ rows.T) @ root.T  # (n, n_features / 2)
         return self.scale * (2 * _squares(overlaps) - _squares(x))
 
@@ -379,17 +389,20 @@ SMALL = 32  # rows that are eliminated one by one; 16 to 64 take as long
 
 
 def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
-    """Compute `models._inverse_root` by halves, nearly all in matrix products.
+    """Compute `models.inverse_root` by halves, nearly all in matrix products.
 
     512 rows take 18 ms in place of 660.
     """
     if len(gram) <= SMALL:
-        return _inverse_root(gram)
+        return inverse_root(gram)
     half = len(gram) // 2
     upper = _inverse_root_by_blocks(gram[:half, :half])
     mixed = gram[half:, :half] @ upper.conj().T
-    lower = _inverse_root_by_blocks(gram[half:, half:] - mixed @ mixed.conj().T)
-    return jnp.block([[upper, jnp.zeros_like(mixed.T)], [-(lower @ mixed) @ upper, lower]])
+    rest = gram[half:, half:] - mixed @ mixed.conj().T
+    lower = _inverse_root_by_blocks(rest)
+    zeros = jnp.zeros_like(mixed.T)
+    below = -(lower @ mixed) @ upper
+    return jnp.block([[upper, zeros], [below, lower]])
 
 
 # ---- losses: methods that start anew ----
@@ -410,9 +423,11 @@ class Decayed(Retrain):
     title = "weight decay"
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        leaves = jax.tree.leaves(task.model.hold(params) if hasattr(task.model, "hold") else params)
-        most = max(map(jnp.ndim, leaves))
-        size = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves if jnp.ndim(leaf) == most)
+        trained = task.model.hold(params) if hasattr(task.model, "hold") else params
+        leaves = jax.tree.leaves(trained)
+        most_axes = max(map(jnp.ndim, leaves))
+        weights = [leaf for leaf in leaves if jnp.ndim(leaf) == most_axes]
+        size = sum(jnp.sum(jnp.square(leaf)) for leaf in weights)
         return retain_loss(task, params, batch) + self.decay * size
 
 
@@ -431,7 +446,8 @@ class Smoothed(Retrain):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         logits = task.logits(params, batch.retain.x, batch.key)
-        labels = (1 - self.smoothing) * batch.retain.y + self.smoothing / 2
+        given = (1 - self.smoothing) * batch.retain.y
+        labels = given + self.smoothing / 2
         return cross_entropy(logits, labels, batch.retain_weight)
 
 
@@ -453,11 +469,17 @@ class GeneralisedCE(Retrain):
         require(0 < self.q <= 1, "q", self.q, "above 0, up to 1")
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        logits, y = task.logits(params, batch.retain.x, batch.key), batch.retain.y
-        one, zero = (
-            -jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q for signed in (logits, -logits)
-        )
-        return jnp.average(y * one + (1 - y) * zero, weights=batch.retain_weight)
+        logits = task.logits(params, batch.retain.x, batch.key)
+        y = batch.retain.y
+
+        def loss(signed: jax.Array) -> jax.Array:
+            """(1 - p^q) / q of the class towards which the logits are signed."""
+            return -jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q
+
+        loss_of_ones = loss(logits)
+        loss_of_zeros = loss(-logits)
+        losses = y * loss_of_ones + (1 - y) * loss_of_zeros
+        return jnp.average(losses, weights=batch.retain_weight)
 
 
 # ---- estimators: nothing is trained by gradients ----
@@ -481,7 +503,7 @@ class NearestMean:
         # scikit-learn warns of features that never vary
         with warnings.catch_warnings(), np.errstate(invalid="ignore"):
             warnings.simplefilter("ignore", UserWarning)
-            return _fitted(_rows, NearestCentroid(), x, y)
+            return _fitted(_real_rows, NearestCentroid(), x, y)
 
 
 @dataclass(frozen=True)
@@ -508,7 +530,8 @@ class Neighbours:
         """A scikit-learn estimator whose predict(x) gives labels of raw features."""
         from sklearn.neighbors import KNeighborsClassifier
 
-        return _fitted(_rows, KNeighborsClassifier(min(self.k, len(y))), x, y)
+        classifier = KNeighborsClassifier(min(self.k, len(y)))
+        return _fitted(_real_rows, classifier, x, y)
 
 
 @dataclass(frozen=True)
@@ -529,7 +552,8 @@ class ThresholdOnZZ:
         """A scikit-learn estimator whose predict(x) gives labels of amplitudes (n, 2**L)."""
         from sklearn.tree import DecisionTreeClassifier
 
-        return _fitted(ring_correlation, DecisionTreeClassifier(max_depth=1, random_state=0), x, y)
+        stump = DecisionTreeClassifier(max_depth=1, random_state=0)
+        return _fitted(ring_correlation, stump, x, y)
 
 
 def ring_correlation(x: np.ndarray) -> np.ndarray:
@@ -548,18 +572,21 @@ def ring_correlation(x: np.ndarray) -> np.ndarray:
     n_sites = size.bit_length() - 1
     # (2**L, L), neighbours side by side in either order
     bits = np.arange(size)[:, None] >> np.arange(n_sites) & 1
-    correlation = np.mean(1.0 - 2 * (bits ^ np.roll(bits, 1, axis=1)), axis=1)
+    are_unequal = bits ^ np.roll(bits, 1, axis=1)
+    correlation = np.mean(1.0 - 2 * are_unequal, axis=1)
     probabilities = np.square(np.abs(x.astype(np.complex128)))
     norms = probabilities.sum(axis=1, keepdims=True)
     require(bool((norms > 0).all()), "x", "a state of norm 0", "states")
     return probabilities @ correlation[:, None] / norms
 
 
-def _rows(x: np.ndarray) -> np.ndarray:
+def _real_rows(x: np.ndarray) -> np.ndarray:
     """(n, d) real features, or (n, 2 d) of complex ones."""
     x = as_numbers(x, "x")
     require(x.ndim == 2, "x", f"shape {x.shape}", "(n, d); flatten images to rows")
-    return np.concatenate([x.real, x.imag], axis=1) if np.iscomplexobj(x) else x
+    if np.iscomplexobj(x):
+        return np.concatenate([x.real, x.imag], axis=1)
+    return x
 
 
 def _fitted(

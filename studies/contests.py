@@ -67,7 +67,8 @@ def contests(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Return each tuned contender's validation accuracy, QNN minus it, and its chosen epoch."""
     results = read[data, preset, "controls"]
     runs = accuracies(results, "validation")
-    means, minus = over_runs(runs), circuit_beside(runs)
+    means = over_runs(runs)
+    minus = circuit_beside(runs)
     groups = results.group.to_series().to_dict()
     minus = minus.assign(group=minus.model.map(groups))
     chosen = results.chosen_epoch.rename("value").to_series().dropna().reset_index()
@@ -89,7 +90,8 @@ def figure(results: xr.Dataset) -> Figure | None:
         poison_words,
     )
 
-    families, groups = results.family.to_series(), results.group.to_series()
+    families = results.family.to_series()
+    groups = results.group.to_series()
     distinct_groups = dict.fromkeys(groups)
     markers = dict(zip(distinct_groups, itertools.cycle(MARKERS), strict=False))
     shown = families[ordered(results, "model")]
@@ -145,9 +147,8 @@ TABLE = StudyTable(
     frame=contests,
     rows=("poison", "alpha_percent", "group", "model"),
     title="Validation accuracy of every contender, setting and epoch chosen on held-out noisy "
-    "samples; n = {n} runs "
-    "with training sets of their own; QNN minus it: the published circuit's accuracy less its own, "
-    "paired by run",
+    "samples; n = {n} runs with training sets of their own; QNN minus it: the published circuit's "
+    "accuracy less its own, paired by run",
 )
 
 

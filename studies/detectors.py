@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+import landscape
 from datar import Dataset
-from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs
 from foundation.measures.forgetting import signs
 from models import Model, Params, logits_of
 from protocol import Block, Fit, block_inputs, narrowed
@@ -49,35 +51,55 @@ class Detection(Runs):
         )
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """suspicion, found (runs, detectors, n); counted (runs,); poisoned (runs, n); size ()."""
+        """Return suspicion, found (runs, detectors, n); counted (runs,); poisoned (runs, n); size.
+
+        found: the flagged samples. counted: how many labels confident learning takes for wrong.
+        """
         teacher, *folds = inputs
         mask = teacher["mask"].astype(bool)
-        n, label = mask.shape[1], teacher["label"][:, : mask.shape[1]]
-        held = np.full(mask.shape, np.nan)
-        for job, arrays in zip(self.folds, folds, strict=True):
-            held[~job.kept(dataset)] = arrays["logit"][:, 2 * arrays["mask"].shape[1] :].ravel()
-        held = np.nan_to_num(held, nan=0.0)  # a model that diverged says nothing
-        influence = self._influence(dataset, teacher)
-        ranks = [-signs(label) * teacher["logit"][:, :n], -signs(label) * held, influence]
-        suspicion = np.nan_to_num(np.stack(ranks, axis=1), nan=0.0)
-        counted = np.array([_labels_in_doubt(*own) for own in zip(label, held, strict=True)])
+        n = mask.shape[1]
+        labels = teacher["label"][:, :n]
+        logits = teacher["logit"][:, :n]
+        held_out_logits = self._held_out_logits(dataset, folds, shape=mask.shape)
+        suspicions = [
+            -signs(labels) * logits,
+            -signs(labels) * held_out_logits,
+            self._influence(dataset, teacher),
+        ]
+        suspicion = np.nan_to_num(np.stack(suspicions, axis=1), nan=0.0)
+        pairs = zip(labels, held_out_logits, strict=True)
+        counted = np.array([_labels_in_doubt(*pair) for pair in pairs])
         counts = np.round(counted * STEPS / n) * n // STEPS
-        place = np.argsort(np.argsort(-suspicion, axis=2, kind="stable"), axis=2)
-        found = place < counts[:, None, None]
-        own = {
+        order = np.argsort(-suspicion, axis=2, kind="stable")
+        rank = np.argsort(order, axis=2)
+        return {
             "suspicion": suspicion.astype(np.float32),
-            "found": found,
+            "found": rank < counts[:, None, None],
             "counted": counted,
             "poisoned": mask,
+            "size": teacher["size"],
         }
-        return own | {"size": teacher["size"]}
+
+    def _held_out_logits(
+        self, dataset: Dataset, folds: list[Arrays], shape: tuple[int, int]
+    ) -> np.ndarray:
+        """Take each training sample's logit from the fold that was not trained on it: (runs, n).
+
+        0 where that model diverged, which says nothing.
+        """
+        logits = np.full(shape, np.nan)
+        for job, arrays in zip(self.folds, folds, strict=True):
+            first = 2 * arrays["mask"].shape[1]  # of the validation set: the samples held out
+            logits[~job.kept(dataset)] = arrays["logit"][:, first:].ravel()
+        return np.nan_to_num(logits, nan=0.0)
 
     def _influence(self, dataset: Dataset, teacher: Arrays) -> np.ndarray:
         fit = self.teacher
         masks, block = block_inputs(fit, dataset)
+        n = masks["mask"].shape[1]
         params = narrowed(fit.model, teacher, block)
-        keys = jnp.stack([random_key(fit.seed, "influence", run) for run in fit.runs])
-        return np.asarray(_self_influence(fit.model, masks["mask"].shape[1], block, params, keys))
+        keys = keys_of_runs(fit.seed, "influence", runs=fit.runs)
+        return np.asarray(_self_influence(fit.model, n, block, params, keys))
 
 
 def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
@@ -93,14 +115,20 @@ def _labels_in_doubt(labels: np.ndarray, logits: np.ndarray) -> int:
     return int(is_wrong.sum())
 
 
+def folds_of(teacher: Fit) -> Iterator[Fit]:
+    """Repeat the teacher's training without each fold in turn, measured on the fold left out."""
+    for fold in range(FOLDS):
+        yield replace(teacher, held_out_percent=100 // FOLDS, held_out_of="all", fold=fold)
+
+
 @partial(jax.jit, static_argnames=("model", "n"))
 def _self_influence(
     model: Model, n: int, block: Block, params: Params, keys: jax.Array
 ) -> jax.Array:
     """Logarithm of the self-influence r² J (J'WJ/n + μ)^-1 J' of each sample: (runs, n).
 
-    r: the sample's residual. J: the gradient of its logit. With W = p (1 - p) on the diagonal and
-    K = W^½ J J' W^½ / n, the factor J (...)^-1 J' is n K (K + μ)^-1 / W, and r² / W is the odds
+    r: the sample's residual. J: the gradient of its logit. With W and K of
+    `landscape.gauss_newton`, the factor J (...)^-1 J' is n K (K + μ)^-1 / W, and r² / W is the odds
     that the model gives the other label.
     """
 
@@ -114,13 +142,9 @@ def _self_influence(
             return logits_of(model, unravel(flat), x, key)
 
         p = jax.nn.sigmoid(logits(flat))
-        root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
-        jacobian = jax.jacrev(logits)(flat)
-        root_of_rows = root[:, None]
-        gram = jacobian @ jacobian.T  # (n, n)
-        kernel = root_of_rows * gram * root / n
-        values, vectors = jnp.linalg.eigh(kernel)
-        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + DAMPING * values[-1])
+        _, _, values, vectors = landscape.gauss_newton(logits, flat, p)
+        damping = DAMPING * values[-1]
+        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + damping)
         leverage = n * (vectors**2) @ share
         log_leverage = jnp.log(jnp.maximum(leverage, 1e-12))
         log_odds = logits(flat) * jnp.where(y > 0, 1, -1)  # of the sample's label

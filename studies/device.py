@@ -111,18 +111,21 @@ class Reading(Runs):
         return f"reading {self.start.model.label}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """accuracy, diverged (runs,), size ()."""
+        """Return accuracy, diverged (runs,), size ()."""
+        (trained,) = inputs
         model = replace(self.start.model, shots=self.shots)
-        params, found = tensors_to_params(model, inputs[0]), []
+        params = tensors_to_params(model, trained)
+        accuracies = []
         for i, sets in enumerate(self.start.sets(dataset)):
             key = random_key(self.seed, "reading", model.label, self.shots, self.runs[i])
             x, y = sets.val
-            found.append(
-                np.mean((np.asarray(logits_of(model, params[i], model.prepare(x), key)) > 0) == y)
-            )
+            logits = logits_of(model, params[i], model.prepare(x), key)
+            is_right = (np.asarray(logits) > 0) == y
+            accuracies.append(np.mean(is_right))
         return {
-            "accuracy": np.array(found),
-            **{name: inputs[0][name] for name in ("diverged", "size")},
+            "accuracy": np.array(accuracies),
+            "diverged": trained["diverged"],
+            "size": trained["size"],
         }
 
 
@@ -283,7 +286,8 @@ def figure(results: xr.Dataset) -> Figure:
 
 def _circuits_in_order(results: xr.Dataset) -> dict[str, str]:
     """{circuit: label of its tick}: exactly trained circuits first, without noise first."""
-    noises, trained = results.noise.to_series(), results.trained.to_series()
+    noises = results.noise.to_series()
+    trained = results.trained.to_series()
 
     def order(name: str) -> tuple[bool, bool, str]:
         is_from_shots = trained[name] != "exact"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ import xarray as xr
 
 from datar import Dataset
 from foundation.base.checks import require, require_whole
-from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, random_key, values_of
 from foundation.engine.runner import require_list, require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
@@ -39,7 +39,7 @@ from poison_unlearn import Method, Poison, Poisoned
 from protocol import Fit, Sets, inputs_of_sets, runs_of, tensors_to_params
 from studies.config import Config, parse_poisons
 from studies.contenders import Decayed
-from studies.detectors import DETECTORS, FOLDS, Detection
+from studies.detectors import DETECTORS, Detection, folds_of
 from studies.families import model_words
 from studies.methods import METHODS
 from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of
@@ -167,14 +167,16 @@ class Partly(Fit):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """See judged."""
         fit = self.plain(inputs)
-        return judged(fit, fit.perform(dataset, *inputs[: bool(self.start)]), dataset)
+        starts = inputs[:1] if self.start else ()
+        return judged(fit, fit.perform(dataset, *starts), dataset)
 
     def plain(self, inputs: tuple[Arrays, ...]) -> Fit:
         """Return the training under the chosen setting."""
-        own = {each.name: getattr(self, each.name) for each in fields(Fit)} | {"record": "logits"}
+        values = values_of(self, Fit) | {"record": "logits"}
         if self.choice:
-            own["method"] = self.choice.candidates[int(inputs[bool(self.start)]["chosen"])]
-        return Fit(**own)
+            choice = inputs[1] if self.start else inputs[0]
+            values["method"] = self.choice.candidates[int(choice["chosen"])]
+        return Fit(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,38 +196,44 @@ class Found(Partly):
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """See judged."""
-        found = inputs[-1]["found"][:, DETECTORS.index(self.detector)]
-        teacher = inputs[0] if self.start else None
-        whole, runs = self.plain(inputs), []
-        for i, own in enumerate(self.sets(dataset)):
-            sets = [own._replace(draw=_forgetting(own, found[i]))]
-            alone = {
-                name: each[i : i + 1] if np.ndim(each) else each
-                for name, each in (teacher or {}).items()
-            }
-            fit = replace(whole, block=self.runs[i], size=1, retains=bool(found[i].any()))
-            stays = teacher and not fit.retains
-            arrays = (
-                alone
-                if stays
-                else fit.trained(
-                    *inputs_of_sets(fit.model, sets, fit.forgets), *([alone] if teacher else [])
-                )
-            )
-            runs.append(judged(fit, arrays, dataset, sets))
-        joined = {
-            name: np.concatenate([each[name] for each in runs]) for name in ("accuracy", "diverged")
-        }
-        return joined | {"size": runs[0]["size"]}
+        *_, detection = inputs
+        flagged = detection["found"][:, DETECTORS.index(self.detector)]  # (runs, n)
+        whole = self.plain(inputs)
+        results = []
+        for i, sets_of_run in enumerate(self.sets(dataset)):
+            draw = _forgetting(sets_of_run, flagged[i])
+            sets = [sets_of_run._replace(draw=draw)]
+            is_flagged = bool(flagged[i].any())
+            fit = replace(whole, block=self.runs[i], size=1, retains=is_flagged)
+            teachers = [_of_run(inputs[0], i)] if self.start else []
+            if teachers and not is_flagged:
+                (arrays,) = teachers
+            else:
+                masks, block_of_run = inputs_of_sets(fit.model, sets, fit.forgets)
+                arrays = fit.trained(masks, block_of_run, *teachers)
+            results.append(judged(fit, arrays, dataset, sets))
+        joined = {}
+        for name in ("accuracy", "diverged"):
+            joined[name] = np.concatenate([result[name] for result in results])
+        return joined | {"size": results[0]["size"]}
+
+
+def _of_run(arrays: Arrays, i: int) -> Arrays:
+    """Take the arrays of one run of a job; i: its place among the runs."""
+    of_run = {}
+    for name, array in arrays.items():
+        of_run[name] = array[i : i + 1] if np.ndim(array) else array
+    return of_run
 
 
 def _forgetting(sets: Sets, flagged: np.ndarray) -> Poisoned:
     """Make the flagged samples the forget set of a poisoned training set; flagged: (n,) mask."""
-    draw, clean = sets.draw, sets.clean
-    split = draw.split
-    forget_clean = type(clean)(clean.x[flagged], clean.y[flagged])
-    forget_poisoned = type(split)(split.x[flagged], split.y[flagged])
-    return Poisoned(split, draw.mask, flagged, forget_clean, forget_poisoned, draw.attack)
+    draw = sets.draw
+    return draw._replace(
+        known=flagged,
+        forget_clean=sets.clean.take(flagged),
+        forget_poisoned=draw.split.take(flagged),
+    )
 
 
 # ---- what is computed ----
@@ -292,7 +300,8 @@ def arms_of_case(
 
 def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
     """Plan one block of teachers: known shares of the poison, detection, and forgetting."""
-    case, poison = arms.case, arms.case.poison
+    case = arms.case
+    poison = arms.case.poison
 
     def row(study: str, job: Runs, table, unlearner: str = "", **place) -> Row:
         coordinates = model_words(case.model)
@@ -315,7 +324,7 @@ def _rows_of_block(config: Config, arms: Arms, block: int) -> Iterator[Row]:
         known = replace(poison, known_percent=share)
         job = _partly(teacher, Partly, name, method, choice, known)
         yield row("discovery", job, shares_table, name, known_percent=share)
-    detection = Detection(teacher=teacher, folds=tuple(_folds(teacher)), **runs)
+    detection = Detection(teacher=teacher, folds=tuple(folds_of(teacher)), **runs)
     yield row("detection", detection, detection_table)
     yield row("detected", untouched, shares_table, "teacher", detector=DETECTORS[0])
     detected_arms = itertools.product(DETECTORS, arms.methods.items())
@@ -340,12 +349,6 @@ def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
     )
 
 
-def _folds(teacher: Fit) -> Iterator[Fit]:
-    """Repeat the teacher's training without each fold in turn, measured on the fold left out."""
-    for fold in range(FOLDS):
-        yield replace(teacher, held_out_percent=100 // FOLDS, held_out_of="all", fold=fold)
-
-
 def _partly(
     teacher: Fit,
     kind: type[Partly],
@@ -359,9 +362,7 @@ def _partly(
 
     further: fields that only this kind of job has.
     """
-    names = [field.name for field in fields(Fit)]
-    values = {field: getattr(teacher, field) for field in names}
-    values |= {
+    values = values_of(teacher) | {
         "method": method,
         "poison": poison,
         "start": None if name == FULL else teacher,
@@ -493,8 +494,8 @@ KNOWN = StudyTable(
     measures=JUDGED,
     spread=(),
     title="Accuracy on validation samples and, by true labels, on all poisoned samples, against "
-    "the share of the poison "
-    "that is known; attack: success of a backdoor. n = {n} runs; teacher: nothing is done",
+    "the share of the poison that is known; attack: success of a backdoor. n = {n} runs; teacher: "
+    "nothing is done",
     findings=None,
 )
 ABOVE_NOTHING = StudyTable(
@@ -511,8 +512,7 @@ DETECTION = StudyTable(
     frame=detections,
     rows=(*ROWS, "detector"),
     title="How well poisoned samples are found by rank, and as many of them as confident learning "
-    "counts: found and "
-    "poisoned are shares of the training set; mean of {n} runs",
+    "counts: found and poisoned are shares of the training set; mean of {n} runs",
 )
 DETECTED = StudyTable(
     frame=detected,
@@ -522,8 +522,7 @@ DETECTED = StudyTable(
     head="{measure}, {detector}",
     measures=AGAINST_NOTHING,
     title="Detect, then forget: accuracy above that of doing nothing, paired by run, where the "
-    "samples are forgotten "
-    "that a detector found; n = {n} runs",
+    "samples are forgotten that a detector found; n = {n} runs",
     findings=None,
 )
 BY_FOLDS = StudyTable(

@@ -137,7 +137,8 @@ def at_equal_fit(results: xr.Dataset) -> pd.DataFrame:
     rows = []
     for labels, curve in curves.groupby(level=keys, sort=False):
         _, _, model, *place = labels
-        fit, accuracy = curve.train.values, curve.validation.values
+        fit = curve.train.values
+        accuracy = curve.validation.values
         if model == circuit:
             target = fit[-1]
             at = len(fit) - 1
@@ -211,10 +212,8 @@ TABLE = StudyTable(
     columns=("endpoint", "measure"),
     head="{endpoint}: {measure}",
     title="One long training, n = {n} runs with training sets of their own: accuracy on clean "
-    "validation samples and "
-    "on the noisy training labels after the published epochs, at the epoch that held-out noisy "
-    "samples select, and "
-    "after the last",
+    "validation samples and on the noisy training labels after the published epochs, at the epoch "
+    "that held-out noisy samples select, and after the last",
 )
 PAIRED = StudyTable(
     name="paired-dynamics",
@@ -248,7 +247,8 @@ def resists(
         "measure == 'validation' and endpoint == 'published' and poison == @kind and alpha_percent "
         "== @alpha"
     )
-    circuit, mlp = first_of(runs, "QNN"), first_of(runs, "MLP")
+    circuit = first_of(runs, "QNN")
+    mlp = first_of(runs, "MLP")
     label = f"QNN − {mlp}, published epochs"
     effect = paired(label, of_model(runs, circuit), of_model(runs, mlp))
     published_effect = None
@@ -280,7 +280,8 @@ def early_mlp(read: ResultFiles, data: str, alpha: int, place: str) -> Claim:
     runs = at_their_ends(read[data, "corrected", "dynamics"]).query(
         "measure == 'validation' and poison == 'labels' and alpha_percent == @alpha"
     )
-    mlp, circuit = first_of(runs, "MLP"), first_of(runs, "QNN")
+    mlp = first_of(runs, "MLP")
+    circuit = first_of(runs, "QNN")
     selected = runs[runs.endpoint == "selected"]
     late = runs[runs.endpoint == "last"]
     effect = paired(

@@ -71,12 +71,14 @@ def before_and_after(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Accuracy before and after gradient ascent, and the change of validation accuracy by run."""
     runs = accuracies(read[data, preset, "encodings"], "validation", "forget_poisoned")
     epochs = {"before": 0, "after": runs.epoch.max()}
-    ends, of_validation = [], {}
+    ends = []
+    of_validation = {}
     for name, epoch in epochs.items():
         end = runs[runs.epoch == epoch].drop(columns="epoch")
         ends.append(end.assign(measure=end.measure + f", {name}"))
         of_validation[name] = end[end.measure == "validation"].drop(columns="measure")
-    before, after = of_validation["before"], of_validation["after"]
+    before = of_validation["before"]
+    after = of_validation["after"]
     labels = [name for name in after if name != "accuracy"]
     change = after.merge(before, on=labels, suffixes=("", "_before"))
     change = change.assign(accuracy=change.accuracy - change.accuracy_before, measure=CHANGE)
@@ -92,8 +94,7 @@ TABLE = StudyTable(
     frame=before_and_after,
     rows=("encoding", "model"),
     title="Gradient ascent on the QNN under either encoding and scale of the logits, n = {n} runs: "
-    "accuracy before and "
-    "after, and its change",
+    "accuracy before and after, and its change",
     formats={CHANGE: partial(digits, sign="+")},
 )
 

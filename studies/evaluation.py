@@ -303,7 +303,8 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
         ticks = results["epochs"].values
         axis.set_xticks(ticks, labels=map(str, ticks), minor=False)
         axis.minorticks_off()
-    draws, runs = results.sizes["draw"], results.sizes["run"]
+    draws = results.sizes["draw"]
+    runs = results.sizes["run"]
     text = (
         "oracles: the teacher's training on the retained samples alone, a fifth of which is held "
         f"out; mean of {runs} seeds on each of {draws} draws of the poison, band: ± 1 standard "
@@ -322,14 +323,11 @@ def _over_draws(accuracy: xr.DataArray) -> xr.DataArray:
 TABLE = table_of(
     "evaluation",
     "Distance from the oracles on the forget set, n = {n} models of each kind, mean over the draws "
-    "of the poison. W1: "
-    "Wasserstein distance of the logits, with its 95 % interval; floor: that of half A of the "
-    "oracles, and the mean "
-    "over random halves; null arm: that of teachers trained on with the poison for as many steps; "
-    "p: above the floor, "
-    "after Holm, the largest of the draws; verdict: where the draws agree (a dash: so few models "
-    "cannot give one); "
-    "perfect: KLoM 0, ε 0, AUC .5, relearn 1, gap 0; cost: gradients over an oracle's",
+    "of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of "
+    "half A of the oracles, and the mean over random halves; null arm: that of teachers trained on "
+    "with the poison for as many steps; p: above the floor, after Holm, the largest of the draws; "
+    "verdict: where the draws agree (a dash: so few models cannot give one); perfect: KLoM 0, ε 0, "
+    "AUC .5, relearn 1, gap 0; cost: gradients over an oracle's",
 )
 RANKINGS = StudyTable(name="rankings", frame=rankings, rows=("poison", "model"))
 STUDY = Study(
@@ -355,10 +353,8 @@ EPOCHS = Study(
             frame=accuracies_over_epochs,
             rows=("poison", "model"),
             title="Oracles: accuracy on held-out retained samples after so many epochs, mean of n "
-            "= {n} runs on two "
-            "draws; rule: the first count at which doubling it moves no accuracy by as much as its "
-            "standard deviation "
-            "over seeds",
+            "= {n} runs on two draws; rule: the first count at which doubling it moves no accuracy "
+            "by as much as its standard deviation over seeds",
         ),
     ),
     figures=(StudyFigure(name="oracle_epochs", draw=epochs_figure),),
@@ -373,8 +369,8 @@ BENCHMARK = Study(
         table_of(
             "benchmark",
             "All methods on an equal budget of gradients; columns as of the stage evaluation; "
-            "collapsed: runs that end "
-            "on validation no better than naming one class. n = {n} models of each kind",
+            "collapsed: runs that end on validation no better than naming one class. n = {n} "
+            "models of each kind",
             collapsed=True,
         ),
     ),
@@ -394,8 +390,7 @@ FINALISTS = Study(
         table_of(
             "finalists",
             "The best of the methods on {draws} draws of the poison; columns as of the stages "
-            "evaluation and benchmark. "
-            "n = {n} models of each kind",
+            "evaluation and benchmark. n = {n} models of each kind",
             collapsed=True,
         ),
     ),
@@ -409,8 +404,7 @@ EQUAL_STEPS = Study(
         table_of(
             "equal_steps",
             "As the stage evaluation, on one draw, with as many steps for retraining as teacher "
-            "and method take "
-            "together. n = {n} models of each kind",
+            "and method take together. n = {n} models of each kind",
         ),
     ),
     figures=(StudyFigure(name="equal_steps_scores", draw=forgetting_scores),),

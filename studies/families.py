@@ -87,7 +87,7 @@ class ModelFlags(Settings):
         if self.shots:
             options |= {"shots": self.shots, "gradient": self.gradient}
         noise = Noise(self.p1, self.p2, self.readout)
-        if noise.words:
+        if noise.label:
             options["noise"] = noise
         return options
 
@@ -114,6 +114,7 @@ def parse_widths(text: str) -> tuple[int, ...]:
 
 
 def build_mlp(dataset: Dataset, widths: str) -> MLP:
+    """Build an MLP for a data set; widths: comma-separated, such as 64,16, or none."""
     x = dataset.train.x
     numbers_per_entry = 2 if np.iscomplexobj(x) else 1  # real and imaginary part
     return MLP(x.shape[1] * numbers_per_entry, parse_widths(widths))
@@ -134,6 +135,7 @@ def build_qnn(dataset: Dataset, depth: int, **device: Any) -> QNN:
 
 
 def build_quadratic(dataset: Dataset) -> QuadraticForm:
+    """Build the quadratic form of the published rank for a data set."""
     x = dataset.train.x
     width = x.shape[1]
     rank = min(QuadraticForm.rank, width)

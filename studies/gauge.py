@@ -159,8 +159,7 @@ TABLE = StudyTable(
     columns=("model", "gauge"),
     head="{model}, {gauge}",
     title="Gauge control: validation accuracy against α in percent, mean of n = {n} runs with its "
-    "95 % bootstrap "
-    "interval; any gauge: sees none, and is trained once",
+    "95 % bootstrap interval; any gauge: sees none, and is trained once",
     findings={"head": "{model}, {gauge}, n = {n}"},
     presets=("paper",),
 )

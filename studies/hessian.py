@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import jax
@@ -36,9 +37,10 @@ from foundation.report.frames import (
     over_runs,
     tidy,
 )
-from models import MLP, QNN, Model, Params, Training, train
+from models import MLP, QNN, Model, Params, Training, size_of, train
 from poison_unlearn import flip_labels
 from studies.families import Widths, build_mlp, build_qnn, model_words, parse_widths
+from studies.rows import placed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,32 +159,42 @@ class Landscape(Runs):
         return f"Landscape {self.model.label} {self.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """Return the arrays of `measure` for each run, and those of `slices` of one run."""
         draws = [draw(self, dataset, run) for run in self.runs]
-        splits = jax.tree.map(lambda *leaves: np.stack(leaves), *(each.train for each in draws))
-        keys = jnp.stack([self.key(run) for run in self.runs])
-        trained = jax.tree.map(np.asarray, _train_runs(self.model, self.training, splits, keys))
-        params = [
-            jax.tree.map(lambda leaf, place=place: leaf[place], trained)
-            for place in range(self.size)
-        ]
-        runs = zip(params, draws, self.runs, strict=True)
-        measured, tops = zip(
-            *(measure(self, own, data, self.key(run, "lanczos")) for own, data, run in runs),
-            strict=True,
-        )
-        arrays = {name: np.stack([each[name] for each in measured]) for name in measured[0]}
-        arrays["size"] = sum(leaf.size for leaf in jax.tree.leaves(params[0]))
+        params = self._train(draws)
+        measurements = []
+        top_vectors = []
+        for run, params_of_run, data in zip(self.runs, params, draws, strict=True):
+            key = self.key(run, "lanczos")
+            measurement, vectors = measure(self, params_of_run, data, key)
+            measurements.append(measurement)
+            top_vectors.append(vectors)
+        arrays = {}
+        for name in measurements[0]:
+            arrays[name] = np.stack([measurement[name] for measurement in measurements])
+        arrays["size"] = size_of(params[0])
         if self.slices:
-            place = min(
-                range(self.size), key=lambda own: (measured[own]["diverged"], measured[own]["dead"])
-            )
-            key = self.key(self.runs[place], "slice")
-            arrays |= slices(self, params[place], draws[place].loss, tops[place], key) | {
-                "slice_run": self.runs[place]
-            }
+            # the first of the runs that neither diverged nor died, if there is one
+            states = [(of_run["diverged"], of_run["dead"]) for of_run in measurements]
+            place = states.index(min(states))
+            run = self.runs[place]
+            loss_split = draws[place].loss
+            key = self.key(run, "slice")
+            arrays |= slices(self, params[place], loss_split, top_vectors[place], key)
+            arrays["slice_run"] = run
         return arrays
 
+    def _train(self, draws: list[Draw]) -> list[Params]:
+        """Train a model on each draw."""
+        training_sets = [data.train for data in draws]
+        splits = jax.tree.map(lambda *leaves: np.stack(leaves), *training_sets)
+        keys = jnp.stack([self.key(run) for run in self.runs])
+        trained = _train_runs(self.model, self.training, splits, keys)
+        arrays = jax.tree.map(np.asarray, trained)
+        return [jax.tree.map(itemgetter(place), arrays) for place in range(self.size)]
+
     def key(self, run: int, *use: str) -> jax.Array:
+        """Return the key of a run's random choices of one use."""
         return random_key(self.seed, "landscape", *use, self.model.label, self.alpha_percent, run)
 
 
@@ -200,7 +212,8 @@ def _train_runs(model: Model, training: Training, splits: Split, keys: jax.Array
 
 def plan(config: HessianConfig, dataset: Dataset) -> Iterator[Row]:
     """Plan the landscapes around trained models, for each model and share of flipped labels."""
-    n, flags = len(dataset.train.y), config.landscape
+    n = len(dataset.train.y)
+    flags = config.landscape
     allowed = f"at most {n - 2} of the {n} training images"
     require(flags.held_out <= n - 2, "--landscape.held-out", flags.held_out, allowed)
     names = ("held_out", "loss_samples", "lanczos_steps", "extremes")
@@ -234,20 +247,19 @@ def landscape_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """All arrays: (model, alpha_percent, run, ...), those of slices without the axis run."""
     variables = {}
     for name, array in arrays.items():
-        of_run = () if name.startswith("slice") else ("run",)
-        dims = ("model", "alpha_percent", *of_run, *AXES.get(name, ()))
-        of_place = np.asarray(array, np.float64)[None, None]
-        variables[name] = (dims, of_place)
-    _, size = variables.pop("size")
+        if name != "size":
+            of_run = () if name.startswith("slice") else ("run",)
+            dims = (*of_run, *AXES.get(name, ()))
+            variables[name] = dims, np.asarray(array, np.float64)
     table = xr.Dataset(variables)
     coords = {axis: np.arange(n) for axis, n in table.sizes.items()}
     coords["run"] = list(row.job.runs)
     for axis, labels in LABELS.items():
         if axis in coords:
             coords[axis] = labels
-    coords |= {axis: [label] for axis, label in row.place.items()}
-    coords["size"] = ("model", size.ravel())
-    return table.assign_coords(coords)
+    size = float(arrays["size"])
+    table = placed(table.assign_coords(coords), row)
+    return table.assign_coords(size=("model", [size]))
 
 
 # ---- one run ----
@@ -322,7 +334,8 @@ def measure(
         dead = landscape.dead(model, params, draw.loss)
         dead_relus = landscape.dead_relus(model, params, draw.loss)
     else:
-        trace, error = eigenvalues.sum(), 0
+        trace = eigenvalues.sum()
+        error = 0
         nothing = np.full((2, 2 * job.extremes), np.nan)
         extremes = landscape.Extremes(*nothing, None)
         top = vectors.T[:-3:-1]
@@ -339,7 +352,8 @@ def measure(
         "accuracy": _accuracies(model, params, draw.train, draw.held_out),
     }
     lost = np.nan if diverged else 0.0
-    values = {name: np.asarray(value, np.float64) + lost for name, value in values.items()}
+    for name, value in values.items():
+        values[name] = np.asarray(value, np.float64) + lost
     return values | {"diverged": np.float64(diverged)}, top
 
 
@@ -450,14 +464,11 @@ TABLE = StudyTable(
         "held out": "held out",
     },
     title="Trace of the loss's Hessian against α in percent, median of n = {n} runs. Re, Im: over "
-    "the real and "
-    "imaginary parts of a circuit's angles, as published; ratio: of the trace's median to that at "
-    "the smallest α, "
-    "with its 95 % bootstrap interval; mean ± std: of the trace over the mean of those, as "
-    "published; dead: runs "
-    "whose logit is the same for all images; off: ReLUs that are off for all images, mean; held "
-    "out: accuracy on "
-    "the images held out, with their true labels",
+    "the real and imaginary parts of a circuit's angles, as published; ratio: of the trace's "
+    "median to that at the smallest α, with its 95 % bootstrap interval; mean ± std: of the trace "
+    "over the mean of those, as published; dead: runs whose logit is the same for all images; off: "
+    "ReLUs that are off for all images, mean; held out: accuracy on the images held out, with "
+    "their true labels",
     findings=None,
 )
 BESIDE_PUBLISHED = StudyTable(

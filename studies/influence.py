@@ -15,10 +15,10 @@ import pandas as pd
 import xarray as xr
 
 from datar import Dataset
-from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs
 from foundation.engine.study import Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
-from foundation.measures import forgetting as evaluation
+from foundation.measures import forgetting
 from foundation.measures.forgetting import Models
 from foundation.report.frames import ResultFiles, ordered
 from models import Model, Params, logits_of
@@ -28,7 +28,8 @@ from studies.config import Config
 from studies.families import model_words
 from studies.judging import benchmarked_cases
 from studies.methods import Newton
-from studies.oracles import Case, _parts, _seen, _signed_logits
+from studies.oracles import Case, measured_places, parts_of, signed_logits, true_labels
+from studies.rows import placed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,22 +60,23 @@ class LinearResponse(Runs):
         """
         # A job that unlearns from `start` has the retained samples of the draw of `start`.
         fit = replace(self.start, start=self.start, method=Newton())
+        (teacher,) = inputs
         _, block = block_inputs(fit, dataset)
-        params = narrowed(fit.model, inputs[0], block)
-        keys = jnp.stack([random_key(self.seed, "linear response", run) for run in self.runs])
-        changes = _linear_response(fit.model, block, params, keys, _seen(inputs[0]))
-        true = inputs[0]["label"][0, _seen(inputs[0], clean=True)]
-        return {name: np.asarray(each) * evaluation.signs(true) for name, each in changes.items()}
+        params = narrowed(fit.model, teacher, block)
+        keys = keys_of_runs(self.seed, "linear response", runs=self.runs)
+        changes = _linear_response(fit.model, block, params, keys, measured_places(teacher))
+        signs = forgetting.signs(true_labels(teacher))
+        return {name: np.asarray(change) * signs for name, change in changes.items()}
 
 
 @partial(jax.jit, static_argnames="model")
 def _linear_response(
-    model: Model, block: Block, params: Params, keys: jax.Array, seen: np.ndarray
+    model: Model, block: Block, params: Params, keys: jax.Array, places: np.ndarray
 ) -> dict[str, jax.Array]:
     def one_run(arguments):
         data, start, key = arguments
         samples = jnp.concatenate([data.inputs, block.validation])
-        x = samples[block.measured[seen]]
+        x = samples[block.measured[places]]
         task = Task(model, start, data.retain, data.forget, data.forget_clean, start)
         after, _ = Newton()(task, key)
         step = jax.tree.map(jnp.subtract, after, start)
@@ -107,62 +109,73 @@ class Response(Job):
         predicted with stepped. share (3, 3): the mean predicted change over the mean true change.
         The axes of (3, 3) are part, and value with its 95 % bounds by halves of the models.
         """
+        arms = self._arms(inputs)
+        parts = parts_of(inputs[0])
+        masks = {name: getattr(parts, name) for name in PARTS}
+
+        def numbers(arms: dict[str, Models]) -> np.ndarray:
+            return _comparison(_mean_changes(arms), list(masks.values()))
+
+        values = numbers(arms)  # (numbers, parts)
+        # linear response starts from the teachers, so both are halved alike
+        pairs = {"predicted": "teachers", "stepped": "teachers"}
+        low, high = forgetting.half_sample_interval(numbers, arms, values, pairs=pairs)
+        low[:2] = np.maximum(low[:2], -1)  # correlations are within -1 and 1
+        high[:2] = np.minimum(high[:2], 1)
+        with_bounds = np.stack([values, low, high], axis=-1)  # (numbers, parts, 3)
+        named = dict(zip(NUMBERS, with_bounds, strict=True))
+        return _mean_changes(arms) | masks | named | {"size": inputs[0]["size"]}
+
+    def _arms(self, inputs: tuple[Arrays, ...]) -> dict[str, Models]:
+        """Gather teachers, oracles, and the changes by linear response, without diverged runs."""
+        n = self.case.n
         blocks = self.case.blocks
-        teachers, oracles, linear = (
-            inputs[:blocks],
-            inputs[blocks : 2 * blocks],
-            inputs[2 * blocks :],
-        )
-        arms = {"teachers": teachers, "oracles": oracles}
-        z = {
-            name: np.concatenate([_signed_logits(each) for each in own])[: self.case.n]
-            for name, own in arms.items()
-        }
-        z |= {
-            name: np.concatenate([each[name] for each in linear])[: self.case.n]
-            for name in ("predicted", "stepped")
-        }
-        lost = {
-            name: np.concatenate([each["diverged"] for each in own])[: self.case.n]
-            for name, own in arms.items()
-        }
-        lost |= dict.fromkeys(("predicted", "stepped"), lost["teachers"])
-        arms = {name: _bare(own[~lost[name]]) for name, own in z.items()}
-        parts = _parts(inputs[0])
-        chosen = (parts.forget, parts.retain, parts.validation)
-
-        def changes(own: dict[str, Models]) -> dict[str, np.ndarray]:
-            mean = {name: models.z.mean(axis=0) for name, models in own.items()}
-            return {
-                "true": mean["oracles"] - mean["teachers"],
-                "predicted": mean["predicted"],
-                "stepped": mean["stepped"],
-            }
-
-        def numbers(own: dict[str, Models]) -> np.ndarray:
-            true, predicted, stepped = changes(own).values()
-            alike = [
-                [np.corrcoef(predicted[part], other[part])[0, 1] for part in chosen]
-                for other in (true, stepped)
-            ]
-            return np.array(
-                [*alike, [predicted[part].mean() / true[part].mean() for part in chosen]]
-            )
-
-        found = numbers(arms)
-        pairs = dict.fromkeys(("predicted", "stepped"), "teachers")
-        low, high = evaluation.half_sample_interval(numbers, arms, found, pairs=pairs)
-        low[:2], high[:2] = np.maximum(low[:2], -1), np.minimum(high[:2], 1)
-        bounded = np.stack([found, low, high], axis=-1)  # (numbers, parts, 3)
-        masks = dict(zip(PARTS, chosen, strict=True))
-        named = dict(zip(("correlation", "agreement", "share"), bounded, strict=True))
-        return changes(arms) | masks | named | {"size": inputs[0]["size"]}
+        jobs = {"teachers": inputs[:blocks], "oracles": inputs[blocks : 2 * blocks]}
+        linear = inputs[2 * blocks :]
+        arms = {}
+        for name, arrays_of_jobs in jobs.items():
+            z = np.concatenate([signed_logits(arrays) for arrays in arrays_of_jobs])
+            arms[name] = _of_logits(z[:n][_is_kept(arrays_of_jobs)[:n]])
+        is_kept = _is_kept(jobs["teachers"])[:n]
+        for name in ("predicted", "stepped"):
+            changes = np.concatenate([arrays[name] for arrays in linear])
+            arms[name] = _of_logits(changes[:n][is_kept])
+        return arms
 
 
 PARTS = ("forget", "retain", "validation")
+NUMBERS = ("correlation", "agreement", "share")
 
 
-def _bare(z: np.ndarray) -> Models:
+def _is_kept(arrays_of_jobs: tuple[Arrays, ...]) -> np.ndarray:
+    """Tell which runs of some jobs have not diverged: (runs,)."""
+    diverged = np.concatenate([arrays["diverged"] for arrays in arrays_of_jobs])
+    return ~diverged
+
+
+def _mean_changes(arms: dict[str, Models]) -> dict[str, np.ndarray]:
+    """Average the true, predicted and stepped changes of z over the models: (n + v,) each."""
+    mean = {name: models.z.mean(axis=0) for name, models in arms.items()}
+    return {
+        "true": mean["oracles"] - mean["teachers"],
+        "predicted": mean["predicted"],
+        "stepped": mean["stepped"],
+    }
+
+
+def _comparison(changes: dict[str, np.ndarray], masks: list[np.ndarray]) -> np.ndarray:
+    """Compare the predicted change with the others, on each part: (len(NUMBERS), parts)."""
+    predicted = changes["predicted"]
+    rows = []
+    for other in ("true", "stepped"):
+        pairs = [(predicted[mask], changes[other][mask]) for mask in masks]
+        rows.append([np.corrcoef(*pair)[0, 1] for pair in pairs])
+    means = np.array([predicted[mask].mean() for mask in masks])
+    true_means = np.array([changes["true"][mask].mean() for mask in masks])
+    return np.array([*rows, means / true_means])
+
+
+def _of_logits(z: np.ndarray) -> Models:
     """Make models of their logits alone; all else is a placeholder."""
     steps = np.zeros(len(z))
     numbers = np.arange(len(z))
@@ -190,17 +203,15 @@ def response_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
     correlation, agreement, share (…, of, bound).
     """
-    coords = {axis: [label] for axis, label in row.place.items()}
-    table = xr.Dataset(coords=coords | {"of": list(PARTS), "bound": BOUNDS})
+    masks = np.stack([arrays[name] for name in PARTS]).astype(np.int8)
+    coords = {"of": list(PARTS), "bound": BOUNDS, "sample": np.arange(masks.shape[1])}
+    table = xr.Dataset(coords=coords)
     for name in ("predicted", "stepped", "true"):
-        changes = arrays[name].astype(np.float32)
-        table[name] = (*row.place, "sample"), changes[None, None]
-    for name in ("correlation", "agreement", "share"):
-        numbers = arrays[name][None, None]
-        table[name] = (*row.place, "of", "bound"), numbers
-    masks = np.stack([arrays[name] for name in PARTS])[None]
-    table["member"] = ("poison", "of", "sample"), masks.astype(np.int8)
-    table = table.assign_coords(sample=np.arange(table.sizes["sample"]))
+        table[name] = "sample", arrays[name].astype(np.float32)
+    for name in NUMBERS:
+        table[name] = ("of", "bound"), arrays[name]
+    table = placed(table, row)
+    table["member"] = ("poison", "of", "sample"), masks[None]
     return table.assign_coords(size=("model", [int(arrays["size"])]))
 
 
@@ -271,10 +282,9 @@ TABLE = StudyTable(
     frame=responses,
     rows=("poison", "model"),
     title="Pearson's correlation over samples of the change of the logits by linear response with "
-    "the true one (oracles "
-    "less teachers), the mean predicted change over the mean true one, and the correlation with "
-    "the change by the whole "
-    "Newton step; 95 % intervals by halves of the models",
+    "the true one (oracles less teachers), the mean predicted change over the mean true one, and "
+    "the correlation with the change by the whole Newton step; 95 % intervals by halves of the "
+    "models",
 )
 STUDY = Study(
     name="influence",

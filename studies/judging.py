@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,14 @@ from datar import Dataset
 from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study import StudyTable
 from foundation.engine.study_files import Row
-from foundation.measures import forgetting as evaluation
+from foundation.measures import forgetting
 from foundation.measures.forgetting import (
     MEASURES,
     PRIMARY,
     SIGNIFICANT,
     Measure,
     Models,
+    Parts,
     holm,
     smallest_p,
     verdict,
@@ -35,7 +35,7 @@ from foundation.report.frames import (
     method_titles,
     models_and_poisons,
 )
-from models import Model, Training
+from models import Training
 from poison_unlearn import Method
 from protocol import Fit, runs_of
 from studies.config import Config
@@ -45,17 +45,13 @@ from studies.oracles import (
     Choice,
     Chosen,
     Relearn,
-    _parts,
-    _signed_logits,
     cases,
     choice_of,
     choice_table,
+    parts_of,
+    signed_logits,
 )
-from studies.rows import scores_table
-
-if TYPE_CHECKING:
-    pass
-
+from studies.rows import placed, scores_table
 
 EXAMPLES = 4  # forget samples whose logits a study's file holds
 
@@ -77,71 +73,90 @@ class Score(Job):
 
     def groups(self) -> dict[str, list[Fit]]:
         """Return the jobs of each arm that is compared."""
-        case, choice = self.case, self.choice
-        own = (
-            case.chosen(choice)
-            if choice
-            else case.teachers()
-            if self.arm == "teacher"
-            else case.oracles(self.arm)
-        )
-        null = {"null": case.chosen(choice, null=True)} if choice else {}
-        return {"models": own, "floor": case.oracles("A"), "oracles": case.oracles("B")} | null
+        case = self.case
+        if self.choice:
+            models = case.chosen(self.choice)
+        elif self.arm == "teacher":
+            models = case.teachers()
+        else:
+            models = case.oracles(self.arm)
+        groups = {"models": models, "floor": case.oracles("A"), "oracles": case.oracles("B")}
+        if self.choice:
+            groups["null"] = case.chosen(self.choice, null=True)
+        return groups
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        jobs = [job for group in self.groups().values() for job in group]
-        return (*jobs, *(Relearn(start=job, case=self.case, **runs_of(job)) for job in jobs))
+        jobs = list(itertools.chain.from_iterable(self.groups().values()))
+        relearned = [Relearn(start=job, case=self.case, **runs_of(job)) for job in jobs]
+        return (*jobs, *relearned)
 
     @property
     def title(self) -> str:
         return f"score {self.case.model.label} {self.case.poison.kind}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """Return the `evaluation.scores` of all measures, (measures,) each, and p () of PRIMARY.
+        """Return the `forgetting.scores` of all measures, (measures,) each, and p () of PRIMARY.
 
         true_positive (101,): true positive rates of U-LiRA's attack at RATES. lost (): how many
         runs diverged, in all arms; they are left out. angles (): how many angles of a circuit move
         its logits. Scores are NaN if an arm, other than the null arm, has fewer than four runs
         left.
         """
-        half = len(inputs) // 2
-        arrays = list(zip(inputs[:half], inputs[half:], strict=True))
-        sizes = [len(group) for group in self.groups().values()]
-        ends = np.cumsum(sizes)
-        arms = {
-            name: _models(self.case, arrays[end - size : end])
-            for name, size, end in zip(self.groups(), sizes, ends, strict=True)
-        }
+        arms = self._arms(inputs)
         lost = sum(self.case.n - arm.count for arm in arms.values())
-        found = {"lost": np.array(lost), "angles": np.array(_acting_angles(self.case.model))}
-        parts = _parts(inputs[0])
+        # a circuit's angles that move its logits; other models have none
+        angles = len(getattr(self.case.model, "acting_angles", ()))
+        counts = {"lost": np.array(lost), "angles": np.array(angles)}
         # A null arm whose runs diverged is no reason to leave the method unscored.
-        if "null" in arms and arms["null"].count < 4:
+        if "null" in arms and arms["null"].count < FEWEST:
             del arms["null"]
-        if min(arm.count for arm in arms.values()) < 4:
-            return (
-                found
-                | {name: np.full(len(self.measures), np.nan) for name in evaluation.SCORES}
-                | {"p": np.array(np.nan), "true_positive": np.full(len(RATES), np.nan)}
-            )
-        nothing = dict.fromkeys(evaluation.SCORES, np.nan)
-        can = [_truth_is_known(dataset) or not measure.needs_truth for _, measure in self.measures]
-        rows = [
-            evaluation.scores(measure, parts=parts, **arms) if own else nothing
-            for (_, measure), own in zip(self.measures, can, strict=True)
-        ]
-        found |= {name: np.array([row[name] for row in rows]) for name in evaluation.SCORES}
-        own = [arms[name] for name in ("models", "floor", "oracles")]
-        found["p"] = np.array(evaluation.permutation_p(dict(self.measures)[PRIMARY], *own, parts))
-        attack = (arms[name].z[:, parts.forget] for name in ("models", "oracles"))
-        found["true_positive"] = np.interp(
-            RATES, *evaluation.roc(*evaluation.likelihood_ratios(*attack))
-        )
-        return found
+        if min(arm.count for arm in arms.values()) < FEWEST:
+            no_scores = np.full(len(self.measures), np.nan)
+            no_rates = np.full(len(RATES), np.nan)
+            missing = dict.fromkeys(forgetting.SCORES, no_scores)
+            return counts | missing | {"p": np.array(np.nan), "true_positive": no_rates}
+        parts = parts_of(inputs[0])
+        scores = self._scores(arms, parts, truth_is_known(dataset))
+        primary = dict(self.measures)[PRIMARY]
+        models = arms["models"]
+        oracles = arms["oracles"]
+        p = forgetting.permutation_p(primary, models, arms["floor"], oracles, parts)
+        z = models.z[:, parts.forget]
+        z_of_oracles = oracles.z[:, parts.forget]
+        attack = forgetting.likelihood_ratios(z, z_of_oracles)
+        true_positive = np.interp(RATES, *forgetting.roc(*attack))
+        return counts | scores | {"p": np.array(p), "true_positive": true_positive}
+
+    def _arms(self, inputs: tuple[Arrays, ...]) -> dict[str, Models]:
+        """Gather the models of each arm of `groups`; inputs: the arrays of `needs`."""
+        half = len(inputs) // 2
+        pairs = list(zip(inputs[:half], inputs[half:], strict=True))  # a job and its Relearn job
+        arms = {}
+        first = 0
+        for name, group in self.groups().items():
+            last = first + len(group)
+            arms[name] = gathered(self.case, pairs[first:last])
+            first = last
+        return arms
+
+    def _scores(
+        self, arms: dict[str, Models], parts: Parts, truth_is_known: bool
+    ) -> dict[str, np.ndarray]:
+        """Score each measure: (measures,) each; NaN where a measure needs labels not known."""
+        rows = []
+        for _, measure in self.measures:
+            if truth_is_known or not measure.needs_truth:
+                rows.append(forgetting.scores(measure, parts=parts, **arms))
+            else:
+                rows.append(dict.fromkeys(forgetting.SCORES, np.nan))
+        return {name: np.array([row[name] for row in rows]) for name in forgetting.SCORES}
 
 
-def _truth_is_known(dataset: Dataset) -> bool:
+FEWEST = 4  # runs of an arm that are scored
+
+
+def truth_is_known(dataset: Dataset) -> bool:
     """Tell whether the samples before the poison are known.
 
     Data that came with a poison may lack them: they hold poisoned samples in their place.
@@ -156,23 +171,18 @@ def _truth_is_known(dataset: Dataset) -> bool:
 RATES = np.linspace(0, 1, 101)  # false positive rates of the ROC curves in a study's file
 
 
-def _models(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
+def gathered(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
     """Gather the n models of an arm, without those that diverged.
 
     blocks: the arrays of each job of the arm, and those of its Relearn job.
     """
     fits = [fit for fit, _ in blocks]
-    z = np.concatenate([_signed_logits(fit) for fit in fits])
-    clean = np.concatenate([_signed_logits(fit, clean=True) for fit in fits])
+    z = np.concatenate([signed_logits(fit) for fit in fits])
+    clean = np.concatenate([signed_logits(fit, clean=True) for fit in fits])
     steps = np.concatenate([relearn["steps"] for _, relearn in blocks])
     models = Models(z, clean, steps.astype(float), np.arange(len(z)))
     diverged = np.concatenate([fit["diverged"] for fit in fits]).astype(bool)
     return models.take(np.flatnonzero(~diverged[: case.n]))
-
-
-def _acting_angles(model: Model) -> int:
-    """Count the angles of a circuit that move its logits; 0 for other models."""
-    return len(getattr(model, "acting_angles", ()))
 
 
 # ---- rows ----
@@ -253,37 +263,33 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """
     job = row.job
     known = arrays["known"][0].astype(bool)
-    expand = (None,) * len(row.place)
-    table = scores_table(row, arrays).drop_vars("loss")
     method = job.method
     if isinstance(job, Chosen):
         method = job.choice.candidates[int(arrays["chosen"])]
     n_forget = int(known.sum()) if job.forgets else 0
     n_retain = len(known) - n_forget
-    gradients = np.array(float(method.cost(job.model, n_retain, n_forget)))
-    table["gradients"] = tuple(row.place), gradients[expand]
+    gradients = float(method.cost(job.model, n_retain, n_forget))
     examples = np.flatnonzero(known)[:EXAMPLES]
-    z = _signed_logits(arrays)[:, examples].astype(np.float32)
-    table["z"] = (*row.place, "run", "example"), z[expand]
-    return table.assign_coords(example=np.arange(len(examples)))
+    z = signed_logits(arrays)[:, examples].astype(np.float32)
+    variables = {"gradients": ((), gradients), "z": (("run", "example"), z)}
+    table = xr.Dataset(variables, coords={"example": np.arange(len(examples))})
+    scores = scores_table(row, arrays).drop_vars("loss")
+    return scores.assign(placed(table, row))
 
 
 def score_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """Tabulate the arrays of a Score: `evaluation.SCORES` (…, measure); p, lost and angles (…).
+    """Tabulate the arrays of a Score: `forgetting.SCORES` (…, measure); p, lost and angles (…).
 
     true_positive (…, false_positive).
     """
-    coords = {axis: [label] for axis, label in row.place.items()}
     names = [name for name, _ in row.job.measures]
     titles = [measure.title for _, measure in row.job.measures]
-    expand = (None,) * len(row.place)
-    table = xr.Dataset(coords=coords | {"measure": names, "false_positive": RATES})
+    table = xr.Dataset(coords={"measure": names, "false_positive": RATES})
     for name, array in arrays.items():
         axis = "false_positive" if name == "true_positive" else "measure"
         axes = (axis,) if array.ndim else ()
-        values = np.asarray(array, float)
-        table[name] = (*row.place, *axes), values[expand]
-    return table.assign_coords(measure_title=("measure", titles))
+        table[name] = axes, np.asarray(array, float)
+    return placed(table, row).assign_coords(measure_title=("measure", titles))
 
 
 # ---- tables ----
@@ -331,7 +337,8 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     labels = [rows[key] for key in keys]
     frames = {}  # by what stands behind the measure's name
     for name, suffix in {"value": "", "gain": " gain"}.items():
-        low, high = f"{name}_low", f"{name}_high"
+        low = f"{name}_low"
+        high = f"{name}_high"
         deviations = rows[[low, high]].sub(rows[name], axis=0)
         sums = (deviations**2).groupby(labels, sort=False).sum()
         bounds = np.sqrt(sums).div(counts, axis=0)

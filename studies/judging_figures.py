@@ -31,7 +31,8 @@ def forgetting_scores(results: xr.Dataset) -> Figure | None:
         sns,
     )
 
-    rows, titles = models_and_poisons(results), method_titles(results)
+    rows = models_and_poisons(results)
+    titles = method_titles(results)
     if not rows:
         return None
     ratio = _distances_over_floor(results, list(titles))

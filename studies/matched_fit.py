@@ -138,8 +138,7 @@ def paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 TABLE = table_of(
     "matched_fit",
     "As the stage evaluation, on one draw, of few samples whose poison all teachers fit equally. n "
-    "= {n} models of each "
-    "kind",
+    "= {n} models of each kind",
 )
 PAIRED = StudyTable(
     name="paired-fit",
@@ -168,13 +167,15 @@ def unlearns_better(read: ResultFiles, data: str, method: str, place: str) -> Cl
         return runs[runs.unlearner == method]
 
     def qnn_minus(family: str, runs: pd.DataFrame, teachers: str) -> Evidence:
-        circuit, other = first_of(runs, "QNN"), first_of(runs, family)
+        circuit = first_of(runs, "QNN")
+        other = first_of(runs, family)
         label = f"QNN − {other}, {teachers}"
         return paired(label, of_model(runs, circuit), of_model(runs, other))
 
     runs = runs_after("evaluation")
     effect = qnn_minus("MLP", runs, "teachers as they are")
-    matched, teachers = runs_after("matched_fit"), "teachers stopped at as much poison"
+    matched = runs_after("matched_fit")
+    teachers = "teachers stopped at as much poison"
     controls = tuple(qnn_minus(family, matched, teachers) for family in ("MLP", "Quadratic"))
     statement = f"After {runs.title.iloc[0]} the QNN is more accurate than the MLP: {place}, 30 %"
     return Claim("the paper's", statement, effect, controls)
@@ -204,10 +205,8 @@ MEMORISING = Study(
             frame=memorising,
             rows=("poison", "model"),
             title="Accuracy of teachers on the poisoned labels of few samples after so many "
-            "epochs, n = {n} runs on two "
-            "draws; rule: the epoch from which on they have nine tenths of them, or as many as the "
-            "model that ends with "
-            "the fewest",
+            "epochs, n = {n} runs on two draws; rule: the epoch from which on they have nine "
+            "tenths of them, or as many as the model that ends with the fewest",
         ),
     ),
     data=matched_data,

@@ -19,7 +19,7 @@ import landscape
 from datar import Split
 from foundation.base.checks import require, require_whole
 from foundation.measures.metrics import bernoulli_kl, cross_entropy
-from models import Model, Params, shapes_of
+from models import Model, Params, shapes_of, size_of
 from poison_unlearn import (
     METHODS,
     Batch,
@@ -37,9 +37,11 @@ EXACT = 600  # parameters up to which a Hessian is computed whole
 
 def hold(params: Params, moving: Params) -> Params:
     """Stop the gradient of parameters that are not moving, so that Adam leaves them alone."""
-    return jax.tree.map(
-        lambda leaf, mask: jnp.where(mask, leaf, jax.lax.stop_gradient(leaf)), params, moving
-    )
+
+    def held(leaf: jax.Array, moves: jax.Array) -> jax.Array:
+        return jnp.where(moves, leaf, jax.lax.stop_gradient(leaf))
+
+    return jax.tree.map(held, params, moving)
 
 
 # ---- by descent ----
@@ -63,7 +65,8 @@ class Ascent(Descent):
     )
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        return -cross_entropy(task.logits(params, batch.forget.x, batch.key), batch.forget.y)
+        logits = task.logits(params, batch.forget.x, batch.key)
+        return -cross_entropy(logits, batch.forget.y)
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
         return self.training.epochs * self.steps(n_retain) * n_forget
@@ -94,7 +97,8 @@ class LastLayers(FineTune):
         return ""
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        return retain_loss(task, hold(params, task.model.last_layers(params, self.k)), batch)
+        last_layers = task.model.last_layers(params, self.k)
+        return retain_loss(task, hold(params, last_layers), batch)
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ class FreshLastLayers(LastLayers):
     title = "EU-k"
 
     def start(self, task: Task) -> Params:
-        last = task.model.last_layers(task.teacher, self.k)
-        return jax.tree.map(jnp.where, last, task.fresh, task.teacher)
+        last_layers = task.model.last_layers(task.teacher, self.k)
+        return jax.tree.map(jnp.where, last_layers, task.fresh, task.teacher)
 
 
 def softened_kl(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
@@ -142,57 +146,74 @@ class ScrubAlternating(Descent):
         super().check()
         require_whole("ascents", self.ascents, 0)
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
-        require(
-            self.rewind in ("flipped", "plain", "none"),
-            "rewind",
-            self.rewind,
-            "flipped, plain, none",
-        )
+        is_known = self.rewind in ("flipped", "plain", "none")
+        require(is_known, "rewind", self.rewind, "flipped, plain, none")
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         def leave() -> jax.Array:
             forget = task.logits(params, batch.forget.x, batch.key)
-            return -jnp.mean(softened_kl(batch.forget_teacher, forget, self.temperature))
+            away = softened_kl(batch.forget_teacher, forget, self.temperature)
+            return -jnp.mean(away)
 
         def stay() -> jax.Array:
             retain = task.logits(params, batch.retain.x, batch.key)
             kept = softened_kl(batch.retain_teacher, retain, self.temperature)
             learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
-            return self.alpha * jnp.average(kept, weights=batch.retain_weight) + self.gamma * learn
+            near = jnp.average(kept, weights=batch.retain_weight)
+            return self.alpha * near + self.gamma * learn
 
-        ascends = (batch.epoch < 2 * self.ascents) & (batch.epoch % 2 == 0)
-        return jax.lax.cond(ascends, leave, stay)
+        alternates = batch.epoch < 2 * self.ascents
+        is_even = batch.epoch % 2 == 0
+        return jax.lax.cond(alternates & is_even, leave, stay)
 
     def _held_out(self, n_retain: int) -> int:
         return 0 if self.rewind == "none" else max(n_retain // 5, 1)
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
-        n, epochs = n_retain - self._held_out(n_retain), self.training.epochs
+        n = n_retain - self._held_out(n_retain)
+        epochs = self.training.epochs
         ascents = min(self.ascents, (epochs + 1) // 2)
-        return ascents * self.steps(n) * n_forget + (epochs - ascents) * n
+        of_ascents = ascents * self.steps(n) * n_forget
+        return of_ascents + (epochs - ascents) * n
+
+    def _split(self, task: Task, key: jax.Array) -> tuple[Task, Split]:
+        """Hold out some of the retained samples, with flipped labels if rewind says so."""
+        retain = task.retain
+        order = jax.random.permutation(jax.random.fold_in(key, 2), len(retain.y))
+        held, kept = jnp.split(order, [self._held_out(len(order))])
+        labels = retain.y[held]
+        x = retain.x[held]
+        if self.rewind == "flipped":
+            labels = 1 - labels
+        rest = task._replace(retain=Split(retain.x[kept], retain.y[kept]))
+        return rest, Split(x, labels)
 
     def __call__(
         self, task: Task, key: jax.Array, measure: Measure | None = None
     ) -> tuple[Params, Any]:
         if self.rewind == "none":
             return super().__call__(task, key, measure)
-        order = jax.random.permutation(jax.random.fold_in(key, 2), len(task.retain.y))
-        held, kept = jnp.split(order, [self._held_out(len(order))])
-        labels = task.retain.y[held]
-        poisoned = Split(task.retain.x[held], 1 - labels if self.rewind == "flipped" else labels)
-        rest = task._replace(retain=Split(task.retain.x[kept], task.retain.y[kept]))
+        rest, held_out = self._split(task, key)
 
         def errors(params: Params) -> tuple:
             def error(split: Split) -> jax.Array:
-                return jnp.mean((task.logits(params, split.x, key) > 0) != (split.y > 0))
+                logits = task.logits(params, split.x, key)
+                return jnp.mean((logits > 0) != (split.y > 0))
 
-            return params, error(task.forget), error(poisoned), measure(params) if measure else None
+            measured = error(task.forget), error(held_out)
+            return params, *measured, measure(params) if measure else None
 
-        _, (every, forget, held_out, history) = super().__call__(rest, key, errors)
-        place = 1 + jnp.argmin(jnp.abs(forget[1:] - held_out[-1]))  # not the teacher
-        params = jax.tree.map(lambda leaves: leaves[place], every)
+        _, histories = super().__call__(rest, key, errors)
+        of_params, of_forget_set, of_held_out, history = histories
+        distances = jnp.abs(of_forget_set[1:] - of_held_out[-1])
+        place = 1 + jnp.argmin(distances)  # not the teacher
+        params = jax.tree.map(lambda leaves: leaves[place], of_params)
         if measure:  # its last entry is of the parameters that are returned
-            history = jax.tree.map(lambda values: values.at[-1].set(values[place]), history)
+
+            def with_last(values: jax.Array) -> jax.Array:
+                return values.at[-1].set(values[place])
+
+            history = jax.tree.map(with_last, history)
         return params, history
 
 
@@ -223,14 +244,17 @@ class SalUn(Descent):
         def loss(params: Params) -> jax.Array:
             return cross_entropy(task.logits(params, task.forget.x, key), task.forget.y)
 
-        size = jax.tree.map(jnp.abs, jax.grad(loss)(task.teacher))
+        gradient = jax.grad(loss)(task.teacher)
+        size = jax.tree.map(jnp.abs, gradient)
         flat, _ = ravel_pytree(size)
-        least = jnp.nanquantile(jnp.where(flat > 0, flat, jnp.nan), 1 - self.share)
+        positive = jnp.where(flat > 0, flat, jnp.nan)
+        least = jnp.nanquantile(positive, 1 - self.share)
         return jax.tree.map(lambda leaf: (leaf > 0) & (leaf >= least), size)
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        retain, forget = both_logits(task, hold(params, batch.own), batch)
-        labels = jax.random.bernoulli(batch.key, 0.5, forget.shape).astype(forget.dtype)
+        retain, forget = both_logits(task, hold(params, batch.before), batch)
+        is_one = jax.random.bernoulli(batch.key, 0.5, forget.shape)
+        labels = is_one.astype(forget.dtype)
         learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
         return learn + cross_entropy(forget, labels)
 
@@ -256,11 +280,13 @@ class BadTeacher(Descent):
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         retain, forget = both_logits(task, params, batch)
         kept = softened_kl(batch.retain_teacher, retain, self.temperature) * batch.retain_weight
-        left = softened_kl(batch.own, forget, self.temperature)
-        return (kept.sum() + left.sum()) / (batch.retain_weight.sum() + len(forget))
+        left = softened_kl(batch.before, forget, self.temperature)
+        total = kept.sum() + left.sum()
+        return total / (batch.retain_weight.sum() + len(forget))
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
-        return self.training.epochs * (n_retain + self.steps(n_retain) * n_forget)
+        of_epoch = n_retain + self.steps(n_retain) * n_forget
+        return self.training.epochs * of_epoch
 
 
 @dataclass(frozen=True)
@@ -274,8 +300,9 @@ class Sparse(FineTune):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         # jnp.sign is 0 at 0: a weight of 0 has no slope
-        signs = jax.tree.map(lambda leaf: jax.lax.stop_gradient(jnp.sign(leaf)), params)
-        size = sum(map(jnp.vdot, jax.tree.leaves(signs), jax.tree.leaves(params)))
+        signs = jax.lax.stop_gradient(jax.tree.map(jnp.sign, params))
+        norms = jax.tree.map(jnp.vdot, signs, params)
+        size = sum(jax.tree.leaves(norms))
         return retain_loss(task, params, batch) + self.l1 * size
 
 
@@ -295,11 +322,13 @@ class Repair(Descent):
         return task.forget_clean
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
-        logits = task.logits(params, jnp.concatenate([batch.retain.x, batch.forget.x]), batch.key)
-        weight = jnp.concatenate(
-            [batch.retain_weight, jnp.ones(len(batch.forget.y), batch.retain_weight.dtype)]
-        )
-        return cross_entropy(logits, jnp.concatenate([batch.retain.y, batch.forget.y]), weight)
+        x = jnp.concatenate([batch.retain.x, batch.forget.x])
+        logits = task.logits(params, x, batch.key)
+        weight_of_retained = batch.retain_weight
+        ones = jnp.ones(len(batch.forget.y), weight_of_retained.dtype)
+        weight = jnp.concatenate([weight_of_retained, ones])
+        labels = jnp.concatenate([batch.retain.y, batch.forget.y])
+        return cross_entropy(logits, labels, weight)
 
 
 # ---- in one step ----
@@ -315,7 +344,8 @@ def squared_gradients(task: Task, split: Split, key: jax.Array) -> Params:
             return cross_entropy(task.logits(params, x[None], key), y[None])
 
         gradient = jax.grad(loss)(task.teacher)
-        return jax.tree.map(lambda sum_, each: sum_ + each**2, total, gradient), None
+        total = jax.tree.map(lambda sum_, slope: sum_ + slope**2, total, gradient)
+        return total, None
 
     zeros = jax.tree.map(jnp.zeros_like, task.teacher)
     total, _ = jax.lax.scan(add, zeros, (split.x, split.y))
@@ -341,26 +371,25 @@ class SelectiveDampening(OneShot):
 
     def check(self) -> None:
         require(self.alpha >= 0, "alpha", self.alpha, "a number, 0 or more; inf changes nothing")
-        require(
-            0 <= self.dampening < math.inf,
-            "dampening",
-            self.dampening,
-            "a finite number, 0 or more",
-        )
+        is_usable = 0 <= self.dampening < math.inf
+        require(is_usable, "dampening", self.dampening, "a finite number, 0 or more")
 
     def step(self, task: Task, key: jax.Array) -> Params:
-        forget, retain = (
-            squared_gradients(task, split, key) for split in (task.forget, task.retain)
-        )
-        share = len(task.forget.y) / (len(task.forget.y) + len(task.retain.y))
+        fisher_of_forget = squared_gradients(task, task.forget, key)
+        fisher_of_retain = squared_gradients(task, task.retain, key)
+        n_forget = len(task.forget.y)
+        share = n_forget / (n_forget + len(task.retain.y))
 
-        def dampened(theta: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:
-            both = share * own + (1 - share) * others
-            chosen = own > jnp.where(both > 0, self.alpha * both, 0)
-            factor = jnp.minimum(self.dampening * both / jnp.where(own > 0, own, 1), 1)
+        def dampened(theta: jax.Array, of_forget: jax.Array, of_retain: jax.Array) -> jax.Array:
+            of_all = share * of_forget + (1 - share) * of_retain
+            least = jnp.where(of_all > 0, self.alpha * of_all, 0)
+            chosen = of_forget > least
+            wanted = self.dampening * of_all
+            ratio = wanted / jnp.where(of_forget > 0, of_forget, 1)
+            factor = jnp.minimum(ratio, 1)
             return jnp.where(chosen, factor * theta, theta)
 
-        return jax.tree.map(dampened, task.teacher, forget, retain)
+        return jax.tree.map(dampened, task.teacher, fisher_of_forget, fisher_of_retain)
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
         return n_retain + n_forget
@@ -387,9 +416,12 @@ class FisherNoise(OneShot):
         noise_key, key = jax.random.split(key)
         flat, unravel = ravel_pytree(task.teacher)
         fisher, _ = ravel_pytree(squared_gradients(task, task.retain, key))
-        variance = self.strength * jnp.minimum(1 / jnp.where(fisher > 0, fisher, 1), self.most)
-        noise = jnp.sqrt(variance) * jax.random.normal(noise_key, flat.shape, flat.dtype)
-        return unravel(flat + jnp.where(fisher > 0, noise, 0))
+        acts = fisher > 0
+        inverse = 1 / jnp.where(acts, fisher, 1)
+        variance = self.strength * jnp.minimum(inverse, self.most)
+        normal = jax.random.normal(noise_key, flat.shape, flat.dtype)
+        noise = jnp.where(acts, jnp.sqrt(variance) * normal, 0)
+        return unravel(flat + noise)
 
     def gradients(self, n_retain: int, n_forget: int) -> int:
         return n_retain
@@ -426,14 +458,16 @@ class Newton(OneShot):
 
         steps = newton_steps(task.model, task.teacher, retain, logits, exact=EXACT)
         losses = jax.lax.map(lambda step: loss(flat - step), steps)
-        best = jnp.argmin(jnp.where(jnp.isfinite(losses), losses, jnp.inf))
-        better = jnp.nanmin(losses) < loss(flat)
-        return unravel(jnp.where(better, flat - steps[best], flat))
+        finite_losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+        best = jnp.argmin(finite_losses)
+        is_better = jnp.nanmin(losses) < loss(flat)
+        return unravel(jnp.where(is_better, flat - steps[best], flat))
 
     def cost(self, model: Model, n_retain: int, n_forget: int) -> int:
         """Gradients of the loss and of the logits; with the exact Hessian a product a parameter."""
-        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes_of(model)))
-        return n_retain * (2 + (size if size <= EXACT else 0))
+        size = size_of(shapes_of(model))
+        products = size if size <= EXACT else 0
+        return n_retain * (2 + products)
 
 
 def newton_steps(
@@ -456,15 +490,13 @@ def newton_steps(
     gradient = jax.vjp(logits, flat)[1](residual / n)[0]
     if flat.size <= exact:
         return damped_steps(landscape.hessian(model, params, split), gradient)
-    root = jnp.sqrt(jnp.maximum(p * (1 - p), 1e-6))
-    jacobian = jax.jacrev(logits)(flat)  # (n, p)
-    values, vectors = jnp.linalg.eigh(root[:, None] * (jacobian @ jacobian.T) * root / n)
-    inner = vectors.T @ (residual / root / n)
+    jacobian, root, values, vectors = landscape.gauss_newton(logits, flat, p)
+    coordinates = vectors.T @ (residual / root / n)
 
     def step(damping: float) -> jax.Array:
-        return jacobian.T @ (
-            root * (vectors @ (inner / (jnp.maximum(values, 0) + damping * values[-1])))
-        )
+        damped = jnp.maximum(values, 0) + damping * values[-1]
+        solution = vectors @ (coordinates / damped)
+        return jacobian.T @ (root * solution)
 
     return jnp.stack([step(damping) for damping in DAMPINGS])
 
@@ -476,12 +508,17 @@ def damped_steps(hessian: jax.Array, gradient: jax.Array) -> jax.Array:
     rounding, and for parameters whose row of H is 0 to rounding: angles outside the light cone.
     """
     values, vectors = jnp.linalg.eigh(hessian)
-    size, rows = jnp.abs(values), jnp.abs(hessian).max(axis=1)
-    inner = jnp.where(size > 1e-6 * size.max(), vectors.T @ gradient, 0)
-    acts = rows > 1e-6 * rows.max()
-    return jnp.stack(
-        [acts * (vectors @ (inner / (size + damping * size.max()))) for damping in DAMPINGS]
-    )
+    size = jnp.abs(values)
+    largest_of_rows = jnp.abs(hessian).max(axis=1)
+    is_no_zero = size > 1e-6 * size.max()
+    coordinates = jnp.where(is_no_zero, vectors.T @ gradient, 0)
+    acts = largest_of_rows > 1e-6 * largest_of_rows.max()
+
+    def step(damping: float) -> jax.Array:
+        damped = size + damping * size.max()
+        return acts * (vectors @ (coordinates / damped))
+
+    return jnp.stack([step(damping) for damping in DAMPINGS])
 
 
 METHODS.update(

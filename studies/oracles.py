@@ -12,19 +12,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import xarray as xr
 
 from datar import Dataset, Split
-from foundation.engine.jobs import Arrays, Job, Runs, random_key
+from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, values_of
 from foundation.engine.study_files import Row
-from foundation.measures import forgetting as evaluation
+from foundation.measures import forgetting
 from foundation.measures.forgetting import Parts
 from foundation.measures.metrics import cross_entropy
 from models import Model, Params, Training, logits_of
@@ -32,7 +32,7 @@ from poison_unlearn import Descent, FineTune, Method, Poison, Retrain
 from protocol import SPLITS, Fit, block_inputs, narrowed
 from studies.config import Config
 from studies.families import FAMILIES
-from studies.rows import are_side_by_side, poisons_to_unlearn
+from studies.rows import are_side_by_side, placed, poisons_to_unlearn
 
 MOST_RUNS = 10  # of one job
 HELD_OUT = 20  # percent of the retained samples, on CHOICE_DRAWS
@@ -67,7 +67,8 @@ class Case:
         """Count the jobs that compute n models."""
         return math.ceil(self.n / MOST_RUNS)
 
-    def fits(self, method: Method, *, group: int = 0, **own) -> list[Fit]:
+    def fits(self, method: Method, *, group: int = 0, **fields_of_fit: Any) -> list[Fit]:
+        """Return the jobs in which a method trains n models; group: a value of ORACLES."""
         held_out = HELD_OUT if self.draw in CHOICE_DRAWS else 0
         return [
             Fit(
@@ -81,7 +82,7 @@ class Case:
                 size=math.ceil(self.n / self.blocks),
                 side_by_side=self.side_by_side,
                 held_out_percent=held_out,
-                **own,
+                **fields_of_fit,
             )
             for block in range(self.blocks)
         ]
@@ -92,33 +93,34 @@ class Case:
         return replace(self.trainer, training=self.training)
 
     def teachers(self) -> list[Fit]:
+        """Return the jobs of models trained on all samples, poisoned ones included."""
         return self.fits(self.training_method)
 
     def oracles(self, group: str = "A") -> list[Fit]:
+        """Return the jobs of models trained on the retained samples; group: one of ORACLES."""
         return self.fits(self.training_method, group=ORACLES[group], retains=True)
 
     def unlearned(self, method: Method) -> list[Fit]:
+        """Return the jobs in which the teachers unlearn by a method."""
         return [replace(teacher, method=method, start=teacher) for teacher in self.teachers()]
 
     def chosen(self, choice: Choice, *, null: bool = False) -> list[Fit]:
         """Models of a method under its chosen setting; null: the null arm of these models."""
-        method = FineTune(training=choice.candidates[0].training) if null else choice.candidates[0]
-        return [
-            Chosen(
-                **_fields(teacher) | {"method": method, "start": teacher, "retains": not null},
-                choice=choice,
-            )
-            for teacher in self.teachers()
-        ]
+        method = choice.candidates[0]
+        if null:
+            method = FineTune(training=method.training)
+        jobs = []
+        for teacher in self.teachers():
+            values = values_of(teacher) | {"method": method, "start": teacher, "retains": not null}
+            jobs.append(Chosen(**values, choice=choice))
+        return jobs
 
     def shown(self, job: Runs) -> range:
         """The runs of a job that count: the first n of each group."""
-        first = job.block // self.blocks * self.blocks * job.size
-        return range(job.runs.start, min(job.runs.stop, first + self.n))
-
-
-def _fields(job: Job) -> dict:
-    return {field.name: getattr(job, field.name) for field in fields(job)}
+        group = job.block // self.blocks
+        first = group * self.blocks * job.size
+        last = min(job.runs.stop, first + self.n)
+        return range(job.runs.start, last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,24 +144,28 @@ class Choice(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        pairs = itertools.product(self.candidates, CHOICE_DRAWS) if self.is_asked else ()
-        return tuple(
-            job for method, draw in pairs for job in replace(self.case, draw=draw).unlearned(method)
-        )
+        if not self.is_asked:
+            return ()
+        jobs = []
+        for method, draw in itertools.product(self.candidates, CHOICE_DRAWS):
+            case = replace(self.case, draw=draw)
+            jobs += case.unlearned(method)
+        return tuple(jobs)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return accuracy and forgetting (settings, draws, runs), and chosen (), a place."""
         if not self.is_asked:
             return {"chosen": np.array(0)}
         shape = (len(self.candidates), len(CHOICE_DRAWS), -1)
-        parts = np.array([_utility_and_forgetting(arrays) for arrays in inputs])  # (jobs, 2, runs)
-        utility, forgetting = (parts[:, i].reshape(shape)[..., : self.case.n] for i in (0, 1))
-        score = np.minimum(utility.mean(axis=(1, 2)), forgetting.mean(axis=(1, 2)))
-        return {
-            "accuracy": utility,
-            "forgetting": forgetting,
-            "chosen": np.argmax(np.nan_to_num(score, nan=-1)),
-        }
+        by_job = np.array([_utility_and_forgetting(arrays) for arrays in inputs])  # (jobs, 2, runs)
+        runs = slice(self.case.n)
+        utility = by_job[:, 0].reshape(shape)[..., runs]
+        forgotten = by_job[:, 1].reshape(shape)[..., runs]
+        mean_utility = utility.mean(axis=(1, 2))
+        mean_forgotten = forgotten.mean(axis=(1, 2))
+        score = np.minimum(mean_utility, mean_forgotten)
+        chosen = np.argmax(np.nan_to_num(score, nan=-1))
+        return {"accuracy": utility, "forgetting": forgotten, "chosen": chosen}
 
 
 def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
@@ -171,14 +177,14 @@ def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
     true_labels = labels[:, n : 2 * n]
     poison_keeps_labels = np.array_equal(poisoned_labels, true_labels)
     if poison_keeps_labels:
-        forgetting = _failures_of_loss_attack(arrays)
+        forgotten = _failures_of_loss_attack(arrays)
     else:
-        forgetting = 1 - accuracy[:, SPLITS.index("forget_poisoned")]
+        forgotten = 1 - accuracy[:, SPLITS.index("forget_poisoned")]
     utility = accuracy[:, SPLITS.index("validation")]
     diverged = arrays["diverged"]
     utility = np.where(diverged, np.nan, utility)
-    forgetting = np.where(diverged, np.nan, forgetting)
-    return utility, forgetting
+    forgotten = np.where(diverged, np.nan, forgotten)
+    return utility, forgotten
 
 
 def _failures_of_loss_attack(arrays: Arrays) -> np.ndarray:
@@ -187,7 +193,7 @@ def _failures_of_loss_attack(arrays: Arrays) -> np.ndarray:
     0 for a run whose held-out losses are not finite.
     """
     n = arrays["mask"].shape[1]
-    signs = evaluation.signs(arrays["label"])
+    signs = forgetting.signs(arrays["label"])
     logits = arrays["logit"].astype(float)  # (runs, n + n + v)
     losses = np.logaddexp(0, -signs * logits)
     failures = []
@@ -195,7 +201,7 @@ def _failures_of_loss_attack(arrays: Arrays) -> np.ndarray:
         held_out = loss[2 * n :]
         forget = loss[:n][known]
         if np.isfinite(held_out).all():
-            failures.append(1 - evaluation.attack_auc(held_out, forget))
+            failures.append(1 - forgetting.attack_auc(held_out, forget))
         else:
             failures.append(0)
     return np.array(failures)
@@ -217,12 +223,14 @@ class Chosen(Fit):
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return the arrays of a Fit, and chosen (), the number of the chosen setting."""
         *starts, choice = inputs
-        method = self.choice.candidates[int(choice["chosen"])]
-        method = method if self.retains else _null_of(method, *split_sizes(self.poison, dataset))
-        own = {name: value for name, value in _fields(self).items() if name != "choice"}
-        return Fit(**own | {"method": method}).perform(dataset, *starts) | {
-            "chosen": choice["chosen"]
-        }
+        chosen = choice["chosen"]
+        method = self.choice.candidates[int(chosen)]
+        if not self.retains:
+            method = _null_of(method, *split_sizes(self.poison, dataset))
+        values = values_of(self) | {"method": method}
+        del values["choice"]
+        arrays = Fit(**values).perform(dataset, *starts)
+        return arrays | {"chosen": chosen}
 
 
 def split_sizes(poison: Poison, dataset: Dataset) -> tuple[int, int]:
@@ -266,20 +274,17 @@ class Relearn(Runs):
 
         RELEARN_STEPS + 1 if RELEARN_STEPS steps are not enough.
         """
-        own, *teachers = inputs
-        losses, lost = (
-            np.concatenate([arrays[name] for arrays in teachers]) for name in ("loss", "diverged")
-        )
-        target = losses[: self.case.n, SPLITS.index("forget_poisoned")][
-            ~lost[: self.case.n].astype(bool)
-        ].mean()
-        _, block = block_inputs(self.case.oracles()[0], dataset)
-        params = narrowed(self.case.model, own, block)
-        keys = jnp.stack([random_key(self.seed, "relearn", run) for run in self.runs])
-        rate = self.case.training.learning_rate
-        steps = _relearn(
-            self.case.model, rate, block.forget, params, keys, target, self.case.side_by_side
-        )
+        case = self.case
+        arrays, *teachers = inputs
+        losses = np.concatenate([teacher["loss"] for teacher in teachers])
+        diverged = np.concatenate([teacher["diverged"] for teacher in teachers]).astype(bool)
+        losses_of_forget_set = losses[: case.n, SPLITS.index("forget_poisoned")]
+        target = losses_of_forget_set[~diverged[: case.n]].mean()
+        _, block = block_inputs(case.oracles()[0], dataset)
+        params = narrowed(case.model, arrays, block)
+        keys = keys_of_runs(self.seed, "relearn", runs=self.runs)
+        rate = case.training.learning_rate
+        steps = _relearn(case.model, rate, block.forget, params, keys, target, case.side_by_side)
         return {"steps": np.asarray(steps)}
 
 
@@ -330,17 +335,21 @@ def _relearn(
 # ---- the measured samples of a job ----
 
 
-def _signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
+def signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     """Return z, logits signed by the true labels, of training and validation set: (runs, n + v).
 
     clean: of the training set before the poison, not as poisoned.
     """
-    logits = arrays["logit"][:, _seen(arrays, clean=clean)]
-    true_labels = arrays["label"][0, _seen(arrays, clean=True)]
-    return evaluation.signed(logits, true_labels)
+    logits = arrays["logit"][:, measured_places(arrays, clean=clean)]
+    return forgetting.signed(logits, true_labels(arrays))
 
 
-def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
+def true_labels(arrays: Arrays) -> np.ndarray:
+    """Return the true labels of training and validation set: (n + v,)."""
+    return arrays["label"][0, measured_places(arrays, clean=True)]
+
+
+def measured_places(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     """Return the places of training and validation set among the measured samples: (n + v,).
 
     clean: of the training set before the poison, not as poisoned.
@@ -352,7 +361,7 @@ def _seen(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     return np.concatenate([training, validation])
 
 
-def _parts(arrays: Arrays) -> Parts:
+def parts_of(arrays: Arrays) -> Parts:
     """Return the masks of the parts of training and validation set: (n + v,) each."""
     mask = arrays["mask"][0].astype(bool)
     known = arrays["known"][0].astype(bool)
@@ -421,22 +430,19 @@ def choice_table(row: Row, arrays: Arrays) -> xr.Dataset:
     setting_words (…, setting): each setting's description.
     """
     settings = row.job.candidates
-    coords = {axis: [label] for axis, label in row.place.items()}
-    coords["setting"] = np.arange(len(settings))
-    coords["draw"] = list(CHOICE_DRAWS)
-    coords["run"] = list(range(row.job.case.n))
-    dims = (*row.place, "setting", "draw", "run")
-    variables = {}
-    for name in ("accuracy", "forgetting"):
-        variables[name] = dims, arrays[name][None, None, None]
+    coords = {
+        "setting": np.arange(len(settings)),
+        "draw": list(CHOICE_DRAWS),
+        "run": list(range(row.job.case.n)),
+    }
+    variables = {name: (list(coords), arrays[name]) for name in ("accuracy", "forgetting")}
     table = xr.Dataset(variables, coords)
     table["diverged"] = table.accuracy.isnull().astype(float)
-    chosen = float(arrays["chosen"])
-    table["chosen"] = tuple(row.place), np.full((1, 1, 1), chosen)
+    table["chosen"] = (), float(arrays["chosen"])
     epochs_differ = len({method.training.epochs for method in settings}) > 1
     descriptions = [setting_words(method, epochs=epochs_differ) for method in settings]
-    array = np.array(descriptions, object)[None, None, None]
-    return table.assign(setting_words=((*row.place, "setting"), array))
+    table["setting_words"] = "setting", np.array(descriptions, object)
+    return placed(table, row)
 
 
 def setting_words(method: Method, *, epochs: bool = False) -> str:

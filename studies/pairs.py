@@ -71,7 +71,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     Controls: the MLP with weight decay, and the nearest-class-mean classifier. config: of
     run_unlearn_mnist.py.
     """
-    alpha, runs = config.unlearn_labels, config.pairs.runs
+    alpha = config.unlearn_labels
+    runs = config.pairs.runs
     poisons = [Poison("labels", alpha)] if alpha else []
     decayed = CONTENDERS["mlp_decay"]
     for pair, images in pairs_of_digits(config, dataset).items():
@@ -134,7 +135,8 @@ def figure(results: xr.Dataset) -> Figure | None:
         cells = np.full(shape, np.nan)
         by_pair = minus[other].transpose("pair", "run").values
         for (first, second), differences in zip(pairs, by_pair, strict=True):
-            row, column = digits.index(second), digits.index(first)
+            row = digits.index(second)
+            column = digits.index(first)
             cells[row, column] = np.nanmean(differences)
             low, high = metrics.bootstrap_interval(differences)
             if low > 0 or high < 0:
@@ -157,8 +159,7 @@ TABLE = StudyTable(
     frame=over_pairs,
     rows=("poison", "alpha_percent", "model"),
     title="Every pair of digits: validation accuracy, intervals over pairs; QNN minus it: paired; "
-    "QNN ahead, behind: in "
-    "how many pairs the paired interval over n = {n} runs excludes 0",
+    "QNN ahead, behind: in how many pairs the paired interval over n = {n} runs excludes 0",
 )
 
 STUDY = Study(

@@ -19,6 +19,7 @@ from foundation.engine.study_files import Row
 from foundation.quantum.ring import xxz_spectrum
 from foundation.report.frames import ordered
 from poison_unlearn import Poison, Poisoned
+from protocol import poison_key
 from studies.config import Config
 from studies.rows import poisons_to_unlearn
 
@@ -36,14 +37,21 @@ class Samples(Job):
     seed: int = 0
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        purpose = [("poison", poison.kind, poison.alpha_percent, 0) for poison in self.poisons]
-        keys = [random_key(self.seed, *words) for words in purpose]
-        draws = [
-            poison.draw(dataset, key=key) for poison, key in zip(self.poisons, keys, strict=True)
-        ]
-        state = int(jax.random.randint(random_key(self.seed, "t-SNE"), (), 0, 2**31 - 1))
+        """Return embedding, label and poisoned, and of images image and image_label.
+
+        embedding: (versions, n, 2). label, poisoned: (versions, n). The first version has no
+        poison. image: (poisons, 2, images, height, width). image_label: (poisons, 2, images).
+        """
+        draws = []
+        for poison in self.poisons:
+            key = poison_key(self.seed, poison, 0)
+            draws.append(poison.draw(dataset, key=key))
+        key = random_key(self.seed, "t-SNE")
+        state = int(jax.random.randint(key, (), 0, 2**31 - 1))
         arrays = _embeddings(dataset, draws, state)
-        return arrays | (_example_images(draws, dataset.image_shape) if dataset.image_shape else {})
+        if dataset.image_shape:
+            arrays |= _example_images(draws, dataset.image_shape)
+        return arrays
 
 
 def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
@@ -105,8 +113,10 @@ class Spectrum(Job):
     n_sites: int
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """Return the arrays of `xxz_spectrum`, and energy_per_site."""
         levels = xxz_spectrum(self.n_sites)
-        return {"energy_per_site": levels.energy / self.n_sites, **levels._asdict()}
+        energy_per_site = levels.energy / self.n_sites
+        return {"energy_per_site": energy_per_site, **levels._asdict()}
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
@@ -137,6 +147,7 @@ def plan_of_ring(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Tabulate the arrays of Samples over version and sample, images over poison and stage."""
     dims_of_samples = ("version", "sample", "axis")
     dims_of_images = ("poison", "stage", "example", "row", "column")
     variables = {}
@@ -161,6 +172,7 @@ def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 def spectrum_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Tabulate the arrays of Spectrum over the coupling delta."""
     names = ("energy_per_site", "gap", "is_train", "is_val")
     variables = {name: ("delta", arrays[name].astype(float)) for name in names}
     return xr.Dataset(variables, {"delta": arrays["delta"]})

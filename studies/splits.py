@@ -25,6 +25,7 @@ from foundation.report.frames import (
     over_runs,
 )
 from studies.config import Config
+from studies.rows import placed
 from studies.tuning import ESTIMATORS, estimate_rows, published_rows
 
 if TYPE_CHECKING:
@@ -65,12 +66,12 @@ class Fidelity(Job):
         fidelity: the largest |<validation|training>|^2 over training states, all of norm 1. delta:
         its coupling Δ.
         """
-        # (v, n)
-        overlaps = dataset.val.x.astype(complex) @ dataset.train.x.astype(complex).conj().T
-        return {
-            "fidelity": (np.abs(overlaps) ** 2).max(axis=1),
-            "delta": COUPLINGS[xxz_points(self.split)[1]],
-        }
+        training = dataset.train.x.astype(complex)
+        validation = dataset.val.x.astype(complex)
+        overlaps = validation @ training.conj().T  # (v, n)
+        fidelities = np.abs(overlaps) ** 2
+        _, validation_points = xxz_points(self.split)
+        return {"fidelity": fidelities.max(axis=1), "delta": COUPLINGS[validation_points]}
 
 
 def rings(config: Config, dataset: Dataset) -> dict[tuple[int, RingSplit], Dataset]:
@@ -108,14 +109,9 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 def fidelity_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """fidelity, delta (sites, ring_split, state)."""
-    coords = {axis: [label] for axis, label in row.place.items()}
-    coords["state"] = np.arange(len(arrays["delta"]))
-    dims = list(coords)
-    variables = {}
-    for name, array in arrays.items():
-        of_place = array[None, None].astype(float)
-        variables[name] = (dims, of_place)
-    return xr.Dataset(variables, coords)
+    variables = {name: ("state", array.astype(float)) for name, array in arrays.items()}
+    coords = {"state": np.arange(len(arrays["delta"]))}
+    return placed(xr.Dataset(variables, coords), row)
 
 
 # ---- what is shown ----
@@ -188,8 +184,7 @@ TABLE = StudyTable(
     frame=ring_splits,
     rows=("sites", "ring_split", "poison", "alpha_percent", "model"),
     title="Validation accuracy on rings whose validation states stand elsewhere than the training "
-    "states, and of other "
-    "sizes; mean of n = {n} runs; QNN minus it: paired by run",
+    "states, and of other sizes; mean of n = {n} runs; QNN minus it: paired by run",
 )
 FIDELITIES = StudyTable(name="fidelities", frame=fidelities, rows=("sites", "ring_split"))
 

@@ -6,8 +6,9 @@ judged, by the loss on a held-out fifth of their poisoned training set, with its
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from datar import Dataset
-from foundation.engine.jobs import Arrays, Job
+from foundation.engine.jobs import Arrays, Job, values_of
 from foundation.engine.study_files import Row
 from models import MLP, QNN, Model, Training
 from poison_unlearn import Method, Poison, Retrain
@@ -38,7 +39,7 @@ from studies.contenders import (
 )
 from studies.families import FAMILIES, Protocol, build_mlp, build_qnn, build_quadratic, model_words
 from studies.oracles import HELD_OUT, setting_words
-from studies.rows import are_side_by_side, place_of, scores_table
+from studies.rows import are_side_by_side, place_of, placed, scores_table
 
 TUNING = 1000  # the first of the runs on which settings are chosen, and which are never judged
 POINTS = 15  # how many epochs of a long training are measured, before rounding
@@ -81,17 +82,18 @@ class Tuning(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
-        return tuple(fit for trial in self.trials for fit in trial)
+        return tuple(itertools.chain.from_iterable(self.trials))
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return loss (settings, epochs, runs), and the chosen setting () and epoch ()."""
-        loss = [each["loss"][:, :, VALIDATION].T for each in inputs]  # (epochs, runs)
-        loss = np.stack(
-            [np.concatenate(own, axis=1) for own in np.split(np.array(loss), len(self.trials))]
-        )
-        means = np.where(np.isfinite(loss).all(axis=2), loss.mean(axis=2), np.inf)
+        losses_of_jobs = [arrays["loss"][:, :, VALIDATION].T for arrays in inputs]  # (epochs, runs)
+        jobs_of_settings = np.split(np.array(losses_of_jobs), len(self.trials))
+        loss = np.stack([np.concatenate(losses, axis=1) for losses in jobs_of_settings])
+        are_finite = np.isfinite(loss).all(axis=2)
+        means = np.where(are_finite, loss.mean(axis=2), np.inf)
         setting, point = np.unravel_index(np.argmin(means), means.shape)
-        epoch = self.trials[setting][0].measured[point]
+        first_block, *_ = self.trials[setting]
+        epoch = first_block.measured[point]
         return {"loss": loss, "setting": np.array(setting), "epoch": np.array(epoch)}
 
 
@@ -110,15 +112,19 @@ class Tuned(Fit):
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return the arrays of a Fit, and the chosen setting () and epoch ()."""
-        chosen = {name: inputs[0][name] for name in ("setting", "epoch")}
-        trial = self.tuning.trials[int(chosen["setting"])][0]
-        training = replace(trial.method.training, epochs=int(chosen["epoch"]))
-        own = {each.name: getattr(self, each.name) for each in fields(Drawn)}
-        method = replace(trial.method, training=training)
+        (tuning,) = inputs
+        setting = tuning["setting"]
+        epoch = tuning["epoch"]
+        trial, *_ = self.tuning.trials[int(setting)]
+        training = replace(trial.method.training, epochs=int(epoch))
         fit = Fit(
-            **own, model=trial.model, method=method, record="end", side_by_side=self.side_by_side
+            **values_of(self, Drawn),
+            model=trial.model,
+            method=replace(trial.method, training=training),
+            record="end",
+            side_by_side=self.side_by_side,
         )
-        return fit.perform(dataset) | chosen
+        return fit.perform(dataset) | {"setting": setting, "epoch": epoch}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +148,18 @@ class Estimate(Drawn):
         The loss is NaN. setting: the number of the best setting.
         """
         setting = self._chosen(dataset) if len(self.candidates) > 1 else 0
-        accuracy = np.array([_right(self.candidates[setting], sets) for sets in self.sets(dataset)])
-        nothing = {"loss": np.full_like(accuracy, np.nan), "diverged": np.zeros(self.size, bool)}
-        return nothing | {"accuracy": accuracy, "size": np.array(0), "setting": np.array(setting)}
+        estimator = self.candidates[setting]
+        accuracy = np.array([split_accuracies(estimator, sets) for sets in self.sets(dataset)])
+        return {
+            "loss": np.full_like(accuracy, np.nan),
+            "diverged": np.zeros(self.size, bool),
+            "accuracy": accuracy,
+            "size": np.array(0),
+            "setting": np.array(setting),
+        }
 
     def _chosen(self, dataset: Dataset) -> int:
+        """Return the number of the setting with the largest accuracy on held-out samples."""
         tuning = replace(
             self,
             block=TUNING // self.tuning_runs,
@@ -154,14 +167,14 @@ class Estimate(Drawn):
             held_out_percent=HELD_OUT,
             held_out_of="all",
         )
-        scores = [
-            [_right(each, sets)[VALIDATION] for sets in tuning.sets(dataset)]
-            for each in self.candidates
-        ]
+        scores = []  # (settings, tuning runs)
+        for estimator in self.candidates:
+            accuracies = [split_accuracies(estimator, sets) for sets in tuning.sets(dataset)]
+            scores.append([of_run[VALIDATION] for of_run in accuracies])
         return int(np.mean(scores, axis=1).argmax())
 
 
-def _right(estimator: Any, sets: Sets) -> list[float]:
+def split_accuracies(estimator: Any, sets: Sets) -> list[float]:
     """Fit an estimator and return its accuracy on each of SPLITS, NaN on an empty one."""
     draw = sets.draw
     fitted = estimator.fit(*draw.split)
@@ -186,7 +199,9 @@ def _right(estimator: Any, sets: Sets) -> list[float]:
 # ---- contenders ----
 
 
+Build = Callable[[Config, Dataset], Model]
 Trial = tuple[Model, Method]  # a setting of a contender
+Trials = Callable[[Config, Dataset, Training], list[Trial]]
 FACTORS = (0.1, 1 / 3, 1.0, 3.0)  # multiples of the published learning rate that are tried
 
 
@@ -194,10 +209,10 @@ class Contender(NamedTuple):
     """A model that contends with the published ones, in as many settings as other contenders."""
 
     group: str
-    trials: Callable[[Config, Dataset, Training], list[Trial]]  # its settings, from its training
+    trials: Trials  # its settings, from its training
     family: str = "mlp"  # the family whose protocol it takes: mlp or qnn
     # builds the model of which it is a variant; None: the model of its first trial
-    named: Callable[[Config, Dataset], Model] | None = None
+    named: Build | None = None
     label: str = ""  # stands behind the name of that model
     only: tuple[str, ...] = ()  # the --noises under which it contends; (): all
     runs: int = 0  # at most so many; 0: all
@@ -212,9 +227,7 @@ class Contender(NamedTuple):
         return [poison for noise, poison in poisons.items() if noise in noises]
 
 
-def _rates(
-    build: Callable[[Config, Dataset], Model], factor: float = 1.0
-) -> Callable[..., list[Trial]]:
+def _rates(build: Build, factor: float = 1.0) -> Trials:
     """Try a model at each of FACTORS times `factor` times its family's learning rate."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
@@ -228,9 +241,7 @@ def _rates(
     return trials
 
 
-def _losses(
-    build: Callable[[Config, Dataset], Model], *methods: Method
-) -> Callable[..., list[Trial]]:
+def _losses(build: Build, *methods: Method) -> Trials:
     """Try a model under the loss of each of these methods."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
@@ -243,7 +254,7 @@ def _losses(
     return trials
 
 
-def _models(*builds: Callable[[Config, Dataset], Model]) -> Callable[..., list[Trial]]:
+def _models(*builds: Build) -> Trials:
     """Try each of these models, trained as its family is."""
 
     def trials(config: Config, dataset: Dataset, training: Training) -> list[Trial]:
@@ -431,8 +442,7 @@ def tuned_rows(
         coords = model_words(first_model) | {"group": ("model", contender.group)}
         yield Row(study, tuning, at, tuning_table, None, coords)
         fit = control_fit(config, data, protocol, first_model, first_method, poison)
-        values = {field.name: getattr(fit, field.name) for field in fields(Fit)}
-        tuned = Tuned(**values | {"record": "end"}, tuning=tuning)
+        tuned = Tuned(**values_of(fit) | {"record": "end"}, tuning=tuning)
         for block in config.blocks(runs):
             job = replace(tuned, block=block)
             shown = config.shown(job.runs, runs)
@@ -471,22 +481,18 @@ def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
     setting_words (…, setting): each setting's description.
     """
     trials = row.job.trials
-    expand = (None,) * len(row.place)
-    dims = (*row.place, "setting", "epoch", "trial")
-    runs = [run for fit in trials[0] for run in fit.runs]
-    coords = {axis: [label] for axis, label in row.place.items()}
-    coords |= {
+    blocks = trials[0]
+    coords = {
         "setting": np.arange(len(trials)),
-        "epoch": list(trials[0][0].measured),
-        "trial": runs,
+        "epoch": list(blocks[0].measured),
+        "trial": [run for fit in blocks for run in fit.runs],
     }
     loss = arrays["loss"].astype(np.float32)
-    table = xr.Dataset({"held_out_loss": (dims, loss[expand])}, coords)
+    table = xr.Dataset({"held_out_loss": (list(coords), loss)}, coords)
     for name in ("setting", "epoch"):
-        chosen = arrays[name].astype(float)
-        table[f"chosen_{name}"] = tuple(row.place), chosen[expand]
+        table[f"chosen_{name}"] = (), float(arrays[name])
     descriptions = []
     for fit, *_ in trials:
         descriptions.append(f"{fit.model.label}: {setting_words(fit.method)}")
-    array = np.array(descriptions, object)[expand]
-    return table.assign(setting_words=((*row.place, "setting"), array))
+    table["setting_words"] = "setting", np.array(descriptions, object)
+    return placed(table, row)

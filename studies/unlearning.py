@@ -257,12 +257,9 @@ TABLE = StudyTable(
     },
     spread=("std",),
     title="Unlearning: accuracy, mean of n = {n} runs. f.pois, f.clean: on the forget set, for "
-    "labels against the "
-    "poisoned (low is good) and the true ones, for features on poisoned and clean inputs; std: of "
-    "valid across "
-    "runs, with its 95 % bootstrap interval from 3 runs on; drop: largest fall of valid below its "
-    "best within a "
-    "run, median",
+    "labels against the poisoned (low is good) and the true ones, for features on poisoned and "
+    "clean inputs; std: of valid across runs, with its 95 % bootstrap interval from 3 runs on; "
+    "drop: largest fall of valid below its best within a run, median",
     findings={
         "rows": ("poison", "model", "title"),
         "columns": ("preset", "measure"),
@@ -288,8 +285,7 @@ MAP_TABLE = StudyTable(
     frame=weight_maps,
     rows=("model", "poison", "unlearner"),
     title="Weight maps: final validation accuracy of the cells, mean of n = {n} runs; near "
-    "Retrain: the share of "
-    "cells within .05 of it",
+    "Retrain: the share of cells within .05 of it",
     findings={
         "rows": ("poison", "model", "title"),
         "columns": ("preset", "measure"),
@@ -333,7 +329,8 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     )
 
     rows = models_and_poisons(results)
-    titles, styles = method_titles(results), method_styles(results)
+    titles = method_titles(results)
+    styles = method_styles(results)
     if not rows:
         return None
     places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
@@ -382,7 +379,8 @@ def map_figure(results: xr.Dataset) -> Figure | None:
     )
 
     rows = models_and_poisons(results)
-    titles, styles = method_titles(results), method_styles(results)
+    titles = method_titles(results)
+    styles = method_styles(results)
     if not rows:
         return None
     means = results.accuracy.mean("run")
@@ -480,7 +478,8 @@ def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -
     family = maps.family.to_series()
     models = []
     for name in ("QNN", "MLP"):
-        models.append(next(model for model in family.index if family[model] == name))
+        models_of_family = family.index[family == name]
+        models.append(models_of_family[0])
     runs_of_retrain = retrain.run.values
     runs = [run for run in cells.run.values if run in runs_of_retrain]
     maps_and_retrain = []
@@ -497,7 +496,8 @@ def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -
         return circuit - mlp
 
     generator = np.random.default_rng(0)
-    n, differences = len(runs), []
+    n = len(runs)
+    differences = []
     for tolerance in (0.05, 0.02):
         resampled = [generator.integers(n, size=n) for _ in range(400)]
         drawn = [difference_of_shares(chosen, tolerance) for chosen in resampled]

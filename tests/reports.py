@@ -4,6 +4,8 @@ from pathlib import Path
 
 import findings
 from foundation.report import closing
+from foundation.report.frames import ResultFiles
+from foundation.report.layout import markdown
 
 
 def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
@@ -12,3 +14,9 @@ def print_summary(folder: Path, stages: tuple[str, ...]) -> None:
 
 def save_all(folder: Path) -> list[Path]:
     return closing.save_all(folder, findings.STUDIES)
+
+
+def findings_tables(folder: Path) -> dict[str, str]:
+    """The tables of FINDINGS.md in Markdown, by name."""
+    read = ResultFiles(folder)
+    return {name: markdown(make(read)) for name, make in findings.tables().items()}

@@ -63,15 +63,12 @@ COMMANDS = {  # by name, a script and its flags
     "0.4 --depths.layers 5 "
     f"--gauge-control.runs 1 {MAIN} depths gauge",
     "hessian corrected": f"run_hessian.py --preset corrected {EMBEDDED} {FEW_RUNS} --alphas 0 40 "
-    "--landscape.slice-points 5 "
-    "--landscape.lanczos-steps 20",
+    "--landscape.slice-points 5 --landscape.lanczos-steps 20",
     "mnist corrected": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} {FAMILIES} "
-    f"{KINDS} "
-    f"--unlearn-features 30 {MAIN} epochs encodings",
+    f"{KINDS} --unlearn-features 30 {MAIN} epochs encodings",
     "xxz corrected": f"run_unlearn_xxz.py --preset corrected {SHORT} {FAMILIES} {MAIN} epochs",
     "mnist controls": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --pairs.digits "
-    "1 9 --pairs.runs 1 "
-    "--stages dynamics controls capacity memorising pairs",
+    "1 9 --pairs.runs 1 --stages dynamics controls capacity memorising pairs",
     "xxz controls": f"run_unlearn_xxz.py --preset corrected {SHORT} --splits.sizes 8 "
     "--stages dynamics controls capacity memorising splits",
     "mnist judged": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} --stages "
@@ -81,8 +78,7 @@ COMMANDS = {  # by name, a script and its flags
     "xxz judged": f"run_unlearn_xxz.py --preset corrected {SHORT} --evaluated mlp qnn --stages "
     "evaluation influence",
     "mnist benchmark": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} "
-    "--selection-runs 0 "
-    "--evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",
+    "--selection-runs 0 --evaluated mlp qnn --benchmarked-hidden 16,4 --stages benchmark finalists",
     "mnist discovery": f"run_unlearn_mnist.py --preset corrected {EMBEDDED} {SHORT} "
     f"--selection-runs 0 {BRIEF} "
     "--evaluated mlp qnn --discovery.methods cf scrub newton --methods scrub --stages discovery "

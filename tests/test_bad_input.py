@@ -181,10 +181,6 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
         lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=P, key=KEY),
         "k",
     ),
-    "one probe": (
-        lambda: landscape.estimated_trace(NETWORK, PARAMS, SPLIT, probes=1, key=KEY),
-        "probes",
-    ),
     "no direction": (
         lambda: landscape.filter_normalised_directions(NETWORK, PARAMS, key=KEY, number=0),
         "number",

@@ -473,7 +473,7 @@ def test_eleven_models_are_the_first_eleven_of_two_jobs_without_those_that_diver
     blocks = [job.perform(data) for job in case.oracles("B")]
     blocks[1]["diverged"][2] = True
     steps = [{"steps": np.arange(6) + 10 * number} for number in (0, 1)]
-    models = judging._models(case, list(zip(blocks, steps, strict=True)))
+    models = judging.gathered(case, list(zip(blocks, steps, strict=True)))
     assert models.run.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 9, 10]
     assert models.relearn.tolist() == [0, 1, 2, 3, 4, 5, 10, 11, 13, 14]
     n = len(data.train.y)

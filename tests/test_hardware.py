@@ -115,7 +115,7 @@ def test_without_noise_it_is_the_circuit(rotations, entangler, n_qubits, depth, 
 
 
 @pytest.mark.parametrize(
-    "noise", [Noise(p1=0.75), Noise(p2=15 / 16), Noise(readout=0.5)], ids=lambda own: own.words
+    "noise", [Noise(p1=0.75), Noise(p2=15 / 16), Noise(readout=0.5)], ids=lambda own: own.label
 )
 def test_noise_that_leaves_nothing_leaves_nothing(noise):
     """A Pauli or none, each as likely, after every gate; a bit that is read by a coin."""

@@ -353,16 +353,13 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
     """The pool of XLA is what changes bits."""
     code = (
         "import sys; sys.path.insert(0, 'tests'); import jax, os; "
-        "jax.config.update('jax_enable_x64', True)\n"
-        "from foundation.engine import jobs\nfrom test_jobs import DATA, Toy\n"
-        "worker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\n"
-        "def look():\n    import jax, os, jax.numpy as jnp\n"
-        "    names = [open(f'/proc/self/task/{t}/comm').read() for t in "
-        "os.listdir('/proc/self/task')]\n"
-        "    return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], "
-        "str(jnp.ones(3).dtype), "
-        "sum('XLAEigen' in name for name in names)\n"
-        "print(worker.pool.submit(look).result())\nworker.end()"
+        "jax.config.update('jax_enable_x64', True)\nfrom foundation.engine import jobs\nfrom "
+        "test_jobs import DATA, Toy\nworker = jobs.Worker(jobs.Setting.own({'toy': DATA}))\ndef "
+        "look():\n    import jax, os, jax.numpy as jnp\n    names = "
+        "[open(f'/proc/self/task/{t}/comm').read() for t in os.listdir('/proc/self/task')]\n    "
+        "return os.environ['PJRT_NPROC'], os.environ['OPENBLAS_NUM_THREADS'], "
+        "str(jnp.ones(3).dtype), sum('XLAEigen' in name for name in "
+        "names)\nprint(worker.pool.submit(look).result())\nworker.end()"
     )
     done = run_python("-c", code)
     assert done.stdout.strip() in ("('1', '1', 'float64', 0)", "('1', '1', 'float64', 1)"), (
@@ -373,11 +370,10 @@ def test_a_process_has_one_thread_and_the_parents_settings(store, tmp_path):
 def test_importing_the_project_changes_no_environment_and_starts_no_backend():
     """Beyond what JAX and scikit-learn set themselves."""
     code = (
-        "import os, jax, sklearn\nbefore = dict(os.environ)\n"
-        "import datar, models, poison_unlearn\nfrom studies import config, evaluation\n"
-        "import run_unlearn_mnist, run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as "
-        "bridge\n"
-        "print(dict(os.environ) == before, bool(bridge._backends))"
+        "import os, jax, sklearn\nbefore = dict(os.environ)\nimport datar, models, "
+        "poison_unlearn\nfrom studies import config, evaluation\nimport run_unlearn_mnist, "
+        "run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as "
+        "bridge\nprint(dict(os.environ) == before, bool(bridge._backends))"
     )
     assert run_python("-c", code, **COLD).stdout.split() == ["True", "False"]
 

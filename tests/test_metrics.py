@@ -21,7 +21,6 @@ from foundation.measures.metrics import (
     bernoulli_kl_published,
     bootstrap_interval,
     cross_entropy,
-    paired_interval,
     ratio_interval,
 )
 
@@ -227,28 +226,6 @@ def test_the_ratio_of_runs_that_go_together_is_sharper():
 # ---- pairs of runs ----
 
 
-def test_paired_interval_is_that_of_the_differences():
-    generator = np.random.default_rng(0)
-    left, right = generator.normal(size=(2, 12))
-    difference, low, high = paired_interval(left, right)
-    assert difference == pytest.approx(left.mean() - right.mean())
-    assert (low, high) == bootstrap_interval(left - right)
-    assert paired_interval(right, left) == pytest.approx((-difference, -high, -low), abs=0.02)
-    median = paired_interval(left, right, np.median)
-    assert median[0] == np.median(left - right) and median[1:] == bootstrap_interval(
-        left - right, np.median
-    )
-
-
-def test_paired_interval_leaves_out_runs_of_which_either_is_missing():
-    left, right = np.array([0.9, np.nan, 0.8, 0.7]), np.array([0.5, 0.6, np.nan, 0.4])
-    assert paired_interval(left, right) == paired_interval(left[[0, 3]], right[[0, 3]])
-    assert paired_interval(left, right)[0] == pytest.approx(0.35)
-    alone = paired_interval(left[:2], right[:2])
-    assert alone[0] == pytest.approx(0.4) and np.isnan(alone[1:]).all()
-    assert np.isnan(paired_interval(left[:0], right[:0])).all()
-
-
 def test_what_a_draw_does_to_both_cancels():
     """Twenty draws that move accuracies by .1, of which one method keeps .02 more: only the pairs
     show it."""
@@ -258,19 +235,21 @@ def test_what_a_draw_does_to_both_cancels():
         draws + 0.02 + generator.normal(0, 0.005, 20),
         draws + generator.normal(0, 0.005, 20),
     )
-    _, low, high = paired_interval(left, right)
+    low, high = bootstrap_interval(left - right)
     assert 0.01 < low < 0.02 < high < 0.03
     overlap = bootstrap_interval(left)[0] < bootstrap_interval(right)[1]
     assert overlap
 
 
 @pytest.mark.parametrize(("n", "lowest", "highest"), [(5, 0.78, 0.88), (20, 0.88, 0.97)])
-def test_paired_interval_covers_the_difference_as_often_as_that_of_one_mean(n, lowest, highest):
+def test_the_interval_of_differences_covers_as_often_as_that_of_one_mean(n, lowest, highest):
     """n = 400 draws, standard error 0.011 to 0.019."""
     generator = np.random.default_rng(1)
     common, left, right = generator.normal(0, [[[5]], [[1]], [[1]]], (3, 400, n))
-    pairs = zip(common + left + 1, common + right, strict=True)
-    bounds = np.array([paired_interval(*pair, seed=seed)[1:] for seed, pair in enumerate(pairs)])
+    differences = (common + left + 1) - (common + right)
+    bounds = np.array(
+        [bootstrap_interval(values, seed=seed) for seed, values in enumerate(differences)]
+    )
     assert lowest <= np.mean((bounds[:, 0] <= 1) & (bounds[:, 1] >= 1)) <= highest
 
 

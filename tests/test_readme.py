@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reports
 
 import findings
-from findings import findings_tables, tables
 from foundation.base import storage
 
 ROOT = Path(__file__).parents[1]
@@ -261,10 +261,10 @@ def test_the_readme_is_short():
 
 @pytest.fixture(scope="module")
 def tables_of_the_results():
-    return findings_tables(ROOT / "results")
+    return reports.findings_tables(ROOT / "results")
 
 
-@pytest.mark.parametrize("name", tables())
+@pytest.mark.parametrize("name", findings.tables())
 def test_every_number_in_the_tables_is_that_of_the_committed_results(name, tables_of_the_results):
     """The tables of README and FINDINGS are what `python findings.py tables results` prints."""
     assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in FINDINGS
@@ -330,7 +330,7 @@ def test_every_number_in_a_sentence_of_findings_is_in_a_table_of_its_section():
 def test_the_readme_shows_no_table_that_is_not_made():
     shown = re.findall(r"^<!-- ([\w-]+) -->$", FINDINGS, re.MULTILINE)
     known = {*findings.TABLES, "claims"}  # the last by findings.decided, see test_claims.py
-    assert len(set(shown)) == len(shown) and {*tables(), "claims"} <= set(shown) <= known
+    assert len(set(shown)) == len(shown) and {*findings.tables(), "claims"} <= set(shown) <= known
 
 
 def test_pictures_and_files_that_the_readme_names_are_there():

@@ -322,9 +322,8 @@ def test_what_has_no_source_is_shown_and_not_stored(tmp_path):
     """It cannot be told from another of its name, so that it is computed at each start."""
     names = {"Toy": Toy, "dataclass": dataclass, "np": np}
     exec(
-        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n"
-        "    def perform(self, dataset, *inputs):\n        return {'value': np.array(self.number + "
-        "0.5)}",
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Toy):\n    def perform(self, dataset, "
+        "*inputs):\n        return {'value': np.array(self.number + 0.5)}",
         names,
     )
     mine = names["Mine"](data="toy", number=1)

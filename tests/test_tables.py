@@ -228,7 +228,13 @@ def folder(results, tmp_path):
 
 @pytest.fixture(scope="module")
 def readme(results):
-    return findings.findings_tables(results)
+    return reports.findings_tables(results)
+
+
+def interval_of_mean(differences):
+    """A mean and its bootstrap interval, as a cell shows them."""
+    numbers = (differences.mean(), *metrics.bootstrap_interval(differences))
+    return "{} [{}, {}]".format(*(layout.digits(number, sign="+") for number in numbers))
 
 
 def write(folder, data, preset, name, results):
@@ -741,7 +747,7 @@ def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamp
             ["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")}
         )
         write(folder, data, "corrected", "weight_map", own)
-    made = findings.findings_tables(folder)
+    made = reports.findings_tables(folder)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
     assert row(made["features"], data="xxz", model="Mine")["preset"] == "corrected"
@@ -769,9 +775,7 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
     read = storage.read_dataset(results / "xxz" / "corrected" / "noise_sweep.nc").accuracy
     at = {"poison": "labels", "alpha_percent": 30, "split": "validation"}
     left, right = (read.sel(at | {"model": model}).values for model in ("QNN[depth=4]", "Logistic"))
-    expected = "{} [{}, {}]".format(
-        *(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right))
-    )
+    expected = interval_of_mean(left - right)
     cells = row(readme["paired-xxz"], **{"α in percent": "30"})
     assert cells["QNN[depth=4] − Logistic, n = 3"] == expected
     assert len(cells) == 1 + len(ALL) - 1
@@ -781,9 +785,7 @@ def test_paired_tables_are_differences_of_runs_that_go_together(results, readme)
         {"poison": "features", "model": "MLP[64,16]", "split": "forget_poisoned", "epoch": 3}
     )
     left, right = (end.sel(unlearner=name).values for name in ("ga", "retrain"))
-    expected = "{} [{}, {}]".format(
-        *(layout.digits(x, sign="+") for x in metrics.paired_interval(left, right))
-    )
+    expected = interval_of_mean(left - right)
     place = {"data": "mnist", "poison": "features", "model": "MLP[64,16]"}
     cells = {
         name: row(readme["paired-unlearning"], unlearner=name, **place)
@@ -854,38 +856,16 @@ def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script,
 def test_the_tables_of_findings_name_the_file_that_is_missing(folder, few_resamples):
     (folder / "mnist" / "paper" / "noise_sweep.nc").unlink()
     with refused("has no mnist/paper/noise_sweep.nc"):
-        findings.findings_tables(folder)
+        reports.findings_tables(folder)
 
 
 def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_resamples):
     out = tmp_path / "csv"
     assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
-    studies = [
-        "noise_sweep",
-        "unlearning",
-        "weight_map",
-        "gauge",
-        "landscape",
-        "epochs",
-        "evaluation",
-        "benchmark",
-        "finalists",
-        "dynamics",
-        "controls",
-        "splits",
-        "encodings",
-        "capacity",
-        "pairs",
-        "equal_steps",
-        "memorising",
-        "matched_fit",
-        "discovery",
-        "detection",
-        "detected",
-        "hardware",
-        "hardware_unlearning",
-    ]
+    studies = {"noise_sweep", "unlearning", "weight_map", "gauge", "landscape", *REAL} - {
+        "influence"
+    }
     assert frames.keys() == {*NAMES, *(f"runs-{name}" for name in studies)}
     for name in set(NAMES) - {"fidelities"}:  # which are of states alone
         assert {"data", "preset", "model", "measure", "value", "low", "high", "n"} <= set(

@@ -793,7 +793,7 @@ def test_parameters_of_another_shape_are_refused(call, shape):
         (lambda: flip_labels(SPLIT, 0.3, key=-1), "key: got -1"),
         (lambda: randomize_features(SPLIT, 0.3, key="a"), "key: got a"),
         (lambda: metrics.bootstrap_interval(np.arange(5), level=95), "level: got 95"),
-        (lambda: metrics.paired_interval(np.arange(5), np.arange(4)), "values: got shapes"),
+        (lambda: metrics.ratio_interval(np.arange(5), np.arange(4)), "values: got shapes"),
         (lambda: metrics.largest_drop([]), "curve: got shape"),
         (lambda: metrics.accuracy([1.0, -1.0], [0.3, 0.7]), "labels: got labels such as 0.3"),
         (

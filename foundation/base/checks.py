@@ -28,11 +28,19 @@ def require(holds: bool, argument: str, value: object, allowed: str) -> None:
         raise BadInput(f"{argument}: got {value}, allowed: {allowed}")
 
 
+def is_number(value: object) -> bool:
+    """Tell whether a value is a real number of Python or NumPy; True and False are none."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Tell whether a value is a whole number of Python or NumPy; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def require_whole(argument: str, value: object, least: int = 1) -> None:
     """Refuse all but whole numbers of at least `least`."""
-    is_number = isinstance(value, (int, np.integer))
-    is_whole = is_number and not isinstance(value, bool)
-    is_allowed = is_whole and value >= least
+    is_allowed = is_whole(value) and value >= least
     require(is_allowed, argument, value, f"whole numbers, {least} or more")
 
 

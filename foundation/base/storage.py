@@ -273,6 +273,7 @@ def cores() -> int:
 
 @functools.cache
 def versions() -> str:
+    """Name the installed versions of PACKAGES."""
     return ", ".join(f"{package} {version(package)}" for package in PACKAGES)
 
 

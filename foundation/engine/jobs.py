@@ -8,6 +8,7 @@ starts no backend.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import json
 import os
@@ -23,7 +24,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -47,7 +47,7 @@ AHEAD = 2  # jobs handed to a process at once: it computes one while another's r
 Arrays = dict[str, np.ndarray]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
     """A computation from a data set and from the arrays of other jobs.
 
@@ -81,7 +81,7 @@ class Job:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Runs(Job):
     """A job that computes one block of runs, each with its own seed.
 
@@ -125,10 +125,21 @@ def random_key(seed: int, *purpose: str | int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), checksum)
 
 
+def keys_of_runs(seed: int, *purpose: str | int, runs: Iterable[int]) -> jax.Array:
+    """Return the keys of one random choice in each run: (runs,)."""
+    return jax.numpy.stack([random_key(seed, *purpose, run) for run in runs])
+
+
+def values_of(job: Job, kind: type[Job] | None = None) -> dict[str, Any]:
+    """Return a job's fields by name; kind: those alone that this base class of the job has."""
+    names = [field.name for field in dataclasses.fields(kind or job)]
+    return {name: getattr(job, name) for name in names}
+
+
 # ---- the store ----
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Store:
     """The results of jobs, one file each, named by the job's key.
 
@@ -138,6 +149,7 @@ class Store:
     folder: Path
 
     def path(self, key: str) -> Path:
+        """Return where the result of a job with this key lies."""
         return self.folder / f"{key}.safetensors"
 
     def has(self, job: Job) -> bool:
@@ -157,9 +169,11 @@ class Store:
         return True
 
     def load(self, job: Job) -> tuple[Arrays, dict[str, Any]]:
+        """Read a job's arrays and their record."""
         return storage.read_tensors(self.path(job_key(job)))
 
     def save(self, job: Job, arrays: Arrays, record: dict[str, Any]) -> None:
+        """Write a job's arrays and their record."""
         storage.write_tensors(self.path(job_key(job)), arrays, record)
 
     def records(self) -> dict[str, dict[str, Any]]:

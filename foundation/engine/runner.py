@@ -196,6 +196,7 @@ class Settings(Checked):
                 raise BadInput(f"{flag}: {rest}") from None
 
     def check_lists(self, *names: str):
+        """Refuse lists that are empty or name a value twice."""
         for name in names:
             require_list(flag_name(name), getattr(self, name))
 
@@ -204,6 +205,7 @@ class Settings(Checked):
         require_names(flag_name(name), getattr(self, name), known)
 
     def check_percents(self, *names: str):
+        """Refuse flags that hold anything but whole percents."""
         for name in names:
             value = getattr(self, name)
             alphas = value if isinstance(value, tuple) else (value,)
@@ -233,6 +235,7 @@ def require_percent(argument: str, value: Any) -> None:
 
 
 def flag_name(name: str) -> str:
+    """Return the flag of a field, as it is written on the command line."""
     return "--" + name.replace("_", "-")
 
 

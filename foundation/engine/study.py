@@ -92,6 +92,7 @@ class Study:
 
     @property
     def prefix(self) -> str:
+        """The prefix of the study's flags."""
         return self.group or self.name
 
 

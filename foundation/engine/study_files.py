@@ -31,7 +31,7 @@ class Row:
     """A job and the place of its numbers in a study's file.
 
     place: {axis: label}. table: (row, arrays) -> labelled variables. runs: the job's runs that are
-    shown; None where the job has no runs. words: coordinates along one axis of the place,
+    shown; None where the job has no runs. coords: coordinates along one axis of the place,
     {name: (axis, value)}.
     """
 
@@ -40,7 +40,7 @@ class Row:
     place: dict[str, Any]
     table: Callable[[Row, Arrays], xr.Dataset]
     runs: range | None = None
-    words: dict[str, tuple[str, Any]] = field(default_factory=dict)
+    coords: dict[str, tuple[str, Any]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
@@ -53,7 +53,9 @@ class Row:
         table = self.table(self, arrays)
         if self.runs is not None:
             table = table.sel(run=list(self.runs))
-        coordinates = {name: (axis, [value]) for name, (axis, value) in self.words.items()}
+        coordinates = {}
+        for name, (axis, value) in self.coords.items():
+            coordinates[name] = (axis, [value])
         return table.assign_coords(coordinates)
 
 
@@ -72,6 +74,7 @@ class StudyFile:
         self.path, self.data = path, data
 
     def listing(self) -> Listing:
+        """Return what the file says of its rows; {} where there is no file."""
         dataset = self.read()
         return {} if dataset is None else json.loads(dataset.attrs["jobs"])
 
@@ -112,7 +115,8 @@ class StudyFile:
         differences = []
         names = data.keys() | self.data.keys()
         for name in sorted(names - {"sha256"}):
-            in_file, given = data.get(name), self.data.get(name)
+            in_file = data.get(name)
+            given = self.data.get(name)
             if in_file != given:
                 differences.append(f"{name} {in_file} there and {given} here")
         details = ", ".join(differences) or "of the same name"

@@ -31,6 +31,7 @@ class Models(NamedTuple):
     run: np.ndarray
 
     def take(self, rows: np.ndarray | slice) -> Models:
+        """Return some of the models; rows: positions, or a mask (N,)."""
         return Models(*(part[rows] for part in self))
 
     @property
@@ -54,7 +55,8 @@ def signs(labels: np.ndarray) -> np.ndarray:
 
 def signed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Negate logits (N, s) whose true label (s,) is 0, so that positive means correct: z."""
-    logits, labels = as_array(logits, "logits"), as_array(labels, "labels")
+    logits = as_array(logits, "logits")
+    labels = as_array(labels, "labels")
     require(
         logits.ndim == 2 and logits.shape[1:] == labels.shape,
         "labels",
@@ -70,10 +72,12 @@ def signed(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def wasserstein(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """W1 of each column between the empirical distributions of (N, s) and (M, s) values: (s,)."""
     count = math.lcm(len(left), len(right))
-    sorted_ = [
-        np.repeat(np.sort(each, axis=0), count // len(each), axis=0) for each in (left, right)
-    ]
-    return np.abs(sorted_[0] - sorted_[1]).mean(axis=0)
+    quantiles = []
+    for values in (left, right):
+        ascending = np.sort(values, axis=0)
+        quantiles.append(np.repeat(ascending, count // len(values), axis=0))
+    left_quantiles, right_quantiles = quantiles
+    return np.abs(left_quantiles - right_quantiles).mean(axis=0)
 
 
 # smallest standard deviation of a fitted Gaussian, in units of the median of the oracles' ones
@@ -104,7 +108,8 @@ def klom(models: np.ndarray, oracles: np.ndarray) -> np.ndarray:
     fitted here instead.
     """
     (mean, sd), (oracle_mean, oracle_sd) = _gaussians(models, oracles)
-    return np.log(oracle_sd / sd) + (sd**2 + (mean - oracle_mean) ** 2) / (2 * oracle_sd**2) - 0.5
+    second_moment = sd**2 + (mean - oracle_mean) ** 2  # about the oracles' mean
+    return np.log(oracle_sd / sd) + second_moment / (2 * oracle_sd**2) - 0.5
 
 
 def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.ndarray:
@@ -115,16 +120,19 @@ def epsilon(models: np.ndarray, oracles: np.ndarray, delta: float = 0.0) -> np.n
     so that no rate is 0: ε is at most log N for δ = 0.
     """
     thresholds = np.sort(np.concatenate([models, oracles]), axis=0)[:, None]  # (N + M, 1, s)
-    # (N + M, s)
-    missed, false = ((models <= thresholds).sum(axis=1), (oracles > thresholds).sum(axis=1))
-    best = np.zeros(models.shape[1])
-    for fn, fp in ((missed, false), (len(models) - missed, len(oracles) - false)):
-        fnr, fpr = (
-            np.minimum((n + 1) / (len(of) + 1), 1) for n, of in ((fn, models), (fp, oracles))
-        )
+    missed = (models <= thresholds).sum(axis=1)  # (N + M, s)
+    false = (oracles > thresholds).sum(axis=1)
+    n_models = len(models)
+    n_oracles = len(oracles)
+    largest = np.zeros(models.shape[1])
+    other_side = (n_models - missed, n_oracles - false)
+    for fn, fp in ((missed, false), other_side):
+        fnr = np.minimum((fn + 1) / (n_models + 1), 1)
+        fpr = np.minimum((fp + 1) / (n_oracles + 1), 1)
         for kept, wrong in ((fpr, fnr), (fnr, fpr)):
-            best = np.maximum(best, np.log(np.maximum((1 - delta - kept) / wrong, 1)).max(axis=0))
-    return best
+            ratio = np.maximum((1 - delta - kept) / wrong, 1)
+            largest = np.maximum(largest, np.log(ratio).max(axis=0))
+    return largest
 
 
 def likelihood_ratios(models: np.ndarray, oracles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +178,8 @@ def roc(positive: np.ndarray, negative: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def attack_auc(positive: np.ndarray, negative: np.ndarray) -> float:
     """Area under the ROC curve of two sets of scores."""
-    return float(np.trapezoid(*roc(positive, negative)[::-1]))
+    false_positive_rates, true_positive_rates = roc(positive, negative)
+    return float(np.trapezoid(true_positive_rates, false_positive_rates))
 
 
 def attack_tpr(positive: np.ndarray, negative: np.ndarray, at: float = 0.05) -> float:
@@ -200,11 +209,14 @@ class Measure:
 
     def of_perfect(self, oracles: Models, parts: Parts) -> float:
         """The measure's value for perfect unlearning."""
-        return self.function(oracles, oracles, parts) if self.perfect is None else self.perfect
+        if self.perfect is None:
+            return self.function(oracles, oracles, parts)
+        return self.perfect
 
     def distance(self, models: Models, oracles: Models, parts: Parts) -> float:
         """Absolute difference of the measure from its value for perfect unlearning."""
-        return abs(self.function(models, oracles, parts) - self.of_perfect(oracles, parts))
+        value = self.function(models, oracles, parts)
+        return abs(value - self.of_perfect(oracles, parts))
 
 
 def _on(
@@ -213,22 +225,29 @@ def _on(
     """The measure that reduces the values of a function for the samples of one part."""
 
     def measure(models: Models, oracles: Models, parts: Parts) -> float:
-        chosen = getattr(parts, part)
-        return float(reduce(function(models.z[:, chosen], oracles.z[:, chosen])))
+        mask = getattr(parts, part)
+        z = models.z[:, mask]
+        z_of_oracles = oracles.z[:, mask]
+        return float(reduce(function(z, z_of_oracles)))
 
     return measure
 
 
 def _attacked(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable:
     """The measure that scores U-LiRA's attack on the forget set."""
-    return lambda models, oracles, parts: score(
-        *likelihood_ratios(models.z[:, parts.forget], oracles.z[:, parts.forget])
-    )
+
+    def measure(models: Models, oracles: Models, parts: Parts) -> float:
+        z = models.z[:, parts.forget]
+        z_of_oracles = oracles.z[:, parts.forget]
+        return score(*likelihood_ratios(z, z_of_oracles))
+
+    return measure
 
 
 def accuracy_gap(models: Models, oracles: Models, parts: Parts) -> float:
     """Mean |difference of mean accuracies| over forget set, retained and validation samples."""
-    return float(np.abs(accuracies(models, parts) - accuracies(oracles, parts)).mean())
+    differences = accuracies(models, parts) - accuracies(oracles, parts)
+    return float(np.abs(differences).mean())
 
 
 def tug_of_war(models: Models, oracles: Models, parts: Parts) -> float:
@@ -236,7 +255,8 @@ def tug_of_war(models: Models, oracles: Models, parts: Parts) -> float:
 
     Source: arXiv:2406.01257.
     """
-    return float(np.prod(1 - np.abs(accuracies(models, parts) - accuracies(oracles, parts))))
+    differences = accuracies(models, parts) - accuracies(oracles, parts)
+    return float(np.prod(1 - np.abs(differences)))
 
 
 def relearning(models: Models, oracles: Models, parts: Parts) -> float:
@@ -245,8 +265,9 @@ def relearning(models: Models, oracles: Models, parts: Parts) -> float:
     It counts as relearned once a model knows it as well as the teacher did. NaN where the oracles
     need no steps.
     """
-    usual = oracles.relearn.mean()
-    return float(models.relearn.mean() / usual) if usual > 0 else np.nan
+    steps = models.relearn.mean()
+    steps_of_oracles = oracles.relearn.mean()
+    return float(steps / steps_of_oracles) if steps_of_oracles > 0 else np.nan
 
 
 def _corrected(part: str) -> Callable:
@@ -254,7 +275,12 @@ def _corrected(part: str) -> Callable:
 
     Source: arXiv:2402.14015.
     """
-    return lambda models, oracles, parts: float((models.clean[:, getattr(parts, part)] > 0).mean())
+
+    def measure(models: Models, oracles: Models, parts: Parts) -> float:
+        clean = models.clean[:, getattr(parts, part)]
+        return float((clean > 0).mean())
+
+    return measure
 
 
 PRIMARY = "w1"  # the measure on which verdicts rest

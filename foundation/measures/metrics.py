@@ -68,7 +68,8 @@ def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
         require(
             not outside.size, "labels", f"labels such as {listed(outside)}", "0 and 1, or between"
         )
-    labels_shape, logits_shape = jnp.shape(labels), jnp.shape(logits)
+    labels_shape = jnp.shape(labels)
+    logits_shape = jnp.shape(logits)
     fits = not labels_shape or logits_shape == labels_shape
     require(fits, "labels", f"shape {labels_shape}", f"that of the logits, {logits_shape}")
     return logits, labels, jnp.result_type(logits, 1.0)
@@ -112,27 +113,6 @@ def bootstrap_interval(
     NaN bounds.
     """
     return _over_runs(statistic, values, level=level, seed=seed)[1:]
-
-
-def paired_interval(
-    left: np.ndarray,
-    right: np.ndarray,
-    statistic: Statistic = np.mean,
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """statistic(left - right) of (n,) values by run, and its percentile bootstrap interval.
-
-    Run r has the same poison on both sides: effects that it has on both cancel, which two separate
-    intervals would not show. Runs with a NaN on either side are left out; fewer than two other runs
-    give NaN bounds.
-    """
-
-    def of_differences(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:
-        return statistic(a - b, axis=axis)
-
-    return _over_runs(of_differences, left, right, level=level, seed=seed)
 
 
 def ratio_interval(

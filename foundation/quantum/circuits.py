@@ -297,7 +297,8 @@ def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Arr
         if layer < front:
             return blocks
         rows = _times_neighbours(blocks, gates[layer], register)
-        cone, layer = register, layer - 1
+        cone = register
+        layer = layer - 1
     if layer >= foremost:  # the cone holds the whole ring and grows no more
 
         def times_layer(rows, gates_and_bonds):

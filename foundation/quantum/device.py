@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from foundation.base.checks import require
+from foundation.base.checks import is_number, require
 from foundation.quantum.circuits import (
     Entangler,
     Rotations,
@@ -54,18 +54,16 @@ class Noise:
     def __post_init__(self):
         for name in ("p1", "p2", "readout"):
             value = getattr(self, name)
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            require(number and 0 <= value <= 1, name, value, "a probability, 0 to 1")
+            is_probability = is_number(value) and 0 <= value <= 1
+            require(is_probability, name, value, "a probability, 0 to 1")
             object.__setattr__(self, name, float(value))
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """The probabilities that are not 0, such as p1=0.0001,p2=0.001."""
-        return ",".join(
-            f"{name}={getattr(self, name):g}"
-            for name in ("p1", "p2", "readout")
-            if getattr(self, name)
-        )
+        probabilities = {"p1": self.p1, "p2": self.p2, "readout": self.readout}
+        not_0 = [f"{name}={value:g}" for name, value in probabilities.items() if value]
+        return ",".join(not_0)
 
 
 # ---- the observable under noise ----

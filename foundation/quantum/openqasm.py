@@ -55,8 +55,8 @@ class OpenQasm:
     measured: int | None = None
 
     @cached_property
-    def _read(self) -> tuple[int, list[tuple[str, tuple[int, ...], Any]], int]:
-        """Number of qubits; (name, qubits, angles or matrix) of each gate; and the qubit read."""
+    def _read(self) -> tuple[int, list[Gate], int]:
+        """Read the number of qubits, the gates, and the qubit whose Z is read."""
         try:
             from qiskit import QuantumCircuit
         except ImportError:
@@ -67,14 +67,12 @@ class OpenQasm:
             circuit = QuantumCircuit.from_qasm_str(self.text)
         except Exception as error:  # qiskit's own kinds, by what is wrong with the text
             raise BadInput(f"OpenQASM: got {first_line(error)}, allowed: OpenQASM 2") from None
-        require(
-            circuit.num_qubits > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg"
-        )
-        gates, read = _gates(circuit)
-        measured = (
-            self.measured if self.measured is not None else read.pop() if len(read) == 1 else -1
-        )
         n = circuit.num_qubits
+        require(n > 0, "OpenQASM", "a text without qubits", "OpenQASM 2 with a qreg")
+        gates, measured_at_end = _gates(circuit)
+        measured = self.measured
+        if measured is None:
+            measured = measured_at_end.pop() if len(measured_at_end) == 1 else -1
         require(-n <= measured < n, "measured", measured, f"0 to {n - 1}, a qubit of the circuit")
         return n, gates, measured % n
 
@@ -85,23 +83,26 @@ class OpenQasm:
     @property
     def angles(self) -> np.ndarray:
         """(angles,) The angles in the text, in the order of its gates."""
-        return np.array(
-            [angle for _, _, own in self._read[1] if isinstance(own, list) for angle in own],
-            np.float32,
-        )
+        _, gates, _ = self._read
+        angles = []
+        for _, _, angles_or_matrix in gates:
+            if isinstance(angles_or_matrix, list):
+                angles += angles_or_matrix
+        return np.array(angles, np.float32)
 
     def __call__(self, params: jax.Array, inputs: jax.Array | None = None) -> tensorcircuit.Circuit:
         n, gates, measured = self._read
-        circuit, place = tensorcircuit_on_jax().Circuit(n, inputs=inputs), 0
-        for name, qubits, own in gates:
-            if isinstance(own, list):
-                method, angles_of = PARAMETRIC[name]
-                getattr(circuit, method)(
-                    *qubits, **angles_of(*(params[place + k] for k in range(len(own))))
-                )
-                place += len(own)
+        circuit = tensorcircuit_on_jax().Circuit(n, inputs=inputs)
+        first = 0  # place of the gate's first angle
+        for name, qubits, angles_or_matrix in gates:
+            if isinstance(angles_or_matrix, list):
+                last = first + len(angles_or_matrix)
+                angles = [params[place] for place in range(first, last)]
+                method, keywords = PARAMETRIC[name]
+                getattr(circuit, method)(*qubits, **keywords(*angles))
+                first = last
             else:
-                circuit.any(*qubits, unitary=jnp.asarray(own), name=name)
+                circuit.any(*qubits, unitary=jnp.asarray(angles_or_matrix), name=name)
         if measured != n - 1:
             circuit.swap(measured, n - 1)  # the model reads the last qubit
         return circuit

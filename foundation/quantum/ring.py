@@ -48,7 +48,8 @@ def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
     if split == "interleaved":
         return XXZ_TRAIN, XXZ_VAL
     phases = np.split(XXZ_USED, 2)  # (83,) each, by ascending Δ
-    ascending, descending = slice(None), slice(None, None, -1)
+    ascending = slice(None)
+    descending = slice(None, None, -1)
     orders_of_splits = {"far": (ascending, descending), "near": (descending, ascending)}
     orders = orders_of_splits.get(split, (ascending, ascending))
     phases_and_orders = zip(phases, orders, strict=True)
@@ -80,6 +81,7 @@ def xxz_hamiltonian(n_sites: int, delta: float) -> Any:
 
 
 def check_even(n_sites: int) -> None:
+    """Refuse rings of odd or too many sites."""
     allowed = f"even numbers from 4 to {MAX_SITES} (the ground states of odd rings are degenerate)"
     require(n_sites in range(4, MAX_SITES + 1, 2), "n_sites", n_sites, allowed)
 

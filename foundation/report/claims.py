@@ -35,7 +35,7 @@ MARGIN = 0.02  # of accuracies
 class Evidence(NamedTuple):
     """The mean of a paired difference, positive in the claimed direction, and its 95 % interval."""
 
-    words: str
+    name: str
     value: float
     low: float
     high: float
@@ -80,19 +80,18 @@ class Claim:
         return "weaker" if is_weaker else "stands"
 
 
-def paired(words: str, own: pd.DataFrame, other: pd.DataFrame) -> Evidence:
-    """Average the accuracies own minus other over the runs that both have.
+def paired(name: str, left: pd.DataFrame, right: pd.DataFrame) -> Evidence:
+    """Average the accuracies left minus right over the runs that both have.
 
-    own, other: frames with columns run and accuracy.
+    left, right: frames with columns run and accuracy.
     """
-    left = own.set_index("run").accuracy
-    right = other.set_index("run").accuracy
-    left, right = left.align(right, join="inner")
-    difference = (left - right).dropna().values
-    return of_values(words, difference)
+    accuracies = [side.set_index("run").accuracy for side in (left, right)]
+    left_accuracies, right_accuracies = accuracies[0].align(accuracies[1], join="inner")
+    difference = (left_accuracies - right_accuracies).dropna().values
+    return of_values(name, difference)
 
 
-def of_values(words: str, values: np.ndarray) -> Evidence:
+def of_values(name: str, values: np.ndarray) -> Evidence:
     """Average the values of runs, (n,), with an interval and the p-value of sign flips."""
     p = np.nan
     if len(values) > 1 and np.ptp(values):
@@ -102,7 +101,7 @@ def of_values(words: str, values: np.ndarray) -> Evidence:
         p = float(test.pvalue)
     low, high = metrics.bootstrap_interval(values)
     mean = float(np.mean(values))
-    return Evidence(words, mean, low, high, len(values), p)
+    return Evidence(name, mean, low, high, len(values), p)
 
 
 def first_of(runs: pd.DataFrame, family: str) -> str:
@@ -113,6 +112,7 @@ def first_of(runs: pd.DataFrame, family: str) -> str:
 
 
 def of_model(runs: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the rows of one model."""
     return runs[runs.model == model]
 
 
@@ -121,7 +121,8 @@ def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]])
 
     Claims without their studies are left out, and the reason is printed on stderr.
     """
-    decidable, reasons = [], []
+    decidable = []
+    reasons = []
     for make in claims:
         try:
             decidable.append(make(read))
@@ -132,8 +133,8 @@ def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]])
     adjusted = holm(np.array([claim.effect.p for claim in decidable]))
     rows = []
     for claim, adjusted_p in zip(decidable, adjusted, strict=True):
-        effect = f"{claim.effect.words}: {claim.effect.text}"
-        control = f"{claim.decisive.words}: {claim.decisive.text}"
+        effect = f"{claim.effect.name}: {claim.effect.text}"
+        control = f"{claim.decisive.name}: {claim.decisive.text}"
         verdict = claim.verdict(adjusted_p)
         rows.append((claim.whose, claim.statement, effect, control, verdict))
     return pd.DataFrame(

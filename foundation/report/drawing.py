@@ -92,6 +92,7 @@ def method_styles(results: xr.Dataset) -> dict[str, tuple]:
 
 
 def mixed(colour, towards, share: float) -> tuple:
+    """Mix two colours; share: of the second one."""
     left = np.array(matplotlib.colors.to_rgb(colour))
     right = np.array(matplotlib.colors.to_rgb(towards))
     return tuple((1 - share) * left + share * right)
@@ -182,11 +183,16 @@ def draw_dot(
     line_on_top: the interval is drawn over the dot.
     """
     colour, marker = style
-    mean, ends = runs.mean(), metrics.bootstrap_interval(runs)
+    mean = runs.mean()
+    ends = metrics.bootstrap_interval(runs)
     if across:
-        x, y, draw_line = mean, place, axis.hlines
+        x = mean
+        y = place
+        draw_line = axis.hlines
     else:
-        x, y, draw_line = place, mean, axis.vlines
+        x = place
+        y = mean
+        draw_line = axis.vlines
     if not line_on_top:
         draw_line(place, *ends, color=colour, linewidth=width)
     axis.plot(x, y, marker, color=colour, markersize=size, label=label)
@@ -201,6 +207,7 @@ def poison_words(poison: str, alpha_percent: float | None = None) -> str:
 
 
 def band_words(results: xr.Dataset, most_lines: int = 1) -> str:
+    """Explain the bands of a figure; most_lines: of its panels."""
     n = count_of_runs(results)
     if n == "1":
         return "n = 1 run"
@@ -249,6 +256,7 @@ def log_ticks(low: float, high: float, **options) -> matplotlib.ticker.LogLocato
 
 
 def draws_words(results: xr.Dataset) -> str:
+    """Explain over how many draws and models the numbers of a figure are means."""
     draws = results.sizes["draw"]
     over = f"mean over {draws} draws of the poison" if draws > 1 else "one draw of the poison"
     parts = [f"{over}, n = {count_of_runs(results)} models of each kind", truth_words(results)]
@@ -295,7 +303,8 @@ def laid_out(figure: plt.Figure, *, dpi: int) -> Iterator[None]:
 
 def png(figure: plt.Figure) -> bytes:
     """Return a PNG of the figure in 256 colours, which takes a third of the bytes in git."""
-    full, small = io.BytesIO(), io.BytesIO()
+    full = io.BytesIO()
+    small = io.BytesIO()
     figure.savefig(full, format="png", dpi=figure.dpi)
     picture = PIL.Image.open(full).convert("RGB")
     picture = picture.quantize(256, dither=PIL.Image.Dither.NONE)

@@ -87,7 +87,9 @@ def ordered(results: xr.Dataset, dim: str) -> list[str]:
 def one_of_each_family(results: xr.Dataset, models: Iterable[str]) -> list[str]:
     """Choose from models the largest MLP, the smallest QNN and all models of other families."""
     wanted = set(models)
-    mlps, circuits, others = [], [], []
+    mlps = []
+    circuits = []
+    others = []
     lists = {"MLP": mlps, "QNN": circuits}
     for model in ordered(results, "model"):
         if model in wanted:
@@ -116,6 +118,7 @@ def count_of_runs(results: xr.Dataset) -> str:
 
 
 def fewest_and_most_runs(results: xr.Dataset) -> tuple[int, int]:
+    """Count the runs of the model or method with the fewest runs, and with the most."""
     runs = every_run(results)
     axes = [name for name in ("model", "unlearner") if name in runs]
     counts = runs.groupby(axes).run.nunique()
@@ -173,6 +176,7 @@ def every_run(results: xr.Dataset) -> pd.DataFrame:
 
 
 def accuracies(results: xr.Dataset, *splits: str) -> pd.DataFrame:
+    """Return every run's accuracy on these splits, one row each, named as measures."""
     runs = every_run(results[["accuracy"]].sel(split=list(splits)))
     return runs.rename(columns={"split": "measure"})
 

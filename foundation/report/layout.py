@@ -34,7 +34,8 @@ class Table:
     def cells(self) -> pd.DataFrame:
         """Return all cells as text, with the labels of the rows and the heads of the columns."""
         frame = self._shown()
-        rows, columns = list(self.rows), list(self.columns)
+        rows = list(self.rows)
+        columns = list(self.columns)
         for name in rows + columns:
             frame[name] = pd.Categorical(frame[name], _in_reading_order(frame, name), ordered=True)
         wide = frame.pivot(index=rows, columns=columns, values="cell").fillna("–")
@@ -176,10 +177,12 @@ FORMATS = {
 
 
 def markdown(table: Table) -> str:
+    """Write a table in Markdown."""
     return markdown_of(table.cells().reset_index())
 
 
 def markdown_of(frame: pd.DataFrame) -> str:
+    """Write a frame in Markdown, without its index."""
     rule = ["---"] * frame.shape[1]
     rows = frame.astype(str).values.tolist()
     lines = [list(frame), rule, *rows]
