@@ -476,8 +476,9 @@ class GeneralisedCE(Retrain):
             """(1 - p^q) / q of the class towards which the logits are signed."""
             return -jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q
 
+        opposite = -logits
         loss_of_ones = loss(logits)
-        loss_of_zeros = loss(-logits)
+        loss_of_zeros = loss(opposite)
         losses = y * loss_of_ones + (1 - y) * loss_of_zeros
         return jnp.average(losses, weights=batch.retain_weight)
 

@@ -143,8 +143,7 @@ def _self_influence(
 
         p = jax.nn.sigmoid(logits(flat))
         _, _, values, vectors = landscape.gauss_newton(logits, flat, p)
-        damping = DAMPING * values[-1]
-        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + damping)
+        share = jnp.maximum(values, 0) / (jnp.maximum(values, 0) + DAMPING * values[-1])
         leverage = n * (vectors**2) @ share
         log_leverage = jnp.log(jnp.maximum(leverage, 1e-12))
         log_odds = logits(flat) * jnp.where(y > 0, 1, -1)  # of the sample's label
