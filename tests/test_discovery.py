@@ -80,7 +80,7 @@ def detection_of(data, teacher, arrays):
         seed=teacher.seed,
         size=2,
         teacher=teacher,
-        folds=tuple(discovery._folds(teacher)),
+        folds=tuple(detectors.folds_of(teacher)),
     )
     return job, job.perform(data, arrays, *(fold.perform(data) for fold in job.folds))
 
@@ -88,10 +88,10 @@ def detection_of(data, teacher, arrays):
 def test_folds_hold_out_every_sample_once(data, teachers):
     """Of both runs, each by its own order; with their noisy labels."""
     teacher = teachers[3]
-    kept = np.stack([fold.kept(data) for fold in discovery._folds(teacher)])
+    kept = np.stack([fold.kept(data) for fold in detectors.folds_of(teacher)])
     assert kept.shape == (detectors.FOLDS, 2, 80) and ((~kept).sum(axis=0) == 1).all()
     assert (kept[:, 0] != kept[:, 1]).any()
-    fold = next(discovery._folds(teacher))
+    fold = next(detectors.folds_of(teacher))
     for own, whole, mask in zip(fold.sets(data), teacher.sets(data), fold.kept(data), strict=True):
         np.testing.assert_array_equal(own.val.y, whole.draw.split.y[~mask])
         np.testing.assert_array_equal(own.draw.split.x, whole.draw.split.x[mask])
