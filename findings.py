@@ -299,6 +299,7 @@ def figures_of(folder: Path) -> list[Path | None]:
 
 @any_terminal()
 def main() -> int:
+    """Print tables or claims, or draw the figures, of a folder of results; 2 where one fails."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -65,10 +65,12 @@ class MLP:
 
     @property
     def label(self) -> str:
+        """Its hidden widths, as MLP[16,4]; Logistic without any."""
         return f"MLP[{','.join(map(str, self.hidden))}]" if self.hidden else "Logistic"
 
     @property
     def family(self) -> str:
+        """MLP, or Logistic without hidden layers."""
         return "MLP" if self.hidden else "Logistic"
 
     def init(self, key: jax.Array) -> Params:
@@ -185,6 +187,7 @@ class QNN:
 
     @property
     def label(self) -> str:
+        """What differs from the published circuit, as QNN[depth=6,shots=128]."""
         if self.ansatz is None:
             parts = [f"depth={self.depth}"]
             if (self.rotations, self.entangler) != ("xyx", "rzz"):
@@ -360,6 +363,7 @@ class QuadraticForm:
 
     @property
     def label(self) -> str:
+        """Its rank, as Quadratic[rank=16]."""
         return f"Quadratic[rank={self.rank}]"
 
     def init(self, key: jax.Array) -> Params:
@@ -375,12 +379,14 @@ class QuadraticForm:
         return {"basis": basis / math.sqrt(self.n_features), "values": 0.01 * values}
 
     def prepare(self, x: jax.Array) -> jax.Array:
+        """Check inputs (n, n_features), real or complex."""
         x = as_inputs(x)
         fits = x.shape[1:] == (self.n_features,)
         require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) of inputs (n, n_features)."""
         x = self.prepare(x)
         basis = params["basis"]
         basis = jax.lax.complex(*basis) if self.is_complex else basis[0]
@@ -449,6 +455,7 @@ class Training(Checked):
     learning_rate: float  # Of Adam.
 
     def check(self):
+        """Refuse values that no training can have."""
         check_training(**self.keywords(), joint="-")  # as flags are written
 
     def keywords(self) -> dict[str, Any]:
@@ -500,7 +507,11 @@ def require_params(model: Model, params: Params, argument: str = "params") -> No
 
 
 def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
-    """Refuse values that no training can use; a learning rate that is being traced passes."""
+    """Refuse values that no training can use; a learning rate that is being traced passes.
+
+    batch_size 0: all samples at once. joint: between the words of the names in messages, "-" for
+    flags, as in batch-size.
+    """
     require_whole("epochs", epochs, 0)
     require_whole(f"batch{joint}size", batch_size, 0)
     if not isinstance(learning_rate, jax.core.Tracer):

@@ -416,7 +416,7 @@ class Method:
         return tuple(self.hyper())[:2]
 
     def settings(self) -> tuple[Method, ...]:
-        """Return this method under each entry of its grid; the stage evaluation chooses among them.
+        """Return this method under each entry of its grid; `oracles.Choice` chooses one of them.
 
         An entry holds new values of hyper-parameters. Its `rate` and `epochs` are factors on the
         learning rate and the epochs of the training. {}: the method unchanged.

@@ -184,10 +184,12 @@ class Fit(Drawn):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The job of the teachers, if there is one."""
         return (self.start,) if self.start else ()
 
     @property
     def kind(self) -> tuple:
+        """What of the job makes another compiled program."""
         training = (type(self.method), self.method.training, self.record, self.measured)
         sizes = (self.samples, self.held_out_percent)
         retained = ()
@@ -198,6 +200,7 @@ class Fit(Drawn):
 
     @property
     def title(self) -> str:
+        """Method, model and poison."""
         trained = f"{type(self.method).__name__} {self.model.label}"
         return f"{trained} {self.poison.kind} {self.poison.alpha_percent} %"
 
@@ -212,13 +215,14 @@ class Fit(Drawn):
         return 1 + self.start.generation if self.start else 0
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """Train, or unlearn, and measure; returns arrays by name.
+        """Train models, or let those of `start` unlearn, and measure them; returns arrays by name.
 
-        accuracy, loss: (runs, [epochs + 1,] splits). diverged: (runs,). size: (), the number of a
-        model's parameters. Further arrays as `record` says. logit, label: (runs, n + n + v), of the
-        training set as poisoned, the training set before it was poisoned, the validation set. mask,
-        known: (runs, n), which training samples are poisoned, and which of these are the forget
-        set.
+        inputs: the arrays of `start`, if there is one. accuracy, loss: (runs, [epochs + 1,]
+        splits). diverged: (runs,). size: (), the number of a model's parameters. Further arrays as
+        `record` says. logit, label: (runs, n + n + v), first of the n training samples as poisoned,
+        then of the n training samples before they were poisoned, then of the v validation samples.
+        mask, known: (runs, n), which training samples are poisoned, and which of these are the
+        forget set.
         """
         return self.trained(*block_inputs(self, dataset), *inputs)
 

@@ -89,6 +89,7 @@ def print_table(model: Model, curves: dict[str, Curves]) -> None:
 
 @any_terminal()
 def main() -> int:
+    """Poison, train, unlearn and print, for a network and a circuit on two data sets."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()

@@ -43,6 +43,7 @@ class CapacityFlags(Flags):
     AXES = ("samples", "runs")
 
     def check(self, config: Config) -> None:
+        """Refuse numbers of samples or runs below 1."""
         require_list("samples", self.samples)
         for count in self.samples:
             require_whole("samples", count)

@@ -49,9 +49,11 @@ class BoundedMLP(MLP):
 
     @property
     def label(self) -> str:
+        """That of the MLP, and the bound."""
         return f"{super().label},bound={self.bound:g}"
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) within the bound."""
         logits = super().logits(params, x)
         return self.bound * jnp.tanh(logits / self.bound)
 
@@ -89,6 +91,7 @@ class ProjectedLinear:
 
     @property
     def label(self) -> str:
+        """Its width, and what differs from the defaults."""
         bound = "" if self.bound == 5 else f",bound={self.bound:g}"
         seed = f",seed={self.seed}" if self.seed else ""
         return f"Linear[{self.width} projections{bound}{seed}]"
@@ -106,12 +109,14 @@ class ProjectedLinear:
         return weights[:, 0], jnp.zeros(())
 
     def prepare(self, x: jax.Array) -> jax.Array:
+        """Check inputs (n, n_features); complex ones become (Re x, Im x)."""
         x = MLP(self.n_features, ()).prepare(x)
         fits = x.shape[1] == self.n_features
         require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) within the bound."""
         weights, bias = params
         x = self.prepare(x)
         linear = x @ (weights @ self.projection) + bias
@@ -140,10 +145,12 @@ class ScaledQNN(QNN):
 
     @property
     def scale(self) -> float:
+        """Its logit per unit of <Z>."""
         return self.logit_scale
 
     @property
     def label(self) -> str:
+        """That of the QNN, and the scale."""
         return f"{super().label},scale={self.logit_scale:g}"
 
 
@@ -156,6 +163,7 @@ class LearnedScaleQNN(QNN):
 
     @property
     def label(self) -> str:
+        """That of the QNN, with the scale learned."""
         return f"{super().label},scale=learned"
 
     def init(self, key: jax.Array) -> Params:
@@ -165,6 +173,7 @@ class LearnedScaleQNN(QNN):
         return {"angles": angles, "log_scale": log_scale}
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) at the scale among the parameters."""
         factor = jnp.exp(params["log_scale"]) / self.scale
         return factor * super().logits(params["angles"], x)
 
@@ -173,6 +182,7 @@ class LearnedScaleQNN(QNN):
         return {"angles": super().last_layers(params["angles"], k), "log_scale": True}
 
     def to_openqasm(self, params: Params) -> str:
+        """Write the circuit as OpenQASM 2, without the scale."""
         return super().to_openqasm(params["angles"])
 
 
@@ -203,6 +213,7 @@ class FrozenQNN(QNN):
 
     @property
     def label(self) -> str:
+        """That of the QNN, and the trained part."""
         return f"{super().label},trained={self.trained}"
 
     def init(self, key: jax.Array) -> Params:
@@ -227,6 +238,7 @@ class FrozenQNN(QNN):
         return jnp.where(self.moving(params), params, jax.lax.stop_gradient(params))
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,); frozen angles have no gradient."""
         return super().logits(self.hold(params), x)
 
 
@@ -285,6 +297,7 @@ class FullQuadratic(_Quadratic):
         return (matrix + matrix.conj().T) / 2
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) of inputs (n, n_features)."""
         x = self.prepare(x)
         symmetric = self._symmetric(params)
         acting = symmetric if jnp.iscomplexobj(x) else symmetric.real
@@ -374,6 +387,7 @@ class Reflection(_Quadratic):
         return rows, _inverse_root_by_blocks(gram)
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
+        """Compute logits (n,) of inputs (n, n_features)."""
         x = self.prepare(x)
         rows, root = self._rows(params)
         overlaps = (x @ rows.T) @ root.T  # (n, n_features / 2)
@@ -441,6 +455,7 @@ class Smoothed(Retrain):
     title = "label smoothing"
 
     def check(self) -> None:
+        """Refuse shares above 1."""
         super().check()
         require(self.smoothing <= 1, "smoothing", self.smoothing, "0 to 1")
 
@@ -465,6 +480,7 @@ class GeneralisedCE(Retrain):
     title = "generalised CE"
 
     def check(self) -> None:
+        """Refuse q outside (0, 1]."""
         super().check()
         require(0 < self.q <= 1, "q", self.q, "above 0, up to 1")
 

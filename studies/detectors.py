@@ -41,10 +41,12 @@ class Detection(Runs):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The teacher, and the trainings without each fold."""
         return (self.teacher, *self.folds)
 
     @property
     def title(self) -> str:
+        """Model and poison."""
         return (
             f"detection {self.teacher.model.label} {self.teacher.poison.kind} "
             f"{self.teacher.poison.alpha_percent} %"

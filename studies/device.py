@@ -104,10 +104,12 @@ class Reading(Runs):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The trained circuits."""
         return (self.start,)
 
     @property
     def title(self) -> str:
+        """The circuit."""
         return f"reading {self.start.model.label}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:

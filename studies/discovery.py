@@ -144,6 +144,7 @@ class Untouched(Runs):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The teachers."""
         return (self.start,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -162,6 +163,7 @@ class Partly(Fit):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The teachers and the choice of the setting, if there are any."""
         return tuple(job for job in (self.start, self.choice) if job)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -188,6 +190,7 @@ class Found(Partly):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The jobs that Partly needs, and the detection."""
         return (*super().needs, self.detection)
 
     @property

@@ -51,6 +51,7 @@ class LinearResponse(Runs):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The teachers."""
         return (self.start,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -97,6 +98,7 @@ class Response(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """Teachers, oracles, and the linear response of the teachers."""
         teachers = self.case.teachers()
         linear = [LinearResponse(start=job, **runs_of(job)) for job in teachers]
         return (*teachers, *self.case.oracles("A"), *linear)

@@ -87,12 +87,14 @@ class Score(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The models of all arms, then their relearning."""
         jobs = list(itertools.chain.from_iterable(self.groups().values()))
         relearned = [Relearn(start=job, case=self.case, **runs_of(job)) for job in jobs]
         return (*jobs, *relearned)
 
     @property
     def title(self) -> str:
+        """Model and poison."""
         return f"score {self.case.model.label} {self.case.poison.kind}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:

@@ -84,10 +84,12 @@ class LastLayers(FineTune):
     title = "CF-k"
 
     def check(self) -> None:
+        """Refuse k below 1."""
         super().check()
         require_whole("k", self.k)
 
     def why_not(self, model: Model) -> str:
+        """Name what the model lacks: layers, or others than the last k."""
         if not hasattr(model, "last_layers"):
             return "it has no layers"
         try:
@@ -108,6 +110,7 @@ class FreshLastLayers(LastLayers):
     title = "EU-k"
 
     def start(self, task: Task) -> Params:
+        """Take the last k layers from fresh parameters."""
         last_layers = task.model.last_layers(task.teacher, self.k)
         return jax.tree.map(jnp.where, last_layers, task.fresh, task.teacher)
 
@@ -143,6 +146,7 @@ class ScrubAlternating(Descent):
     grid = ({}, {"rate": 4.0}, small, {"rate": 4.0, **small})
 
     def check(self) -> None:
+        """Refuse values outside their ranges."""
         super().check()
         require_whole("ascents", self.ascents, 0)
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
@@ -235,6 +239,7 @@ class SalUn(Descent):
     grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 4.0, "share": 0.1})
 
     def check(self) -> None:
+        """Refuse shares outside (0, 1]."""
         super().check()
         require(0 < self.share <= 1, "share", self.share, "a share above 0, at most 1")
 
@@ -270,6 +275,7 @@ class BadTeacher(Descent):
     grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
 
     def check(self) -> None:
+        """Refuse temperatures that are not positive."""
         super().check()
         require(self.temperature > 0, "temperature", self.temperature, "a positive number")
 
@@ -319,6 +325,7 @@ class Repair(Descent):
     grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
 
     def forget_set(self, task: Task) -> Split:
+        """Return the forget set as it was before the poison."""
         return task.forget_clean
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
@@ -370,11 +377,13 @@ class SelectiveDampening(OneShot):
     grid = ({"alpha": 2.5}, {"alpha": 1.5}, {"alpha": 1.1}, {"alpha": 1.1, "dampening": 0.3})
 
     def check(self) -> None:
+        """Refuse negative values; alpha may be infinite."""
         require(self.alpha >= 0, "alpha", self.alpha, "a number, 0 or more; inf changes nothing")
         is_usable = 0 <= self.dampening < math.inf
         require(is_usable, "dampening", self.dampening, "a finite number, 0 or more")
 
     def step(self, task: Task, key: jax.Array) -> Params:
+        """Dampen the parameters on which the forget set acts most."""
         fisher_of_forget = squared_gradients(task, task.forget, key)
         fisher_of_retain = squared_gradients(task, task.retain, key)
         n_forget = len(task.forget.y)
@@ -413,6 +422,7 @@ class FisherNoise(OneShot):
     grid = ({}, {"strength": 1e-4}, {"strength": 1e-3}, {"strength": 1e-2})
 
     def step(self, task: Task, key: jax.Array) -> Params:
+        """Add noise to the teacher's parameters."""
         noise_key, key = jax.random.split(key)
         flat, unravel = ravel_pytree(task.teacher)
         fisher, _ = ravel_pytree(squared_gradients(task, task.retain, key))
@@ -444,9 +454,11 @@ class Newton(OneShot):
     grid = ({},)
 
     def why_not(self, model: Model) -> str:
+        """Refuse models whose logits are drawn."""
         return "its logits are drawn" if getattr(model, "is_random", False) else ""
 
     def step(self, task: Task, key: jax.Array) -> Params:
+        """Take the best of the damped steps, or none."""
         flat, unravel = ravel_pytree(task.teacher)
         retain = task.retain
 

@@ -144,6 +144,7 @@ class Choice(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The models of each setting on each of CHOICE_DRAWS."""
         if not self.is_asked:
             return ()
         jobs = []
@@ -218,6 +219,7 @@ class Chosen(Fit):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The teachers, and the choice."""
         return (self.start, self.choice)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -263,10 +265,12 @@ class Relearn(Runs):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The models, and the teachers whose loss is the target."""
         return (self.start, *self.case.teachers())
 
     @property
     def kind(self) -> tuple:
+        """Model and poison."""
         return (type(self).__name__, self.data, self.case.model.label, self.case.poison.kind)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:

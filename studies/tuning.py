@@ -82,6 +82,7 @@ class Tuning(Job):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The blocks of all settings."""
         return tuple(itertools.chain.from_iterable(self.trials))
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -108,6 +109,7 @@ class Tuned(Fit):
 
     @property
     def needs(self) -> tuple[Job, ...]:
+        """The tuning."""
         return (self.tuning,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
@@ -140,6 +142,7 @@ class Estimate(Drawn):
 
     @property
     def title(self) -> str:
+        """Estimator and poison."""
         return f"{self.candidates[0].label} {self.poison.kind} {self.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:

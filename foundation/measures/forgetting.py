@@ -36,6 +36,7 @@ class Models(NamedTuple):
 
     @property
     def count(self) -> int:
+        """The number of models."""
         return len(self.z)
 
 

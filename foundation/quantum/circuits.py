@@ -164,9 +164,12 @@ def _evolve(
 
     The layers run in a scan, so that the compile time does not grow with depth. The ring is cut
     into two halves, and a layer is one matrix on each half: the rotations and the bonds within it.
-    Two bonds join the halves. The inner bond enters the matrices of the second half, one matrix
-    for either value of the qubit before it. The closing bond enters the matrices of the first half
-    in the next layer, one for either value of the last qubit. So no product is spent on entangling.
+    Two bonds join the halves: the inner one, from the last qubit of the first half to the first
+    qubit of the second, and the closing one, from the last qubit of the ring to the first. A bond
+    is diagonal in the qubit that it starts from. So the second half has two matrices, one for each
+    value of the qubit before it, with the inner bond in them; and in the next layer the first half
+    has two, one for each value of the ring's last qubit, with the closing bond in them. No product
+    is spent on entangling.
 
     close: apply the last layer's closing bond, which no measurement of the last qubit sees.
     """

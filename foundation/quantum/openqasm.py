@@ -78,6 +78,7 @@ class OpenQasm:
 
     @property
     def n_qubits(self) -> int:
+        """The number of qubits of the text."""
         return self._read[0]
 
     @property

@@ -44,11 +44,13 @@ class Evidence(NamedTuple):
 
     @property
     def text(self) -> str:
-        value, low, high = (
-            digits(number, sign="+") for number in (self.value, self.low, self.high)
-        )
-        interval = f" [{low}, {high}]" if self.high > self.low else ""
-        return f"{value}{interval}, n = {self.n}"
+        """The mean with its interval and n, such as +.12 [+.08, +.15], n = 20."""
+        value = digits(self.value, sign="+")
+        if self.high > self.low:
+            low = digits(self.low, sign="+")
+            high = digits(self.high, sign="+")
+            value = f"{value} [{low}, {high}]"
+        return f"{value}, n = {self.n}"
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,13 @@ METHOD_STYLE = {  # colour and line of each method
 SPARE_STYLE = (PALETTE[6], (0, (1, 3)), "v")  # of families that a user added
 # of methods without a style of their own, in turn; no family has these colours
 SPARE_COLOURS = (PALETTE[7], PALETTE[8], PALETTE[6], DARK[2], DARK[4], DARK[3])
-SPARE_LINES = ((0, (1, 3)), (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (8, 2, 2, 2)), "-")
+SPARE_LINES = (
+    (0, (1, 3)),
+    (0, (5, 1)),
+    (0, (3, 1, 1, 1)),
+    (0, (8, 2, 2, 2)),
+    "-",
+)
 POISON_NAMES = {
     "labels": "flipped labels",
     "one_class": "one class flipped",
