@@ -78,6 +78,26 @@ class Dataset:
     image_shape: tuple[int, int] | None = None  # (28, 28) where samples are images
     given: Given | None = None  # poison that the training set came with
 
+    def identified(self) -> Dataset:
+        """Return the data set with the SHA-256 of its arrays as they are now in its provenance."""
+        given = self.given
+        poison_arrays = (given.mask, given.known, *given.clean) if given else ()
+        digest = sha256(*self.train, *self.val, *poison_arrays, *self._unusual_form())
+        return replace(self, provenance={**self.provenance, "sha256": digest})
+
+    def _unusual_form(self) -> tuple[np.ndarray, ...]:
+        """Return as an array how samples are read, where that does not follow from them.
+
+        It follows for states, and for images of 28 × 28 pixels that are padded to 1024.
+        """
+        x = self.train.x
+        is_columnwise = self.provenance.get("encoding") == "columnwise"
+        form = (self.n_features, *(self.image_shape or ()), is_columnwise)
+        has_norm_1 = bool(np.isclose(np.linalg.norm(x[0]), 1, atol=1e-3))
+        is_image = x.shape[1] == 1024 and not np.iscomplexobj(x)
+        usual = (784, 28, 28, not has_norm_1) if is_image else (x.shape[1], False)
+        return () if form == usual else (np.array(form, np.int64),)
+
     def __post_init__(self):
         for name in ("train", "val"):
             split = require_split(getattr(self, name), name)
@@ -138,7 +158,7 @@ def _require_given(given: Given, train: Split) -> Given:
     require(0 < count < len(mask), "poison_mask", got, "some, and not all")
     got = f"0 of {count} poisoned samples"
     require(bool(known.any()), "known_mask", got, "some of them, or all")
-    got = "samples that poison_mask has not"
+    got = "samples outside of poison_mask"
     require(not (known & ~mask).any(), "known_mask", got, "a part of poison_mask")
     clean = require_split(given.clean, "clean")
     shape = train.x.shape
@@ -387,10 +407,9 @@ def _dataset(
     given: Any = None,
     **provenance: Any,
 ) -> Dataset:
-    poison_arrays = (given.mask, given.known, *given.clean) if given else ()
-    digest = sha256(*train, *val, *poison_arrays)
-    provenance |= {"n_train": len(train.y), "n_val": len(val.y), "sha256": digest}
-    return Dataset(train, val, name, n_features, provenance, image_shape, given)
+    provenance |= {"n_train": len(train.y), "n_val": len(val.y)}
+    dataset = Dataset(train, val, name, n_features, provenance, image_shape, given)
+    return dataset.identified()
 
 
 def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
@@ -577,6 +596,7 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     Each image gets norm 1, or with "columnwise" each column of an image.
     """
     axes = (1, 2) if encoding == "amplitude" else 1
+    pixels = _scaled(pixels, axes)
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
     is_filled = encoding == "columnwise" or (norms > 0).all()
@@ -587,6 +607,23 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     n_missing = max(0, 4 - encoded.shape[1])  # a circuit has two qubits at least
     encoded = np.pad(encoded, ((0, 0), (0, n_missing)))
     return Split(pad(encoded.astype(dtype)), labels.astype(np.int32))
+
+
+def _scaled(pixels: np.ndarray, axes: int | tuple[int, int]) -> np.ndarray:
+    """Multiply what is far from 1 along some axes by a power of two, which rounds nothing.
+
+    Norms of very small and very large numbers would vanish, or overflow.
+    """
+    largest = np.abs(pixels).max(axis=axes, keepdims=True)
+    is_ordinary = (largest == 0) | ((largest > 1e-3) & (largest < 1e3))
+    if is_ordinary.all():
+        return pixels
+    _, exponents = np.frexp(largest.astype(np.float64))
+    shift = np.where(is_ordinary, 0, -exponents)
+    if np.iscomplexobj(pixels):
+        wide = pixels.astype(np.complex128)
+        return np.ldexp(wide.real, shift) + 1j * np.ldexp(wide.imag, shift)
+    return np.ldexp(pixels.astype(np.float64), shift)
 
 
 # ---- XXZ ----

@@ -15,10 +15,10 @@ from typing import Literal
 
 from datar import Dataset, load_mnist
 from foundation.base.checks import any_terminal
+from foundation.engine.command_line import parse_command_line
 from foundation.engine.runner import (
     config_class,
     one_line_errors,
-    parse_command_line,
     preset_values,
     run_studies,
     stoppable,
@@ -77,6 +77,7 @@ PRESETS = HessianConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quic
 
 @any_terminal()
 def main() -> int:
+    """Compute the landscapes, draw them and print their tables."""
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
         dataset = config.load()

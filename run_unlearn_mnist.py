@@ -18,11 +18,11 @@ from typing import Literal
 
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
 from foundation.base.checks import any_terminal, require, require_whole
+from foundation.engine.command_line import parse_command_line
 from foundation.engine.runner import (
     Settings,
     config_class,
     one_line_errors,
-    parse_command_line,
     preset_values,
     run_studies,
     stoppable,
@@ -208,6 +208,7 @@ PRESETS = MnistConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick"
 
 @any_terminal()
 def main() -> int:
+    """Compute the stages, draw their figures and print their tables."""
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
         dataset = load(config)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 from datar import Dataset, Gauge, load_xxz
 from foundation.base.checks import any_terminal
+from foundation.engine.command_line import parse_command_line
 from foundation.engine.runner import (
     config_class,
     one_line_errors,
-    parse_command_line,
     preset_values,
     run_studies,
     stoppable,
@@ -154,6 +154,7 @@ PRESETS = XxzConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": 
 
 @any_terminal()
 def main() -> int:
+    """Compute the stages, draw their figures and print their tables."""
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
         dataset = config.load()

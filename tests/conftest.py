@@ -46,8 +46,10 @@ from hypothesis import strategies as st
 from datar import Dataset, Split, load_mnist
 from foundation.base.places import own_files
 from foundation.engine import jobs
-from foundation.engine.keys import SOURCES
+from foundation.engine.own_code import MANIFEST
+from foundation.engine.programs import use_checked_programs
 
+use_checked_programs()  # shared with the processes that compute
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
 
@@ -188,7 +190,7 @@ def run_python(
 def copy_project(folder: Path) -> None:
     """The modules of the project, with their list of sources, as a user's copy has them; nothing
     else of it."""
-    for path in (*own_files(), SOURCES):
+    for path in (*own_files(), MANIFEST):
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)

@@ -196,11 +196,10 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def own_sources() -> list[str]:
-    """The lines of foundation/engine/sources.txt as the code is now: a digest, and what it is
-    of."""
+    """The lines of foundation/engine/sources.txt as the code is now."""
     sys.path.insert(0, str(ROOT))
     from foundation.base.places import own_files
-    from foundation.engine import keys
+    from foundation.engine import keys, own_code
     from foundation.engine.jobs import Job
     from foundation.measures.forgetting import MEASURES, Measure
     from foundation.quantum.device import Noise
@@ -218,24 +217,18 @@ def own_sources() -> list[str]:
             each for each in classes if issubclass(each, kinds) or name == "studies.contenders"
         ]
         code += [each.function for each in values if isinstance(each, Poison) and each.function]
-    lines = {}
-    # bases first: theirs are their digests
-    for each in sorted(code, key=lambda each: len(getattr(each, "__mro__", ()))):
-        name = f"{each.__module__}.{each.__qualname__}"
-        lines |= {digest: name for digest in keys.source_hashes(each) if digest not in lines}
-    return sorted(
-        (f"{digest} {name}" for digest, name in lines.items()), key=lambda line: line.split()[::-1]
-    )
+    return own_code.manifest_lines(code, keys.NUMERICS)
 
 
 def renew() -> str:
     """Write the list of sources; returns what was done in words."""
-    from foundation.engine import keys
+    from foundation.engine import own_code
 
     lines = own_sources()
-    changed = len({line.split()[0] for line in lines} ^ keys.OWN_SOURCES)
-    keys.SOURCES.write_text("\n".join(lines) + "\n")
-    return f"{keys.SOURCES.relative_to(ROOT)}: {len(lines)} sources, {changed} digests changed"
+    before = own_code.MANIFEST.read_text().splitlines()
+    changed = len({*lines} - {*before})
+    own_code.MANIFEST.write_text("\n".join(lines) + "\n")
+    return f"{own_code.MANIFEST.relative_to(ROOT)}: {len(lines)} lines, {changed} changed"
 
 
 def differences(found: dict[str, dict], expected: dict[str, dict]) -> list[str]:
@@ -273,13 +266,11 @@ def kinds(found: dict[str, dict]) -> dict[str, str]:
 def needs_no_proof() -> bool:
     """Whether the list may be renewed without computing: NUMERICS rose, or the digests in it are
     those of the code."""
-    digests_now = {line.split()[0] for line in own_sources()}
-    from foundation.engine import keys
+    now = {line for line in own_sources() if not line.startswith("file ")}
+    from foundation.engine import keys, own_code
 
-    return (
-        json.loads(REFERENCE.read_text())["numerics"] < keys.NUMERICS
-        or digests_now == keys.OWN_SOURCES
-    )
+    listed = {line for line in own_code.MANIFEST.read_text().splitlines() if line[:5] != "file "}
+    return json.loads(REFERENCE.read_text())["numerics"] < keys.NUMERICS or now == listed
 
 
 def main() -> int:

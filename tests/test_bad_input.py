@@ -21,7 +21,7 @@ from datar import Dataset, Split, load_mnist, load_xxz, pad
 from foundation.base import storage
 from foundation.base.checks import BadInput, require, require_whole
 from foundation.base.npz import read_npz
-from foundation.engine.runner import parse_command_line
+from foundation.engine.command_line import parse_command_line
 from foundation.measures import metrics
 from foundation.quantum import circuits
 from foundation.quantum.ring import xxz_hamiltonian, xxz_spectrum

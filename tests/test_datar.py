@@ -19,7 +19,7 @@ from warm import COLD
 import datar
 from datar import Dataset, load_mnist, load_xxz
 from foundation.base.checks import BadInput
-from foundation.base.labels import two_classes
+from foundation.base.labels import as_words, two_classes
 from foundation.base.npz import sha256
 
 DIGITS = (1, 9, 4)
@@ -219,6 +219,83 @@ def test_labels_with_several_points_are_words():
     with refused("two of the labels in mine.npz: ., 1.2.3, 9, 10"):
         two_classes(None, labels, Path("mine.npz"))
     assert two_classes(("1.2.3", 9.0), labels, Path("mine.npz")) == ("1.2.3", "9")
+
+
+NEAR = ["01", "1", "1E1", "10", "1_0", "True", "None", "nan", "", "4.0", "4", "-0", "0", "\xe9"]
+LABELS = st.one_of(
+    st.tuples(st.just("i8"), st.lists(st.integers(-(2**63), 2**63 - 1))),
+    st.tuples(st.just("u8"), st.lists(st.integers(0, 2**64 - 1))),
+    st.tuples(st.just("i8"), st.lists(st.integers(2**53, 2**53 + 4))),
+    st.tuples(st.just("f8"), st.lists(st.floats(allow_nan=False))),
+    st.tuples(st.just("f4"), st.lists(st.floats(allow_nan=False, width=32))),
+    st.tuples(st.just("?"), st.lists(st.booleans())),
+    st.tuples(st.just("U8"), st.lists(st.text(max_size=8))),
+    st.tuples(st.just("U8"), st.lists(st.sampled_from(NEAR))),
+    st.tuples(st.just("S8"), st.lists(st.binary(max_size=8))),
+)
+
+
+@given(LABELS)
+def test_unequal_labels_of_one_array_stay_apart(kind_and_labels):
+    array = np.array(kind_and_labels[1], kind_and_labels[0])
+    words = as_words(array)
+    assert words.shape == array.shape
+    for left, word in zip(array, words, strict=True):
+        np.testing.assert_array_equal(array == left, words == word)
+
+
+def test_what_is_no_label_is_no_class_and_its_name_is_one():
+    assert as_words([1.0, np.nan]).tolist() == ["1", ""]
+    assert as_words(np.array(["None", "nan", "NaT"])).tolist() == ["None", "nan", "NaT"]
+    assert as_words([None, "a"]).tolist() == ["", "a"]
+    assert as_words(np.array(["2020-01-01", "NaT"], "M8[D]")).tolist() == ["2020-01-01", ""]
+    with refused("labels: got 1 and '1'"):
+        as_words(np.array([1, "1"], object))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "found"),
+    [
+        (["01", "1"], None, ("01", "1")),
+        (["1E1", "10"], ("10", "1E1"), ("10", "1E1")),
+        (["True", "1"], ("1", "True"), ("1", "True")),
+        ([3, 7], ("3.0", "7"), ("3", "7")),
+        ([3.5, 7.0], (3.5, "7"), ("3.5", "7")),
+        ([2**53, 2**53 + 1], None, (str(2**53), str(2**53 + 1))),
+        ([False, True], ("True", "False"), ("1", "0")),
+        (["None", "nan"], None, ("None", "nan")),
+        (["e\u0301", "a"], ("\xe9", "a"), ("e\u0301", "a")),
+    ],
+)
+def test_classes_are_found_as_they_are_written(labels, classes, found):
+    assert two_classes(classes, np.array(labels), Path("mine.npz")) == found
+
+
+@given(st.integers(-300, 17), st.booleans(), st.sampled_from(["amplitude", "columnwise"]))
+def test_samples_of_any_scale_get_norm_1(tmp_path_factory, exponent, is_complex, encoding):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(8, 3, 3)) * 10.0**exponent
+    if is_complex:
+        x = x * np.exp(1j)
+    y = np.arange(8) % 2
+    path = tmp_path_factory.mktemp("scales") / "mine.npz"
+    np.savez(path, x_train=x, y_train=y, x_val=x, y_val=y)
+    data = datar.load_npz(path, encoding=encoding)
+    images = data.train.x[:, :9].reshape(8, 3, 3)
+    axes = 1 if encoding == "columnwise" else (1, 2)
+    np.testing.assert_allclose(np.linalg.norm(images, axis=axes), 1, rtol=1e-5)
+
+
+def test_arrays_with_misspelt_names_are_refused_and_others_are_named(tmp_path, capsys):
+    x, y = np.random.default_rng(0).normal(size=(8, 4)), np.arange(8) % 2
+    usual = {"x_train": x, "y_train": y, "x_val": x, "y_val": y}
+    for name in ("poisoned_mask", "poison_masks", "Known_Mask", "y_cleaned"):
+        np.savez(tmp_path / "mine.npz", **usual, **{name: y})
+        with refused(f"data: got an array {name}, allowed: "):
+            datar.load_npz(tmp_path / "mine.npz")
+    np.savez(tmp_path / "mine.npz", **usual, comment=y)
+    datar.load_npz(tmp_path / "mine.npz")
+    assert capsys.readouterr().err == "note: data: not read: 'comment'\n"
 
 
 CONTENT = arrays()

@@ -22,7 +22,7 @@ from warm import COLD
 from datar import Dataset, Split
 from foundation.base.checks import BadInput
 from foundation.base.places import own_files
-from foundation.engine import jobs, keys, runner
+from foundation.engine import jobs, keys, own_code, runner
 from foundation.engine.jobs import Deadly, Job, Local, Result, Store, job_key, with_needs
 from models import MLP, QNN, Training
 from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Scrub
@@ -278,13 +278,14 @@ def test_what_a_function_closes_over_counts():
 def test_the_list_of_the_projects_own_sources_is_that_of_the_code():
     """Of modules that are there: tests/same_bits.py --renew renews it, where the bits are the same
     or NUMERICS rose."""
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in own_files()}
-    lines = keys.SOURCES.read_text().splitlines()
-    listed = [
-        line
-        for line in lines
-        if any(line.split()[1].startswith(f"{module}.") for module in modules)
-    ]
+    paths = {path.relative_to(ROOT).as_posix() for path in own_files()}
+    modules = {own_code.module_of(ROOT / path) for path in paths}
+    listed = []
+    for line in own_code.MANIFEST.read_text().splitlines():
+        kind, _, name = line.split()
+        is_there = name in paths or any(name.startswith(f"{module}.") for module in modules)
+        if is_there or kind == "numerics":
+            listed.append(line)
     assert listed == own_sources()
 
 

@@ -12,7 +12,7 @@ from test_evaluation import SMALL, small_data
 
 import run_unlearn_mnist
 from foundation.base import storage
-from foundation.engine import runner
+from foundation.engine import command_line, runner
 from foundation.engine.study import by_name
 from foundation.report.closing import report
 
@@ -56,7 +56,7 @@ def test_the_example_runs_from_the_command_line(mine):
 
 @pytest.mark.usefixtures("in_this_process")
 def test_the_example_runs_from_python(mine, capsys):
-    (study,) = runner.studies_of_file(mine)
+    (study,) = command_line.studies_of_file(mine)
     studies = [*run_unlearn_mnist.STUDIES, study]
     config = replace(SMALL, stages=("learning",), models=("mlp",), out=mine.parent / "out")
     folder = runner.run_studies(config, small_data(), studies)
@@ -68,7 +68,7 @@ def test_the_example_runs_from_python(mine, capsys):
 
 
 def test_a_configuration_with_a_further_study_has_its_flags_in_every_preset(mine):
-    (study,) = runner.studies_of_file(mine)
+    (study,) = command_line.studies_of_file(mine)
     wide = runner.with_studies(SMALL, [*run_unlearn_mnist.STUDIES, study])
     assert wide.learning.counts == (20, 60) and wide.presets["paper"].learning.counts == (
         40,
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_study_is_refused_in_one_line(tmp_path, name, text, sa
     if text is not None:
         path.write_text(text)
     with refused(said):
-        runner.studies_of_file(path)
+        command_line.studies_of_file(path)
     sys.modules.pop("mine", None)
 
 
@@ -106,7 +106,7 @@ def test_a_study_of_a_name_that_is_there_is_refused_in_one_line(tmp_path, monkey
     words = ["run_unlearn_mnist.py", "--preset", "quick", "--study", str(path)]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
-        runner.parse_command_line(
+        command_line.parse_command_line(
             run_unlearn_mnist.PRESETS, run_unlearn_mnist.STUDIES, run_unlearn_mnist.__doc__
         )
     said = capsys.readouterr().err

@@ -4,6 +4,7 @@ stopped."""
 import dataclasses
 import itertools
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -248,12 +249,13 @@ class Toy(Job):
 
 
 DATA = Dataset(
-    Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {"sha256": "toy"}
-)
+    Split(np.eye(2), np.arange(2)), Split(np.eye(2), np.arange(2)), "toy", 2, {}
+).identified()
+HASH = DATA.provenance["sha256"]
 
 
 def toy(number, **fields):
-    return Toy(data="toy", number=number, **fields)
+    return Toy(data=HASH, number=number, **fields)
 
 
 def toy_table(row, arrays):
@@ -304,7 +306,7 @@ def test_a_plan_computes_nothing(tmp_path, capsys):
 def test_an_error_in_one_job_keeps_the_others(tmp_path, capfd):
     store = Store(tmp_path / "jobs")
     with pytest.raises(BadInput, match="got nonsense"):
-        compute([toy(1), toy(2), toy(9, error="bad")], {"toy": DATA}, store, workers=1)
+        compute([toy(1), toy(2), toy(9, error="bad")], {HASH: DATA}, store, workers=1)
     said = capfd.readouterr().err
     assert "stopped with 2 of 3 jobs computed, all of them kept" in said
     assert "goes on from there" not in said  # it would fail again
@@ -326,7 +328,7 @@ def test_what_has_no_source_is_shown_and_not_stored(tmp_path):
         "*inputs):\n        return {'value': np.array(self.number + 0.5)}",
         names,
     )
-    mine = names["Mine"](data="toy", number=1)
+    mine = names["Mine"](data=HASH, number=1)
     assert job_key(mine) is None
     folder = start(tmp_path, mine, toy(3, parts=(mine,)), toy(2))
     found = storage.read_dataset(folder / "toys.nc")
@@ -344,3 +346,92 @@ def test_stages_that_compute_nothing_are_refused(mnist, tmp_path):
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed():
     with refused("--out: cannot write"):
         start(Path("/proc/nowhere"), toy(1))
+
+
+# ---- what enters a study ----
+
+
+def test_data_that_were_changed_are_other_data(tmp_path, capsys):
+    """In place, or behind a copied hash: what is computed is never that of the data before."""
+
+    def plan(config, dataset):
+        digest = dataset.provenance["sha256"]
+        yield Row("toys", Mean(data=digest), {"name": "mean"}, toy_table)
+
+    study = Study(name="toys", question="?", plan=plan)
+    config = ToyConfig(preset="quick", out=tmp_path / "one", workers=1)
+    data = Dataset(DATA.train, DATA.val, "toy", 2, {"sha256": "of somebody else"})
+    folder = run_studies(config, data, [study])
+    assert storage.read_dataset(folder / "toys.nc").value.values == 0.5
+    other = replace(data, train=Split(2 * DATA.train.x, DATA.train.y))
+    with refused("other data"):
+        run_studies(config, other, [study])
+    elsewhere = replace(config, out=tmp_path / "two")
+    folder = run_studies(elsewhere, other, [study])
+    assert storage.read_dataset(folder / "toys.nc").value.values == 1.0
+    other.train.x[:] *= 2
+    with refused("other data"):
+        run_studies(elsewhere, other, [study])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mean(Job):
+    def perform(self, dataset, *inputs):
+        return {"value": dataset.train.x.mean()}
+
+
+def test_further_data_of_a_study_carry_their_own_hash(tmp_path):
+    copied = replace(DATA, train=Split(2 * DATA.train.x, DATA.train.y))
+    study = Study(
+        name="toys", question="?", plan=toy_study(toy(1)), data=lambda config, data: {"b": copied}
+    )
+    config = ToyConfig(preset="quick", out=tmp_path, workers=1)
+    with refused(f"sha256 of the data set toy: got {HASH}"):
+        run_studies(config, DATA, [study])
+
+
+def test_jobs_of_data_that_are_not_there_are_refused(tmp_path):
+    with refused("data of the job toy: got nowhere"):
+        start(tmp_path, Toy(data="nowhere", number=1))
+
+
+def test_two_jobs_for_one_place_are_refused(tmp_path):
+    start(tmp_path, toy(1), toy(1))
+    other = toy(1, parts=(toy(2),))
+    with refused("stage toys: got two jobs for name n1"):
+        start(tmp_path, toy(1), other)
+
+
+def test_numbers_of_other_settings_are_not_mixed_into_a_file(tmp_path, monkeypatch):
+    start(tmp_path, toy(1), toy(2))
+    flags = os.environ.get("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
+    with refused("which holds numbers of other settings"):
+        start(tmp_path, toy(3))
+    with refused("which holds numbers of other settings"):
+        start(tmp_path, toy(1))
+    start(tmp_path, toy(1), toy(2))
+    monkeypatch.undo()
+    with refused("settings.XLA_FLAGS"):
+        start(tmp_path, toy(2))
+
+
+def test_again_computes_anew_and_says_what_differs(tmp_path, monkeypatch, capsys):
+    folder = start(tmp_path, toy(1), toy(3, parts=(toy(2),)))
+    monkeypatch.setattr(storage, "git_commit", lambda: "0123abcd+dirty")
+    with refused("--again: got the commit 0123abcd"):
+        start(tmp_path, toy(1), again=True)
+    monkeypatch.setattr(storage, "git_commit", lambda: "0123abcd")
+    jobs = {path: path.stat().st_mtime_ns for path in tmp_path.glob("jobs/*")}
+    capsys.readouterr()
+    start(tmp_path, toy(1), again=True)
+    assert capsys.readouterr().out == f"{folder / 'toys.nc'}: 2 numbers, all as they were\n"
+    found = storage.read_dataset(folder / "toys.nc")
+    storage.write_dataset(folder / "toys.nc", found.assign(value=found.value + 0.5))
+    start(tmp_path, toy(1), toy(3, parts=(toy(2),)), again=True)
+    said = capsys.readouterr().out
+    assert said == f"{folder / 'toys.nc'}: value: 2 differ, by 0.5 at most\n"
+    assert storage.read_dataset(folder / "toys.nc").value.values.tolist() == [1, 5]
+    now = {path: path.stat().st_mtime_ns for path in tmp_path.glob("jobs/*")}
+    assert now.keys() == jobs.keys() and all(now[path] > jobs[path] for path in jobs)
+    assert folder_name(replace(MNIST, again=True)) == "quick"

@@ -28,6 +28,7 @@ from foundation.base.checks import BadInput
 from foundation.base.places import cache_folder
 from foundation.engine import keys, runner
 from foundation.engine import study_files as results
+from foundation.engine.programs import Programs, private_folder
 from foundation.engine.study import Study, by_name
 from foundation.measures import metrics
 from models import MLP, QNN, QuadraticForm, Training, train
@@ -1047,34 +1048,61 @@ def one_row(config, dataset):
 def test_a_user_without_a_home_has_a_cache_all_the_same(monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert cache_folder().name == f"quantum-unlearning-{os.getuid()}"
+    folder = cache_folder()
+    assert folder == cache_folder() and folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+def damaged(entries, how):
+    """Each entry replaced, rotated, truncated or with one bit flipped."""
+    contents = [path.read_bytes() for path in entries]
+    if how == "rotated":
+        contents = contents[1:] + contents[:1]
+    for path, content in zip(entries, contents, strict=True):
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        spoiled = {"truncated": content[:middle], "flipped": flipped, "replaced": b"nonsense"}
+        path.write_bytes(spoiled.get(how, content))
+
+
+@pytest.mark.parametrize("how", ["rotated", "truncated", "flipped", "replaced"])
+def test_a_program_is_the_one_of_its_name_or_none(tmp_path, how):
+    programs = Programs(tmp_path)
+    for name in ("a", "b", "c"):
+        programs.put(name, name.encode() * 100)
+    assert programs.get("a") == b"a" * 100 and programs.get("d") is None
+    damaged(sorted(tmp_path.glob("*.program")), how)
+    assert [programs.get(name) for name in ("a", "b", "c")] == [None] * 3
+    assert not list(tmp_path.glob("*.program"))
+    programs.put("a", b"new")
+    assert programs.get("a") == b"new"
+
+
+def test_the_folder_of_programs_is_the_users_alone(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "programs"
+    folder.mkdir(mode=0o777)
+    assert private_folder(folder) == str(folder) and folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(os, "getuid", lambda: -1)
+    assert private_folder(folder) is None
+    assert "it belongs to another user" in capsys.readouterr().err
 
 
 @pytest.mark.long
-def test_a_compiled_program_that_was_cut_off_is_compiled_again_and_kept(tmp_path):
-    """Every entry of the cache is truncated, as by a kill: the same numbers, and whole entries
-    afterwards."""
+def test_programs_that_were_changed_in_the_cache_are_compiled_again(tmp_path):
+    """The right numbers, exit 0, and whole entries afterwards."""
     cache, flags = tmp_path / "cache of mine", (*SMALL, "--alphas", 0)
-    sizes, numbers = [], []
-    for attempt in ("first", "again"):
+    kinds = ("first", "rotated", "flipped", "truncated")
+    numbers, sizes = [], []
+    for kind in kinds:
+        entries = sorted(cache.glob("*.program"))
+        damaged(entries, kind)
         done = run(
-            "run_unlearn_mnist.py",
-            *flags,
-            "--out",
-            attempt,
-            cwd=tmp_path,
+            "run_unlearn_mnist.py", *flags, "--out", kind, cwd=tmp_path,
             JAX_COMPILATION_CACHE_DIR=str(cache),
-        )
+        )  # fmt: skip
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        entries = sorted(cache.glob("*-cache"))
-        sizes.append({path.name: path.stat().st_size for path in entries})
-        numbers.append(
-            storage.read_dataset(
-                next(tmp_path.glob(f"{attempt}/*/*/noise_sweep.nc"))
-            ).accuracy.values
-        )
-        for path in entries if attempt == "first" else ():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert len(sizes[0]) > 1
-    np.testing.assert_array_equal(*numbers)
-    assert all(sizes[1][name] > 0.9 * size for name, size in sizes[0].items())
+        results = next(tmp_path.glob(f"{kind}/*/*/noise_sweep.nc"))
+        numbers.append(storage.read_dataset(results).accuracy.values)
+        sizes.append({path.name for path in cache.glob("*.program")})
+    assert len(sizes[0]) > 1 and sizes == sizes[:1] * len(kinds)
+    for of_kind in numbers:
+        np.testing.assert_array_equal(of_kind, numbers[0])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from foundation.base.checks import BadInput, first_line, require
+from foundation.base.checks import BadInput, first_line, listed, require
 
 MAX_NPZ_BYTES = 2**29  # an .npz that declares a larger size is refused unread
 
@@ -41,11 +43,8 @@ def read_npz(
         with np.load(path, allow_pickle=False) as file:
             present = [key for key in (*keys, *optional) if key in file]
             arrays = {key: _plain_array(file, key) for key in present}
-            with_capitals = [key for key in file if key != key.lower()]
-        miscased = [key for key in with_capitals if key.lower() in optional]
-        if miscased:
-            key = miscased[0]
-            require(False, "data", key, key.lower())
+            others = [key for key in file if key not in (*keys, *optional)]
+        _report_unread(others, optional)
         readable = [key for key, array in arrays.items() if isinstance(array, np.ndarray)]
         missing = [key for key in keys if key not in readable]
         allowed = f"an .npz with arrays {', '.join(keys)}"
@@ -55,6 +54,18 @@ def read_npz(
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen kinds of error
         raise BadInput(f"data: {path} is not a readable .npz ({first_line(error)})") from None
     return arrays
+
+
+def _report_unread(names: list[str], optional: tuple[str, ...]) -> None:
+    """Refuse arrays whose names look like optional ones; name all others on stderr.
+
+    Without optional arrays nothing is said, because such files are read as they are published.
+    """
+    for name in names:
+        near = difflib.get_close_matches(name.lower(), optional, n=1, cutoff=0.7)
+        require(not near, "data", f"an array {name}", f"{', '.join(near)}, or another name")
+    if names and optional:
+        print(f"note: data: not read: {listed(names)}", file=sys.stderr)
 
 
 def _plain_array(file: Any, key: str) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,11 +24,19 @@ def cache_folder() -> Path:
     """Return the project's folder in the user's cache (XDG_CACHE_HOME, or ~/.cache).
 
     The folder need not exist. A user without a home, as in a container that runs under a numeric
-    user id, has it among the temporary files.
+    user id, has a new one among the temporary files, which goes with the process: another user
+    could have made a folder of a name that can be guessed.
     """
     given = os.environ.get("XDG_CACHE_HOME")
     try:
         cache = Path(given or Path.home() / ".cache")
     except RuntimeError:
-        return Path(tempfile.gettempdir()) / f"quantum-unlearning-{os.getuid()}"
+        cache = _temporary_folder()
     return cache / "quantum-unlearning"
+
+
+@functools.cache
+def _temporary_folder() -> Path:
+    folder = tempfile.mkdtemp(prefix="quantum-unlearning-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -264,6 +264,36 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
+def features() -> tuple[str, ...]:
+    """List what the processor can do, such as avx2: libraries choose their kernels by it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.is_file() else ""
+    flags = re.search(r"(?:flags|Features)\s*:(.*)", text)
+    return tuple(sorted(flags[1].split())) if flags else (platform.machine(),)
+
+
+KERNEL = "Haswell"  # which every processor with AVX2 can run
+
+
+def usual_kernel() -> str:
+    """Name the kernel that OpenBLAS is told to take, so that machines agree; "" leaves it free.
+
+    OpenBLAS would take another one on each kind of processor, and eigenvectors differ.
+    """
+    return KERNEL if {"avx2", "fma"} <= set(features()) else ""
+
+
+@functools.cache
+def kernels() -> str:
+    """Name the kernels of BLAS that this process computes with, as Haswell; "" for none."""
+    import scipy.linalg  # noqa: F401 - loads the library that JAX computes with
+    from threadpoolctl import threadpool_info
+
+    names = {library.get("architecture") for library in threadpool_info()}
+    return ", ".join(sorted(filter(None, names)))
+
+
 def cores() -> int:
     """Count the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -293,9 +323,12 @@ def git_commit() -> str:
     "unknown" outside git, and for a copy of the project inside another repository.
     """
 
+    # without variables such as GIT_DIR, which name another repository
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+
     def git(*arguments: str) -> str:
-        command = ("git", *arguments)
-        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True}
+        finished = subprocess.run(("git", *arguments), check=True, **options)
         return finished.stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):

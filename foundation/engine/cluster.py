@@ -52,6 +52,7 @@ class Code(NamedTuple):
 
     @classmethod
     def own(cls) -> Code:
+        """Return the code that runs here."""
         return cls(storage.git_commit(), storage.code_digest(), storage.versions())
 
     def differs(self, other: Code) -> str:
@@ -72,7 +73,7 @@ class Place(NamedTuple):
     """The code and the processor of a worker."""
 
     code: Code
-    processor: str  # or the accelerator that jobs run on
+    processor: str  # as jobs.kind_of_machine describes it
 
 
 # ---- the process that asks ----
@@ -107,6 +108,7 @@ class Cluster(jobs.Executor):
         self.client, self.queue = connect(where, workers)
 
     def look(self) -> None:
+        """Take in workers that have joined and fit, and bury those that have gone."""
         next_look = self.looked + self.patience
         if self.workers and time.monotonic() < next_look:
             return
@@ -142,6 +144,7 @@ class Cluster(jobs.Executor):
             self.workers.append(Remote(self, worker.address))
 
     def end(self) -> None:
+        """Leave the scheduler, and end the queue's jobs."""
         with suppress(Exception):  # the scheduler may be gone
             super().end()
         with suppress(Exception):
@@ -222,11 +225,13 @@ class Remote(jobs.Worker):
         self.kinds = set()
 
     def submit(self, job: jobs.Job, inputs: list[jobs.Arrays | Path]) -> Future:
+        """Return the future Result of a job that the worker's process computes."""
         arrays = [_loaded(item) for item in inputs]
         content = cloudpickle.dumps((job, arrays))
         return self.pool.submit(self.errand, "perform", self.run, content)
 
     def end(self) -> None:
+        """Hand out nothing more to the worker."""
         self.pool.shutdown(wait=False)
 
 
@@ -293,9 +298,10 @@ def _queue(where: str) -> Any:
 
 
 def errand(folders: list[str]) -> Callable:
-    """Return a function that calls a function of this module on a worker, by its name.
+    """Return run(name, *arguments), which calls the function of that name in this module.
 
-    The function travels as code and finds the project in `folders`.
+    Dask pickles `run` by value, so that a worker needs no import to unpickle it; on the worker,
+    `run` finds the project in `folders`.
     """
 
     def run(name: str, *arguments: Any) -> Any:
@@ -329,12 +335,21 @@ def begin(run: str, code: tuple[str, str, str], threads: int, setting: bytes) ->
     require(threads == 1, "--nthreads", threads, allowed)
     # Dask's nanny makes the worker a daemon, and a daemon may have no children
     multiprocessing.current_process()._config["daemon"] = False
-    _processes[run] = jobs.Worker(pickle.loads(setting))
+    _processes[run] = jobs.Worker(_for_this_machine(pickle.loads(setting)))
     worker = get_worker()
     arguments = (run, worker, worker.get_current_task())
     threading.Thread(target=_end_with, args=arguments, daemon=True).start()
-    device = _processes[run].pool.submit(jobs.device).result()
-    return Place(code_here, storage.processor() if device == "cpu" else device)
+    kind = _processes[run].pool.submit(jobs.kind_of_machine).result()
+    return Place(code_here, kind)
+
+
+def _for_this_machine(setting: jobs.Setting) -> jobs.Setting:
+    """Leave OpenBLAS its own kernel where the asker's would not run on this processor."""
+    kernel = setting.environment.get("OPENBLAS_CORETYPE")
+    environment = dict(setting.environment)
+    if kernel == storage.KERNEL and storage.usual_kernel() != kernel:
+        del environment["OPENBLAS_CORETYPE"]
+    return setting._replace(environment=environment)
 
 
 def _end_with(run: str, worker: Any, task: str) -> None:

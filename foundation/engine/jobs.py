@@ -9,7 +9,7 @@ starts no backend.
 from __future__ import annotations
 
 import dataclasses
-import glob
+import hashlib
 import json
 import os
 import re
@@ -36,7 +36,9 @@ from loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
 from foundation.base import storage
 from foundation.base.checks import BadInput, first_line
 from foundation.base.places import cache_folder
-from foundation.engine import keys
+from foundation.engine import keys, own_code
+from foundation.engine.programs import Programs, private_folder, use_checked_programs
+from foundation.engine.sources import NoSource
 
 if TYPE_CHECKING:
     from datar import Dataset
@@ -94,10 +96,12 @@ class Runs(Job):
 
     @property
     def runs(self) -> range:
+        """The numbers of the runs."""
         return range(self.block * self.size, (self.block + 1) * self.size)
 
     @property
     def trainings(self) -> int:
+        """One for each run."""
         return self.size
 
 
@@ -111,7 +115,7 @@ def job_fields(job: Job) -> dict[str, Any]:
 
 def job_key(job: Job) -> str | None:
     """Return 64 hex digits that name the job's result; None where code in it has no source."""
-    with suppress(keys.NoSource):
+    with suppress(NoSource):
         return keys.key_of(job_fields(job))
     return None
 
@@ -207,11 +211,14 @@ class Setting(NamedTuple):
     datasets: dict[str, Dataset]  # by their SHA-256
     flags: dict[str, Any]  # of JAX
     environment: dict[str, str]
+    # what the process that asks has put in place of the project's own code: (name, object)
+    replaced: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def own(cls, datasets: dict[str, Dataset]) -> Setting:
         """Return the setting of a process that computes as this one would, in one thread."""
-        return cls(datasets, keys.jax_settings(), one_thread())
+        replaced = tuple(own_code.replaced())
+        return cls(datasets, keys.jax_settings(), one_thread(), replaced)
 
 
 def one_thread() -> dict[str, str]:
@@ -223,10 +230,15 @@ def one_thread() -> dict[str, str]:
     name_of_flag = XLA_FLAGS.partition("=")[0]
     flags = given if name_of_flag in given else f"{given} {XLA_FLAGS}".strip()
     cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(cache_folder() / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+    given_folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    folder = given_folder or private_folder(cache_folder() / "xla")
+    if folder:
+        cache["JAX_COMPILATION_CACHE_DIR"] = folder
+    if kernel := storage.usual_kernel():
+        cache["OPENBLAS_CORETYPE"] = kernel
     kept = {name: os.environ.get(name, value) for name, value in cache.items()}
     shared = {
         "XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -236,11 +248,14 @@ def one_thread() -> dict[str, str]:
 
 def _begin(setting: Setting, parent: int) -> None:
     """Start a process that computes: keep the data, set JAX's flags, and end with the parent."""
+    use_checked_programs()
     # else loky restarts a process that has compiled much, because it takes that for a leak
     process_executor._USE_PSUTIL = False
     _datasets.update(setting.datasets)
     for name, value in setting.flags.items():
         jax.config.update(name, value)
+    for name, value in setting.replaced:
+        own_code.replace(name, value)
     # Ctrl-C is for the parent, which ends its children
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.showwarning = _mend_cache(warnings.showwarning)
@@ -256,7 +271,7 @@ def _begin(setting: Setting, parent: int) -> None:
 def _mend_cache(show: Callable) -> Callable:
     """Wrap `show`, which shows warnings: remove compiled programs that JAX warns it cannot read.
 
-    A kill cuts such programs off, and JAX would leave them in its cache for ever.
+    Another version, or another processor, may have written them.
     """
 
     def mend_or_show(message, *arguments, **keywords):
@@ -265,9 +280,7 @@ def _mend_cache(show: Callable) -> Callable:
         )
         if not unreadable:
             return show(message, *arguments, **keywords)
-        folder = Path(jax.config.jax_compilation_cache_dir)
-        for path in folder.glob(f"{glob.escape(unreadable[1])}-*"):
-            path.unlink(missing_ok=True)
+        Programs(Path(jax.config.jax_compilation_cache_dir)).remove(unreadable[1])
 
     return mend_or_show
 
@@ -282,12 +295,23 @@ def device() -> str:
         raise BadInput(f"JAX_PLATFORMS: got {value}, allowed: {allowed}") from None
 
 
+def kind_of_machine() -> str:
+    """Describe what of this process's machine changes bits: processor and BLAS, or accelerator."""
+    name = device()
+    if name != "cpu":
+        return name
+    features = " ".join(storage.features())
+    digest = hashlib.sha256(features.encode()).hexdigest()
+    return f"{storage.processor()}, features {digest[:8]}, BLAS kernel {storage.kernels()}"
+
+
 class Result(NamedTuple):
     """A job's arrays, as the process that computed them returns them."""
 
     arrays: Arrays
     seconds: float
     machine: str  # as storage.machine describes it
+    kernels: str = ""  # of BLAS
 
 
 def perform(job: Job, inputs: list[Arrays | Path]) -> Result:
@@ -301,7 +325,7 @@ def perform(job: Job, inputs: list[Arrays | Path]) -> Result:
     computed = job.perform(_datasets[job.data], *arrays_of_needs)
     arrays = {name: np.asarray(array) for name, array in computed.items()}
     seconds = time.perf_counter() - start
-    return Result(arrays, seconds, storage.machine(device_name))
+    return Result(arrays, seconds, storage.machine(device_name), storage.kernels())
 
 
 def _loaded(item: Arrays | Path) -> Arrays:
@@ -326,6 +350,7 @@ class Worker:
         return self.pool.submit(perform, job, inputs)
 
     def end(self) -> None:
+        """End the process, whatever it computes."""
         _ended.append(vars(self.pool).copy())
         self.pool.shutdown(wait=False, kill_workers=True)
 
@@ -455,6 +480,7 @@ class Executor:
     def _finished(self, job: Job, future: Future) -> Finished:
         result = future.result()
         record_of_job = record(job, result.seconds, result.machine)
+        record_of_job["kernels"] = result.kernels
         if record_of_job["key"] is None:
             self.kept[job] = result.arrays
         return Finished(job, result.arrays, record_of_job)
@@ -481,6 +507,7 @@ class Executor:
                     yield self._finished(job, future)
 
     def end(self) -> None:
+        """End all processes."""
         for worker in self.workers:
             worker.end()
 
@@ -508,6 +535,7 @@ class Local(Executor):
             self.workers.append(Worker(setting._replace(environment=environment)))
 
     def replace(self, worker: Worker) -> None:
+        """Start a process in place of one that died."""
         self.workers.append(Worker(worker.setting))
 
 
@@ -540,7 +568,7 @@ def record(job: Job, seconds: float, machine: str | None = None) -> dict[str, An
 
 def recorded_fields(job: Job) -> dict[str, Any]:
     """Return the fields that the job's key is a hash of; {} where code in it has no source."""
-    with suppress(keys.NoSource):
+    with suppress(NoSource):
         return keys.with_process(job_fields(job))
     return {}
 

@@ -1,30 +1,30 @@
 """Name results by a hash over all that they depend on, including the code that computes them.
 
-Code of methods, models and poisons whose syntax tree is not in the committed list (it was edited
-here, or is a user's own) adds the tree's hash to every key that it is part of. So an edited loss
-never finds old numbers, and a reformatted one recomputes nothing.
+The project's code counts by its name, as long as it is the code whose numbers are known (own_code);
+a user's code counts by its content and by that of all that it reaches (code).
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import importlib.util
-import inspect
 import json
-import linecache
 import os
-import sys
-from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
+from foundation.base import storage
 from foundation.base.checks import require
+from foundation.engine import own_code
+from foundation.engine.code import LARGE, Walk, array_digest, digest, without_cached
+from foundation.engine.sources import NoSource
 
 # raised whenever the reference numbers of the tests change, so that no older result is found
 NUMERICS = 1
@@ -38,33 +38,45 @@ SETTINGS = {  # flags of JAX that change bits, with their defaults
     "jax_numpy_dtype_promotion": "standard",
     "jax_random_seed_offset": 0,
     "jax_exec_time_optimization_effort": 0.0,
+    "jax_high_dynamic_range_gumbel": False,
+    "jax_disable_jit": False,
+    "jax_softmax_custom_jvp": False,
+    "jax_use_direct_linearize": True,
+    "jax_enable_custom_prng": False,
+    "jax_memory_fitting_effort": 0.0,
+    "jax_memory_fitting_level": "O2",
+    "jax_optimization_level": "UNKNOWN",
+    "jax_compiler_enable_remat_pass": True,
+    "jax_allow_f16_reductions": True,
+    "jax_enable_pgle": False,
 }
-
-# Digests of the project's own jobs, models, methods, poisons and measures, one a line, each before
-# the name of its code. tests/same_bits.py --renew renews the list; it computes every study first,
-# because the list vouches for code that gives the same bits.
-SOURCES = Path(__file__).with_name("sources.txt")
-_SOURCE_LINES = SOURCES.read_text().splitlines()
-OWN_SOURCES = frozenset(line.split()[0] for line in _SOURCE_LINES)
-
-
-class NoSource(Exception):
-    """A value has no source to hash; results that depend on it are computed and not stored."""
 
 
 def key_of(fields: dict[str, Any]) -> str:
-    """Hash the fields, together with the process's settings, to 64 hex digits."""
+    """Hash the fields, together with what belongs to the process, to 64 hex digits."""
     text = json.dumps(with_process(fields), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def with_process(fields: dict[str, Any]) -> dict[str, Any]:
-    """Add NUMERICS and the process's settings, which change numbers, to the fields."""
-    of_process = dict(zip(OF_PROCESS, (NUMERICS, settings()), strict=True))
-    return {**fields, **of_process}
+    """Add NUMERICS, the process's settings and what differs of the project's code to the fields."""
+    return {**fields, **of_process()}
 
 
-OF_PROCESS = ("numerics", "settings")  # reserved: no field of a job may have such a name
+OF_PROCESS = ("numerics", "settings", "project")  # reserved: no field of a job may have such a name
+
+
+def of_process() -> dict[str, Any]:
+    """Return what numbers depend on beside a job: NUMERICS, settings, changes of the project."""
+    values: dict[str, Any] = {"numerics": NUMERICS, "settings": settings()}
+    changes = _remembered("changes", project_changes)
+    return values | ({"project": changes} if changes else {})
+
+
+def project_changes() -> dict[str, str]:
+    """Hash what differs of the project's code, by name; {} where NUMERICS has risen with it."""
+    is_newer = own_code.KNOWN.numerics < NUMERICS
+    return {} if is_newer else own_code.changes()
 
 
 def fields_of(job: Any) -> dict[str, Any]:
@@ -76,15 +88,47 @@ def fields_of(job: Any) -> dict[str, Any]:
     return fields
 
 
+# ---- memory ----
+
+_memory: ContextVar[dict[Any, Any] | None] = ContextVar("memory", default=None)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Describe each function and class once while the block runs; else they are looked at anew."""
+    before = _memory.set({})
+    try:
+        yield
+    finally:
+        _memory.reset(before)
+
+
+def _remembered(name: Any, make: Callable[[], Any]) -> Any:
+    memory = _memory.get()
+    if memory is None:
+        return make()
+    if name not in memory:
+        memory[name] = make()
+    return memory[name]
+
+
+# ---- settings ----
+
+
 def settings() -> dict[str, Any]:
     """Return the process's settings that change bits and differ from their defaults.
 
-    These are flags of JAX (SETTINGS), XLA_FLAGS and the backend.
+    These are flags of JAX (SETTINGS), XLA_FLAGS, the backend, and the kernel that OpenBLAS is told
+    to take.
     """
     given = os.environ.get("XLA_FLAGS", "").split()
     flags = " ".join(sorted(set(given)))
-    current = jax_settings() | {"XLA_FLAGS": flags, "backend": backend()}
-    defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu"}
+    kernel = os.environ.get("OPENBLAS_CORETYPE", "")
+    if kernel == storage.usual_kernel():
+        kernel = ""
+    of_process = {"XLA_FLAGS": flags, "backend": backend(), "OPENBLAS_CORETYPE": kernel}
+    current = jax_settings() | of_process
+    defaults = SETTINGS | {"XLA_FLAGS": "", "backend": "cpu", "OPENBLAS_CORETYPE": ""}
     return {name: value for name, value in current.items() if value != defaults[name]}
 
 
@@ -100,188 +144,104 @@ def backend() -> str:
 
 
 def jax_settings() -> dict[str, Any]:
-    """Return the values of SETTINGS in this process."""
+    """Return the values of SETTINGS in this process; a version of JAX may lack some of them."""
     values = {}
     for name in SETTINGS:
-        without_attribute = jax.config.values.get(name)
-        values[name] = getattr(jax.config, name, without_attribute)
+        without_attribute = jax.config.values.get(name, MISSING)
+        value = getattr(jax.config, name, without_attribute)
+        if value is not MISSING:
+            values[name] = value
     return values
 
 
+MISSING = object()
+
+
+# ---- descriptions ----
+
+
 def describe(value: Any) -> Any:
-    """Describe a value as JSON, equal in every process; NoSource for code without a source."""
+    """Describe a value as JSON, equal in every process; NoSource for what has no content."""
     if isinstance(value, (np.integer, np.floating)):
-        return value.item()
-    if value is None or isinstance(value, (bool, int, float, str)):
+        return describe(value.item())
+    if value is None or type(value) in (bool, float, str):
         return value
-    if isinstance(value, (tuple, list)):
+    if type(value) is int:
+        return value if abs(value) < LARGE else {"int": hex(value)}
+    if type(value) in (tuple, list):
         return [describe(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(name): describe(item) for name, item in value.items()}
-    if isinstance(value, (np.ndarray, jax.Array)):
-        array = np.asarray(value)
-        header = f"{array.dtype.str}{array.shape}".encode()
-        return {"array": hashlib.sha256(header + array.tobytes()).hexdigest()}
-    if isinstance(value, partial):
+    if type(value) is dict and all(type(name) is str for name in value):
+        return {name: describe(item) for name, item in value.items()}
+    if type(value) is np.ndarray or isinstance(value, jax.Array):
+        return {"array": array_digest(value)}
+    if type(value) is partial and not vars(value):
         parts = (value.func, value.args, value.keywords)
         return {"partial": [describe(part) for part in parts]}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        description = _named(type(value))
-        for field in dataclasses.fields(value):
-            item = getattr(value, field.name)
-            if not _is_default(field, item):
-                description[field.name] = describe(item)
-        return description
-    if callable(value) and hasattr(value, "__name__"):
+    try:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return _dataclass(value)
         return _named(value)
-    raise NoSource(repr(value))
+    except NoSource:
+        raise
+    except Exception as error:  # an object that answers in its own way, or is nested too deeply
+        reason = f"{type(error).__name__}: {error}"
+        raise NoSource(f"{type(value).__name__} ({reason})") from None
+
+
+RESERVED = ("is", "source", "state")  # names in a description that are no fields
+
+
+def _dataclass(value: Any) -> dict[str, Any]:
+    """Describe a dataclass by its class, its fields, and what else was put into it.
+
+    Fields at their default are left out, so that a new field changes no old key.
+    """
+    description = _named(type(value))
+    names = [field.name for field in dataclasses.fields(value)]
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name, dataclasses.MISSING)
+        if not _is_default(field, item):
+            name = f"field {field.name}" if field.name in RESERVED else field.name
+            is_unset = item is dataclasses.MISSING
+            description[name] = {"unset": True} if is_unset else describe(item)
+    state = without_cached(type(value), getattr(value, "__dict__", {}))
+    further = {name: item for name, item in state.items() if name not in names}
+    if further:
+        description["state"] = digest(Walk(own_code.name_of_own).describe(further))
+    return description
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
-    """Whether a field has its default value.
-
-    Such fields are left out of a description, so that a new field changes no old key.
-    """
-    if field.default_factory is dataclasses.MISSING:
-        default = field.default
-    else:
-        default = field.default_factory()
-    if type(value) is not type(default):
+    """Tell whether a field has its default value, of an equal type down to the items of tuples."""
+    default = field.default
+    if value is default:
+        return value is not dataclasses.MISSING
+    try:
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if type(value) is not type(default):
+            return False
+        if type(value) in (bool, int, str):
+            return value == default
+        return json.dumps(describe(value)) == json.dumps(describe(default))
+    except Exception:  # a default that cannot be made or described: the value is described
         return False
-    return value is default or value == default
 
 
-def _named(code: type | Callable) -> dict[str, Any]:
-    """Return the code's name, and the hashes of its sources that are not in the committed list."""
-    foreign = [digest for digest in source_hashes(code) if digest not in OWN_SOURCES]
-    source = {"source": foreign} if foreign else {}
-    return {"is": code.__name__} | source
+def _named(value: Any) -> dict[str, Any]:
+    """Describe code, or any other object, by its name, and a user's by a hash of its content."""
 
+    def make() -> tuple[Any, dict[str, Any]]:
+        name = getattr(value, "__name__", None)
+        if not isinstance(name, str):
+            name = type(value).__name__
+        own_name = own_code.name_of_own(value)
+        module, _ = own_code.place_of(value)
+        if own_name == f"{module}.{name}":
+            return value, {"is": name}
+        content = Walk(own_code.name_of_own).describe(value)
+        return value, {"is": name, "source": [digest(content)]}
 
-# without builtins, because classes that were made without a module belong to it
-_LIBRARY = sys.stdlib_module_names - {"builtins"}
-_NAMES = ("init", "repr", "eq", "hash", "setattr", "delattr", "lt", "le", "gt", "ge", "replace")
-_GENERATED = {f"__{name}__" for name in _NAMES}  # methods that the dataclass decorator writes
-
-
-def source_hashes(code: type | Callable) -> tuple[str, ...]:
-    """Hash the syntax trees of a class and its bases, or of a function and its closure.
-
-    A compiled function of a library gives its name. Raises NoSource where the source is missing.
-    """
-    if isinstance(code, type):
-        classes = [cls for cls in code.__mro__ if not _is_of_python(cls)]
-        return tuple(digest for cls in classes for digest in _class_hashes(cls))
-    function = inspect.unwrap(code)
-    if not hasattr(function, "__code__"):  # compiled, of a library
-        return (f"{getattr(function, '__module__', None)}.{function.__name__}",)
-    cells = [describe(cell.cell_contents) for cell in function.__closure__ or ()]
-    closure = [_hash_of_text(json.dumps(cells))] if cells else []
-    kinds = (ast.FunctionDef, ast.Lambda)
-    written = _function_hash(function, kinds, function.__code__.co_name)
-    return (written, *closure)
-
-
-def _is_of_python(cls: type) -> bool:
-    """Whether a class is of the standard library, or object."""
-    package = cls.__module__.partition(".")[0]
-    return package in _LIBRARY or cls is object
-
-
-def _class_hashes(cls: type) -> list[str]:
-    """Hash the class as it is written, and each function that was put into it later."""
-    functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
-    unwrapped = [inspect.unwrap(function) for function in functions]
-    methods = [method for method in unwrapped if not _is_generated(method)]
-    written = [
-        method
-        for method in methods
-        if method.__qualname__ == f"{cls.__qualname__}.{method.__name__}"
-    ]
-    body = _body_hash(cls, written)
-    added = [method for method in methods if method not in written]
-    hashes_of_added = [digest for method in added for digest in source_hashes(method)]
-    return [body, *hashes_of_added]
-
-
-def _body_hash(cls: type, methods: list[Callable]) -> str:
-    """Hash a class as it is written; methods: the functions that are written in it."""
-    if methods:
-        return _function_hash(methods[0], ast.ClassDef, cls.__name__)
-    return _class_hash(cls)
-
-
-def _is_generated(method: Callable) -> bool:
-    """Whether the dataclass decorator wrote a method, which then has no source file."""
-    return method.__code__.co_filename == "<string>" and method.__name__ in _GENERATED
-
-
-@lru_cache(maxsize=1024)
-def _function_hash(function: Callable, kinds: type | tuple[type, ...], name: str) -> str:
-    """Hash the innermost node of these kinds and this name that holds the function's first line.
-
-    Decorators count as lines of the node that they decorate.
-    """
-    line = function.__code__.co_firstlineno
-    text = "".join(linecache.getlines(function.__code__.co_filename))
-    holding = [
-        node
-        for node in ast.walk(_parsed(text))
-        if isinstance(node, kinds)
-        and getattr(node, "name", "<lambda>") == name
-        and _first_line(node) <= line <= node.end_lineno
-    ]
-    if not holding:
-        raise NoSource(name)
-    innermost = max(holding, key=lambda node: node.lineno)
-    return _digest(innermost)
-
-
-def _first_line(node: ast.AST) -> int:
-    """Return the number of a definition's first line, which may be a decorator's."""
-    decorators = getattr(node, "decorator_list", ())
-    return min(part.lineno for part in (node, *decorators))
-
-
-@lru_cache(maxsize=1024)
-def _class_hash(cls: type) -> str:
-    """Hash a class without functions."""
-    try:
-        source = inspect.getsource(cls)
-    except (OSError, TypeError) as error:
-        raise NoSource(cls.__name__) from error
-    tree = _parsed(inspect.cleandoc("\n" + source))
-    return _digest(tree.body[0])
-
-
-@lru_cache(maxsize=64)
-def _parsed(text: str) -> ast.AST:
-    try:
-        return ast.parse(text)
-    except SyntaxError as error:
-        raise NoSource("no Python") from error
-
-
-def _digest(node: ast.AST) -> str:
-    return _hash_of_text(_dump(node))
-
-
-def _hash_of_text(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _dump(node: Any) -> str:
-    """Write a syntax tree as text, without docstrings, equal in all versions of Python."""
-    if isinstance(node, list):
-        return f"[{','.join(map(_dump, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    is_definition = isinstance(node, (ast.FunctionDef, ast.ClassDef))
-    has_docstring = is_definition and ast.get_docstring(node) is not None
-    parts = []
-    for name, value in ast.iter_fields(node):
-        if name == "body" and has_docstring:
-            value = value[1:]
-        if value not in (None, []) and name not in ("ctx", "kind", "type_comment"):
-            parts.append(f"{name}={_dump(value)}")
-    return f"{type(node).__name__}({','.join(parts)})"
+    # the value is kept with its description, so that its id is not given to another one
+    _, description = _remembered(id(value), make)
+    return dict(description)

@@ -3,24 +3,19 @@ its study files."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import importlib.util
-import io
 import os
 import re
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
-import cloudpickle
 import jax
 import tyro
 from jax.errors import JaxRuntimeError
@@ -30,18 +25,28 @@ from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
 from foundation.engine.jobs import (
-    Arrays,
     Deadly,
     Executor,
     Finished,
     Job,
     Local,
     Store,
+    job_fields,
     one_thread,
     with_needs,
 )
+from foundation.engine.programs import use_checked_programs
+from foundation.engine.sources import NoSource
 from foundation.engine.study import Flags, Study, by_name
-from foundation.engine.study_files import Row, StudyFile, describe_plan, is_listed, locked
+from foundation.engine.study_files import (
+    Row,
+    RowWithArrays,
+    StudyFile,
+    describe_plan,
+    differences,
+    is_listed,
+    locked,
+)
 
 if TYPE_CHECKING:
     from datar import Dataset
@@ -106,6 +111,9 @@ class Settings(Checked):
     plan: bool = False
     """Say what is there, what is missing and how many core-minutes it will take, and compute
     nothing."""
+    again: bool = False
+    """Compute all that is asked anew, from a clean commit, and say which numbers differ from those
+    that were there."""
     data: Path | None = None
     """The .npz to read the data from, instead of the default source."""
     workers: int = 0
@@ -132,6 +140,7 @@ class Settings(Checked):
         "runs",
         "out",
         "plan",
+        "again",
         "data",
         "workers",
         "cluster",
@@ -166,6 +175,7 @@ class Settings(Checked):
             self.check_groups()
 
     def check(self):
+        """Refuse flags out of their limits, and lists that are empty or repeat a value."""
         limits = {
             "workers": (0, 64),
             "runs": (1, 10**6),
@@ -319,121 +329,6 @@ def with_studies(config: C, studies: Sequence[Study]) -> C:
 VALUES_OF_PRESETS = {"corrected": ("corrected",), "quick": ("corrected", "quick")}
 
 
-def studies_of_file(path: Path) -> list[Study]:
-    """Run a user's Python file and return the studies that it defines, in its order.
-
-    The file becomes a module that is pickled by value: the processes that compute need not find it.
-    Raises BadInput where there is no such file, it cannot be run, it defines no study, or its name
-    is that of another module.
-    """
-    allowed = "a Python file that defines a Study"
-    require(path.suffix == ".py" and path.is_file(), "--study", path, allowed)
-    module = sys.modules.get(path.stem)
-    if getattr(module, "__file__", None) != str(path.resolve()):
-        is_free = module is None and not importlib.util.find_spec(path.stem)
-        require(is_free, "--study", path, "a name that no module has")
-        module = _run_as_module(path)
-    studies = [value for value in vars(module).values() if isinstance(value, Study)]
-    require(bool(studies), "--study", path, allowed)
-    return studies
-
-
-def _run_as_module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path.resolve())
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[path.stem]
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise BadInput(f"--study: {path} cannot be run ({reason})") from error
-    cloudpickle.register_pickle_by_value(module)
-    return module
-
-
-def parse_command_line(
-    presets: dict[str, C], studies: Sequence[Study], description: str
-) -> tuple[C, tuple[Study, ...]]:
-    """Read the configuration from the command line; return it with the studies it knows.
-
-    Flags that are not given have the values of the preset. The studies are those of the script and
-    of the files named by --study. What is wrong ends the process with one line.
-    """
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--preset", default="paper")
-    chooser.add_argument("--study", nargs="*", type=Path, default=[])
-    given, _ = chooser.parse_known_args()
-    default = presets.get(given.preset, presets["paper"])  # tyro refuses unknown names
-    with one_line_errors():
-        further = [study for path in given.study for study in studies_of_file(path)]
-        studies = (*studies, *further)
-        names = [study.name for study in studies]
-        twice = {name for name in names if names.count(name) > 1}
-        given_twice = ", ".join(sorted(twice))
-        require(not twice, "--study", given_twice, "studies of names that no other has")
-        try:
-            default = with_studies(default, studies)
-        except TypeError as error:
-            raise BadInput(f"--study: {error}") from None
-    before = refusing.set(_by_its_flag)
-    try:
-        with _one_line_refusals():
-            return tyro.cli(type(default), default=default, description=description), studies
-    finally:
-        refusing.reset(before)
-
-
-@contextmanager
-def _by_its_flag() -> Iterator[None]:
-    """Name the nested flag that was written, as --mlp.sweep.learning-rate, and end the process."""
-    with one_line_errors():
-        try:
-            yield
-        except BadInput as error:
-            name, _, rest = str(error).partition(": ")
-            flags = [word.partition("=")[0] for word in sys.argv]
-            written = [flag for flag in flags if flag.endswith(f".{name}")]
-            message = str(error)
-            if len(written) == 1:
-                message = f"{written[0]}: {rest}"
-            raise BadInput(message) from None
-
-
-@contextmanager
-def _one_line_refusals() -> Iterator[None]:
-    """Print what tyro says of a command line that it cannot read in one line, not as a box."""
-    said = io.StringIO()
-    try:
-        with redirect_stderr(said):
-            yield
-    except SystemExit as end:
-        message = _out_of_its_box(said.getvalue())
-        if end.code and message:
-            is_marked = message.startswith("error: ")
-            print(message if is_marked else f"error: {message}", file=sys.stderr)
-        raise
-    print(said.getvalue(), end="", file=sys.stderr)
-
-
-BAD_VALUE = re.compile(
-    r"Error parsing (--\S+): (.*?) Argument helptext: \S+ (\[.*?\]\]|\{.*?\}|\S+)+ (.*)"
-)
-
-
-def _out_of_its_box(text: str) -> str:
-    """The text of tyro's box in one line: which flag, what was given, what is allowed."""
-    message = " ".join(re.sub(r"[─-╿]", " ", text).split())
-    message = re.sub(r" For full helptext.*", "; see --help", message)
-    parsing = BAD_VALUE.search(message)
-    if parsing:
-        flag, reason, allowed, help_text = parsing.groups()
-        quoted = re.findall(r"'([^']*)'", reason)
-        got = " ".join(quoted) or reason
-        message = f"{flag}: got {got}, allowed: {allowed}: {help_text}"
-    kinds = r"^(Unrecognized options|Invalid choice|Missing \S+|Parsing error) "
-    return re.sub(kinds, "", message)
-
-
 def run_studies(
     config: Settings,
     dataset: Dataset,
@@ -449,6 +344,9 @@ def run_studies(
     for DATASET. data_word: names the data in FOLDER, "" for the preset's own data. Raises BadInput
     where the folder holds results of other data.
     """
+    if config.again:
+        _require_clean_commit()
+    dataset = dataset.identified()
     folder_of_data = config.out / (under or dataset.name)
     folder = folder_of_data / folder_name(config, data_word)
     store = Store(config.out / "jobs")
@@ -457,27 +355,85 @@ def run_studies(
     known = by_name(studies)
     asked = [known[stage] for stage in config.stages]
     datasets = _datasets_of(asked, config, dataset)
-    with _numerics(config.optimization_level):
-        rows = [row for study in asked for row in study.plan(config, dataset)]
-        allowed = "stages that have something to compute"
-        require(len(rows) > 0, "--stages", " ".join(config.stages), allowed)
-        by_address = {(row.study, row.address): row for row in rows}
-        rows = list(by_address.values())
+    with _numerics(config.optimization_level), keys.remembering():
+        rows = _rows_of(asked, config, dataset)
         names = dict.fromkeys(row.study for row in rows)
         files = {name: StudyFile(folder / f"{name}.nc", dataset.provenance) for name in names}
         listings = {name: file.listing() for name, file in files.items()}
-        new = [row for row in rows if not is_listed(row, listings[row.study])]
-        missing = with_needs([row.job for row in new], store.has)
+        new = rows
+        if not config.again:
+            new = [row for row in rows if not is_listed(row, listings[row.study])]
+        rows_of_files = {}
+        for name, file in files.items():
+            rows_of_files[name] = [row for row in new if row.study == name]
+            file.require_one_kind(listings[name], rows_of_files[name])
+        has = _has_none if config.again else store.has
+        missing = with_needs([row.job for row in new], has)
+        _require_data(missing, datasets)
         if config.plan:
             print("\n".join(describe_plan(rows, missing, store, listings.values())))
             return None
         _require_writable(folder, store)
+        _say_what_is_not_stored(missing)
         unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
-        for name in dict.fromkeys(row.study for row in new):
-            of_file = [row for row in new if row.study == name]
-            rows_with_arrays = _with_arrays(of_file, unstored, store)
-            files[name].add(rows_with_arrays, _as_stored(config))
+        for name, rows_of_file in rows_of_files.items():
+            if rows_of_file:
+                rows_with_arrays = _with_arrays(rows_of_file, unstored, store)
+                _add(files[name], rows_with_arrays, config)
     return folder
+
+
+def _has_none(job: Job) -> bool:
+    return False
+
+
+def _add(file: StudyFile, rows: Iterator[RowWithArrays], config: Settings) -> None:
+    """Add rows to a file; with --again, say on stdout which numbers differ from those there."""
+    before = file.read() if config.again else None
+    file.add(rows, _as_stored(config))
+    if config.again:
+        print(f"{file.path}: {differences(before, file.read())}")
+
+
+def _require_clean_commit() -> None:
+    """Refuse to compute anew with code that no commit holds."""
+    commit = storage.git_commit()
+    is_clean = commit != "unknown" and not commit.endswith("+dirty")
+    require(is_clean, "--again", f"the commit {commit}", "a commit without changes")
+
+
+def _require_data(jobs: list[Job], datasets: dict[str, Dataset]) -> None:
+    """Refuse jobs of data that the study does not hold."""
+    for job in jobs:
+        allowed = f"{', '.join(datasets)}, those of the data set and of the study's further data"
+        require(job.data in datasets, f"data of the job {job.title}", job.data, allowed)
+
+
+def _say_what_is_not_stored(jobs: list[Job]) -> None:
+    """Name on stderr what is in jobs that have no key, one line for each reason."""
+    reasons: dict[str, str] = {}
+    for job in jobs:
+        try:
+            keys.with_process(job_fields(job))
+        except NoSource as error:
+            reasons.setdefault(str(error), job.title)
+    for reason, title in reasons.items():
+        print(f"note: {title} is computed and not stored: {reason}", file=sys.stderr)
+
+
+def _rows_of(studies: Sequence[Study], config: Settings, dataset: Dataset) -> list[Row]:
+    """Plan the studies, each row once; BadInput where one place is given to two different jobs."""
+    rows = [row for study in studies for row in study.plan(config, dataset)]
+    allowed = "stages that have something to compute"
+    require(len(rows) > 0, "--stages", " ".join(config.stages), allowed)
+    by_address: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        former = by_address.setdefault((row.study, row.address), row)
+        if former.job != row.job:
+            labels = ", ".join(f"{axis} {label}" for axis, label in row.place.items())
+            allowed = "models, methods and data of different labels"
+            require(False, f"stage {row.study}", f"two jobs for {labels}", allowed)
+    return list(by_address.values())
 
 
 def _datasets_of(
@@ -488,12 +444,19 @@ def _datasets_of(
     for study in studies:
         if study.data:
             datasets += study.data(config, dataset).values()
-    return {item.provenance["sha256"]: item for item in datasets}
+    by_hash = {}
+    for item in datasets:
+        given = item.provenance["sha256"]
+        actual = item.identified().provenance["sha256"]
+        allowed = f"{actual}, the hash of its arrays"
+        require(given == actual, f"sha256 of the data set {item.name}", given, allowed)
+        by_hash[given] = item
+    return by_hash
 
 
 def _with_arrays(
     rows: Sequence[Row], unstored: dict[Job, tuple], store: Store
-) -> Iterator[tuple[Row, Arrays, dict[str, Any]]]:
+) -> Iterator[RowWithArrays]:
     """Yield each row with the arrays and the record of its job.
 
     The files are read one after the other, because all arrays together may fill gigabytes.
@@ -518,7 +481,7 @@ def _as_stored(config: Settings) -> dict[str, Any]:
     """The configuration as study files keep it: without paths of this machine."""
     name_of_data = config.data.name if config.data else None
     values = asdict(config) | {"data": name_of_data}
-    left_out = ("out", "workers", "cluster", "plan", "study")
+    left_out = ("out", "workers", "cluster", "plan", "again", "study")
     return {name: value for name, value in values.items() if name not in left_out}
 
 
@@ -562,7 +525,8 @@ def compute_here(*, optimization_level: int = 3) -> None:
         environment = one_thread()
     os.environ.update(environment)
     jax.config.update("jax_platforms", environment["JAX_PLATFORMS"])
-    jax.config.update("jax_compilation_cache_dir", environment["JAX_COMPILATION_CACHE_DIR"])
+    use_checked_programs()
+    jax.config.update("jax_compilation_cache_dir", environment.get("JAX_COMPILATION_CACHE_DIR"))
     for name in (
         "jax_persistent_cache_min_compile_time_secs",
         "jax_persistent_cache_min_entry_size_bytes",
@@ -574,6 +538,7 @@ def folder_name(config: Settings, data_word: str = "") -> str:
     """Name a folder by the preset and the flags that differ from it, as paper+seed=1.
 
     Flags that are axes of the study files, or do not change numbers, are left out by `_leaves`.
+    Settings of JAX that are not at their default join the name, as paper+jax_enable_x64=True.
     data_word: names other data than the preset's, "" for the preset's. Of a name of more than 150
     characters a hash stands behind the preset.
     """
@@ -584,6 +549,9 @@ def folder_name(config: Settings, data_word: str = "") -> str:
             parts.append(f"{flag}={value}")
     if data_word:
         parts.append(f"data={data_word}")
+    for name, value in keys.jax_settings().items():
+        if value != keys.SETTINGS[name]:
+            parts.append(f"{name}={value}")
     name = "+".join(parts)
     if len(name) <= 150:
         return name

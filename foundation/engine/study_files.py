@@ -21,7 +21,9 @@ from filelock import FileLock, Timeout
 
 from foundation.base import storage
 from foundation.base.checks import BadInput, first_line, require
+from foundation.engine import keys
 from foundation.engine.jobs import Arrays, Job, Store, job_key, recorded_fields
+from foundation.engine.sources import NoSource
 
 LOCK_SECONDS = 600  # how long to wait for another process that writes the same file
 
@@ -50,6 +52,7 @@ class Row:
         return json.dumps([self.place, block], default=lambda label: label.item())
 
     def part(self, arrays: Arrays) -> xr.Dataset:
+        """Return the row's labelled variables from the arrays of its job."""
         table = self.table(self, arrays)
         if self.runs is not None:
             table = table.sel(run=list(self.runs))
@@ -59,6 +62,7 @@ class Row:
         return table.assign_coords(coordinates)
 
 
+RowWithArrays = tuple[Row, Arrays, dict[str, Any]]  # with the arrays and the record of its job
 # for each row of a file, by address: the key, fields and record of its job, and the row's runs
 Listing = dict[str, dict[str, Any]]
 
@@ -123,9 +127,29 @@ class StudyFile:
         allowed = f"a folder without results of other data ({details}); choose another --out"
         require(False, "--out", self.path, allowed)
 
-    def add(
-        self, rows: Iterable[tuple[Row, Arrays, dict[str, Any]]], config: dict[str, Any]
-    ) -> None:
+    def require_one_kind(self, listing: Listing, rows: list[Row]) -> None:
+        """Refuse to mix numbers of different settings in the file.
+
+        rows: those that are to be computed. BadInput where the file holds other rows, computed with
+        other settings, with other code of the project, or before NUMERICS rose.
+        """
+        addresses = {row.address for row in rows}
+        if not rows:
+            return
+        here: dict[str, Any] = dict.fromkeys(keys.OF_PROCESS)
+        try:
+            here |= keys.of_process()
+        except NoSource:  # then no row gets into the listing
+            return
+        for address, entry in listing.items():
+            there = {name: entry["fields"].get(name) for name in keys.OF_PROCESS}
+            if address not in addresses and there != here:
+                difference = _difference_of_kinds(there, here)
+                got = f"{self.path}, which holds numbers of other settings ({difference})"
+                allowed = "all of its rows at once, or another --out"
+                require(False, "--out", got, allowed)
+
+    def add(self, rows: Iterable[RowWithArrays], config: dict[str, Any]) -> None:
         """Write the file with these rows in place of older rows at their addresses.
 
         rows: each with the arrays and the record of its job.
@@ -168,6 +192,48 @@ class StudyFile:
             "finished": max((entry["finished"] for entry in entries), default=""),
             **mixed,
         }
+
+
+def differences(before: xr.Dataset | None, after: xr.Dataset) -> str:
+    """Say which numbers of a study's file differ from those that were there."""
+    if before is None:
+        return "no numbers were there"
+    compared = 0
+    texts = []
+    common = before.data_vars.keys() & after.data_vars.keys()
+    for name in sorted(common):
+        changes = _changes(before[name], after[name])
+        compared += len(changes)
+        n_different = int((changes > 0).sum())
+        if n_different:
+            texts.append(f"{name}: {n_different} differ, by {changes.max():.2g} at most")
+    return "; ".join(texts) or f"{compared} numbers, all as they were"
+
+
+def _changes(before: xr.DataArray, after: xr.DataArray) -> np.ndarray:
+    """Return |after - before| of all numbers that both arrays have at equal labels: (numbers,)."""
+    old, new = xr.align(before, after, join="inner")
+    have_equal_axes = set(old.dims) == set(new.dims)
+    are_numbers = old.dtype.kind in "biuf"
+    if not have_equal_axes or not are_numbers:
+        return np.zeros(0)
+    old_values = old.transpose(*new.dims).values.astype(float)
+    change = np.abs(new.values.astype(float) - old_values)
+    return change[np.isfinite(change)]
+
+
+def _difference_of_kinds(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """Say in what two descriptions of a process differ, in a few words."""
+    flat_there = _flat(there)
+    flat_here = _flat(here)
+    unequal = flat_there.items() ^ flat_here.items()
+    names = sorted({name for name, _ in unequal})
+    texts = []
+    for name in names[:3]:
+        value_there = _shortened(flat_there, name)
+        value_here = _shortened(flat_here, name)
+        texts.append(f"{name} {value_there} there, {value_here} here")
+    return "; ".join(texts)
 
 
 @contextmanager
@@ -314,7 +380,10 @@ def describe_plan(
     return [*lines, total]
 
 
-def _flat(fields: Any, path: str = "") -> dict[str, str]:
+Leaves = dict[str, str]  # nested fields as JSON, by their dotted paths
+
+
+def _flat(fields: Any, path: str = "") -> Leaves:
     """Return the leaves of nested fields as JSON, by their dotted paths."""
     if not isinstance(fields, dict):
         return {path: json.dumps(fields)}
@@ -325,7 +394,7 @@ def _flat(fields: Any, path: str = "") -> dict[str, str]:
     return leaves
 
 
-def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) -> tuple[float, str]:
+def _nearest(here: Leaves, known: list[tuple[Leaves, float]]) -> tuple[float, str]:
     """Return the seconds of the known job that is most like this one, and how it differs.
 
     here: the fields of this job. known: (fields, seconds) of each stored job. Only jobs of this
@@ -335,7 +404,7 @@ def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) ->
     if not alike:
         return 0.0, "nothing like it is there"
 
-    def distance(entry: tuple[dict[str, str], float]) -> int:
+    def distance(entry: tuple[Leaves, float]) -> int:
         fields, _ = entry
         return len(fields.items() ^ here.items())
 
@@ -353,11 +422,11 @@ def _nearest(here: dict[str, str], known: list[tuple[dict[str, str], float]]) ->
     return seconds, f"nearest: {'; '.join(differences)}{more}"
 
 
-def _are_alike(here: dict[str, str], there: dict[str, str]) -> bool:
+def _are_alike(here: Leaves, there: Leaves) -> bool:
     """Whether jobs with these fields are of one class, and their models too."""
     names = ("is", "model.is")
     return all(here.get(name) == there.get(name) for name in names)
 
 
-def _shortened(fields: dict[str, str], name: str) -> str:
+def _shortened(fields: Leaves, name: str) -> str:
     return fields.get(name, "default").strip('"')[:40]
