@@ -122,6 +122,7 @@ class Walk:
             raise NoSource(f"{type(value).__name__} ({reason})") from None
 
     def _described(self, value: Any) -> Any:
+        """Describe a value, or say which of the values that were met before it is."""
         if type(value) is tuple:
             return {"tuple": self._items(value)}
         if id(value) in self.met:
@@ -135,6 +136,7 @@ class Walk:
         return [self.describe(item) for item in values]
 
     def _describe_new(self, value: Any) -> Any:
+        """Describe what is met for the first time: code, a container, or an object."""
         if own := self.name_of_own(value):
             return {"is": own}
         kinds = self._kinds()
@@ -202,6 +204,7 @@ class Walk:
     # ---- functions ----
 
     def _function(self, function: types.FunctionType) -> Any:
+        """Describe a function by its code, and by all that it reads."""
         if is_installed(function):
             return {"is": name_of(function)} | self._of_library(function)
         node = sources.node_of(function.__code__)
@@ -285,6 +288,7 @@ class Walk:
         return {"module": module.__name__, "names": described}
 
     def _class(self, cls: type) -> Any:
+        """Describe a class by its bases, and by all that is written in it or was put into it."""
         if is_of_library(cls):
             return {"is": name_of(cls)}
         bases = [base for base in cls.__bases__ if base is not object]

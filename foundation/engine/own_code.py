@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from foundation.base.places import ROOT
+from foundation.base.places import PACKAGES, ROOT
 from foundation.engine import sources
 from foundation.engine.code import Walk, digest, written_attributes
 from foundation.engine.sources import NoSource
@@ -69,7 +69,10 @@ def module_of(path: Path) -> str:
 def _module_of_file(filename: str) -> str:
     """Return the project's module that a file holds, "" for other files."""
     path = Path(filename).resolve()
-    is_own = path.is_relative_to(ROOT) and path.suffix == ".py"
+    if not path.is_relative_to(ROOT) or path.suffix != ".py":
+        return ""
+    top, *below = path.relative_to(ROOT).parts  # the folder may hold tests and packages, too
+    is_own = top in PACKAGES if below else True
     return module_of(path) if is_own else ""
 
 
