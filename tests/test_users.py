@@ -450,7 +450,7 @@ def test_images_keep_their_shape_and_complex_states_their_phase(tmp_path):
         ({"poison_mask": np.zeros(24)}, "poison_mask: got 0 of 24 samples, allowed: some"),
         ({"poison_mask": np.arange(24)}, "poison_mask: got values"),
         ({"poison_mask": np.arange(24) < 3, "known_mask": np.arange(24) > 3}, "known_mask: got "
-                                                                              "samples that"),
+                                                                              "samples outside"),
     ],
 )  # fmt: skip
 def test_a_file_of_ones_own_that_will_not_do(tmp_path, changes, said):
