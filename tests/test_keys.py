@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import enum
 import functools
 import importlib
 import itertools
 import json
+import linecache
 import math
 import subprocess
 import sys
@@ -57,8 +59,6 @@ def loss(x):
 
 def in_scope(text, **scope):
     """Run some code as a module of its own, whose text can be found."""
-    import linecache
-
     name = f"<cell {next(COUNT)}>"
     linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
     scope["__name__"] = "cell"
@@ -434,6 +434,18 @@ def test_what_answers_in_its_own_way_is_no_traceback():
         key(thing)
         key(functools.partial(helper, thing))
     assert key(named) is None and key(10**6000) != key(10**6000 + 1)
+
+
+def test_code_of_a_notebook_has_a_key():
+    """A notebook compiles each statement alone; some calls are other instructions then."""
+    text = "import math\nK = 2\ndef f(x):\n    return math.sqrt(x) * K\n"
+    whole = in_scope(text)
+    name, scope = "<a cell>", {"__name__": "cell"}
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    for statement in ast.parse(text).body:
+        exec(compile(ast.Module([statement], []), name, "exec", dont_inherit=True), scope)
+    assert scope["f"].__code__.co_code != whole["f"].__code__.co_code or sys.version_info >= (3, 12)
+    assert key(scope["f"]) == key(whole["f"]) is not None
 
 
 def test_use_changes_no_key():

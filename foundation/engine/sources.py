@@ -93,7 +93,11 @@ def _text_of(filename: str) -> str | None:
 def _parsed(text: str) -> Text:
     try:
         tree = ast.parse(text)
-        compiled = compile(text, "<text>", "exec", dont_inherit=True)
+        compiled = [compile(text, "<text>", "exec", dont_inherit=True)]
+        # a notebook compiles each statement alone, which makes other instructions of some calls
+        for statement in tree.body:
+            alone = ast.Module([statement], [])
+            compiled.append(compile(alone, "<text>", "exec", dont_inherit=True))
     except (SyntaxError, ValueError) as error:
         raise NoSource(f"a source that is no Python ({error})") from None
     by_line = defaultdict(list)
@@ -106,7 +110,7 @@ def _parsed(text: str) -> Text:
             for alias in node.names:
                 name = alias.asname or alias.name
                 imported[name].append((node.module, alias.name))
-    contents = map(_content, _all_code(compiled))
+    contents = [_content(code) for unit in compiled for code in _all_code(unit)]
     return Text(by_line, frozenset(contents), imported)
 
 
