@@ -369,22 +369,23 @@ def load_xxz(
     else:
         states, origin = _xxz_from_file(path, n_sites)
     phases = _gauge_phases(gauge, seed)
-
-    def at_points(points: np.ndarray) -> Split:
-        rows = np.searchsorted(XXZ_USED, points)
-        x = states[rows] * phases[points, None]  # (n, 2**n_sites)
-        is_antiferromagnetic = COUPLINGS[points] > 1
-        return Split(x.astype(np.complex64), is_antiferromagnetic.astype(np.int32))
-
     provenance = {"source": origin, "n_sites": n_sites, "gauge": gauge}
     if gauge != "fixed":
         provenance["gauge_seed"] = seed
     if split != "interleaved":
         provenance["split"] = split
     train_points, val_points = xxz_points(split)
-    train = at_points(train_points)
-    val = at_points(val_points)
+    train = _at_points(train_points, states, phases)
+    val = _at_points(val_points, states, phases)
     return _dataset(train, val, "xxz", 2**n_sites, **provenance)
+
+
+def _at_points(points: np.ndarray, states: np.ndarray, phases: np.ndarray) -> Split:
+    """Return the states at some of COUPLINGS with their labels; phases: of each of COUPLINGS."""
+    rows = np.searchsorted(XXZ_USED, points)
+    x = states[rows] * phases[points, None]  # (n, 2**n_sites)
+    is_antiferromagnetic = COUPLINGS[points] > 1
+    return Split(x.astype(np.complex64), is_antiferromagnetic.astype(np.int32))
 
 
 def _gauge_phases(gauge: Gauge, seed: int) -> np.ndarray:

@@ -103,6 +103,7 @@ class Walk:
         self.name_of_own = name_of_own
         self.met: dict[int, int] = {}  # the number of each object, by its id
         self.held: list[Any] = []  # what was met, so that no id is given twice
+        self.kinds = self._kinds()
 
     def describe(self, value: Any) -> Any:
         """Describe a value as JSON. Raises NoSource, with a reason, where that is impossible."""
@@ -139,9 +140,8 @@ class Walk:
         """Describe what is met for the first time: code, a container, or an object."""
         if own := self.name_of_own(value):
             return {"is": own}
-        kinds = self._kinds()
-        if type(value) in kinds:
-            return kinds[type(value)](value)
+        if type(value) in self.kinds:
+            return self.kinds[type(value)](value)
         if isinstance(value, type):
             return self._class(value)
         if isinstance(value, types.ModuleType):

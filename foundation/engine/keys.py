@@ -23,7 +23,7 @@ import numpy as np
 from foundation.base import storage
 from foundation.base.checks import require
 from foundation.engine import own_code
-from foundation.engine.code import LARGE, Walk, array_digest, digest, without_cached
+from foundation.engine.code import LARGE, array_digest, without_cached
 from foundation.engine.sources import NoSource
 
 # raised whenever the reference numbers of the tests change, so that no older result is found
@@ -138,16 +138,21 @@ def backend() -> str:
     JAX_PLATFORMS decides; without it, the backend is cuda where a CUDA plugin is installed, else
     cpu.
     """
+    has_plugin = _remembered("plugin", _has_cuda_plugin)
+    return jax.config.jax_platforms or ("cuda" if has_plugin else "cpu")
+
+
+def _has_cuda_plugin() -> bool:
     names = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    plugins = [name for name in names if importlib.util.find_spec(name)]
-    return jax.config.jax_platforms or ("cuda" if plugins else "cpu")
+    return any(importlib.util.find_spec(name) for name in names)
 
 
 def jax_settings() -> dict[str, Any]:
     """Return the values of SETTINGS in this process; a version of JAX may lack some of them."""
     values = {}
+    all_values = jax.config.values  # made anew each time it is read
     for name in SETTINGS:
-        without_attribute = jax.config.values.get(name, MISSING)
+        without_attribute = all_values.get(name, MISSING)
         value = getattr(jax.config, name, without_attribute)
         if value is not MISSING:
             values[name] = value
@@ -204,10 +209,11 @@ def _dataclass(value: Any) -> dict[str, Any]:
             name = f"field {field.name}" if field.name in RESERVED else field.name
             is_unset = item is dataclasses.MISSING
             description[name] = {"unset": True} if is_unset else describe(item)
-    state = without_cached(type(value), getattr(value, "__dict__", {}))
+    state = getattr(value, "__dict__", {})
     further = {name: item for name, item in state.items() if name not in names}
+    further = without_cached(type(value), further)
     if further:
-        description["state"] = digest(Walk(own_code.name_of_own).describe(further))
+        description["state"] = own_code.content_hash(further)
     return description
 
 
@@ -239,8 +245,7 @@ def _named(value: Any) -> dict[str, Any]:
         module, _ = own_code.place_of(value)
         if own_name == f"{module}.{name}":
             return value, {"is": name}
-        content = Walk(own_code.name_of_own).describe(value)
-        return value, {"is": name, "source": [digest(content)]}
+        return value, {"is": name, "source": [own_code.content_hash(value)]}
 
     # the value is kept with its description, so that its id is not given to another one
     _, description = _remembered(id(value), make)

@@ -102,6 +102,15 @@ def name_of_own(code: Any, names: Collection[str] = KNOWN.code) -> str | None:
     return f"{module}.{qualified}" if is_known else None
 
 
+def content_hash(value: Any, names: Collection[str] = KNOWN.code) -> str:
+    """Hash the description of a value, in which the project's code counts by its name.
+
+    names: of the code that the manifest vouches for. Raises NoSource where there is no description.
+    """
+    name_of = functools.partial(name_of_own, names=names)
+    return digest(Walk(name_of).describe(value))
+
+
 # ---- what differs ----
 
 
@@ -113,7 +122,7 @@ def changes(known: Manifest = KNOWN) -> dict[str, str]:
     different = edited(known)
     for name, value in replaced(known):
         try:
-            different[name] = digest(Walk(name_of_own).describe(value))
+            different[name] = content_hash(value)
         except NoSource as error:
             raise NoSource(f"{name}, which was replaced: {error}") from None
     return different
@@ -256,12 +265,9 @@ def parts_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def hash_of(value: Any, names: Collection[str] = KNOWN.code) -> str:
-    """Hash a value's description; UNKNOWN for what has no content to hash.
-
-    names: of the code that the manifest vouches for.
-    """
+    """Hash a value's content; UNKNOWN for what has none to hash. names: as in content_hash."""
     try:
-        return digest(Walk(functools.partial(name_of_own, names=names)).describe(value))
+        return content_hash(value, names)
     except NoSource:
         return UNKNOWN
 

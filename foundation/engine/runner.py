@@ -439,13 +439,16 @@ def _rows_of(studies: Sequence[Study], config: Settings, dataset: Dataset) -> li
 def _datasets_of(
     studies: Sequence[Study], config: Settings, dataset: Dataset
 ) -> dict[str, Dataset]:
-    """Return the data set and all that the studies read besides it, by their SHA-256."""
-    datasets = [dataset]
+    """Return the data set and all that the studies read besides it, by their SHA-256.
+
+    dataset: with the hash of its arrays in its provenance; that of the others is checked.
+    """
+    further = []
     for study in studies:
         if study.data:
-            datasets += study.data(config, dataset).values()
-    by_hash = {}
-    for item in datasets:
+            further += study.data(config, dataset).values()
+    by_hash = {dataset.provenance["sha256"]: dataset}
+    for item in further:
         given = item.provenance["sha256"]
         actual = item.identified().provenance["sha256"]
         allowed = f"{actual}, the hash of its arrays"

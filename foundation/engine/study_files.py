@@ -224,16 +224,8 @@ def _changes(before: xr.DataArray, after: xr.DataArray) -> np.ndarray:
 
 def _difference_of_kinds(there: dict[str, Any], here: dict[str, Any]) -> str:
     """Say in what two descriptions of a process differ, in a few words."""
-    flat_there = _flat(there)
-    flat_here = _flat(here)
-    unequal = flat_there.items() ^ flat_here.items()
-    names = sorted({name for name, _ in unequal})
-    texts = []
-    for name in names[:3]:
-        value_there = _shortened(flat_there, name)
-        value_here = _shortened(flat_here, name)
-        texts.append(f"{name} {value_there} there, {value_here} here")
-    return "; ".join(texts)
+    texts = _differences_of(_flat(there), _flat(here))
+    return "; ".join(texts[:3])
 
 
 @contextmanager
@@ -409,17 +401,21 @@ def _nearest(here: Leaves, known: list[tuple[Leaves, float]]) -> tuple[float, st
         return len(fields.items() ^ here.items())
 
     there, seconds = min(alike, key=distance)
+    texts = _differences_of(there, here)
+    if not texts:
+        return seconds, "the same settings"
+    unnamed = texts[4:]
+    more = f" and {len(unnamed)} more" if unnamed else ""
+    return seconds, f"nearest: {'; '.join(texts[:4])}{more}"
+
+
+def _differences_of(there: Leaves, here: Leaves) -> list[str]:
+    """Say each field that differs, sorted by name."""
     unequal = there.items() ^ here.items()
     names = sorted({name for name, _ in unequal})
-    if not names:
-        return seconds, "the same settings"
-    differences = [
-        f"{name} {_shortened(there, name)} there, {_shortened(here, name)} here"
-        for name in names[:4]
+    return [
+        f"{name} {_shortened(there, name)} there, {_shortened(here, name)} here" for name in names
     ]
-    unnamed = names[4:]
-    more = f" and {len(unnamed)} more" if unnamed else ""
-    return seconds, f"nearest: {'; '.join(differences)}{more}"
 
 
 def _are_alike(here: Leaves, there: Leaves) -> bool:
