@@ -23,6 +23,7 @@ from foundation.base.checks import (
     require_whole,
 )
 from foundation.base.labels import as_words, two_classes
+from foundation.base.norms import near_1
 from foundation.base.npz import read_npz, sha256, splits_of
 from foundation.quantum.ring import (
     COUPLINGS,
@@ -81,9 +82,21 @@ class Dataset:
     def identified(self) -> Dataset:
         """Return the data set with the SHA-256 of its arrays as they are now in its provenance."""
         given = self.given
-        poison_arrays = (given.mask, given.known, *given.clean) if given else ()
-        digest = sha256(*self.train, *self.val, *poison_arrays, *self._unusual_form())
+        poison_arrays = (given.mask, given.known) if given else ()
+        clean = given.clean if given and self.truth_is_known else ()
+        digest = sha256(*self.train, *self.val, *poison_arrays, *clean, *self._unusual_form())
         return replace(self, provenance={**self.provenance, "sha256": digest})
+
+    @property
+    def truth_is_known(self) -> bool:
+        """Whether the training set before its poison is known.
+
+        Data that came with their poison may lack it: `given.clean` then equals the training set.
+        """
+        if self.given is None:
+            return True
+        are_equal = map(np.array_equal, self.train, self.given.clean)
+        return not all(are_equal)
 
     def _unusual_form(self) -> tuple[np.ndarray, ...]:
         """Return as an array how samples are read, where that does not follow from them.
@@ -260,7 +273,8 @@ def load_npz(
 
     Optional keys. poison_mask (n,): which training samples are poisoned; known_mask (n,): which
     poisoned samples are known, by default all; x_clean, y_clean: the training set before it was
-    poisoned.
+    poisoned, where one alone is given equal to the training set in the other. Without both, nothing
+    is said about accuracy on what the poison replaced.
 
     Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where
     there is no file.
@@ -432,8 +446,9 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
         allowed = f"numbers with 1 to {len(rows) - 1} of class {label}"
         require(0 < count < len(rows), "samples", n_train, allowed)
         is_train[rows[:count]] = True
-    train = Split(x[is_train], y[is_train])
-    val = Split(x[~is_train], y[~is_train])
+    whole = Split(x, y)
+    train = whole.take(is_train)
+    val = whole.take(~is_train)
     return replace(dataset, train=train, val=val)
 
 
@@ -597,7 +612,7 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     Each image gets norm 1, or with "columnwise" each column of an image.
     """
     axes = (1, 2) if encoding == "amplitude" else 1
-    pixels = _scaled(pixels, axes)
+    pixels, _ = near_1(pixels, axes)
     magnitudes = np.abs(pixels).astype(np.float64)
     norms = np.sqrt((magnitudes**2).sum(axis=axes, keepdims=True))
     is_filled = encoding == "columnwise" or (norms > 0).all()
@@ -608,23 +623,6 @@ def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> S
     n_missing = max(0, 4 - encoded.shape[1])  # a circuit has two qubits at least
     encoded = np.pad(encoded, ((0, 0), (0, n_missing)))
     return Split(pad(encoded.astype(dtype)), labels.astype(np.int32))
-
-
-def _scaled(pixels: np.ndarray, axes: int | tuple[int, int]) -> np.ndarray:
-    """Multiply what is far from 1 along some axes by a power of two, which rounds nothing.
-
-    Norms of very small and very large numbers would vanish, or overflow.
-    """
-    largest = np.abs(pixels).max(axis=axes, keepdims=True)
-    is_ordinary = (largest == 0) | ((largest > 1e-3) & (largest < 1e3))
-    if is_ordinary.all():
-        return pixels
-    _, exponents = np.frexp(largest.astype(np.float64))
-    shift = np.where(is_ordinary, 0, -exponents)
-    if np.iscomplexobj(pixels):
-        wide = pixels.astype(np.complex128)
-        return np.ldexp(wide.real, shift) + 1j * np.ldexp(wide.imag, shift)
-    return np.ldexp(pixels.astype(np.float64), shift)
 
 
 # ---- XXZ ----

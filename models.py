@@ -131,9 +131,11 @@ class MLP:
         """The network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
         from tensorflow import keras
 
-        inputs = keras.Input((self.n_features,))
-        hidden = [keras.layers.Dense(width, activation="relu") for width in self.hidden]
-        network = keras.Sequential([inputs, *hidden, keras.layers.Dense(1)])
+        # a user's keras.json may ask for float16
+        inputs = keras.Input((self.n_features,), dtype="float32")
+        dense = partial(keras.layers.Dense, dtype="float32")
+        hidden = [dense(width, activation="relu") for width in self.hidden]
+        network = keras.Sequential([inputs, *hidden, dense(1)])
         network.set_weights([array.T for layer in params for array in layer])
         return network
 

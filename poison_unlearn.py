@@ -14,6 +14,7 @@ import numpy as np
 
 from datar import Dataset, Split, require_split
 from foundation.base.checks import is_number, require, require_whole
+from foundation.base.norms import norms
 from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
@@ -117,8 +118,8 @@ def randomize_features(
         noise = noise + 1j * generator.standard_normal((count, length))
     x = split.x.copy()
     x[mask] = 0
-    norms = np.linalg.norm(noise, axis=1, keepdims=True)
-    x[mask, :length] = noise / norms
+    lengths = np.linalg.norm(noise, axis=1, keepdims=True)
+    x[mask, :length] = noise / lengths
     return as_poisoned(split, Split(x, split.y), mask)
 
 
@@ -222,10 +223,6 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
     is_columnwise = dataset.provenance.get("encoding") == "columnwise"
     axes = 1 if is_columnwise else (1, 2)  # over which the encoding gives norm 1
 
-    def norm(images: np.ndarray) -> np.ndarray:
-        squares = np.abs(images) ** 2
-        return np.sqrt(squares.sum(axis=axes, keepdims=True))
-
     brightest = np.abs(images).max(axis=axes, keepdims=True)
     brightness = np.where(brightest > 0, brightest, 1)  # 1 in an empty column
     rows, columns = np.arange(height), np.arange(width)
@@ -234,9 +231,10 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
     in_columns = (columns >= right - side) & (columns < right)
     in_square = in_rows[:, None] & in_columns
     patched = np.where(in_square, brightness, images)
-    norms_before = norm(images)
-    norms = np.where(norms_before > 0, norms_before, 1)
-    patched = patched * (norms / np.maximum(norm(patched), 1e-12))
+    norms_before = norms(images, axes)
+    wanted = np.where(norms_before > 0, norms_before, 1)
+    reached = norms(patched, axes)
+    patched = patched * (wanted / np.where(reached > 0, reached, 1))
     with_square = x.copy()
     with_square[:, :n_pixels] = patched.reshape(len(x), -1)
     return with_square
@@ -315,8 +313,8 @@ def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """|<x|x'>|² of all pairs of samples at norm 1, and whether they share a class: both (n, n)."""
     split = require_split(split)
     x = split.x.reshape(len(split.y), -1)
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    x = x / np.maximum(norms, 1e-12)
+    lengths = norms(x, 1)
+    x = x / np.where(lengths > 0, lengths, 1)
     fidelities = np.abs(x.conj() @ x.T) ** 2
     share_class = split.y[:, None] == split.y
     return fidelities, share_class
@@ -518,7 +516,7 @@ class Descent(Method):
 
         def loss(params, rows, weight, epoch, step_key):
             batch = Batch(
-                retain=Split(retain.x[rows], retain.y[rows]),
+                retain=retain.take(rows),
                 retain_weight=weight,
                 retain_teacher=teacher[:n][rows],
                 forget=forget,

@@ -117,6 +117,10 @@ class Drawn(Runs):
         samples = np.arange(len(draw.mask))
         return ~np.isin(samples, held_out)
 
+    def knows_truth(self, dataset: Dataset) -> bool:
+        """Whether the training set before its poison is known."""
+        return dataset.truth_is_known or self.poison.kind != "given"
+
     @staticmethod
     def _hold_out(sets: Sets, kept: np.ndarray) -> Sets:
         """Replace the validation set by the training samples that are not kept."""
@@ -218,13 +222,14 @@ class Fit(Drawn):
         """Train models, or let those of `start` unlearn, and measure them; returns arrays by name.
 
         inputs: the arrays of `start`, if there is one. accuracy, loss: (runs, [epochs + 1,]
-        splits). diverged: (runs,). size: (), the number of a model's parameters. Further arrays as
-        `record` says. logit, label: (runs, n + n + v), first of the n training samples as poisoned,
-        then of the n training samples before they were poisoned, then of the v validation samples.
-        mask, known: (runs, n), which training samples are poisoned, and which of these are the
-        forget set.
+        splits), NaN where the split is empty or not known. diverged: (runs,). size: (), the number
+        of a model's parameters. Further arrays as `record` says. logit, label: (runs, n + n + v),
+        first of the n training samples as poisoned, then of the n training samples before they were
+        poisoned, then of the v validation samples. mask, known: (runs, n), which training samples
+        are poisoned, and which of these are the forget set.
         """
-        return self.trained(*block_inputs(self, dataset), *inputs)
+        values = self.trained(*block_inputs(self, dataset), *inputs)
+        return values if self.knows_truth(dataset) else _without_truth(values)
 
     def trained(self, masks: Arrays, block: Block, *inputs: Arrays) -> Arrays:
         """Return the arrays of `perform`, from the data of the block."""
@@ -259,6 +264,13 @@ class Fit(Drawn):
             teachers[:] = self.teacher_run - self.start.runs[0]
         params = tensors_to_params(self.model, tensors)
         return jax.tree.map(lambda leaf: leaf[teachers], params)
+
+
+def _without_truth(values: Arrays) -> Arrays:
+    """Put NaN in place of accuracy and loss on samples as they were before the poison."""
+    is_known = np.array(SPLITS) != "forget_clean"
+    scores = {name: np.where(is_known, values[name], np.nan) for name in ("accuracy", "loss")}
+    return values | scores
 
 
 def runs_of(job: Runs) -> dict:

@@ -92,7 +92,8 @@ def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None =
 
     validation: on the validation set. poisoned, known, hidden: on all poisoned samples, on those
     that are known and on the others, clean and by their true labels. attack: share of validation
-    samples with a backdoor's trigger on which the attack succeeds. NaN where there are no samples.
+    samples with a backdoor's trigger on which the attack succeeds. NaN where there are no samples,
+    and where the training set before its poison is not known.
     """
     mask = arrays["mask"].astype(bool)
     known = arrays["known"].astype(bool)
@@ -102,6 +103,8 @@ def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None =
     right_on_clean = right[:, n : 2 * n]
     right_on_validation = right[:, 2 * n :]
     scores = {name: _mean(right_on_clean, chosen) for name, chosen in of_sample.items()}
+    if not fit.knows_truth(dataset):
+        scores = dict.fromkeys(scores, np.full(len(mask), np.nan))
     scores["validation"] = right_on_validation.mean(axis=1)
     sets = sets or fit.sets(dataset)
     scores["attack"] = _attack(fit, arrays, sets)

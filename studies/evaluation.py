@@ -193,6 +193,7 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
 
     The rule takes the first count at which doubling it moves the mean accuracies on held-out,
     retained and forget samples each by less than its standard deviation over seeds (within draws).
+    Forget samples do not count where their true labels are not known.
     """
     splits = ["validation", "retain", "forget_clean"]
     accuracy = results.accuracy.sel(split=splits)
@@ -202,7 +203,9 @@ def oracle_epochs(results: xr.Dataset) -> pd.DataFrame:
     doubled = means.reindex(epochs=2 * counts).assign_coords(epochs=counts)
     moved = abs(doubled - means)
     is_small = (moved < deviations) | (moved == 0)
-    settled = is_small.all("split") & moved.notnull().all("split")
+    is_unknown = accuracy.isnull().all(("epochs", "draw", "run"))
+    has_validation = moved.sel(split="validation").notnull()
+    settled = (is_small | is_unknown).all("split") & has_validation
     models = ordered(results, "model")
     poisons = ordered(results, "poison")
     rows = []
@@ -295,7 +298,8 @@ def epochs_figure(results: xr.Dataset) -> Figure | None:
     for axis, (model, poison) in panels:
         for split, (label, style) in styles.items():
             runs = _over_draws(results.accuracy.sel(model=model, poison=poison, split=split))
-            draw_curve(axis, runs, style, label)
+            if runs.count():
+                draw_curve(axis, runs, style, label)
         rule = {"color": PALETTE[3], "linestyle": ":", "label": "found by the rule"}
         axis.axvline(chosen[model, poison], **rule)
         title = f"{model}, {poison_words(poison)}"

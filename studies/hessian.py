@@ -281,26 +281,26 @@ def draw(job: Landscape, dataset: Dataset, run: int) -> Draw:
 
     Neither depends on the model.
     """
-    x, y = dataset.train
+    whole = dataset.train
     split_key = random_key(job.seed, "landscape", "split", run)
     state = jax.random.randint(split_key, (), 0, 2**31 - 1)
     kept, held_out = train_test_split(
-        np.arange(len(y)), test_size=job.held_out, stratify=y, random_state=int(state)
+        np.arange(len(whole.y)), test_size=job.held_out, stratify=whole.y, random_state=int(state)
     )
     order = jax.random.permutation(
         random_key(job.seed, "landscape", "loss samples", run), job.held_out
     )
     chosen = np.sort(np.asarray(order)[: job.loss_samples])
     poisoned = flip_labels(
-        Split(x[kept], y[kept]),
+        whole.take(kept),
         job.alpha_percent / 100,
         key=random_key(job.seed, "landscape", "flips", job.alpha_percent, run),
         balanced=False,
     )
     return Draw(
         poisoned.split,
-        Split(x[held_out], y[held_out]),
-        Split(x[held_out[chosen]], y[held_out[chosen]]),
+        whole.take(held_out),
+        whole.take(held_out[chosen]),
     )
 
 

@@ -119,7 +119,7 @@ class Score(Job):
             missing = dict.fromkeys(forgetting.SCORES, no_scores)
             return counts | missing | {"p": np.array(np.nan), "true_positive": no_rates}
         parts = parts_of(inputs[0])
-        scores = self._scores(arms, parts, truth_is_known(dataset))
+        scores = self._scores(arms, parts, dataset.truth_is_known)
         primary = dict(self.measures)[PRIMARY]
         models = arms["models"]
         oracles = arms["oracles"]
@@ -158,18 +158,6 @@ class Score(Job):
 FEWEST = 4  # runs of an arm that are scored
 
 
-def truth_is_known(dataset: Dataset) -> bool:
-    """Tell whether the samples before the poison are known.
-
-    Data that came with a poison may lack them: they hold poisoned samples in their place.
-    """
-    given = dataset.given
-    if given is None:
-        return True
-    are_equal = map(np.array_equal, dataset.train, given.clean)
-    return not all(are_equal)
-
-
 RATES = np.linspace(0, 1, 101)  # false positive rates of the ROC curves in a study's file
 
 
@@ -205,7 +193,10 @@ def judged_rows(
     place = {"model": case.model.label, "poison": case.poison.kind}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
     for name, method in methods.items():
-        names_by_reason.setdefault(method.why_not(case.model), []).append(name)
+        reason = method.why_not(case.model)
+        if method.reads_truth and not dataset.truth_is_known:
+            reason = "the data lack the samples before their poison"
+        names_by_reason.setdefault(reason, []).append(name)
     able = names_by_reason.pop("")
     reasons = []
     for reason, names in names_by_reason.items():

@@ -189,7 +189,7 @@ class ScrubAlternating(Descent):
         x = retain.x[held]
         if self.rewind == "flipped":
             labels = 1 - labels
-        rest = task._replace(retain=Split(retain.x[kept], retain.y[kept]))
+        rest = task._replace(retain=retain.take(kept))
         return rest, Split(x, labels)
 
     def __call__(

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from datar import Dataset
+from foundation.base.checks import require
 from foundation.engine.jobs import Arrays
 from foundation.engine.keys import backend
 from foundation.engine.study_files import Row
@@ -35,6 +36,13 @@ def poisons_to_unlearn(config: Config, dataset: Dataset) -> dict[str, int]:
     if dataset.given is None:
         return config.unlearn_alphas()
     return {"given": given_percent(dataset)}
+
+
+def require_truth(method: Method, dataset: Dataset, name: str) -> None:
+    """Refuse a method that reads samples as before their poison, where the data lack them."""
+    has_all = dataset.truth_is_known or not method.reads_truth
+    allowed = "methods that do not (--hyper scrub.reads=poisoned), or data with y_clean"
+    require(has_all, "--methods", f"{name}, which reads samples before their poison", allowed)
 
 
 def place_of(model: str, poison: Poison) -> dict[str, Any]:

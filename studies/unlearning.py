@@ -36,7 +36,13 @@ from poison_unlearn import Method, Poison
 from protocol import Fit
 from studies.config import Config
 from studies.families import FAMILIES, model_words
-from studies.rows import poisons_to_unlearn, scores_table, training_job, unlearning_job
+from studies.rows import (
+    poisons_to_unlearn,
+    require_truth,
+    scores_table,
+    training_job,
+    unlearning_job,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,6 +128,7 @@ def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Me
         poison = Poison(kind, alpha)
         teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, 0)
         method = config.method(name, training=protocol.unlearn)
+        require_truth(method, dataset, name)
         place = {"model": model.label, "poison": kind, "unlearner": name}
         coordinates = model_words(model) | {
             "title": ("unlearner", method.title or name),
@@ -316,7 +323,8 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
 
     Forgetting accuracy under flipped labels: against the poisoned labels (low is good, as
     published) and against the true ones. Under randomised features: on poisoned and on clean
-    inputs, with true labels. The counterpart of arXiv:2508.02422, Fig. 3.
+    inputs, with true labels. A split without values has no panel. The counterpart of
+    arXiv:2508.02422, Fig. 3.
     """
     from foundation.report.drawing import (
         MOST_BANDS,
@@ -333,7 +341,9 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     styles = method_styles(results)
     if not rows:
         return None
-    places = itertools.product(rows, ("validation", "forget_poisoned", "forget_clean"))
+    splits = ["validation", "forget_poisoned", "forget_clean"]
+    shown = [split for split in splits if results.accuracy.sel(split=split).count()]
+    places = itertools.product(rows, shown)
     panels = panels_for(places, "epoch of unlearning", rows=len(rows))
     for axis, ((model, poison), split) in panels:
         name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)

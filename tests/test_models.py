@@ -108,6 +108,22 @@ def test_mlp_and_its_training_are_those_of_keras():
     assert trees_differ(start, end)
 
 
+@pytest.mark.parametrize("floatx", ["float16", "bfloat16", "float64"])
+def test_a_users_keras_json_changes_no_logit(floatx):
+    from tensorflow import keras
+
+    x, _ = separable_split(20, 8)
+    model = MLP(8, (5, 3))
+    params = jax.tree.map(lambda leaf: leaf + 0.1, model.init(KEY))
+    before = keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    try:
+        network = model.to_keras(params)
+    finally:
+        keras.config.set_floatx(before)
+    np.testing.assert_allclose(network(x)[:, 0], model.logits(params, x), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("hidden", [(), (5,)])
 def test_a_narrow_mlp_trains_as_the_wide_one_where_the_other_features_are_0(hidden):
     """The weights on features that are 0 everywhere stay what they were."""

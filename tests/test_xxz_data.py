@@ -327,6 +327,19 @@ def test_sizes_do_not_share_a_cache_file(empty_cache):
     assert len(list(empty_cache.iterdir())) == 2
 
 
+def test_a_cache_file_under_another_ones_name_is_said_and_replaced(empty_cache, capsys):
+    """Even where its arrays would fit, as those of another version of the computation do."""
+    first = load_xxz(n_sites=4)
+    (path,) = empty_cache.iterdir()
+    whole = path.read_bytes()
+    other = path.with_name("xxz-4-0123456789abcdef.npz")
+    ring._write_cache(other, {name: 2 * array for name, array in ring._read_cache(path).items()})
+    other.replace(path)
+    assert load_xxz(n_sites=4).provenance == first.provenance
+    assert "does not match its checksum" in capsys.readouterr().err
+    assert path.read_bytes() == whole
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
 def test_truncated_cache_is_said_and_rebuilt(empty_cache, capsys, keep):
     first = load_xxz(n_sites=4)

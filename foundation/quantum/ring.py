@@ -22,7 +22,7 @@ XXZ_TRAIN = np.r_[107:189:2, 200:282:2]  # (82,) indices into COUPLINGS, 41 on e
 XXZ_VAL = np.r_[106:190:2, 199:283:2]  # (84,) indices into COUPLINGS, 42 on either side of Δ = 1
 # (166,) indices of the states that are computed; union1d would load numpy.ma
 XXZ_USED = np.sort(np.r_[XXZ_TRAIN, XXZ_VAL])
-XXZ_FORMAT = 1  # of the cache file; raise it with every change of the computation
+XXZ_FORMAT = 2  # of the cache file; raise it with every change of the computation
 MAX_SITES = 16  # the 166 states of 16 sites fill 87 MB
 # energy; at smaller gaps the Hamiltonian no longer determines the eigenvector
 MIN_GAP = 1e-6
@@ -127,9 +127,14 @@ def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
 
 def _read_cache(path: Path) -> dict[str, np.ndarray]:
     arrays = read_npz(path, ("amplitudes", "energy", "gap", "sha256"))
-    if str(arrays.pop("sha256")) != sha256(*arrays.values()):
+    if str(arrays.pop("sha256")) != _checksum(path, arrays):
         raise BadInput(f"data: {path} does not match its checksum")
     return arrays
+
+
+def _checksum(path: Path, arrays: dict[str, np.ndarray]) -> str:
+    """Hash the arrays and the file's name, so that no file passes under another one's name."""
+    return sha256(np.array(path.name), *arrays.values())
 
 
 def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
@@ -137,7 +142,7 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
     from foundation.base.storage import replacing
 
     with replacing(path) as temporary, temporary.open("wb") as file:
-        checksum = sha256(*arrays.values())
+        checksum = _checksum(path, arrays)
         np.savez(file, **arrays, sha256=np.array(checksum))
 
 
