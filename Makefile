@@ -4,19 +4,19 @@ OUT ?= results
 VENV := .venv
 PY := $(VENV)/bin/python
 EXTRAS := requirements/cluster.txt requirements/dev.txt
-PYTEST := $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: run test test-long test-all example paper figures lint bench constraints
+.PHONY: run test test-on-demand test-all example paper figures lint bench constraints
 .DEFAULT_GOAL := run
 
 run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
-test: $(VENV)/ready-dev     ## the test suite, without what runs whole studies: under ten minutes on 2 cores
-	$(PYTEST) -m "not long"
+test: $(VENV)/ready-dev     ## all tests: under eight minutes on 2 cores
+	$(PYTEST)
 
-test-long: $(VENV)/ready-dev ## the rest of it: kills, clusters, scripts, notebooks, examples, bits on other cores
-	$(PYTEST) -m long
+test-on-demand: $(VENV)/ready-dev ## many minutes of faults: killed, stopped, damaged and full, on processes and on a cluster
+	$(PYTEST) -m on_demand
 
 test-all:                   ## the suite under each of Python 3.11, 3.12, 3.13 that is found
 	tests/every_python.sh

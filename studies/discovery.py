@@ -43,7 +43,7 @@ from studies.detectors import DETECTORS, Detection, folds_of
 from studies.families import model_words
 from studies.methods import METHODS
 from studies.oracles import CHOICE_DRAWS, Case, Choice, cases, choice_of
-from studies.rows import place_of, placed
+from studies.rows import place_of, placed, why_not
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,10 +90,9 @@ class DiscoveryFlags(Flags):
 def judged(fit: Fit, arrays: Arrays, dataset: Dataset, sets: list[Sets] | None = None) -> Arrays:
     """Judge the models of a fit: accuracy (runs, len(PARTS)), diverged (runs,), size ().
 
-    validation: on the validation set. poisoned, known, hidden: on all poisoned samples, on those
-    that are known and on the others, clean and by their true labels. attack: share of validation
-    samples with a backdoor's trigger on which the attack succeeds. NaN where there are no samples,
-    and where the training set before its poison is not known.
+    validation: on the validation set. poisoned, known, hidden: on poisoned samples (all, the known,
+    the others) before the poison. attack: share of validation samples with a backdoor's trigger on
+    which the attack succeeds. NaN where there are no samples, or none before the poison.
     """
     mask = arrays["mask"].astype(bool)
     known = arrays["known"].astype(bool)
@@ -291,7 +290,7 @@ def arms_of_case(
     methods = {}
     for name in names:
         method = config.method(name, training=unlearn)
-        if not method.why_not(case.model):
+        if not why_not(method, case.model, dataset):
             methods[name] = method
     half_known = replace(case.poison, known_percent=HALF)
     half = replace(case, poison=half_known)
@@ -433,11 +432,7 @@ def detection_table(row: Row, arrays: Arrays) -> xr.Dataset:
 
 
 # measures and their column heads; on poisoned samples: clean inputs, true labels
-JUDGED = {
-    "validation": "validation",
-    "poisoned": "acc. poisoned",
-    "attack": "attack",
-}
+JUDGED = {"validation": "validation", "poisoned": "acc. poisoned", "attack": "attack"}
 AGAINST_NOTHING = {f"difference in {name}": head for name, head in JUDGED.items()}
 
 

@@ -51,7 +51,7 @@ from studies.oracles import (
     parts_of,
     signed_logits,
 )
-from studies.rows import placed, scores_table
+from studies.rows import placed, scores_table, why_not
 
 EXAMPLES = 4  # forget samples whose logits a study's file holds
 
@@ -193,9 +193,7 @@ def judged_rows(
     place = {"model": case.model.label, "poison": case.poison.kind}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
     for name, method in methods.items():
-        reason = method.why_not(case.model)
-        if method.reads_truth and not dataset.truth_is_known:
-            reason = "the data lack the samples before their poison"
+        reason = why_not(method, case.model, dataset)
         names_by_reason.setdefault(reason, []).append(name)
     able = names_by_reason.pop("")
     reasons = []

@@ -45,6 +45,12 @@ def require_truth(method: Method, dataset: Dataset, name: str) -> None:
     require(has_all, "--methods", f"{name}, which reads samples before their poison", allowed)
 
 
+def why_not(method: Method, model: Model, dataset: Dataset) -> str:
+    """Say in a few words why a method cannot run on a model and its data; "" where it can."""
+    lacks_truth = method.reads_truth and not dataset.truth_is_known
+    return "the data lack the samples before their poison" if lacks_truth else method.why_not(model)
+
+
 def place_of(model: str, poison: Poison) -> dict[str, Any]:
     """Return the labels of a model on poisoned data in a study's file; model: the model's label."""
     return {"model": model, "poison": poison.kind, "alpha_percent": poison.alpha_percent}

@@ -183,6 +183,10 @@ def ends_and_stability(read: ResultFiles, data: str, preset: str) -> pd.DataFram
     runs = accuracies(read[data, preset, "unlearning"], *splits)
     validation = runs[runs.measure == "validation"].drop(columns="measure")
     ends = over_runs(ends_of_methods(runs))
+    if "forget_clean" not in runs.measure.values:  # not known: a column of dashes
+        numbers = dict.fromkeys(("value", "sd", "low", "high"), np.nan)
+        unknown = ends[ends.measure == "forget_poisoned"].assign(measure="forget_clean", **numbers)
+        ends = pd.concat([ends, unknown], ignore_index=True)
     stability = tidy(validation, _stability)
     return pd.concat([ends, stability], ignore_index=True)
 

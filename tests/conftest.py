@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import io
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -17,7 +15,8 @@ from pathlib import Path
 
 # One thread, as in the processes that compute: no test depends on the number of cores. And most of
 # the suite's time goes into compiling: with these flags it takes a quarter of it, and what one
-# process has compiled no other of the run compiles again. Set before JAX computes anything.
+# process has compiled no other compiles again, nor does the next run. Set before JAX computes
+# anything.
 os.environ["PJRT_NPROC"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 QUICK_COMPILATION = (  # options of XLA
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
@@ -29,16 +28,15 @@ if QUICK_COMPILATION not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = (
         f"{given} {QUICK_COMPILATION} --xla_cpu_experimental_ynn_fusion_type=".strip()
     )
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+ROOT = Path(__file__).parents[1]
+PROGRAMS = ROOT / ".pytest_cache" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import numpy as np
 import pytest
-import warm
 from here import InThisProcess
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -48,9 +46,9 @@ from foundation.base.places import own_files
 from foundation.engine import jobs
 from foundation.engine.own_code import MANIFEST
 from foundation.engine.programs import use_checked_programs
+from foundation.measures import forgetting
 
 use_checked_programs()  # shared with the processes that compute
-ROOT = Path(__file__).parents[1]
 ONE_THREAD = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS")  # what is set above and is in no user's shell
 
 # Examples are drawn from the test's own source, so that a suite passes or fails the same way
@@ -62,6 +60,7 @@ keys = st.integers(0, 2**32 - 1).map(jax.random.key)
 fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
+MOST_BYTES = 2**30
 SLOWEST = (
     "scripts",
     "faults",
@@ -74,24 +73,21 @@ SLOWEST = (
     "notebooks",
     "models",
 )
-# fixtures of what is marked so
-LONG = ("finished", "environment", "computed", "studied", "benchmarked", "smoke")
 
 
-def pytest_configure() -> None:
-    """Also in the process that hands tests to others: those are forks as well."""
-    warm.install()
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs of many versions of the code are too many: the process that hands out tests removes
+    them all."""
+    is_first = not hasattr(config, "workerinput")
+    if is_first and sum(path.stat().st_size for path in PROGRAMS.glob("*")) > MOST_BYTES:
+        shutil.rmtree(PROGRAMS)
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """The files that take longest are begun first: no process is left alone with one of them at the
     end."""
     place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
-    for item in items:
-        if not {*LONG}.isdisjoint(item.fixturenames):
-            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +152,14 @@ def in_this_process() -> Iterator[None]:
     processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "ProcessPoolExecutor", InThisProcess)
+        yield
+
+
+@pytest.fixture(scope="module")
+def few_subsamples():
+    """Bounds from 40 halves of the models: those of the studies take half of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forgetting, "SUBSAMPLES", 40)
         yield
 
 

@@ -12,5 +12,5 @@ for version in 3.11 3.12 3.13; do
 		continue
 	fi
 	echo "Python $version: $("$found" --version)"
-	make VENV=".venv-$version" PYTHON="$found" test test-long
+	make VENV=".venv-$version" PYTHON="$found" test
 done

@@ -75,10 +75,12 @@ def unlearning_and_on(config, dataset) -> Iterator:
 class Bench:
     """A folder in which the study is run, hurt and compared with an undisturbed run of it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, programs: Path | None = None):
+        """programs: a folder of compiled programs; None: the one in the empty home folder."""
         self.folder, self.out = folder, folder / "out"
         (folder / "tmp").mkdir()
-        self.environment = script_environment(folder / "home") | {"TMPDIR": str(folder / "tmp")}
+        self.environment = script_environment(folder / "home", programs)
+        self.environment["TMPDIR"] = str(folder / "tmp")
         # Compiles in a quarter of the time.
         self.environment["XLA_FLAGS"] = (
             "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
@@ -141,9 +143,9 @@ class Bench:
         return list(self.out.rglob(".*.tmp"))
 
 
-def script_environment(home: Path) -> dict[str, str]:
+def script_environment(home: Path, programs: Path | None = None) -> dict[str, str]:
     """The variables of a user's shell with this home folder: one with an empty cache, where it is
-    not there yet."""
+    not there yet. programs: the folder of compiled programs, if it is another."""
     unset = ("PJRT_NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS", "XDG_CACHE_HOME")
     cached = ("JAX_COMPILATION_CACHE_", "JAX_PERSISTENT_CACHE_")
     kept = {
@@ -151,7 +153,9 @@ def script_environment(home: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in unset and not name.startswith(cached)
     }
-    return kept | {"HOME": str(home), "COLUMNS": "120", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    compiled = {"JAX_COMPILATION_CACHE_DIR": str(programs)} if programs else {}
+    paths = f"{ROOT}:{ROOT / 'tests'}"
+    return kept | compiled | {"HOME": str(home), "COLUMNS": "120", "PYTHONPATH": paths}
 
 
 def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
@@ -461,10 +465,11 @@ FEW = (  # noqa: SIM905 - as one types them
 
 
 def run_digits(
-    out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW, first: str = ""
-) -> None:
+    out: Path, home: Path, *, cores: int, workers: int, flags: list[str] = FEW, first: str = "",
+    programs: Path | None = None,
+) -> None:  # fmt: skip
     """The MNIST script on so many cores, with its cache in this home folder; `first` is what it
-    does before."""
+    does before; programs: see script_environment."""
     allowed = ",".join(map(str, sorted(os.sched_getaffinity(0))[:cores]))
     code = (
         f"{first}\nimport run_unlearn_mnist as script; script.report = lambda *_: None; "
@@ -485,7 +490,8 @@ def run_digits(
         out,
     ]
     pipes = {"capture_output": True, "text": True, "timeout": 1800}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=script_environment(home), **pipes)
+    environment = script_environment(home, programs)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, **pipes)
     assert done.returncode == 0, done.stderr
 
 

@@ -16,7 +16,8 @@ def save_all(folder: Path) -> list[Path]:
     return closing.save_all(folder, findings.STUDIES)
 
 
-def findings_tables(folder: Path) -> dict[str, str]:
-    """The tables of FINDINGS.md in Markdown, by name."""
+def findings_tables(folder: Path, *names: str) -> dict[str, str]:
+    """The tables of FINDINGS.md in Markdown, by name; some of them, or all."""
     read = ResultFiles(folder)
-    return {name: markdown(make(read)) for name, make in findings.tables().items()}
+    tables = findings.tables()
+    return {name: markdown(tables[name](read)) for name in names or tables}

@@ -94,7 +94,7 @@ def test_the_figure_and_the_tables_are_there(smoke):
     assert {path.name for path in out.iterdir()} == {"results.json", "scaling.png"}
 
 
-@pytest.mark.long
+@pytest.mark.on_demand
 def test_scaling_is_measured_and_what_is_there_is_kept(tmp_path):
     command = [
         sys.executable,

@@ -4,7 +4,6 @@ known of them."""
 from __future__ import annotations
 
 import itertools
-import re
 from functools import partial, reduce
 
 import jax
@@ -152,7 +151,6 @@ def pennylane_value_and_gradient(params, states, rotations, entangler):
 # ---- the definition, from two sides ----
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("n_qubits", "depth", "folded", "rotations", "entangler"), CASES)
 def test_agrees_with_pennylane(n_qubits, depth, folded, rotations, entangler):
     """Whatever the number of layers that are folded into the observable."""
@@ -189,18 +187,6 @@ def test_ten_qubits_agree_with_the_plain_circuit():
         rtol=0,
         atol=TOLERANCE * squared_norms(states).max(),
     )
-
-
-@pytest.mark.long
-@pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
-def test_double_precision():
-    """The same comparisons to 1e-10 in complex128, in a process of its own."""
-    process = run_python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "agree", JAX_ENABLE_X64="1"
-    )
-    assert process.returncode == 0, process.stdout[-3000:]
-    n_cases = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 4
-    assert re.search(rf"\b{n_cases} passed", process.stdout)
 
 
 @pytest.mark.parametrize(("rotations", "entangler"), VARIANTS)

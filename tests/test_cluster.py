@@ -35,8 +35,6 @@ from distributed import LocalCluster
 from foundation.engine import cluster
 from foundation.engine.cluster import Cluster, Code, Place
 
-pytestmark = pytest.mark.long
-
 ENVIRONMENT = {
     name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")
 }
@@ -168,6 +166,7 @@ def test_an_external_scheduler_gives_the_bits_of_this_machine(two_workers, here,
     assert record["machine"] == storage.machine() and record["commit"] == storage.git_commit()
 
 
+@pytest.mark.on_demand
 def test_a_local_cluster_gives_them_while_workers_are_killed(here, tmp_path, monkeypatch):
     data, expected = here
     with LocalCluster(
@@ -203,6 +202,7 @@ class Hurt(Sum):
         time.sleep(60)
 
 
+@pytest.mark.on_demand
 @pytest.mark.parametrize(
     "kind", [partial(Toy, hurt="die"), partial(Hurt, data="toy")], ids=["its process", "worker"]
 )
@@ -220,6 +220,7 @@ def test_a_job_that_kills_four_times_is_given_up_and_all_others_are_done(
     assert "6 of 8 jobs computed, all of them kept" in capsys.readouterr().err
 
 
+@pytest.mark.on_demand
 def test_workers_may_all_go_and_come_back(tmp_path, store, monkeypatch, capsys):
     jobs, save, killed = [Toy(number=n) for n in range(4)], Store.save, []
     with ExitStack() as stack:

@@ -88,7 +88,6 @@ def rings_of(folder):
     return found
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("script", "data", "preset", "stages", "models"), CASES, ids=lambda case: str(case)[:9]
 )

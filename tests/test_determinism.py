@@ -1,5 +1,5 @@
-"""The same bits on any number of cores, with any number of workers, from a cold cache and a warm
-one."""
+"""The same bits on any number of cores, with any number of workers; tests/faults.py varies the
+cache as well."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import shutil
 import faults
 import numpy as np
 import pytest
+from conftest import PROGRAMS
 
 from foundation.base import storage
 from foundation.engine import keys
@@ -17,28 +18,31 @@ ANEW = (
     "--reference tests/reference.nc"
 )
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(
-        shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"),
-        reason="cores are chosen by taskset",
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("taskset") is None or not hasattr(os, "sched_getaffinity"),
+    reason="cores are chosen by taskset",
+)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With the MNIST study on one core, by one worker, from a cold cache."""
+    """With the MNIST study on one core, by one worker."""
     folder = tmp_path_factory.mktemp("conditions")
-    faults.vary_conditions(folder, [(1, 1)])
+    run(folder, "out0", cores=1, workers=1)
     return folder
 
 
-@pytest.mark.parametrize(("cores", "workers"), [(2, 2), (2, 4)])
-def test_the_same_bits_on_two_cores_from_a_warm_cache(folder, cores, workers):
+def run(folder, out, **options):
+    faults.run_digits(folder / out, folder / "home", programs=PROGRAMS, **options)
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers"), [(2, 2), pytest.param(2, 4, marks=pytest.mark.on_demand)]
+)
+def test_the_same_bits_on_two_cores(folder, cores, workers):
     if len(os.sched_getaffinity(0)) < cores:
         pytest.skip("one core")
-    faults.run_digits(folder / "again", folder / "home", cores=cores, workers=workers)
+    run(folder, "again", cores=cores, workers=workers)
     again = faults.contents(folder / "again")
     faults.assert_same_bits(again, faults.contents(folder / "out0"))
     shutil.rmtree(folder / "again")

@@ -367,14 +367,6 @@ SMALL = replace(
 
 
 @pytest.fixture(scope="module")
-def few_subsamples():
-    """Bounds from 40 halves of the models: those of the studies take half of their time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "SUBSAMPLES", 40)
-        yield
-
-
-@pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     out = tmp_path_factory.mktemp("evaluation")
     data = small_data()

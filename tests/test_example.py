@@ -62,7 +62,6 @@ def test_what_is_wrong_is_named():
     )
 
 
-@pytest.mark.long
 def test_the_example_passes():
     done = run_python("run_example.py")
     assert done.returncode == 0, done.stderr

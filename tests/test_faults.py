@@ -1,17 +1,17 @@
-"""The fault suite with few repetitions; `python tests/faults.py` has more of them and prints its
-figures."""
+"""One kill, in the suite; the other faults on demand: `make test-on-demand`, with few repetitions,
+and `python tests/faults.py`, with more of them and their figures."""
 
 import faults
 import pytest
-
-pytestmark = pytest.mark.long
+from conftest import PROGRAMS
 
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
-    return faults.Bench(tmp_path_factory.mktemp("faults"))
+    return faults.Bench(tmp_path_factory.mktemp("faults"), PROGRAMS)
 
 
+@pytest.mark.on_demand
 @pytest.mark.parametrize(
     "fault",
     [
@@ -28,6 +28,11 @@ def test_a_fault_costs_nothing(bench, fault):
     assert all(count > 0 for count in fault(bench).values())
 
 
+def test_a_kill_costs_nothing(bench):
+    assert faults.kill(bench, 1)["kills"] == 1
+
+
+@pytest.mark.on_demand
 def test_three_kills_cost_nothing(bench):
     figures = faults.kill(bench, 3)
     assert figures["kills"] == 3 and figures["of them after new jobs"] > 0

@@ -361,7 +361,6 @@ def test_without_flipped_labels_there_is_nothing_to_compare(tmp_path):
     assert [path.name for path in reports.save_all(tmp_path / "paper")] == ["noise_sweep.png"]
 
 
-@pytest.mark.long
 def test_a_figure_that_fails_is_named_and_loses_no_other(tmp_path):
     """One file of an older version, one that is damaged, one whole."""
     storage.write_dataset(tmp_path / "paper" / "noise_sweep.nc", sweep(["MLP[4]"]))

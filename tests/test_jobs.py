@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_trees_equal, random_split, refused, run_python
 from same_bits import own_sources
-from warm import COLD
 
 from datar import Dataset, Split
 from foundation.base.checks import BadInput
@@ -181,31 +180,43 @@ def test_what_is_at_its_default_is_not_part_of_the_key():
 
 def test_a_key_is_the_same_in_another_process():
     code = "from test_jobs import FIT, job_key; print(job_key(FIT))"
-    done = run_python(
-        "-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7", **COLD
-    )
+    done = run_python("-c", f"import sys; sys.path.insert(0, 'tests'); {code}", PYTHONHASHSEED="7")
     assert done.stdout.strip() == job_key(FIT), done.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
-    "variables",
+    ("name", "value"),
     [
-        {"JAX_ENABLE_X64": "1"},
-        {"JAX_DEFAULT_PRNG_IMPL": "rbg"},
-        {"JAX_THREEFRY_PARTITIONABLE": "0"},
-        {"JAX_DEFAULT_MATMUL_PRECISION": "highest"},
-        {"XLA_FLAGS": "--xla_backend_optimization_level=1"},
-        {"JAX_PLATFORMS": "cuda"},
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+        ("jax_default_matmul_precision", "highest"),
+        ("jax_platforms", "cuda"),
     ],
 )
-def test_settings_that_change_bits_are_part_of_the_key(variables):
+def test_settings_that_change_bits_are_part_of_the_key(name, value):
+    before, usual = job_key(FIT), getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        assert job_key(FIT) not in (None, before)
+    finally:
+        jax.config.update(name, usual)
+    assert job_key(FIT) == before
+
+
+def test_settings_come_from_the_environment_too(monkeypatch):
+    """What JAX reads as it is imported, in a process of its own; XLA's flags at any time."""
     code = (
         "import sys; sys.path.insert(0, 'tests'); from test_jobs import FIT, job_key; "
-        "print(job_key(FIT))"
+        "from foundation.engine import keys; print(job_key(FIT), *keys.settings())"
     )
-    done = run_python("-c", code, **variables, **COLD)
-    assert len(done.stdout.strip()) == 64 and done.stdout.strip() != job_key(FIT), done.stderr
+    variables = {"JAX_ENABLE_X64": "1", "JAX_THREEFRY_PARTITIONABLE": "0"}
+    key, *names = run_python("-c", code, **variables, JAX_PLATFORMS="cuda").stdout.split()
+    assert len(key) == 64 and key != job_key(FIT)
+    assert {"jax_enable_x64", "jax_threefry_partitionable", "backend"} <= {*names}
+    before = job_key(FIT)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+    assert job_key(FIT) not in (None, before)
 
 
 def write_method(folder, name, body, comment=""):
@@ -376,7 +387,7 @@ def test_importing_the_project_changes_no_environment_and_starts_no_backend():
         "run_unlearn_xxz, run_hessian\nimport jax._src.xla_bridge as "
         "bridge\nprint(dict(os.environ) == before, bool(bridge._backends))"
     )
-    assert run_python("-c", code, **COLD).stdout.split() == ["True", "False"]
+    assert run_python("-c", code).stdout.split() == ["True", "False"]
 
 
 def test_a_process_that_is_killed_is_replaced_and_its_job_computed_again(store, tmp_path):

@@ -553,7 +553,6 @@ def test_an_edited_file_of_the_project_joins_every_key_until_numerics_rises(
         assert asked() not in (before, changed)
 
 
-@pytest.mark.long
 def test_what_is_replaced_is_replaced_in_the_processes_that_compute(tmp_path):
     """Their numbers are those of the code that the key stands for."""
     code = (

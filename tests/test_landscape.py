@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import random_split, refused, run_python
+from conftest import random_split, refused
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, eigsh
 
@@ -146,7 +144,6 @@ def test_mlp_hessian_agrees_with_reverse_over_reverse(case):
     assert error == 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("case", QNNS)
 def test_qnn_hessian_agrees_with_the_parameter_shift_rule(case):
     """All entries of the small ones; of the large ones some on the diagonal and some anywhere."""
@@ -195,7 +192,6 @@ def test_qnn_trace_is_the_sum_of_its_eigenvalues():
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("case", QNNS[:4])
 def test_complex_trace_agrees_with_the_plain_circuit_at_complex_angles(case):
     """The published Hessian as published: over (Re, Im) of angles given to TensorCircuit as complex
@@ -431,15 +427,3 @@ def test_a_dead_network_is_recognised():
     assert not dead(model, params, split)
     half_dead = [(params[0][0], params[0][1].at[0].add(-100)), *params[1:]]
     assert not dead(model, half_dead, split)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
-def test_double_precision():
-    """The comparisons to 1e-10, and finite differences, in a process of its own."""
-    chosen = "(agree and not case0 and not case4 and not case5) or differences"
-    process = run_python(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", chosen, JAX_ENABLE_X64="1"
-    )
-    assert process.returncode == 0, process.stdout[-3000:]
-    assert re.search(r"\b12 passed", process.stdout), process.stdout[-300:]

@@ -835,21 +835,3 @@ def test_weights_of_samples_follow_the_parameters_in_double_precision(dtype):
         loss, jnp.zeros(3, dtype), 7, epochs=1, batch_size=3, learning_rate=0.1, key=KEY
     )
     assert seen == {params.dtype} == {np.dtype(dtype)}
-
-
-@pytest.mark.long
-@pytest.mark.skipif(DOUBLE, reason="this is the process of its own")
-def test_double_precision():
-    process = run_python(
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-        "-k",
-        "double or lapack",
-        JAX_ENABLE_X64="1",
-    )
-    assert process.returncode == 0, process.stdout[-3000:]
-    assert "10 passed" in process.stdout, process.stdout[-300:]

@@ -1,71 +1,69 @@
 """What the README shows works as it stands there."""
 
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import reports
+from here import run_here
 
+import datar
 import findings
+import run_unlearn_mnist
 from foundation.base import storage
+from foundation.engine import runner
+from models import Training
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "GUIDE.md", "FINDINGS.md")}
 README, GUIDE, FINDINGS = PAGES.values()
 BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
 (RUN,) = [block for block in BLOCKS if "report(run_studies(" in block]
-TINY = """
-import run_unlearn_mnist
-from dataclasses import replace
-from models import Training
-from pathlib import Path
-quick = run_unlearn_mnist.QUICK
-short = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")}
-run_unlearn_mnist.QUICK = replace(
-    quick, runs=1, block=1, alphas=(0,), poisons=("labels",), hidden=("4",), unlearn_hidden="4",
+SHORT = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")}
+TINY = replace(
+    run_unlearn_mnist.QUICK,
+    runs=1,
+    block=1,
+    alphas=(0,),
+    poisons=("labels",),
+    hidden=("4",),
+    unlearn_hidden="4",
     depth=1,
     evaluated_hidden="4",
-    weight_map=replace(quick.weight_map, weights=(0.0, 0.5)), optimization_level=0, workers=1,
-    out=Path("mine"), mlp=replace(quick.mlp, **short),
-    qnn=replace(quick.qnn, **short),
+    weight_map=replace(run_unlearn_mnist.QUICK.weight_map, weights=(0.0, 0.5)),
+    optimization_level=0,
+    workers=1,
+    out=Path("mine"),
+    mlp=replace(run_unlearn_mnist.QUICK.mlp, **SHORT),
+    qnn=replace(run_unlearn_mnist.QUICK.qnn, **SHORT),
 )
-"""
 
 
-# Jobs in the process of the script: where nothing of one's own has to reach others.
-HERE = f"""
-import sys
-sys.path.append({str(ROOT / "tests")!r})
-import here
-from foundation.engine import jobs
-jobs.ProcessPoolExecutor = here.InThisProcess
-"""
+@pytest.fixture
+def quick(monkeypatch):
+    """The preset that the examples start from, so small that each takes seconds."""
+
+    def make(**changes):
+        monkeypatch.setattr(run_unlearn_mnist, "QUICK", replace(TINY, **changes))
+
+    make()
+    return make
 
 
-def run_example(word, folder, *, before="", after="", **flags):
-    """A script of one's own with the example that holds a word, run in a folder; with flags, the
-    README's study."""
+def run_example(word, folder, *, after="", **flags):
+    """The example that holds a word, as a file of its own that is run in a folder; with flags, the
+    README's study behind it. Returns what it prints."""
     (block,) = [block for block in BLOCKS if word in block]
     arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
-    study = (
-        re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN)
-        if flags
-        else ""
-    )
-    (folder / "example.py").write_text("\n".join((TINY, before, block, study, after)))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}
-    command = [sys.executable, "example.py"]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+    study = ""
+    if flags:
+        study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN)
+    path = folder / "example.py"
+    path.write_text("\n".join((block, study, after)))
+    return run_here(path)
 
 
 def results_of(folder, study):
@@ -73,186 +71,132 @@ def results_of(folder, study):
     return storage.read_dataset(path)
 
 
-@pytest.mark.long
-def test_the_method_that_the_readme_adds_has_curves_a_weight_map_a_table_and_figures(tmp_path):
-    """With its two hyper-parameters, by its title, and stored: its source is that of the script."""
-    assert 'stages = ("unlearning", "weight_map")' in RUN
-    assert 'models=("mlp",), methods=("cf", "undecided")' in RUN
-    asked = {
-        "stages": ("unlearning", "weight_map"),
-        "models": ("mlp",),
-        "methods": ("cf", "undecided"),
-    }
-    done = run_example("class Undecided", tmp_path, **asked)
-    curves, cells = (results_of(tmp_path, study) for study in ("unlearning", "weight_map"))
-    assert set(curves.unlearner.values) == {"cf", "undecided"} and curves.accuracy.notnull().any()
-    own = cells.sel(unlearner="undecided")
-    assert (own.first_name, own.second_name) == (
-        "forget",
-        "target",
-    ) and own.accuracy.notnull().all()
-    assert own.accuracy.sizes["first"] == own.accuracy.sizes["second"] == 2
-    assert (own.first_default, own.second_default) == (0.5, 0.5) and own.title == "Undecided"
-    assert "undecided" in done.stdout
-    for study in ("unlearning", "weight_map"):
-        (figure,) = tmp_path.glob(f"mine/*/*/{study}.png")
+@pytest.mark.usefixtures("in_this_process", "quick")
+class TestExamples:
+    """Each block of README and guide, in this process; tests/test_scripts.py has one of each kind
+    of start."""
+
+    def test_a_method_has_curves_a_weight_map_a_table_and_figures(self, tmp_path):
+        """With its two hyper-parameters, by its title, and stored: its source is the script's."""
+        assert 'stages = ("unlearning", "weight_map")' in RUN
+        assert 'models=("mlp",), methods=("cf", "undecided")' in RUN
+        asked = {
+            "stages": ("unlearning", "weight_map"),
+            "models": ("mlp",),
+            "methods": ("cf", "undecided"),
+        }
+        said = run_example("class Undecided", tmp_path, **asked)
+        curves, cells = (results_of(tmp_path, study) for study in asked["stages"])
+        assert set(curves.unlearner.values) == {"cf", "undecided"}
+        assert curves.accuracy.notnull().any()
+        own = cells.sel(unlearner="undecided")
+        assert (own.first_name, own.second_name) == ("forget", "target")
+        assert own.accuracy.notnull().all()
+        assert own.accuracy.sizes["first"] == own.accuracy.sizes["second"] == 2
+        assert (own.first_default, own.second_default) == (0.5, 0.5) and own.title == "Undecided"
+        assert "undecided" in said
+        for study in asked["stages"]:
+            (figure,) = tmp_path.glob(f"mine/*/*/{study}.png")
+            assert figure.stat().st_size > 10_000
+        jobs = json.loads(cells.attrs["jobs"])
+        assert len(jobs) == 4
+        assert all(entry["fields"]["method"]["source"] for entry in jobs.values())
+
+    def test_a_measure_is_scored_with_floor_and_bounds(self, tmp_path, few_subsamples):
+        asked = {"stages": ("evaluation",), "evaluated": ("mlp",)}
+        said = run_example("def worst_sample", tmp_path, **asked)
+        own = results_of(tmp_path, "evaluation").sel(measure="worst")
+        assert own.measure_title == "worst sample" and "verdict" in said
+        bounds = own[["value", "value_low", "value_high", "floor", "unit", "excess"]]
+        assert bounds.notnull().to_array().all() and (own.value > 0).all()
+        (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
         assert figure.stat().st_size > 10_000
-    jobs = json.loads(cells.attrs["jobs"])
-    assert len(jobs) == 4 and all(entry["fields"]["method"]["source"] for entry in jobs.values())
 
+    def test_a_model_goes_through_a_study(self, tmp_path, quick):
+        """It learns the digits, under its own name and family."""
+        quick(qnn=replace(TINY.qnn, sweep=Training(30, 64, 0.5)))
+        asked = {"stages": ("noise_sweep",), "models": ("probabilities",)}
+        run_example("class Probabilities", tmp_path, **asked)
+        sweep = results_of(tmp_path, "noise_sweep")
+        assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
+        assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
-@pytest.mark.long
-def test_the_measure_that_the_readme_adds_is_scored_with_floor_and_bounds(tmp_path):
-    done = run_example("def worst_sample", tmp_path, stages=("evaluation",), evaluated=("mlp",))
-    own = results_of(tmp_path, "evaluation").sel(measure="worst")
-    assert own.measure_title == "worst sample" and "verdict" in done.stdout
-    assert (
-        own[["value", "value_low", "value_high", "floor", "unit", "excess"]]
-        .notnull()
-        .to_array()
-        .all()
-        and (own.value > 0).all()
-    )
-    (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
-    assert figure.stat().st_size > 10_000
+    def test_a_circuit_goes_through_a_study(self, tmp_path):
+        asked = {"stages": ("unlearning",), "models": ("mlp", "ladder"), "methods": ("cf",)}
+        run_example("def ladder", tmp_path, **asked)
+        curves = results_of(tmp_path, "unlearning")
+        assert curves.accuracy.sel(model="QNN[ladder]").notnull().any()
 
+    def test_a_poison_is_swept_and_unlearned(self, tmp_path):
+        asked = {
+            "stages": ("noise_sweep", "unlearning"),
+            "poisons": ("labels", "brightest"),
+            "alphas": (0, 30),
+            "models": ("mlp",),
+            "methods": ("cf",),
+            "unlearn_others": ("brightest=20",),
+        }
+        run_example("def poison_brightest", tmp_path, **asked)
+        sweep, curves = (results_of(tmp_path, study) for study in ("noise_sweep", "unlearning"))
+        assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
+        assert "brightest" in curves.poison.values
 
-@pytest.mark.long
-def test_the_model_that_the_readme_adds_goes_through_a_study(tmp_path):
-    """It learns the digits, under its own name and family."""
-    longer = """
-QUICK = run_unlearn_mnist.QUICK
-run_unlearn_mnist.QUICK = replace(QUICK, qnn=replace(QUICK.qnn, sweep=Training(30, 64, 0.5)))
-"""
-    run_example(
-        "class Probabilities",
-        tmp_path,
-        before=longer,
-        stages=("noise_sweep",),
-        models=("probabilities",),
-    )
-    sweep = results_of(tmp_path, "noise_sweep")
-    assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
-    assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
+    def test_data_and_mask_are_swept_and_unlearned(self, tmp_path, monkeypatch):
+        """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
+        run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
+        files = {"mine.npz": "noise_sweep", "marked.npz": "unlearning"}
+        asked = {"models": ("mlp",), "alphas": (0, 30), "methods": ("cf",)}
+        found = {}
+        for name, stage in files.items():
 
+            def load(config, path=tmp_path / name):
+                return datar.load_npz(path, classes=("0", "1"))
 
-@pytest.mark.long
-def test_the_circuit_that_the_readme_adds_goes_through_a_study(tmp_path):
-    run_example(
-        "def ladder", tmp_path, stages=("unlearning",), models=("mlp", "ladder"), methods=("cf",)
-    )
-    curves = results_of(tmp_path, "unlearning")
-    assert (
-        "QNN[ladder]" in curves.model.values
-        and curves.accuracy.sel(model="QNN[ladder]").notnull().any()
-    )
+            monkeypatch.setattr(run_unlearn_mnist, "load", load)
+            run_example("poison_mask=mask", tmp_path, stages=(stage,), **asked)
+            found[stage] = results_of(tmp_path, stage)
+        clean = found["noise_sweep"].accuracy.sel(alpha_percent=0, split="validation")
+        assert float(clean.mean()) > 0.8
+        curves = found["unlearning"]
+        marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
+        assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
 
+    def test_a_data_set_goes_through_a_study(self, tmp_path):
+        run_example("def load_cancer", tmp_path)
+        folders = {path.name for path in (tmp_path / "mine").iterdir()}
+        assert folders == {"cancer", "jobs"}
+        sweep = results_of(tmp_path, "noise_sweep")
+        assert sweep.alpha_percent.values.tolist() == [0, 30]
+        assert set(sweep.family.values) == {"MLP", "QNN"}
+        clean = sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation")
+        assert float(clean.mean()) > 0.8
 
-@pytest.mark.long
-def test_the_poison_that_the_readme_adds_is_swept_and_unlearned(tmp_path):
-    asked = {
-        "stages": ("noise_sweep", "unlearning"),
-        "poisons": ("labels", "brightest"),
-        "alphas": (0, 30),
-    }
-    run_example(
-        "def poison_brightest",
-        tmp_path,
-        **asked,
-        models=("mlp",),
-        methods=("cf",),
-        unlearn_others=("brightest=20",),
-    )
-    sweep, curves = (results_of(tmp_path, study) for study in ("noise_sweep", "unlearning"))
-    assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
-    assert "brightest" in curves.poison.values
-
-
-@pytest.mark.long
-def test_data_and_mask_that_the_readme_makes_are_swept_and_unlearned(tmp_path):
-    """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
-    run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
-    load = (
-        "from datar import load_npz\nrun_unlearn_mnist.load = lambda config: load_npz('{}', "
-        "classes=('0', '1'))"
-    )
-    asked = {"stages": ("noise_sweep",), "models": ("mlp",), "alphas": (0, 30)}
-    run_example("poison_mask=mask", tmp_path, before=HERE + load.format("mine.npz"), **asked)
-    assert (
-        float(
-            results_of(tmp_path, "noise_sweep")
-            .accuracy.sel(alpha_percent=0, split="validation")
-            .mean()
+    def test_the_text_of_a_circuit_comes_and_goes(self, tmp_path):
+        pytest.importorskip("qiskit")
+        after = (
+            "angles = model.ansatz.angles\n"
+            "assert angles.tolist()[:2] == [0.3, 0.1] or len(angles) == 3\nprint(text)"
         )
-        > 0.8
-    )
-    shutil.rmtree(tmp_path / "mine")
-    asked = {
-        "stages": ("unlearning",),
-        "models": ("mlp",),
-        "methods": ("cf",),
-        "poisons": ("given",),
-    }
-    run_example("poison_mask=mask", tmp_path, before=HERE + load.format("marked.npz"), **asked)
-    curves = results_of(tmp_path, "unlearning")
-    marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
-    assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
+        assert run_example("from_openqasm", tmp_path, after=after).startswith("OPENQASM 2.0;")
 
-
-@pytest.mark.long
-def test_the_data_set_of_the_guide_goes_through_a_study(tmp_path):
-    run_example("def load_cancer", tmp_path)
-    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name != "jobs"] == [
-        "cancer"
-    ]
-    sweep = results_of(tmp_path, "noise_sweep")
-    assert sweep.alpha_percent.values.tolist() == [0, 30] and set(sweep.family.values) == {
-        "MLP",
-        "QNN",
-    }
-    assert (
-        float(sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation").mean()) > 0.8
-    )
-
-
-@pytest.mark.long
-def test_the_text_of_a_circuit_in_the_guide_comes_and_goes(tmp_path):
-    pytest.importorskip("qiskit")
-    after = (
-        "assert model.ansatz.angles.tolist()[:2] == [0.3, 0.1] or len(model.ansatz.angles) == "
-        "3\nprint(text)"
-    )
-    assert run_example("from_openqasm", tmp_path, after=after).stdout.startswith("OPENQASM 2.0;")
-
-
-@pytest.mark.long
-def test_what_the_guide_takes_out_of_a_study_is_what_it_holds(tmp_path):
-    study = """
-from foundation.engine import runner
-config = replace(
-    run_unlearn_mnist.QUICK, stages=("unlearning",), models=("mlp",), unlearn_hidden="16,4"
-)
-runner.run_studies(config, run_unlearn_mnist.load(config), run_unlearn_mnist.STUDIES)
-"""
-    (block,) = [block for block in BLOCKS if "job_arrays" in block]
-    (tmp_path / "study.py").write_text(TINY + HERE + study)
-    after = """
+    def test_what_is_taken_out_of_a_study_is_what_it_holds(self, tmp_path):
+        asked = {"stages": ("unlearning",), "models": ("mlp",), "unlearn_hidden": "16,4"}
+        config = replace(TINY, **asked, out=tmp_path / "mine")
+        data = run_unlearn_mnist.load(config)
+        folder = runner.run_studies(config, data, run_unlearn_mnist.STUDIES)
+        (block,) = [block for block in BLOCKS if "job_arrays" in block]
+        after = """
 print(confusion_matrix(labels, predicted).sum(), next(layer.shape for layer in params[0]))
-stored = storage.read_dataset(path).accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)
+accuracy = storage.read_dataset(path).accuracy
+stored = accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)
 assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
 """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    for script in ("study.py", "example.py"):
-        done = subprocess.run(
-            [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
         # a folder with the tiny study's flags in its name
-        (path,) = tmp_path.glob("mine/mnist/*/unlearning.nc")
-        (tmp_path / "example.py").write_text(
-            block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after
-        )
-    assert done.stdout.split()[0] == "500" and (tmp_path / "curves.csv").stat().st_size > 500
+        path = folder.relative_to(tmp_path) / "unlearning.nc"
+        script = tmp_path / "example.py"
+        script.write_text(block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after)
+        assert run_here(script).split()[0] == "500"
+        assert (tmp_path / "curves.csv").stat().st_size > 500
 
 
 def test_the_readme_is_short():

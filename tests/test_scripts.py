@@ -5,12 +5,12 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import call_script, users_environment
-from warm import COLD
 
 from foundation.base import storage
 
@@ -36,14 +36,14 @@ SWEEP = (
 UNLEARNING = (*TINY, "--workers", "1", "--models", "mlp", "--stages", "unlearning")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """An empty home and cache folder."""
     home = tmp_path_factory.mktemp("home")
     return users_environment("XDG_CACHE_HOME", "PYTHONPATH") | {"HOME": str(home), "COLUMNS": "120"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def run_script(environment):
     """The script in a process of its own, its jobs in others."""
 
@@ -61,11 +61,11 @@ def run_script(environment):
     return run
 
 
-@pytest.fixture(scope="session")
-def finished(run_script, environment, tmp_path_factory):
-    """A tiny run of every stage, undisturbed, started as a user starts it."""
+@pytest.fixture(scope="module")
+def finished(in_this_process, tmp_path_factory):
+    """A tiny run of every stage, undisturbed."""
     out = tmp_path_factory.mktemp("finished")
-    done = run_script(*TINY, "--out", out, env=environment | COLD)
+    done = call_script(MNIST, *TINY, "--out", out)
     assert done.returncode == 0, done.stderr
     return folder_of(out), done
 
@@ -247,6 +247,7 @@ def test_provenance_travels_with_the_numbers(finished):
 
 
 def test_a_second_start_computes_nothing(run_script, finished):
+    """Started as a user starts it, in a process of its own."""
     out = finished[0].parents[1]
     before = everything(out)
     again = run_script(*TINY, "--out", out)
@@ -259,10 +260,11 @@ def test_a_second_start_computes_nothing(run_script, finished):
     )
 
 
-def test_a_plan_says_what_is_missing_and_how_it_differs_and_computes_nothing(run_script, finished):
+def test_a_plan_says_what_is_missing_and_how_it_differs_and_computes_nothing(finished):
     out = finished[0].parents[1]
     before = everything(out)
-    done = run_script(
+    done = call_script(
+        MNIST,
         *TINY,
         "--out",
         out,
@@ -385,25 +387,22 @@ def test_a_stage_of_another_family_joins_the_same_file(in_this_process, tmp_path
 
 
 def test_a_flag_that_is_wrong_ends_the_script_with_exit_code_2(run_script):
-    """One of each kind, as a process of its own; tests/test_bad_input.py has the others."""
-    for flags, said in (
-        (["--alphas", "100"], "whole percents, 0 to 99"),
-        (["--preset", "nonsense"], "paper"),
+    """One of each kind; tests/test_bad_input.py has the others."""
+    for run, flags, said in (
+        (run_script, ["--alphas", "100"], "whole percents, 0 to 99"),
+        (partial(call_script, MNIST), ["--preset", "nonsense"], "paper"),
     ):
-        done = run_script(*flags)
-        assert (
-            done.returncode == 2
-            and said in " ".join(done.stderr.split())
-            and "Traceback" not in done.stderr
-        )
+        done = run(*flags)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert said in " ".join(done.stderr.split())
 
 
-def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(run_script, tmp_path):
+def test_trainings_that_diverge_are_marked_and_counted_and_not_averaged(in_this_process, tmp_path):
     """A learning rate of 1e38 makes NaN of the network; the circuit's angles stay finite."""
     flags = ("--stages", "noise_sweep", "unlearning", "--mlp.sweep.learning-rate", "1e38",
              "--mlp.unlearn.learning-rate", "1e38", "--poisons", "labels", "--workers", 1,
              "--out", tmp_path)  # fmt: skip
-    done = run_script(*TINY, *flags)
+    done = call_script(MNIST, *TINY, *flags)
     assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
     sweep, curves = (
         read(folder_of(tmp_path) / f"{study}.nc") for study in ("noise_sweep", "unlearning")
@@ -435,8 +434,8 @@ def test_a_malformed_data_file_gets_one_line(tmp_path, content):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "data" in done.stderr
 
 
-def test_help_states_units_and_defaults(run_script):
-    done = run_script("--help")
+def test_help_states_units_and_defaults():
+    done = call_script(MNIST, "--help")
     assert done.returncode == 0 and "percent" in done.stdout and "(default: 5)" in done.stdout
 
 

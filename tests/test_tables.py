@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import reports
 import xarray as xr
-from conftest import ROOT, refused, run_python
+from conftest import ROOT, refused
 
 import findings
 from foundation.base import storage
@@ -211,12 +211,14 @@ def read_once():
         yield
 
 
-@pytest.fixture
-def few_resamples(monkeypatch):
-    """Where which tables there are is looked at, and not their bounds."""
-    monkeypatch.setattr(metrics, "RESAMPLES", 99)
-    metrics._draws.cache_clear()
-    yield
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    """Bounds from 99 resamples, here and where they are checked; tests/test_readme.py compares
+    those of all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 99)
+        metrics._draws.cache_clear()
+        yield
     metrics._draws.cache_clear()
 
 
@@ -615,17 +617,23 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
         assert line in said and len(re.findall(r" \.\d{3}", said)) == (count == 1)
 
 
-@pytest.mark.long
-def test_no_table_dies_of_an_encoding(results):
-    call = (
-        "import sys; sys.path.insert(0, 'tests'); import reports\n"
-        f"reports.print_summary({str(results / 'hessian' / 'paper')!r}, ('landscape',)); "
-        f"reports.print_summary({str(results / 'mnist' / 'paper')!r}, ('noise_sweep', "
-        "'unlearning'))"
-    )
-    for arguments in (("-c", call), ("findings.py", "tables", str(results))):
-        said = run_python(*arguments, PYTHONIOENCODING="ascii")
-        assert said.returncode == 0 and not said.stderr and "alpha in percent" in said.stdout
+def test_no_table_dies_of_an_encoding(results, monkeypatch):
+    """Of a terminal that knows ASCII alone."""
+
+    def printed(make):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        monkeypatch.setattr("sys.stdout", stream)
+        make()
+        stream.flush()
+        return stream.buffer.getvalue().decode("ascii")
+
+    def closing():
+        reports.print_summary(results / "hessian" / "paper", ("landscape",))
+        reports.print_summary(results / "mnist" / "paper", ("noise_sweep", "unlearning"))
+
+    monkeypatch.setattr("sys.argv", ["findings.py", "tables", str(results)])
+    for make in (closing, findings.main):
+        assert "alpha in percent" in printed(make)
 
 
 @pytest.mark.parametrize(
@@ -734,7 +742,7 @@ def test_published_means_stand_beside_ours(results, readme):
     assert row(markdown, **{"α in percent": "90"})["QNN[depth=6] corrected, n = 3"] == "–"
 
 
-def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamples):
+def test_models_and_methods_that_a_user_adds_reach_the_tables(folder):
     """From their files alone: an unknown family, an unknown method with two weights of its own."""
     for data in ("mnist", "xxz"):
         write(
@@ -747,7 +755,9 @@ def test_models_and_methods_that_a_user_adds_reach_the_tables(folder, few_resamp
             ["scrub", "newton"], ["MLP[4]", "Mine"], names={"newton": ("damping", "ridge")}
         )
         write(folder, data, "corrected", "weight_map", own)
-    made = reports.findings_tables(folder)
+    names = ("controls", "sizes", "xxz", "features", "paired-unlearning", "maps")
+    of_data = [f"{name}-{data}" for name in ("paired", "unlearning") for data in ("mnist", "xxz")]
+    made = reports.findings_tables(folder, *names, *of_data)
     assert "Mine, n = 3" in made["controls"] and "| xxz | corrected | 3 | Mine |" in made["sizes"]
     assert "Mine corrected (fixed gauge), n = 3" in made["xxz"]
     assert row(made["features"], data="xxz", model="Mine")["preset"] == "corrected"
@@ -833,7 +843,7 @@ def script(monkeypatch, capsys):
     return call
 
 
-def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script, few_resamples):
+def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script):
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
     code, stdout, stderr = script(folder)
@@ -853,13 +863,13 @@ def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script,
     assert set(every) == {*missing, *old}
 
 
-def test_the_tables_of_findings_name_the_file_that_is_missing(folder, few_resamples):
+def test_the_tables_of_findings_name_the_file_that_is_missing(folder):
     (folder / "mnist" / "paper" / "noise_sweep.nc").unlink()
     with refused("has no mnist/paper/noise_sweep.nc"):
-        reports.findings_tables(folder)
+        reports.findings_tables(folder, "mnist")
 
 
-def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path, few_resamples):
+def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
     out = tmp_path / "csv"
     assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}

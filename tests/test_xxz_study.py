@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import call_script, users_environment
-from warm import COLD
+from conftest import call_script, run_python
 
 from datar import load_xxz
 from foundation.base import storage
@@ -26,7 +23,6 @@ from poison_unlearn import METHODS, GradientAscent, Poison, Retrain, Task, unlea
 from protocol import Fit, inputs_of_sets, tensors_to_params
 from run_unlearn_xxz import CORRECTED, PAPER, main
 
-ROOT = Path(__file__).parents[1]
 GAUGES = ("fixed", "random_sign", "random_phase")
 TINY = (  # noqa: SIM905 - as one types them
     "--preset quick --n-sites 4 --runs 2 --gauge-control.runs 2 --alphas 0 30 --hidden 4 "
@@ -47,24 +43,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def finished(cache, tmp_path_factory):
-    """A tiny run of every stage in a process of its own, and its folder."""
+def finished(cache, in_this_process, tmp_path_factory):
+    """A tiny run of every stage, and its folder."""
     out = tmp_path_factory.mktemp("out")
-    command = [
-        sys.executable,
-        ROOT / XXZ,
-        *TINY,
-        "--workers",
-        "1",
-        "--out",
-        out,
-        "--stages",
-        *EVERY_STAGE,
-    ]
-    environment = users_environment() | {"COLUMNS": "120"} | COLD
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = call_script(XXZ, *TINY, "--out", out, "--stages", *EVERY_STAGE)
     assert done.returncode == 0, done.stderr
     return folder_of(out), done
 
@@ -127,12 +109,14 @@ def test_the_spectrum_is_kept_for_its_figure(finished):
 
 
 def test_a_second_start_computes_nothing(finished):
+    """Started as a user starts it, in a process of its own."""
     folder, _ = finished
     before = {
         path: path.read_bytes()
         for path in (*folder.glob("*.nc"), *folder.parents[1].glob("jobs/*"))
     }
-    again = call_script(XXZ, *TINY, "--out", folder.parents[1], "--stages", *EVERY_STAGE)
+    words = (*TINY, "--out", str(folder.parents[1]), "--stages", *EVERY_STAGE)
+    again = run_python(XXZ, *words, COLUMNS="120")
     assert again.returncode == 0 and "training" not in again.stderr, again.stderr
     assert {path: path.read_bytes() for path in before} == before and len(before) > 10
 
