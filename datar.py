@@ -23,8 +23,8 @@ from foundation.base.checks import (
     require_whole,
 )
 from foundation.base.labels import as_words, two_classes
-from foundation.base.norms import near_1
 from foundation.base.npz import read_npz, sha256, splits_of
+from foundation.measures.norms import near_1
 from foundation.quantum.ring import (
     COUPLINGS,
     XXZ_USED,

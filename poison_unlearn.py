@@ -14,8 +14,8 @@ import numpy as np
 
 from datar import Dataset, Split, require_split
 from foundation.base.checks import is_number, require, require_whole
-from foundation.base.norms import norms
 from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
+from foundation.measures.norms import norms
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
 Key = jax.Array | int | np.random.Generator  # a key of JAX, or what NumPy's default_rng takes

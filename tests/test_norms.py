@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datar import Dataset, Split
-from foundation.base.norms import near_1, norms
+from foundation.measures.norms import near_1, norms
 from poison_unlearn import POISONS, with_trigger
 
 SCALES = st.integers(-120, 120).map(lambda exponent: 2.0**exponent)
