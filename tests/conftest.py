@@ -149,9 +149,23 @@ def trees_differ(left, right) -> bool:
 @pytest.fixture(scope="module")
 def in_this_process() -> Iterator[None]:
     """Jobs are computed in the process of the tests: a fifth of the time, for what is not about
-    processes."""
+    processes. Embeddings take 250 steps, and a PDF is an empty page: the processes that tests start
+    make whole ones."""
+    from matplotlib.figure import Figure
+    from sklearn.manifold import TSNE
+
+    save = Figure.savefig
+
+    def without_pdf(figure, path, **options):
+        if options.get("format") == "pdf":
+            Path(path).write_bytes(b"%PDF")
+        else:
+            save(figure, path, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "ProcessPoolExecutor", InThisProcess)
+        patch.setitem(TSNE.__init__.__kwdefaults__, "max_iter", 250)
+        patch.setattr(Figure, "savefig", without_pdf)
         yield
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reports
 import xarray as xr
-from conftest import run_python
+from conftest import call_script, run_python
 from matplotlib.colors import to_hex
 from test_tables import TITLES, TRAINING, curves, gauge, landscape, study, sweep, weight_map
 
@@ -326,10 +326,10 @@ def test_traces_are_drawn_over_their_clean_median():
 
 
 def test_findings_explains_itself_and_asks_for_a_folder(tmp_path):
-    said = run_python("findings.py", "--help", PYTHONIOENCODING="ascii")
+    said = call_script("findings.py", "--help")
     assert said.returncode == 0 and "FOLDER" in said.stdout
     for words in (["tables", str(tmp_path / "nowhere")], ["claims", str(tmp_path), "--csv", "x"]):
-        said = run_python("findings.py", *words)
+        said = call_script("findings.py", *words)
         assert (
             said.returncode == 2
             and said.stderr.startswith("error: ")

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT, assert_trees_equal, random_split, refused, run_python
+from here import InThisProcess
 from same_bits import own_sources
 
 from datar import Dataset, Split
@@ -71,6 +72,13 @@ Toy = partial(Sum, data="toy")
 @pytest.fixture
 def store(tmp_path):
     return Store(tmp_path / "jobs")
+
+
+def compute_here(wanted, store):
+    """As `compute`, in this process: where what is stored and in which order is looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "ProcessPoolExecutor", InThisProcess)
+        return compute(wanted, store)
 
 
 def compute(wanted, store, workers=2):
@@ -335,7 +343,7 @@ def test_a_damaged_result_is_named_and_not_there(store, capsys, damage):
     path.write_bytes(others.get(damage, store.path(job_key(two)).read_bytes()))
     assert not store.has(one) and store.has(two)
     assert path.name in capsys.readouterr().err
-    compute([one], store)
+    compute_here([one], store)
     assert store.has(one) and store.load(one)[0]["sum"] == 1
 
 
@@ -346,17 +354,19 @@ def test_chains_of_any_depth_are_computed_behind_what_they_need(store):
     chain = Toy(number=1)
     for number in range(2, 6):
         chain = Toy(number=number, parts=(chain,))
-    order = compute([chain], store)
+    order = compute_here([chain], store)
     assert [job.number for job in order] == [1, 2, 3, 4, 5] and store.load(chain)[0]["sum"] == 15
-    assert compute([chain], store) == []
+    assert compute_here([chain], store) == []
 
 
 def test_missing_parents_of_a_new_job_are_computed_again_and_those_that_are_there_are_not(store):
     parent, sibling = Toy(number=1), Toy(number=5)
     old = Toy(number=2, parts=(parent,))
-    compute([old, sibling], store)
+    compute_here([old, sibling], store)
     store.path(job_key(parent)).unlink()
-    order = compute([Toy(number=3, parts=(old,)), Toy(number=4, parts=(parent, sibling))], store)
+    order = compute_here(
+        [Toy(number=3, parts=(old,)), Toy(number=4, parts=(parent, sibling))], store
+    )
     assert {job.number for job in order} == {1, 3, 4}
     assert store.load(Toy(number=4, parts=(parent, sibling)))[0]["sum"] == 10
 
@@ -430,7 +440,7 @@ def test_a_job_that_kills_its_process_four_times_is_given_up_and_all_others_are_
 
 def test_a_refusal_reaches_the_one_who_asked(store):
     with pytest.raises(BadInput, match="number: got nonsense"):
-        compute([Toy(number=1, hurt="refuse")], store)
+        compute_here([Toy(number=1, hurt="refuse")], store)
 
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):

@@ -103,7 +103,7 @@ class TestExamples:
         assert all(entry["fields"]["method"]["source"] for entry in jobs.values())
 
     def test_a_measure_is_scored_with_floor_and_bounds(self, tmp_path, few_subsamples):
-        asked = {"stages": ("evaluation",), "evaluated": ("mlp",)}
+        asked = {"stages": ("evaluation",), "evaluated": ("mlp",), "methods": ("cf",)}
         said = run_example("def worst_sample", tmp_path, **asked)
         own = results_of(tmp_path, "evaluation").sel(measure="worst")
         assert own.measure_title == "worst sample" and "verdict" in said

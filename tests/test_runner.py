@@ -25,6 +25,8 @@ from foundation.engine.study import Flags, Study, by_name
 from foundation.engine.study_files import Row
 from models import Training
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 MNIST, XXZ, HESSIAN = run_unlearn_mnist.QUICK, run_unlearn_xxz.QUICK, run_hessian.QUICK
 
 
