@@ -346,8 +346,9 @@ def caught_by(folder: Path, tests: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The user's environment, without paths that lead back to this checkout."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    """The user's environment with the suite's compiled programs, without paths to this checkout."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "programs"), **kept}
 
 
 def main() -> int:

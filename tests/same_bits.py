@@ -222,13 +222,21 @@ def own_sources() -> list[str]:
 
 def renew() -> str:
     """Write the list of sources; returns what was done in words."""
+    lines = own_sources()
     from foundation.engine import own_code
 
-    lines = own_sources()
     before = own_code.MANIFEST.read_text().splitlines()
     changed = len({*lines} - {*before})
     own_code.MANIFEST.write_text("\n".join(lines) + "\n")
     return f"{own_code.MANIFEST.relative_to(ROOT)}: {len(lines)} lines, {changed} changed"
+
+
+def renewed() -> str:
+    """Renew in a fresh process: this one may have imported code that was edited since."""
+    code = "import same_bits; print(same_bits.renew())"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True)
+    return done.stdout.strip() or sys.exit("error: the list of sources could not be renewed")
 
 
 def differences(found: dict[str, dict], expected: dict[str, dict]) -> list[str]:
@@ -300,7 +308,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     if arguments.renew and needs_no_proof():
-        print(renew())
+        print(renewed())
         return 0
     with tempfile.TemporaryDirectory(prefix="same-bits-") as folder:
         found = compute(arguments.code.resolve(), Path(folder), arguments.only)
@@ -327,7 +335,7 @@ def main() -> int:
     if arguments.renew:
         whole = found.keys() == COMMANDS.keys()
         print(
-            renew()
+            renewed()
             if whole and not lines
             else "the list of sources stays: its condition is that all agree"
         )
