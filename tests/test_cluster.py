@@ -188,6 +188,36 @@ def test_a_local_cluster_gives_them_while_workers_are_killed(here, tmp_path, mon
     assert_same(tensors(tmp_path), expected)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Kernel(Sum):
+    """The name of the BLAS kernel that runs, and eigenvectors, whose bits depend on it."""
+
+    def perform(self, dataset, *inputs):
+        from threadpoolctl import threadpool_info
+
+        time.sleep(0.5)  # so that each worker gets some of the jobs
+        matrix = np.random.default_rng(0).normal(size=(40, 40))
+        _, vectors = np.linalg.eigh(matrix + matrix.T)
+        names = sorted({library.get("architecture", "") for library in threadpool_info()})
+        return {"vectors": vectors, "name": np.frombuffer(" ".join(names).encode(), np.uint8)}
+
+
+def test_workers_that_were_told_other_kernels_compute_with_the_one_of_the_asking(tmp_path, store):
+    """Eigenvectors of all workers are, bit for bit, those of this machine's processes."""
+    kernels = [Kernel(data="toy", number=n) for n in range(8)]
+    with scheduler(tmp_path) as of, ExitStack() as workers:
+        for kernel in ("Prescott", "Nehalem"):
+            workers.enter_context(worker(of, tmp_path, OPENBLAS_CORETYPE=kernel))
+        on(of, kernels, store)
+    here = Store(tmp_path / "here")
+    compute(kernels[:1], {"toy": DATA}, here, workers=1)
+    expected, _ = here.load(kernels[0])
+    for job in kernels:
+        arrays, _ = store.load(job)
+        assert arrays["name"].tobytes() == expected["name"].tobytes()
+        np.testing.assert_array_equal(arrays["vectors"], expected["vectors"])
+
+
 # ---- faults ----
 
 
