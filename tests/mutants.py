@@ -172,7 +172,7 @@ MUTANTS = {
         "protocol.py",
         "teachers[:] = self.teacher_run - self.start.runs[0]",
         "teachers[:] = self.teacher_run - self.start.runs[0] + 1",
-        "xxz_study scripts jobs",
+        "xxz_study",
     ),
     # ---- circuits, noise, ring ----
     "angles_in_another_order": Mutant(
@@ -324,18 +324,23 @@ MUTANTS = {
     ),
     "numbers_and_text_are_one_label": Mutant(
         "foundation/base/labels.py",
-        "    _require_apart(array.ravel().tolist(), words)\n",
-        "",
+        "        _require_apart(array.ravel().tolist(), words)\n",
+        "        pass\n",
         "datar users",
     ),
 }
+
+
+# sees every edit, and says nothing of what it does
+LISTED = "tests/test_jobs.py::test_the_list_of_the_projects_own_sources_is_that_of_the_code"
 
 
 def caught_by(folder: Path, tests: str) -> str:
     """Run the tests on a checkout until one fails; returns its name, or "" where all pass."""
     files = [f"tests/test_{name}.py" for name in tests.split()]
     there = [name for name in files if (folder / name).is_file()]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *there]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--deselect", LISTED]
+    command = [sys.executable, "-m", "pytest", *options, *there]
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     failed = re.search(r"^(?:FAILED|ERROR) tests/(\S+)", done.stdout, re.MULTILINE)
     if done.returncode == 1 and failed:

@@ -32,6 +32,8 @@ CLEAR = evidence(0.2, 0.15, 0.25)
     (CLEAR, [evidence(0.1, 0.05, 0.15), evidence(0.01, 0.005, 0.015)], 0.2, 0.001, "falls"),
     (CLEAR, [evidence(-0.1, -0.2, -0.05)], 0.2, 0.001, "falls"),  # a control is better
     (CLEAR, [evidence(0.01, -0.03, 0.05)], 0.2, 0.001, "undecided"),  # it may be
+    # one of two may be
+    (CLEAR, [evidence(0.1, 0.05, 0.15), evidence(0.01, -0.03, 0.05)], 0.2, 0.001, "undecided"),
     (CLEAR, [evidence(0.1, 0.05, 0.15)], 0.2, 0.2, "undecided"),  # not after Holm
     (evidence(0.1, -0.05, 0.2), [evidence(0.1, 0.05, 0.15)], 0.2, 0.001, "undecided"),
     # the other way round

@@ -393,6 +393,20 @@ class Whole:
         return self.network.logits(params, x)
 
 
+@pytest.mark.parametrize("run", [0, 1])
+def test_all_runs_start_from_the_one_teacher_that_is_named(run):
+    """As published. No epoch is trained, so that the parameters are the teacher's."""
+    dataset = load_xxz(n_sites=4)
+    teacher = unlearned(dataset, MLP(32, (4,)), "labels", 30).start
+    taught = teacher.perform(dataset)
+    still = replace(METHODS["cf"], training=Training(0, 0, 0.01))
+    after = replace(teacher, method=still, start=teacher, teacher_run=run).perform(dataset, taught)
+    names = [name for name in taught if name.startswith("params")]
+    assert names and not np.array_equal(taught[names[0]][0], taught[names[0]][1])
+    for name in names:
+        np.testing.assert_array_equal(after[name], taught[name][[run, run]])
+
+
 @pytest.mark.parametrize("start", [False, True])
 def test_leaving_out_features_that_are_zero_changes_nothing(start):
     dataset = load_xxz(n_sites=6, gauge="random_phase")
