@@ -12,7 +12,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
-test: $(VENV)/ready-dev     ## all tests: under eight minutes on 2 cores
+test: $(VENV)/ready-dev     ## all tests: a quarter of an hour on 2 cores, more at first
 	$(PYTEST)
 
 test-on-demand: $(VENV)/ready-dev ## many minutes of faults: killed, stopped, damaged and full, on processes and on a cluster
