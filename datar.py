@@ -273,8 +273,8 @@ def load_npz(
 
     Optional keys. poison_mask (n,): which training samples are poisoned; known_mask (n,): which
     poisoned samples are known, by default all; x_clean, y_clean: the training set before it was
-    poisoned, where one alone is given equal to the training set in the other. Without both, nothing
-    is said about accuracy on what the poison replaced.
+    poisoned. If only one is given, the other is x_train or y_train. Without both, accuracy on the
+    samples before their poison is NaN.
 
     Raises ValueError, in one line, for bad arguments and malformed files, FileNotFoundError where
     there is no file.

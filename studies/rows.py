@@ -38,17 +38,27 @@ def poisons_to_unlearn(config: Config, dataset: Dataset) -> dict[str, int]:
     return {"given": given_percent(dataset)}
 
 
+def lacks_truth(method: Method, dataset: Dataset) -> bool:
+    """Tell whether a method reads samples as before their poison, which the data lack."""
+    return method.reads_truth and not dataset.truth_is_known
+
+
 def require_truth(method: Method, dataset: Dataset, name: str) -> None:
     """Refuse a method that reads samples as before their poison, where the data lack them."""
-    has_all = dataset.truth_is_known or not method.reads_truth
     allowed = "methods that do not (--hyper scrub.reads=poisoned), or data with y_clean"
-    require(has_all, "--methods", f"{name}, which reads samples before their poison", allowed)
+    require(
+        not lacks_truth(method, dataset),
+        "--methods",
+        f"{name}, which reads samples before their poison",
+        allowed,
+    )
 
 
 def why_not(method: Method, model: Model, dataset: Dataset) -> str:
     """Say in a few words why a method cannot run on a model and its data; "" where it can."""
-    lacks_truth = method.reads_truth and not dataset.truth_is_known
-    return "the data lack the samples before their poison" if lacks_truth else method.why_not(model)
+    if lacks_truth(method, dataset):
+        return "the data lack the samples before their poison"
+    return method.why_not(model)
 
 
 def place_of(model: str, poison: Poison) -> dict[str, Any]:

@@ -254,9 +254,8 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(status.read_text().rpartition(")")[2].split()[1])
-            # a fork has but the second
-            names = [status.with_name(name).read_bytes() for name in ("cmdline", "comm")]
-            if parent == process.pid and b"popen_loky" in b"".join(names):
+            command = status.with_name("cmdline").read_bytes()
+            if parent == process.pid and b"popen_loky" in command:
                 children.append(int(status.parent.name))
         except OSError:  # it has ended since
             continue

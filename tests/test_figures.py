@@ -326,7 +326,7 @@ def test_traces_are_drawn_over_their_clean_median():
 
 
 def test_findings_explains_itself_and_asks_for_a_folder(tmp_path):
-    said = call_script("findings.py", "--help")
+    said = run_python("findings.py", "--help", PYTHONIOENCODING="ascii")
     assert said.returncode == 0 and "FOLDER" in said.stdout
     for words in (["tables", str(tmp_path / "nowhere")], ["claims", str(tmp_path), "--csv", "x"]):
         said = call_script("findings.py", *words)

@@ -65,7 +65,7 @@ def check_images(name, counts):
 
 
 @pytest.mark.parametrize("name", ["test_mnist.ipynb", "test_xxz.ipynb"])
-def test_the_cells_of_a_notebook_give_what_is_stored(name, monkeypatch):
+def test_the_cells_of_a_notebook_give_what_is_stored(name, monkeypatch, capsys):
     """In this process, with the interpreter that a kernel has; figures are laid out, and not
     turned into pixels."""
     from IPython.core.interactiveshell import InteractiveShell
@@ -84,6 +84,7 @@ def test_the_cells_of_a_notebook_give_what_is_stored(name, monkeypatch):
         counts.append(int(isinstance(value, Image)))
     InteractiveShell.clear_instance()
     check_images(name, counts)
+    assert re.search("mean of n = |n = \\d+ runs", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -343,7 +343,7 @@ ROWS = [
 
 
 @given(st.permutations(ROWS), st.lists(st.integers(0, len(ROWS)), max_size=3))
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_is_the_same_in_whatever_order_its_rows_came(tmp_path_factory, order, cuts):
     """And in however many commands: all of it, attributes included."""
     folder, bounds = tmp_path_factory.mktemp("order"), [0, *sorted(cuts), len(ROWS)]

@@ -720,19 +720,21 @@ def test_every_gate_of_openqasm_is_that_gate(words):
     states = random_split(3, 8, complex_states=True).x
     unitary = Operator(QuantumCircuit.from_qasm_str(text).reverse_bits()).data
     probabilities = np.abs(states @ unitary.T) ** 2
-    for measured in (None, 0, 1) if len(words) == 1 else (None,):
+    for measured in (None, 0, 1):
         model = QNN.from_openqasm(text, measured=measured)
         z = 1 - 2 * ((np.arange(8) >> (2 - (2 if measured is None else measured))) & 1)
         angles = jnp.asarray(model.ansatz.angles)
         found = model.logits(angles, states)
-        np.testing.assert_allclose(found, 5 * probabilities @ z, atol=2e-4)
+        np.testing.assert_allclose(found, 5 * probabilities @ z, atol=3e-5)
 
     def total(params):
         return model.logits(params, states).sum()
 
-    step = 1e-2 * np.random.default_rng(0).normal(size=angles.shape)
-    ahead, behind = total(angles + step), total(angles - step)
-    np.testing.assert_allclose(jax.grad(total)(angles) @ step, (ahead - behind) / 2, atol=2e-3)
+    direction = np.random.default_rng(0).normal(size=angles.shape)
+    direction /= np.linalg.norm(direction)
+    ahead, behind = total(angles + 1e-2 * direction), total(angles - 1e-2 * direction)
+    slope = jax.grad(total)(angles) @ direction
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-2, atol=2e-2)
 
 
 def test_the_qubit_that_the_text_measures_is_the_one_that_is_read():
