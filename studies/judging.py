@@ -21,6 +21,7 @@ from foundation.measures.forgetting import (
     MEASURES,
     PRIMARY,
     SIGNIFICANT,
+    STANDARD,
     Measure,
     Models,
     Parts,
@@ -69,7 +70,7 @@ class Score(Job):
     case: Case
     choice: Choice | None = None  # the method's setting; None: the arm is teachers or oracles
     arm: str = ""  # teacher or oracle, if no method is judged
-    measures: tuple[tuple[str, Measure], ...] = tuple(MEASURES.items())
+    measures: tuple[tuple[str, Measure], ...] = STANDARD
 
     def groups(self) -> dict[str, list[Fit]]:
         """Return the jobs of each arm that is compared."""

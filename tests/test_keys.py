@@ -587,6 +587,21 @@ def test_what_is_replaced_is_replaced_in_the_processes_that_compute(tmp_path):
     assert untrained[1] == pytest.approx(math.log(2), abs=0.05) and untrained[0] > usual[0]
 
 
+def test_a_measure_of_ones_own_before_any_import_of_studies_joins_no_other_key():
+    """As a script of one's own adds it; it is in the keys of the scores alone."""
+    code = (
+        "from foundation.measures.forgetting import MEASURES, Measure\n"
+        "MEASURES['worst'] = Measure(lambda *_: 0.0, 'worst')\n"
+        "import run_unlearn_mnist\n"
+        "from foundation.engine import own_code\n"
+        "from studies.judging import Score\n"
+        "names = [name for name, _ in Score.measures]\n"
+        "print(own_code.changes(), 'worst' in names)\n"
+    )
+    done = run_python("-c", code)
+    assert done.stdout == "{} False\n", done.stderr
+
+
 # ---- settings ----
 
 

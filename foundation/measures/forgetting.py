@@ -300,6 +300,7 @@ MEASURES: dict[str, Measure] = {
     "corrective": Measure(_corrected("poisoned"), "acc. poisoned", None, needs_truth=True),
     "corrective_validation": Measure(_corrected("validation"), "acc. valid", None),
 }
+STANDARD = tuple(MEASURES.items())  # without those that users add
 
 # ---- statistics: intervals, permutation tests and verdicts ----
 
