@@ -37,6 +37,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 import jax
 import numpy as np
 import pytest
+import reports
 from here import InThisProcess
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -61,6 +62,10 @@ fractions = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 
 
 MOST_BYTES = 2**30
+TOGETHER = {  # files that share what one process reads or compiles
+    **dict.fromkeys(("claims", "committed", "readme", "tables"), "committed"),
+    **dict.fromkeys(("capacity", "controls", "discovery", "evaluation", "own_study"), "small"),
+}
 SLOWEST = (
     "scripts",
     "faults",
@@ -85,9 +90,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """The files that take longest are begun first: no process is left alone with one of them at the
-    end."""
+    end. A process has whole files, and those together that share what it reads or compiles."""
     place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    for item in items:
+        name = item.path.stem.removeprefix("test_")
+        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
+
+
+@pytest.fixture(scope="session")
+def committed_tables() -> dict[str, str]:
+    """All tables of the committed results in Markdown, by name."""
+    return reports.findings_tables(ROOT / "results")
 
 
 @pytest.fixture(scope="session")
@@ -171,9 +185,9 @@ def in_this_process() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def few_subsamples():
-    """Bounds from 40 halves of the models: those of the studies take half of their time."""
+    """Bounds from 16 halves of the models: those of the studies take half of their time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forgetting, "SUBSAMPLES", 40)
+        patch.setattr(forgetting, "SUBSAMPLES", 16)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import signal
 import time
@@ -236,27 +237,23 @@ def write_method(folder, name, body, comment=""):
     )
 
 
-def keys_with_methods(folder, *names):
-    code = (
-        f"import sys; sys.path[:0] = ['tests', {str(folder)!r}]; from test_jobs import FIT, "
-        "Training; from dataclasses import replace; from importlib import import_module; from "
-        "test_jobs import job_key\n"
-        f"for name in {names}:\n"
-        "    print(job_key(replace(FIT, method=import_module(name).Mine(training=Training(2, 0, "
-        "0.1)))))"
-    )
-    done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+def keys_with_methods(monkeypatch, folder, *names):
+    monkeypatch.syspath_prepend(folder)
+    methods = [importlib.import_module(name).Mine(training=Training(2, 0, 0.1)) for name in names]
+    return [job_key(replace(FIT, method=method)) for method in methods]
 
 
-def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path):
-    write_method(tmp_path, "first", "self.strength * 2.0", '"""A docstring."""')
+def test_an_edited_loss_is_another_key_and_a_reformatted_one_is_not(tmp_path, monkeypatch):
+    write_method(tmp_path, "first_loss", "self.strength * 2.0", '"""A docstring."""')
     write_method(
-        tmp_path, "second", "(self.strength  *\n                2.0)  # reformatted", "# a comment"
+        tmp_path,
+        "second_loss",
+        "(self.strength  *\n                2.0)  # reformatted",
+        "# a comment",
     )
-    write_method(tmp_path, "third", "self.strength * 3.0", '"""A docstring."""')
-    first, second, third = keys_with_methods(tmp_path, "first", "second", "third")
+    write_method(tmp_path, "third_loss", "self.strength * 3.0", '"""A docstring."""')
+    names = ("first_loss", "second_loss", "third_loss")
+    first, second, third = keys_with_methods(monkeypatch, tmp_path, *names)
     assert first == second != third and len(third) == 64
 
 

@@ -567,7 +567,7 @@ def test_what_is_replaced_is_replaced_in_the_processes_that_compute(tmp_path):
         "    return 0.0 * sum(leaf.sum() for leaf in jax.tree.leaves(params))\n"
         "import jax\n"
         "config = replace(script.QUICK, stages=('noise_sweep',), alphas=(0,), runs=1, block=1, "
-        "poisons=('labels',), models=('qnn', 'mlp'), optimization_level=0)\n"
+        "poisons=('labels',), models=('qnn', 'mlp'), optimization_level=0, workers=1)\n"
         "data = load_mnist(source='embedded', per_class=20)\n"
         "usual = poison_unlearn.retain_loss\n"
         "for name, scale, loss in (('a', 5.0, usual), ('b', 0.0, usual), ('c', 5.0, nothing)):\n"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reports
 from here import run_here
 
 import datar
@@ -203,15 +202,10 @@ def test_the_readme_is_short():
     assert README.count("\n") <= 250
 
 
-@pytest.fixture(scope="module")
-def tables_of_the_results():
-    return reports.findings_tables(ROOT / "results")
-
-
 @pytest.mark.parametrize("name", findings.tables())
-def test_every_number_in_the_tables_is_that_of_the_committed_results(name, tables_of_the_results):
+def test_every_number_in_the_tables_is_that_of_the_committed_results(name, committed_tables):
     """The tables of README and FINDINGS are what `python findings.py tables results` prints."""
-    assert f"<!-- {name} -->\n\n{tables_of_the_results[name]}\n" in FINDINGS
+    assert f"<!-- {name} -->\n\n{committed_tables[name]}\n" in FINDINGS
     assert "python findings.py tables results" in README
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import call_script, users_environment
+from here import run_here
 
 from foundation.base import storage
 
@@ -490,7 +491,7 @@ def losses_in(text):
     return [float(word) for word in line.split()[1:]]
 
 
-def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
+def test_a_method_of_a_script_goes_through_the_processes(in_this_process, environment, tmp_path):
     """Without a guard around its code; with a weight map over its two hyper-parameters, a table and
     a figure."""
     script, out = tmp_path / "mine.py", tmp_path / "out"
@@ -517,10 +518,8 @@ def test_a_method_of_a_script_goes_through_the_processes(environment, tmp_path):
     assert {path.stem for path in folder_of(out).glob("*.png")} >= {"unlearning", "weight_map"}
     jobs = job_files(out)
     assert len(jobs) == 6  # teacher, curves, and four cells
-    again = subprocess.run([sys.executable, script], cwd=tmp_path, **options)
-    assert losses_in(again.stdout) == losses_in(done.stdout) and job_files(out) == jobs, (
-        again.stderr
-    )
+    again = run_here(script)
+    assert losses_in(again) == losses_in(done.stdout) and job_files(out) == jobs
 
 
 def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(
