@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Protocol, get_args
 
@@ -14,11 +14,13 @@ import numpy as np
 import optax
 
 from datar import Split, as_split, require_split
-from foundation.base.checks import Checked, require, require_whole
+from foundation.base.checks import Checked, first_line, require, require_whole
 from foundation.measures.metrics import cross_entropy
 from foundation.quantum import circuits, device
 
 Params = Any  # a pytree of real arrays
+# of a learning rate: optax.sgd, partial(optax.sgd, momentum=0.9), or a function of one's own
+Optimizer = Callable[[Any], optax.GradientTransformation]
 
 
 class Model(Protocol):
@@ -454,7 +456,8 @@ class Training(Checked):
 
     epochs: int  # Passes over the training data.
     batch_size: int  # Samples per step; 0 takes all of them.
-    learning_rate: float  # Of Adam.
+    learning_rate: float  # Of Adam, or of the optimizer.
+    optimizer: Optimizer | None = None  # Makes optax' transformation of the rate; None: Adam.
 
     def check(self):
         """Refuse values that no training can have."""
@@ -462,7 +465,7 @@ class Training(Checked):
 
     def keywords(self) -> dict[str, Any]:
         """The keyword arguments of `train` and `fit`."""
-        return asdict(self)
+        return {spec.name: getattr(self, spec.name) for spec in fields(self)}
 
 
 def prepared(model: Model, split: Split, argument: str) -> Split:
@@ -508,7 +511,14 @@ def require_params(model: Model, params: Params, argument: str = "params") -> No
     require(shapes == allowed, argument, f"shapes {shapes}", f"{allowed}, as init gives them")
 
 
-def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint: str = "_") -> None:
+def check_training(
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    optimizer: Optimizer | None = None,
+    *,
+    joint: str = "_",
+) -> None:
     """Refuse values that no training can use; a learning rate that is being traced passes.
 
     batch_size 0: all samples at once. joint: between the words of the names in messages, "-" for
@@ -521,6 +531,27 @@ def check_training(epochs: int, batch_size: int, learning_rate: float, *, joint:
         is_scalar = isinstance(learning_rate, numbers) and jnp.ndim(learning_rate) == 0
         holds = is_scalar and 0 < learning_rate < math.inf
         require(holds, f"learning{joint}rate", learning_rate, "positive, finite numbers")
+    if optimizer is not None:
+        _check_optimizer(optimizer)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    """Refuse what makes no transformation of a gradient and parameters alone."""
+    word = getattr(optimizer, "__name__", type(optimizer).__name__)
+    allowed = "a function of the learning rate: optax.sgd, partial(optax.sgd, momentum=0.9)"
+    is_function = callable(optimizer) and isinstance(optimizer, Hashable)
+    require(is_function, "optimizer", word, allowed)
+    number = jax.ShapeDtypeStruct((), np.float32)
+
+    def step(rate: Any, param: Any) -> Any:
+        transformation = optimizer(rate)
+        return transformation.update(param, transformation.init(param), param)
+
+    try:
+        jax.eval_shape(step, number, number)  # starts no backend
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        require(False, "optimizer", f"{word} ({reason})", allowed)
 
 
 def train(
@@ -531,14 +562,15 @@ def train(
     batch_size: int,
     learning_rate: float,
     key: jax.Array,
+    optimizer: Optimizer | None = None,
 ) -> Params:
     """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
 
     split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. key:
-    gives both the first parameters and the order of the batches. `vmap` over `split` or `key`
-    trains many runs at once.
+    gives both the first parameters and the order of the batches. optimizer: see Training. `vmap`
+    over `split` or `key` trains many runs at once.
     """
-    check_training(epochs, batch_size, learning_rate)
+    check_training(epochs, batch_size, learning_rate, optimizer)
     require_key(key)
     return _train(
         model,
@@ -547,10 +579,11 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        optimizer=optimizer,
     )
 
 
-@partial(jax.jit, static_argnames=("model", "epochs", "batch_size"))
+@partial(jax.jit, static_argnames=("model", "epochs", "batch_size", "optimizer"))
 def _train(model: Model, split: Split, key: jax.Array, **training: Any) -> Params:
     init_key, fit_key = jax.random.split(key)
 
@@ -572,9 +605,12 @@ def fit(
     batch_size: int,
     learning_rate: float,
     key: jax.Array,
+    optimizer: Optimizer | None = None,
     measure: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
     """Run Adam on `loss(params, rows, weight, epoch, key)` over shuffled batches of the samples.
+
+    optimizer: makes what takes Adam's place of the learning rate.
 
     rows: indices in 0 ... n_samples - 1, shuffled anew in each epoch; slice(None) where one batch
     holds all samples. weight: the weights of these rows. epoch: its number. key: a new key at
@@ -589,8 +625,8 @@ def fit(
     (len(at), ...).
     """
     require_whole("n_samples", n_samples)
-    check_training(epochs, batch_size, learning_rate)
-    optimizer = optax.adam(learning_rate)
+    check_training(epochs, batch_size, learning_rate, optimizer)
+    transformation = (optimizer or optax.adam)(learning_rate)
     n_steps = math.ceil(n_samples / batch_size) if batch_size else 1
     size = math.ceil(n_samples / n_steps)
     dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -604,7 +640,7 @@ def fit(
         rows, weight, index = batch
         step_key = jax.random.fold_in(jax.random.fold_in(key_of_steps, epoch), index)
         gradient = jax.grad(loss)(params, rows, weight, epoch, step_key)
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = transformation.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state, epoch), None
 
     def one_epoch(carry):
@@ -617,7 +653,7 @@ def fit(
             (params, state, epoch), _ = jax.lax.scan(step, carry, batches)
         return params, state, epoch + 1
 
-    carry = params, optimizer.init(params), jnp.int32(0)
+    carry = params, transformation.init(params), jnp.int32(0)
     if at := getattr(measure, "at", None):
         return _measured_at(at, one_epoch, carry, epochs, measure)
 

@@ -79,7 +79,13 @@ def parse_command_line(
     before = refusing.set(_refusals_by_flag)
     try:
         with _one_line_refusals():
-            return tyro.cli(type(default), default=default, description=description), studies
+            config = tyro.cli(
+                type(default),
+                default=default,
+                description=description,
+                config=(tyro.conf.SuppressFixed,),  # what cannot be typed, such as an optimizer
+            )
+            return config, studies
     finally:
         refusing.reset(before)
 

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Any
@@ -191,6 +191,20 @@ def describe(value: Any) -> Any:
     except Exception as error:  # an object that answers in its own way, or is nested too deeply
         reason = f"{type(error).__name__}: {error}"
         raise NoSource(f"{type(value).__name__} ({reason})") from None
+
+
+def word_of(value: Any) -> str:
+    """Return a word for a value in names of folders: of code its name, and a hash of its content.
+
+    Code that has no content has its name alone.
+    """
+    if not callable(value):
+        return str(value)
+    name = getattr(value, "__name__", type(value).__name__)
+    with suppress(NoSource):
+        digest = hashlib.sha256(json.dumps(describe(value)).encode()).hexdigest()
+        return f"{name}-{digest[:8]}"
+    return name
 
 
 RESERVED = ("is", "source", "state")  # names in a description that are no fields

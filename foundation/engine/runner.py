@@ -572,7 +572,7 @@ def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _leaves(value, f"{name}.")
         elif item.name not in axes:
             values = value if isinstance(value, tuple) else (value,)
-            text = ",".join(map(str, values))
+            text = ",".join(map(keys.word_of, values))
             text_for_path = re.sub(r"[^\w.,=-]+", "-", text)
             yield name, text_for_path
 

@@ -185,7 +185,7 @@ class StudyFile:
                 print(note, file=sys.stderr)
         return {
             "study": self.path.stem,
-            "config": json.dumps(config, sort_keys=True, default=str),
+            "config": json.dumps(config, sort_keys=True, default=keys.word_of),
             "data": json.dumps(self.data, sort_keys=True),
             "jobs": json.dumps(listing, sort_keys=True),
             "seconds": sum(entry["seconds"] for entry in entries),
