@@ -478,6 +478,29 @@ def pad(x: np.ndarray) -> np.ndarray:
     return np.pad(x, ((0, 0), (0, n_missing)))
 
 
+def encode(dataset: Dataset, samples: Any) -> np.ndarray:
+    """Encode new samples as those of a loaded data set were: (n, d), of the length of its samples.
+
+    samples: (n, ...) of as many numbers each as before the encoding: pixels 0 to 255 of MNIST, the
+    features or pixels of one's own file, amplitudes of the ring's states, which get the fixed gauge
+    whatever gauge the data set has. BadInput: of another size, or a data set not loaded here.
+    """
+    x = as_numbers(samples, "samples")
+    fits = x.ndim > 1 and np.prod(x.shape[1:]) == dataset.n_features
+    require(fits, "samples", f"shape {x.shape}", f"(n, {dataset.n_features})")
+    own = dataset.provenance
+    is_loaded = "encoding" in own or "gauge" in own
+    require(is_loaded, "dataset", dataset.name, "one of load_mnist, load_npz or load_xxz")
+    if np.iscomplexobj(dataset.train.x):
+        x = x.astype(np.result_type(x, np.complex64))
+    if "gauge" in own:
+        states = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return _fixed_gauge(states, own["n_sites"], "the samples").astype(np.complex64)
+    shape = dataset.image_shape or (-1, 1)  # a vector is an image of one column
+    as_loaded = _encode if "digits" in own else _normalised
+    return as_loaded(x.reshape(len(x), *shape), np.zeros(len(x)), own["encoding"]).x
+
+
 # ---- a user's own arrays ----
 
 

@@ -13,7 +13,9 @@ prints a closing table. Started again, it does only what is missing.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from datar import Dataset, is_own, load_mnist, load_npz, two_digits
@@ -27,6 +29,7 @@ from foundation.engine.runner import (
     run_studies,
     stoppable,
 )
+from foundation.engine.study import Study
 from foundation.report.closing import report
 from models import Training
 from studies import (
@@ -206,15 +209,25 @@ QUICK = replace(
 PRESETS = MnistConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
+def run(config: MnistConfig, studies: Sequence[Study] = STUDIES) -> Path | None:
+    """Compute the stages of a configuration, draw their figures and print their tables.
+
+    Returns the folder of the results; None with --plan, where nothing is computed. A stopped run
+    goes on where it was.
+    """
+    dataset = load(config)
+    folder = run_studies(config, dataset, studies, data_word=data_word(config, dataset))
+    if folder:
+        report(folder, studies, config.stages)
+    return folder
+
+
 @any_terminal()
 def main() -> int:
-    """Compute the stages, draw their figures and print their tables."""
+    """Compute what the command line asks for."""
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
-        dataset = load(config)
-        folder = run_studies(config, dataset, studies, data_word=data_word(config, dataset))
-        if folder:  # with --plan nothing was computed
-            report(folder, studies, config.stages)
+        run(config, studies)
     return 0
 
 

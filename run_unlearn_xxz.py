@@ -13,7 +13,9 @@ what is missing.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from datar import Dataset, Gauge, load_xxz
 from foundation.base.checks import any_terminal
@@ -25,6 +27,7 @@ from foundation.engine.runner import (
     run_studies,
     stoppable,
 )
+from foundation.engine.study import Study
 from foundation.report.closing import report
 from models import Training
 from studies import (
@@ -152,16 +155,26 @@ QUICK = replace(
 PRESETS = XxzConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": QUICK}
 
 
+def run(config: XxzConfig, studies: Sequence[Study] = STUDIES) -> Path | None:
+    """Compute the stages of a configuration, draw their figures and print their tables.
+
+    Returns the folder of the results; None with --plan, where nothing is computed. A stopped run
+    goes on where it was.
+    """
+    dataset = config.load()
+    data_word = dataset.provenance["sha256"][:8] if config.data else ""
+    folder = run_studies(config, dataset, studies, data_word=data_word)
+    if folder:
+        report(folder, studies, config.stages)
+    return folder
+
+
 @any_terminal()
 def main() -> int:
-    """Compute the stages, draw their figures and print their tables."""
+    """Compute what the command line asks for."""
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
-        dataset = config.load()
-        data_word = dataset.provenance["sha256"][:8] if config.data else ""
-        folder = run_studies(config, dataset, studies, data_word=data_word)
-        if folder:  # with --plan nothing was computed
-            report(folder, studies, config.stages)
+        run(config, studies)
     return 0
 
 

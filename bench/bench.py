@@ -31,7 +31,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable
 from functools import cache, partial
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,8 +44,9 @@ import pandas as pd
 
 from datar import load_mnist
 from foundation.base import storage
+from foundation.engine.folders import writable_folder
 from foundation.engine.jobs import one_thread
-from foundation.engine.runner import one_line_errors, writable_folder
+from foundation.engine.runner import one_line_errors
 from foundation.measures.metrics import accuracy, cross_entropy
 from foundation.quantum import circuits
 from models import MLP, QNN, train
@@ -426,7 +427,8 @@ HEADINGS = {
 def context() -> dict[str, Any]:
     """Where and when the numbers were taken."""
     told = storage.provenance()
-    for package in ("pennylane", "pennylane-lightning", "tensorflow", "keras"):
+    (tensorflow, *_) = packages_distributions()["tensorflow"]  # or tensorflow-cpu
+    for package in ("pennylane", "pennylane-lightning", tensorflow, "keras"):
         told["versions"] += f", {package} {version(package)}"
     load = [round(load, 2) for load in os.getloadavg()]
     return {"started": told.pop("finished"), **told, "cores": storage.cores(), "load_average": load}

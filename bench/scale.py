@@ -34,8 +34,9 @@ import numpy as np
 import pandas as pd
 
 from foundation.base import storage
+from foundation.engine.folders import writable_folder
 from foundation.engine.jobs import one_thread
-from foundation.engine.runner import one_line_errors, writable_folder
+from foundation.engine.runner import one_line_errors
 
 SIZES = {"steps": (10, 12, 14, 16, 18), "ring": (12, 14, 16), "workers": (1, 2), "jobs": (5000,)}
 SMOKE = {"steps": (2, 3, 4), "ring": (4, 6), "workers": (1,), "jobs": (20,)}

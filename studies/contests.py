@@ -19,6 +19,7 @@ from foundation.report.frames import (
     accuracies,
     circuit_beside,
     count_of_runs,
+    one_of_each_family,
     ordered,
     over_runs,
 )
@@ -119,6 +120,54 @@ def figure(results: xr.Dataset) -> Figure | None:
     return finished(text, results, legend=True)
 
 
+def published_and_tuned(published: xr.Dataset, tuned: xr.Dataset) -> Figure | None:
+    """Draw the published models as published, and below them what was tuned on noisy labels.
+
+    A panel for each share of flipped labels above 0 that both studies have; None without one.
+    Tuned: the same models, their settings and epochs chosen on noisy held-out samples, and
+    the trivial estimators.
+    """
+    from foundation.report.drawing import FAMILY_STYLE, draw_dot, finished, grid_for, poison_words
+
+    studies = {"as published": published, "stopped on noisy labels": tuned}
+    groups = tuned.group.to_series()
+    names = [name for name in groups.index if groups[name] == "published"]
+    estimators = [name for name in groups.index if groups[name] == "trivial"]
+    models = [name for name in one_of_each_family(tuned, names) if name in published.model]
+    lines = [(word, name) for word in studies for name in models]
+    lines += [("stopped on noisy labels", name) for name in estimators]
+    shares = [set(study.alpha_percent.values.tolist()) for study in studies.values()]
+    panels = sorted(set.intersection(*shares) - {0})
+    if not panels or not all("labels" in study.poison for study in studies.values()):
+        return None
+    at = {"poison": "labels", "split": "validation"}
+    lowest = float(published.accuracy.sel(model=models, alpha_percent=panels, **at).min()) - 0.02
+    for axis, alpha in grid_for(panels, "validation accuracy", most=len(panels)):
+        for row, (word, name) in enumerate(reversed(lines)):
+            runs = (
+                studies[word]
+                .accuracy.sel(**at, model=name, alpha_percent=alpha)
+                .dropna("run")
+                .values
+            )
+            colour, _, marker = FAMILY_STYLE[tuned.family.sel(model=name).item()]
+            if len(runs):
+                draw_dot(axis, row, runs, (colour, marker), across=True, line_on_top=True, size=5)
+        labels = [name if name in estimators else f"{name}, {word}" for word, name in lines]
+        shown = labels[::-1] if alpha == panels[0] else [""] * len(lines)
+        axis.set_yticks(range(len(lines)), labels=shown)
+        axis.set_xlim(lowest, 1.02)
+        axis.axhline(len(lines) - len(models) - 0.5, color="0.7", linewidth=0.8)
+        axis.set_title(poison_words("labels", alpha))
+    runs_tuned = count_of_runs(tuned.sel(model=[*models, *estimators]))
+    text = (
+        f"mean and 95 % bootstrap interval; above the line n = {count_of_runs(published)} runs "
+        f"with the published settings and epochs, below it n = {runs_tuned} runs of models whose "
+        "settings and epochs held-out noisy samples chose, and of estimators without any"
+    )
+    return finished(text, published, tuned)
+
+
 def _add_legend_and_fit_heights(
     markers: dict[str, str], colours: dict[str, tuple], counts: list[int]
 ) -> None:
@@ -196,5 +245,12 @@ STUDY = Study(
         )
     },
     tables=(TABLE,),
-    figures=(StudyFigure(name="contests", draw=figure),),
+    figures=(
+        StudyFigure(name="contests", draw=figure),
+        StudyFigure(
+            name="published_and_tuned",
+            draw=published_and_tuned,
+            files=("paper/noise_sweep", "corrected/controls"),
+        ),
+    ),
 )

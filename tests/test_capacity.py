@@ -11,7 +11,8 @@ from test_evaluation import small_data
 
 import run_unlearn_mnist
 from foundation.base import storage
-from foundation.engine.runner import folder_name, run_studies
+from foundation.engine.folders import folder_name
+from foundation.engine.runner import run_studies
 from studies import capacity
 
 pytestmark = pytest.mark.usefixtures("in_this_process")

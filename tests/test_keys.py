@@ -29,8 +29,8 @@ import run_unlearn_mnist
 from foundation.base import storage
 from foundation.engine import cluster, jobs, keys, own_code
 from foundation.engine.code import Walk
+from foundation.engine.folders import folder_name
 from foundation.engine.jobs import Job, job_key
-from foundation.engine.runner import folder_name
 from foundation.engine.sources import NoSource
 from models import QNN
 

@@ -12,7 +12,7 @@ from test_evaluation import SMALL, small_data
 
 import run_unlearn_mnist
 from foundation.base import storage
-from foundation.engine import command_line, runner
+from foundation.engine import command_line, folders, runner
 from foundation.engine.study import by_name
 from foundation.report.closing import report
 
@@ -58,7 +58,7 @@ def test_the_example_runs_from_python(mine, capsys):
     studies = [*run_unlearn_mnist.STUDIES, study]
     config = replace(SMALL, stages=("learning",), models=("mlp",), out=mine.parent / "out")
     folder = runner.run_studies(config, small_data(), studies)
-    assert folder.name == runner.folder_name(config)  # flags at their presets' values name nothing
+    assert folder.name == folders.folder_name(config)  # flags at their presets' values name nothing
     found = storage.read_dataset(folder / "learning.nc").accuracy
     assert found.samples.values.tolist() == [20, 60]  # of the preset quick
     report(folder, studies, config.stages)

@@ -1,32 +1,38 @@
 """What the README shows works as it stands there."""
 
+import importlib
+import itertools
 import json
 import re
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import call_script
 from here import run_here
 
 import datar
 import findings
 import run_unlearn_mnist
 from foundation.base import storage
-from foundation.engine import runner
+from foundation.engine.command_line import parse_command_line
 from models import Training
 
 ROOT = Path(__file__).parents[1]
-PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "GUIDE.md", "FINDINGS.md")}
-README, GUIDE, FINDINGS = PAGES.values()
-BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE, re.DOTALL)
-(RUN,) = [block for block in BLOCKS if "report(run_studies(" in block]
+NAMES = ("README.md", "GUIDE.md", "FINDINGS.md", "docs/recipes.md")
+PAGES = {name: (ROOT / name).read_text() for name in NAMES}
+README, GUIDE, FINDINGS, RECIPES = PAGES.values()
+BLOCKS = re.findall(r"```python\n(.*?)```", README + GUIDE + RECIPES, re.DOTALL)
+(STUDY,) = [block for block in BLOCKS if "class LearningFlags" in block]
 SHORT = {name: Training(3, 64, 0.03) for name in ("sweep", "teacher", "unlearn")}
 TINY = replace(
     run_unlearn_mnist.QUICK,
     runs=1,
     block=1,
-    alphas=(0,),
+    alphas=(0, 30),
     poisons=("labels",),
     hidden=("4",),
     unlearn_hidden="4",
@@ -35,7 +41,6 @@ TINY = replace(
     weight_map=replace(run_unlearn_mnist.QUICK.weight_map, weights=(0.0, 0.5)),
     optimization_level=0,
     workers=1,
-    out=Path("mine"),
     mlp=replace(run_unlearn_mnist.QUICK.mlp, **SHORT),
     qnn=replace(run_unlearn_mnist.QUICK.qnn, **SHORT),
 )
@@ -43,159 +48,282 @@ TINY = replace(
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The preset that the examples start from, so small that each takes seconds."""
-
-    def make(**changes):
-        monkeypatch.setattr(run_unlearn_mnist, "QUICK", replace(TINY, **changes))
-
-    make()
-    return make
+    """The preset that the blocks start from, so small that each takes seconds."""
+    monkeypatch.setattr(run_unlearn_mnist, "QUICK", TINY)
+    monkeypatch.setitem(run_unlearn_mnist.PRESETS, "quick", TINY)
 
 
-def run_example(word, folder, *, after="", **flags):
-    """The example that holds a word, as a file of its own that is run in a folder; with flags, the
-    README's study behind it. Returns what it prints."""
+def run_block(word, folder):
+    """Run the one block that holds a word, as a file of its own in a folder; returns its text and
+    what it prints."""
     (block,) = [block for block in BLOCKS if word in block]
-    arguments = "".join(f", {name}={value!r}" for name, value in flags.items())
-    study = ""
-    if flags:
-        study = re.sub(r"replace\(QUICK, .*\)", lambda _: f"replace(QUICK{arguments})", RUN)
-    path = folder / "example.py"
-    path.write_text("\n".join((block, study, after)))
-    return run_here(path)
+    (folder / "mine.py").write_text(block)
+    return block, run_here(folder / "mine.py")
 
 
-def results_of(folder, study):
-    (path,) = folder.glob(f"mine/*/*/{study}.nc")
+def results_of(folder, out, study):
+    (path,) = folder.glob(f"{out}/*/*/{study}.nc")
     return storage.read_dataset(path)
 
 
-@pytest.mark.usefixtures("in_this_process", "quick")
-class TestExamples:
-    """Each block of README and guide, in this process; tests/test_scripts.py has one of each kind
-    of start."""
+TESTED = {}  # by a word of the block, what is looked at after it ran
 
-    def test_a_method_has_curves_a_weight_map_a_table_and_figures(self, tmp_path):
-        """With its two hyper-parameters, by its title, and stored: its source is the script's."""
-        assert 'stages = ("unlearning", "weight_map")' in RUN
-        assert 'models=("mlp",), methods=("cf", "undecided")' in RUN
-        asked = {
-            "stages": ("unlearning", "weight_map"),
-            "models": ("mlp",),
-            "methods": ("cf", "undecided"),
-        }
-        said = run_example("class Undecided", tmp_path, **asked)
-        curves, cells = (results_of(tmp_path, study) for study in asked["stages"])
-        assert set(curves.unlearner.values) == {"cf", "undecided"}
-        assert curves.accuracy.notnull().any()
-        own = cells.sel(unlearner="undecided")
-        assert (own.first_name, own.second_name) == ("forget", "target")
-        assert own.accuracy.notnull().all()
-        assert own.accuracy.sizes["first"] == own.accuracy.sizes["second"] == 2
-        assert (own.first_default, own.second_default) == (0.5, 0.5) and own.title == "Undecided"
-        assert "undecided" in said
-        for study in asked["stages"]:
-            (figure,) = tmp_path.glob(f"mine/*/*/{study}.png")
-            assert figure.stat().st_size > 10_000
-        jobs = json.loads(cells.attrs["jobs"])
-        assert len(jobs) == 4
-        assert all(entry["fields"]["method"]["source"] for entry in jobs.values())
 
-    def test_a_measure_is_scored_with_floor_and_bounds(self, tmp_path, few_subsamples):
-        asked = {"stages": ("evaluation",), "evaluated": ("mlp",), "methods": ("cf",)}
-        said = run_example("def worst_sample", tmp_path, **asked)
-        own = results_of(tmp_path, "evaluation").sel(measure="worst")
-        assert own.measure_title == "worst sample" and "verdict" in said
-        bounds = own[["value", "value_low", "value_high", "floor", "unit", "excess"]]
-        assert bounds.notnull().to_array().all() and (own.value > 0).all()
-        (figure,) = tmp_path.glob("mine/*/*/forgetting_scores.png")
+def looks_at(word):
+    def keep(function):
+        TESTED[word] = function
+        return function
+
+    return keep
+
+
+@looks_at("from poison_unlearn import METHODS, Poison, unlearn")
+def twelve_lines(block, said, folder):
+    assert sum(bool(line) for line in block.splitlines()) <= 12
+    teacher, student = map(float, re.match(r"\[([\d.]+), ([\d.]+)\]", said).groups())
+    assert 0.6 < teacher < 1 and 0.6 < student < 1
+
+
+@looks_at('pipeline[-1].unlearn(forget, "retrain")')
+def classifier(block, said, folder):
+    """It forgets: true labels are met better than by what learned the flipped ones."""
+    poisoned, unlearned = map(float, re.findall(r"[\d.]+", said))
+    assert poisoned < unlearned and unlearned > 0.9
+
+
+@looks_at("class Undecided")
+def method(block, said, folder):
+    """Two hyper-parameters, its title, and stored: its source is the script's."""
+    curves, cells = (results_of(folder, "my-method", name) for name in ("unlearning", "weight_map"))
+    assert set(curves.unlearner.values) == {"cf", "undecided"} and "undecided" in said
+    assert curves.accuracy.notnull().any()
+    own = cells.sel(unlearner="undecided")
+    assert (own.first_name, own.second_name) == ("forget", "target")
+    assert own.accuracy.notnull().all()
+    assert own.accuracy.sizes["first"] == own.accuracy.sizes["second"] == 2
+    assert (own.first_default, own.second_default) == (0.5, 0.5) and own.title == "Undecided"
+    for study in ("unlearning", "weight_map"):
+        (figure,) = folder.glob(f"my-method/*/*/{study}.png")
         assert figure.stat().st_size > 10_000
+    jobs = json.loads(cells.attrs["jobs"])
+    assert len(jobs) == 4
+    assert all(entry["fields"]["method"]["source"] for entry in jobs.values())
 
-    def test_a_model_goes_through_a_study(self, tmp_path, quick):
-        """It learns the digits, under its own name and family."""
-        quick(qnn=replace(TINY.qnn, sweep=Training(30, 64, 0.5)))
-        asked = {"stages": ("noise_sweep",), "models": ("probabilities",)}
-        run_example("class Probabilities", tmp_path, **asked)
-        sweep = results_of(tmp_path, "noise_sweep")
-        assert sweep.model.values.tolist() == ["Probabilities"] == sweep.family.values.tolist()
-        assert float(sweep.accuracy.sel(split="validation").min()) > 0.9
 
-    def test_a_circuit_goes_through_a_study(self, tmp_path):
-        asked = {"stages": ("unlearning",), "models": ("mlp", "ladder"), "methods": ("cf",)}
-        run_example("def ladder", tmp_path, **asked)
-        curves = results_of(tmp_path, "unlearning")
-        assert curves.accuracy.sel(model="QNN[ladder]").notnull().any()
+@looks_at('out=Path("my-data")')
+def data(block, said, folder):
+    """And the command line behind the block finds all done."""
+    sweep = results_of(folder, "my-data", "noise_sweep")
+    assert sweep.alpha_percent.values.tolist() == [0, 15, 30]
+    clean = sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation")
+    assert float(clean.mean()) > 0.8
 
-    def test_a_poison_is_swept_and_unlearned(self, tmp_path):
-        asked = {
-            "stages": ("noise_sweep", "unlearning"),
-            "poisons": ("labels", "brightest"),
-            "alphas": (0, 30),
-            "models": ("mlp",),
-            "methods": ("cf",),
-            "unlearn_others": ("brightest=20",),
-        }
-        run_example("def poison_brightest", tmp_path, **asked)
-        sweep, curves = (results_of(tmp_path, study) for study in ("noise_sweep", "unlearning"))
-        assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
-        assert "brightest" in curves.poison.values
 
-    def test_data_and_mask_are_swept_and_unlearned(self, tmp_path, monkeypatch):
-        """Of classes 0 and 1; the mask is a fifth of the labels, flipped."""
-        run_example("load_breast_cancer(return_X_y=True)\nx = (x", tmp_path)
-        files = {"mine.npz": "noise_sweep", "marked.npz": "unlearning"}
-        asked = {"models": ("mlp",), "alphas": (0, 30), "methods": ("cf",)}
-        found = {}
-        for name, stage in files.items():
+@looks_at("def ladder")
+def circuit(block, said, folder):
+    curves = results_of(folder, "my-circuit", "unlearning")
+    assert curves.accuracy.sel(model="QNN[ladder]").notnull().any()
 
-            def load(config, path=tmp_path / name):
-                return datar.load_npz(path, classes=("0", "1"))
 
-            monkeypatch.setattr(run_unlearn_mnist, "load", load)
-            run_example("poison_mask=mask", tmp_path, stages=(stage,), **asked)
-            found[stage] = results_of(tmp_path, stage)
-        clean = found["noise_sweep"].accuracy.sel(alpha_percent=0, split="validation")
-        assert float(clean.mean()) > 0.8
-        curves = found["unlearning"]
-        marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
-        assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
+@looks_at("poison_mask=mask")
+def mask(block, said, folder):
+    curves = results_of(folder, "my-mask", "unlearning")
+    marked = curves.poisoned.isel(run=0).sel(sample=curves.part == "train").sum()
+    assert curves.poison.values.tolist() == ["given"] and 40 < int(marked) < 120
 
-    def test_a_data_set_goes_through_a_study(self, tmp_path):
-        run_example("def load_cancer", tmp_path)
-        folders = {path.name for path in (tmp_path / "mine").iterdir()}
-        assert folders == {"cancer", "jobs"}
-        sweep = results_of(tmp_path, "noise_sweep")
-        assert sweep.alpha_percent.values.tolist() == [0, 30]
-        assert set(sweep.family.values) == {"MLP", "QNN"}
-        clean = sweep.accuracy.sel(model="MLP[4]", alpha_percent=0, split="validation")
-        assert float(clean.mean()) > 0.8
 
-    def test_the_text_of_a_circuit_comes_and_goes(self, tmp_path):
+@looks_at("def load_cancer")
+def data_set(block, said, folder):
+    assert {path.name for path in (folder / "my-data-set").iterdir()} == {"cancer", "jobs"}
+    sweep = results_of(folder, "my-data-set", "noise_sweep")
+    assert sweep.alpha_percent.values.tolist() == [0, 30]
+    assert set(sweep.family.values) == {"MLP", "QNN"}
+
+
+@looks_at("class Probabilities")
+def model(block, said, folder):
+    sweep = results_of(folder, "my-model", "noise_sweep")
+    assert sweep.model.values.tolist() == ["MLP[4]", "Probabilities"] and "Probabilities" in said
+    accuracy = sweep.accuracy.sel(model="Probabilities", poison="labels", split="validation")
+    assert float(accuracy.min()) > 0.7  # after 3 epochs
+
+
+@looks_at("from_openqasm(")
+def openqasm(block, said, folder):
+    assert "QNN.from_openqasm" in block
+
+
+@looks_at("def worst_sample")
+def measure(block, said, folder):
+    own = results_of(folder, "my-measure", "evaluation").sel(measure="worst")
+    assert own.measure_title == "worst sample" and "worst sample" in said
+    bounds = own[["value", "value_low", "value_high", "floor", "unit", "excess"]]
+    assert bounds.notnull().to_array().all() and (own.value > 0).all()
+    (figure,) = folder.glob("my-measure/*/*/forgetting_scores.png")
+    assert figure.stat().st_size > 10_000
+
+
+@looks_at("def poison_brightest")
+def poison(block, said, folder):
+    """Its rows are in table and file, and no others beside those asked for."""
+    sweep, curves = (
+        results_of(folder, "my-poison", study) for study in ("noise_sweep", "unlearning")
+    )
+    assert set(sweep.poison.values) == {"labels", "brightest"} and "brightest" in said
+    assert sweep.poisoned_count.sel(poison="brightest", alpha_percent=30).max() == 150
+    assert "brightest" in curves.poison.values
+
+
+@looks_at("print(model.label, predict_proba(")
+def reload(block, said, folder):
+    probabilities = np.array(re.findall(r"0?\.\d+|1\.", said), float)
+    assert said.startswith("MLP[4]") and len(probabilities) == 6
+
+
+@looks_at("confusion_matrix(data.val.y")
+def confusion(block, said, folder):
+    assert sum(map(int, re.findall(r"\d+", said))) == 500
+
+
+@looks_at('table.to_csv("curves.csv")')
+def curves_as_a_table(block, said, folder):
+    assert len((folder / "curves.csv").read_text().splitlines()) > 1000 and "QNN[depth=6]" in said
+
+
+@looks_at('out=Path("rate")')
+def rate(block, said, folder):
+    config = json.loads(results_of(folder, "rate", "unlearning").attrs["config"])
+    assert config["mlp"]["teacher"]["learning_rate"] == 0.003
+
+
+@looks_at("def clipped_momentum")
+def optimizer(block, said, folder):
+    found = results_of(folder, "momentum", "unlearning")
+    written = json.loads(found.attrs["config"])["mlp"]["teacher"]["optimizer"]
+    assert re.fullmatch(r"clipped_momentum-[0-9a-f]{8}", written)
+    jobs = json.loads(found.attrs["jobs"])
+    (start, *_) = [entry["fields"]["start"] for entry in jobs.values()]
+    assert start["method"]["training"]["optimizer"]["source"]
+
+
+@looks_at("GridSearchCV(")
+def components(block, said, folder):
+    assert "unlearningclassifier__depth" in said and float(said.split()[-1]) > 0.7
+
+
+@looks_at('out=Path("wine")')
+def two_of_three(block, said, folder):
+    assert '"classes": ["0", "2"]' in results_of(folder, "wine", "noise_sweep").attrs["data"]
+
+
+@looks_at("config, plan=True")
+def resume(block, said, folder):
+    assert "1 there, 1 missing" in said
+    sweep = results_of(folder, "resume", "noise_sweep")
+    assert sweep.alpha_percent.values.tolist() == [0, 30]
+
+
+@looks_at('figure.savefig("sweep.png")')
+def notebook(block, said, folder):
+    assert (folder / "sweep.png").stat().st_size > 10_000
+
+
+@looks_at('print(compare(curves, "scrub", "cf"))')
+def comparison(block, said, folder):
+    assert said.count("difference") == 2 and "QNN[depth=6]" in said
+
+
+@looks_at('figure.savefig("methods.pdf")')
+def one_figure(block, said, folder):
+    assert (folder / "methods.pdf").stat().st_size > 5_000
+
+
+@looks_at('np.savez("wine.npz", x_train=x[:120]')
+def table_as_file(block, said, folder):
+    assert datar.load_npz(folder / "wine.npz", classes=("1", "2")).n_features == 13
+
+
+@looks_at('sweep.accuracy.sel(model="QNN[depth=6]"')
+def stored(block, said, folder):
+    assert len(said.splitlines()) > 10
+
+
+@looks_at("class LearningFlags")
+def study(block, said, folder):
+    """What it computes: tests/test_own_study.py."""
+    assert not said
+
+
+@pytest.mark.usefixtures("in_this_process", "few_subsamples", "quick")
+@pytest.mark.parametrize("word", TESTED)
+def test_a_block_runs_as_it_stands(word, tmp_path, capfd):
+    """As a file in an empty folder, in this process, with a preset of seconds;
+    tests/test_scripts.py has one of each kind of start."""
+    if word == "from_openqasm(":
         pytest.importorskip("qiskit")
-        after = (
-            "angles = model.ansatz.angles\n"
-            "assert angles.tolist()[:2] == [0.3, 0.1] or len(angles) == 3\nprint(text)"
-        )
-        assert run_example("from_openqasm", tmp_path, after=after).startswith("OPENQASM 2.0;")
+    TESTED[word](*run_block(word, tmp_path), tmp_path)
+    assert "Warning" not in capfd.readouterr().err
 
-    def test_what_is_taken_out_of_a_study_is_what_it_holds(self, tmp_path):
-        asked = {"stages": ("unlearning",), "models": ("mlp",), "unlearn_hidden": "16,4"}
-        config = replace(TINY, **asked, out=tmp_path / "mine")
-        data = run_unlearn_mnist.load(config)
-        folder = runner.run_studies(config, data, run_unlearn_mnist.STUDIES)
-        (block,) = [block for block in BLOCKS if "job_arrays" in block]
-        after = """
-print(confusion_matrix(labels, predicted).sum(), next(layer.shape for layer in params[0]))
-accuracy = storage.read_dataset(path).accuracy
-stored = accuracy.sel(**run, run=0, split="validation").isel(epoch=-1)
-assert abs(float(stored) - (predicted == labels).mean()) < 1e-6
-"""
-        # a folder with the tiny study's flags in its name
-        path = folder.relative_to(tmp_path) / "unlearning.nc"
-        script = tmp_path / "example.py"
-        script.write_text(block.replace("mine/mnist/quick/unlearning.nc", str(path)) + after)
-        assert run_here(script).split()[0] == "500"
-        assert (tmp_path / "curves.csv").stat().st_size > 500
+
+def test_every_block_is_run_and_has_a_folder_of_its_own():
+    for block in BLOCKS:
+        assert sum(word in block for word in TESTED) == 1, block
+    outs = [out for block in BLOCKS for out in re.findall(r'out=Path\("([^"]+)"\)', block)]
+    assert len(outs) == len(set(outs)) > 10
+    wanting = [block for block in BLOCKS if "QUICK" in block and "out=Path(" not in block]
+    assert not wanting
+
+
+COMMAND = re.compile(
+    r"(?:^|`)((?:python|make|pip|sbatch) [^`\n#]+?)(?: +#.*)?(?:`|$)", re.MULTILINE
+)
+
+
+def commands():
+    """Every line for a shell in README, guide and recipes; … stands for the line before."""
+    text = README + GUIDE + RECIPES
+    text = re.sub(r"```python.*?```", "", text, flags=re.DOTALL)
+    found = {line.strip() for line in COMMAND.findall(text)}
+    return sorted(line for line in found if "…" not in line)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("line", commands())
+def test_a_line_for_a_shell_can_be_read(line, tmp_path, monkeypatch):
+    """Flags, stages, presets, targets and files of each; what a script then does: test_scripts."""
+    program, *words = shlex.split(line.removeprefix("sbatch cluster.sbatch "))
+    if line.startswith("sbatch"):
+        program, words = "python", [program, *words]
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    elif program == "pip":
+        assert words[0] == "install"
+        for flag, name in itertools.pairwise(words):
+            assert flag not in ("-r", "-c") or (ROOT / name).is_file()
+    elif words[0].startswith("run_unlearn") or words[0] == "run_hessian.py":
+        script = importlib.import_module(words[0].removesuffix(".py"))
+        given = words[1:]
+        if "--study" in given:
+            (tmp_path / "mine.py").write_text(STUDY)
+            monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", words)
+        config, studies = parse_command_line(script.PRESETS, script.STUDIES, "")
+        assert {*config.stages} <= {study.name for study in studies}
+        sys.modules.pop("mine", None)
+    else:
+        assert words[0] in ("-m", "mine.py") or (ROOT / words[0]).is_file()
+
+
+def test_the_command_line_behind_the_data_block_finds_all_done(
+    in_this_process, quick, tmp_path, monkeypatch
+):
+    run_block('out=Path("my-data")', tmp_path)
+    (line,) = [line for line in commands() if "--data mine.npz --classes 0 1" in line]
+    monkeypatch.chdir(tmp_path)
+    words = [*shlex.split(line)[2:], "--stages", "noise_sweep", "--out", "my-data"]
+    done = call_script("run_unlearn_mnist.py", *words)
+    assert done.returncode == 0 and "training" not in done.stderr, done.stderr
+    assert "Noise sweep" in done.stdout
 
 
 def test_the_readme_is_short():

@@ -19,8 +19,9 @@ import run_unlearn_xxz
 from datar import Dataset, Split
 from foundation.base import storage
 from foundation.base.checks import BadInput
+from foundation.engine.folders import folder_name
 from foundation.engine.jobs import Job, Store, job_key
-from foundation.engine.runner import Settings, compute, folder_name, one_line_errors, run_studies
+from foundation.engine.runner import Settings, compute, one_line_errors, run_studies
 from foundation.engine.study import Flags, Study, by_name
 from foundation.engine.study_files import Row
 from models import Training

@@ -13,7 +13,8 @@ import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import require
-from foundation.engine.runner import Settings, config_class, folder_name, preset_values
+from foundation.engine.folders import folder_name
+from foundation.engine.runner import Settings, config_class, preset_values
 from foundation.engine.study import Flags, Study, StudyTable, by_name
 from foundation.report.frames import ResultFiles, accuracies, difference, over_runs
 from foundation.report.layout import laid_out_table

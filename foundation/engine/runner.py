@@ -3,15 +3,12 @@ its study files."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -24,7 +21,9 @@ from tqdm import tqdm
 from foundation.base import storage
 from foundation.base.checks import BadInput, Checked, first_line, plain, refusing, require
 from foundation.engine import keys
+from foundation.engine.folders import folder_name, writable_folder
 from foundation.engine.jobs import (
+    Arrays,
     Deadly,
     Executor,
     Finished,
@@ -46,6 +45,7 @@ from foundation.engine.study_files import (
     differences,
     is_listed,
     locked,
+    of_run,
 )
 
 if TYPE_CHECKING:
@@ -383,6 +383,54 @@ def run_studies(
     return folder
 
 
+def arrays_of_run(
+    config: Settings,
+    dataset: Dataset,
+    studies: Iterable[Study],
+    stage: str,
+    *,
+    run: int,
+    place: dict[str, Any],
+) -> tuple[Job, Arrays]:
+    """Return the job of one run of a stage, and the run's arrays.
+
+    What OUT/jobs lacks is computed and kept there; study files stay as they are. place: labels that
+    single out a row of the stage. Raises BadInput where no row or several have them.
+    """
+    studies = tuple(studies)
+    known = by_name(studies)
+    require(stage in known, "stage", stage, ", ".join(known))
+    config = with_studies(replace(config, stages=(stage,)), studies)
+    dataset = dataset.identified()
+    datasets = _datasets_of([known[stage]], config, dataset)
+    store = Store(config.out / "jobs")
+    with _numerics(config.optimization_level), keys.remembering():
+        row = _row_at(_rows_of([known[stage]], config, dataset), run, place)
+        missing = with_needs([row.job], store.has)
+        _require_data(missing, datasets)
+        _require_writable(store.folder, store)
+        unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
+        arrays, _ = unstored.get(row.job) or store.load(row.job)
+    return row.job, of_run(arrays, run - row.job.runs[0])
+
+
+def _row_at(rows: list[Row], run: int, place: dict[str, Any]) -> Row:
+    """Return the one row that has these labels and shows this run."""
+    at_place = [row for row in rows if place.items() <= row.place.items()]
+    found = [row for row in at_place if row.runs is not None and run in row.runs]
+    if len(found) == 1:
+        return found[0]
+    labels = ", ".join(f"{axis}={label!r}" for axis, label in place.items())
+    nearest = found or at_place or rows
+    examples = ", or ".join(f"run {_runs_text(row)} of {row.place}" for row in nearest[:3])
+    got = f"run {run} of {labels or 'no labels'} ({len(found)} rows)"
+    require(False, "place", got, f"labels of one row, such as {examples}")
+
+
+def _runs_text(row: Row) -> str:
+    return "none" if row.runs is None else f"{row.runs[0]} to {row.runs[-1]}"
+
+
 def _has_none(job: Job) -> bool:
     return False
 
@@ -537,46 +585,6 @@ def compute_here(*, optimization_level: int = 3) -> None:
         jax.config.update(name, 0)
 
 
-def folder_name(config: Settings, data_word: str = "") -> str:
-    """Name a folder by the preset and the flags that differ from it, as paper+seed=1.
-
-    Flags that are axes of the study files, or do not change numbers, are left out by `_leaves`.
-    Settings of JAX that are not at their default join the name, as paper+jax_enable_x64=True.
-    data_word: names other data than the preset's, "" for the preset's. Of a name of more than 150
-    characters a hash stands behind the preset.
-    """
-    usual = dict(_leaves(config.presets.get(config.preset, config)))
-    parts = [config.preset]
-    for flag, value in _leaves(config):
-        if value != usual.get(flag):
-            parts.append(f"{flag}={value}")
-    if data_word:
-        parts.append(f"data={data_word}")
-    for name, value in keys.jax_settings().items():
-        if value != keys.SETTINGS[name]:
-            parts.append(f"{name}={value}")
-    name = "+".join(parts)
-    if len(name) <= 150:
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()
-    return f"{config.preset}+{digest[:12]}"
-
-
-def _leaves(config: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted names and values of a configuration's fields that are no axes."""
-    axes = getattr(config, "AXES", ())
-    for item in fields(config):
-        value = getattr(config, item.name)
-        name = f"{path}{item.name}"
-        if is_dataclass(value):
-            yield from _leaves(value, f"{name}.")
-        elif item.name not in axes:
-            values = value if isinstance(value, tuple) else (value,)
-            text = ",".join(map(keys.word_of, values))
-            text_for_path = re.sub(r"[^\w.,=-]+", "-", text)
-            yield name, text_for_path
-
-
 def compute(
     jobs: list[Job],
     datasets: dict[str, Dataset],
@@ -646,13 +654,3 @@ def _executor(cluster: str | None, workers: int) -> Callable[..., Executor]:
             f"--cluster: got {cluster}, allowed: nothing before {way} ({first_line(error)})"
         ) from None
     return partial(Cluster, where=cluster, workers=workers)
-
-
-def writable_folder(folder: Path) -> Path:
-    """Make the folder; BadInput in one line where nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise BadInput(f"--out: cannot write to {folder} ({error.strerror})") from None

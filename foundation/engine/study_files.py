@@ -282,10 +282,12 @@ def _arrays_of_run(path: Path, entry: dict[str, Any], run: int) -> Arrays:
     first_run = fields.get("block", 0) * fields.get("size", 5)
     place_in_block = run - first_run
     arrays, _ = storage.read_tensors(file)
-    arrays_of_run = {}
-    for name, array in arrays.items():
-        arrays_of_run[name] = array[place_in_block] if array.ndim else array
-    return arrays_of_run
+    return of_run(arrays, place_in_block)
+
+
+def of_run(arrays: Arrays, number: int) -> Arrays:
+    """Take the arrays of one run out of those of a block; number: of the run in the block."""
+    return {name: array[number] if array.ndim else array for name, array in arrays.items()}
 
 
 def _place_as_text(address: str) -> str:

@@ -14,6 +14,7 @@ from foundation.base import storage
 from foundation.base.checks import any_terminal
 from foundation.base.places import own_files
 from foundation.engine.study import Study, by_name
+from foundation.measures.forgetting import STANDARD
 from foundation.report.frames import ResultFiles, count_of_runs, poisoned_counts, truth_words
 from foundation.report.layout import laid_out_table
 
@@ -44,13 +45,23 @@ def print_summary(folder: Path, studies: Iterable[Study]) -> None:
     for (file, title), table in tables.items():
         if (data, preset, file) not in read.paths:
             continue
-        laid_out = laid_out_table(table, read, [data], [preset])
         results = read[data, preset, file]
+        changes = {}
+        if table.measures and "measure_title" in results.coords:
+            changes["measures"] = table.measures | _own_measures(results)
+        laid_out = laid_out_table(table, read, [data], [preset], **changes)
         counts = {"n": count_of_runs(results), "poisoned": poisoned_counts(results)}
         heading = title.format(**counts, draws=results.sizes.get("draw", 1))
         print(*textwrap.wrap(heading, 100), "", sep="\n")
         text = laid_out.cells().to_string(line_width=width, sparsify=False)
         print(text, "", *_notes(results), sep="\n")
+
+
+def _own_measures(results: xr.Dataset) -> dict[str, str]:
+    """Return the measures of forgetting that a user added, with their titles."""
+    standard = dict(STANDARD)
+    titles = results.measure_title.to_series()
+    return {name: title for name, title in titles.items() if name not in standard}
 
 
 def _notes(results: xr.Dataset) -> list[str]:
