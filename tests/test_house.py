@@ -13,8 +13,15 @@ import run_unlearn_xxz
 from foundation.base.places import ROOT, own_files
 from foundation.engine.study import Study
 
-MIDDLE = ("datar", "models", "poison_unlearn", "protocol", "landscape")
-SCRIPTS = ("run_unlearn_mnist", "run_unlearn_xxz", "run_hessian", "run_example", "findings")
+MIDDLE = ("datar", "models", "poison_unlearn", "protocol", "landscape", "library")
+SCRIPTS = (
+    "run_unlearn_mnist",
+    "run_unlearn_xxz",
+    "run_hessian",
+    "run_example",
+    "findings",
+    "estimator",
+)
 # parts of the foundation, from the ground up
 BENEATH = ("base", "quantum", "measures", "engine", "report")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -776,12 +776,19 @@ def test_training_that_makes_no_sense_is_refused_by_name(argument, value):
 
 def test_a_training_is_checked_and_hashable():
     training = Training(epochs=0, batch_size=0, learning_rate=1.0)
-    assert training.keywords() == {"epochs": 0, "batch_size": 0, "learning_rate": 1.0}
+    words = {"epochs": 0, "batch_size": 0, "learning_rate": 1.0, "optimizer": None}
+    assert training.keywords() == words
     assert hash(training) == hash(Training(0, 0, 1.0))
     bad = {"epochs": -1, "batch-size": 2.5, "learning-rate": float("nan")}
     for name, value in bad.items():
         with refused(f"{name}: got {value}"):
             Training(**training.keywords() | {name.replace("-", "_"): value})
+    allowed = "allowed: a function of the learning rate: optax.sgd"
+    for wrong in (optax.sgd(0.1), "sgd", optax.lbfgs, lambda: None, 3):
+        with refused(rf"optimizer: got .*, {allowed}"):
+            replace(training, optimizer=wrong)
+    momentum = partial(optax.sgd, momentum=0.9)
+    assert {replace(training, optimizer=momentum): 1}
 
 
 # ---- precision ----

@@ -8,17 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foundation.base.checks import BadInput
 from foundation.engine import keys
 
-if TYPE_CHECKING:
-    from foundation.engine.runner import Settings
 
-
-def folder_name(config: Settings, data_word: str = "") -> str:
-    """Name a folder by the preset and the flags that differ from it, as paper+seed=1.
+def folder_name(config: Any, data_word: str = "") -> str:
+    """Name a configuration's folder by preset and the flags that differ from it, as paper+seed=1.
 
     Flags that are axes of the study files, or do not change numbers, are left out by `_leaves`.
     Settings of JAX that are not at their default join the name, as paper+jax_enable_x64=True.
