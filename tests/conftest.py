@@ -88,6 +88,7 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(PROGRAMS)
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """The files that take longest are begun first: no process is left alone with one of them at the
     end. A process has whole files, and those together that share what it reads or compiles."""
