@@ -4,7 +4,7 @@ OUT ?= results
 VENV := .venv
 PY := $(VENV)/bin/python
 EXTRAS := requirements/cluster.txt requirements/dev.txt
-PYTEST := $(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: run test test-on-demand test-all example paper figures lint bench constraints
 .DEFAULT_GOAL := run

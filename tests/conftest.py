@@ -88,15 +88,25 @@ def pytest_configure(config: pytest.Config) -> None:
         shutil.rmtree(PROGRAMS)
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """The files that take longest are begun first: no process is left alone with one of them at the
-    end. A process has whole files, and those together that share what it reads or compiles."""
+    end."""
     place = {f"test_{name}": number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
-    for item in items:
-        name = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group(TOGETHER.get(name, name)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A process has whole files, and those of TOGETHER with each other. (Groups by a mark, as
+    --dist loadgroup has them, are not seen under pytest 9.2.)"""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return TOGETHER.get(Path(file).stem.removeprefix("test_"), file)
+
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")
