@@ -180,7 +180,12 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
         padded = pad(np.pad(X, ((0, 0), (0, n_missing))))
         padded, _ = near_1(padded, 1)
         norms = np.linalg.norm(padded, axis=1, keepdims=True)
-        require(bool((norms > 0).all()), "X", "a sample of zeros", "samples with a number set")
+        require(
+            bool((norms > 0).all()),
+            "X",
+            "a sample of zeros",
+            "samples of which some number is not 0",
+        )
         return padded / norms
 
     def _mask(self, forget: ArrayLike) -> np.ndarray:

@@ -163,7 +163,7 @@ def published_and_tuned(published: xr.Dataset, tuned: xr.Dataset) -> Figure | No
     text = (
         f"mean and 95 % bootstrap interval; above the line n = {count_of_runs(published)} runs "
         f"with the published settings and epochs, below it n = {runs_tuned} runs of models whose "
-        "settings and epochs held-out noisy samples chose, and of estimators without any"
+        "settings and epochs held-out noisy samples chose, and of estimators that need no training"
     )
     return finished(text, published, tuned)
 

@@ -80,7 +80,7 @@ def looks_at(word):
 @looks_at("from poison_unlearn import METHODS, Poison, unlearn")
 def twelve_lines(block, said, folder):
     assert sum(bool(line) for line in block.splitlines()) <= 12
-    teacher, student = map(float, re.match(r"\[([\d.]+), ([\d.]+)\]", said).groups())
+    teacher, student = map(float, re.match(r"teacher ([\d.]+) student ([\d.]+)", said).groups())
     assert 0.6 < teacher < 1 and 0.6 < student < 1
 
 
@@ -174,10 +174,10 @@ def poison(block, said, folder):
     assert "brightest" in curves.poison.values
 
 
-@looks_at("print(model.label, predict_proba(")
+@looks_at("print(model.label, digits[rows]")
 def reload(block, said, folder):
     probabilities = np.array(re.findall(r"0?\.\d+|1\.", said), float)
-    assert said.startswith("MLP[4]") and len(probabilities) == 6
+    assert said.startswith("MLP[4] [1 1 9 9]") and len(probabilities) == 8
 
 
 @looks_at("confusion_matrix(data.val.y")
@@ -291,7 +291,8 @@ def commands():
 @pytest.mark.parametrize("line", commands())
 def test_a_line_for_a_shell_can_be_read(line, tmp_path, monkeypatch):
     """Flags, stages, presets, targets and files of each; what a script then does: test_scripts."""
-    program, *words = shlex.split(line.removeprefix("sbatch cluster.sbatch "))
+    plain = line.removeprefix("sbatch cluster.sbatch ")
+    program, *words = shlex.split(plain.replace("-m run_unlearn_mnist", "run_unlearn_mnist.py"))
     if line.startswith("sbatch"):
         program, words = "python", [program, *words]
     if program == "make":
@@ -320,7 +321,8 @@ def test_the_command_line_behind_the_data_block_finds_all_done(
     run_block('out=Path("my-data")', tmp_path)
     (line,) = [line for line in commands() if "--data mine.npz --classes 0 1" in line]
     monkeypatch.chdir(tmp_path)
-    words = [*shlex.split(line)[2:], "--stages", "noise_sweep", "--out", "my-data"]
+    words = [*shlex.split(line)[3:], "--stages", "noise_sweep", "--models", "mlp"]
+    words += ["--out", "my-data"]
     done = call_script("run_unlearn_mnist.py", *words)
     assert done.returncode == 0 and "training" not in done.stderr, done.stderr
     assert "Noise sweep" in done.stdout

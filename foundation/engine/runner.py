@@ -353,6 +353,7 @@ def run_studies(
     studies = tuple(studies)
     config = with_studies(config, studies)
     known = by_name(studies)
+    require_names("--stages", config.stages, known)
     asked = [known[stage] for stage in config.stages]
     datasets = _datasets_of(asked, config, dataset)
     with _numerics(config.optimization_level), keys.remembering():

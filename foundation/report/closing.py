@@ -26,7 +26,8 @@ def report(folder: Path, studies: Iterable[Study], stages: Iterable[str]) -> Non
     known = by_name(studies)
     print_summary(folder, [known[stage] for stage in stages])
     pictures = save_all(folder, studies, only_old=True)
-    print(f"results and {len(pictures)} figures in {folder}")
+    count = f"{len(pictures)} figure{'s' * (len(pictures) != 1)}"
+    print(f"results and {count} in {folder}")
 
 
 @any_terminal()
