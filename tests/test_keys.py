@@ -494,7 +494,7 @@ def mine(task, params, batch):
         (poison_unlearn, "DIVERGENCES", {"full": mine}),
         (models, "fit", functools.partial(models.fit)),
         (models, "optax", None),
-        (models, "asdict", mine),
+        (models, "fields", mine),
         (models.MLP, "logits", np.matmul),
         (models.MLP, "narrow", staticmethod(models.MLP.narrow)),
         (QNN, "_reduced", 5),

@@ -204,12 +204,12 @@ def test_paper_is_the_published_protocol():
         {"ce": 1.0, "forget": 0.2, "kl": 0.0},
         {"ce": 1.0, "forget": 0.2},
     )
-    trainings = [(400, 32, 0.01), (400, 32, 0.01), (50, 0, 0.01)]
+    trainings = [(400, 32, 0.01, None), (400, 32, 0.01, None), (50, 0, 0.01, None)]  # by Adam
     assert (
         list(map(dataclasses.astuple, (PAPER.mlp.sweep, PAPER.mlp.teacher, PAPER.mlp.unlearn)))
         == trainings
     )
-    trainings = [(200, 32, 0.03), (200, 32, 0.03), (50, 0, 0.005)]
+    trainings = [(200, 32, 0.03, None), (200, 32, 0.03, None), (50, 0, 0.005, None)]
     assert (
         list(map(dataclasses.astuple, (PAPER.qnn.sweep, PAPER.qnn.teacher, PAPER.qnn.unlearn)))
         == trainings
