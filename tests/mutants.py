@@ -328,6 +328,43 @@ MUTANTS = {
         "        pass\n",
         "datar users",
     ),
+    # ---- the library and the estimator ----
+    "predicted_at_a_half_of_the_logit": Mutant(
+        "library.py",
+        "return (logits(model, params, x, key=key) > 0).astype(np.int32)",
+        "return (logits(model, params, x, key=key) > 0.5).astype(np.int32)",
+        "library",
+    ),
+    "compared_the_other_way_round": Mutant(
+        "library.py",
+        "difference = found.sel({axis: first}) - found.sel({axis: second})",
+        "difference = found.sel({axis: second}) - found.sel({axis: first})",
+        "library",
+    ),
+    "new_samples_in_another_gauge": Mutant(
+        "datar.py",
+        'return _fixed_gauge(states, own["n_sites"], "the samples").astype(np.complex64)',
+        "return states.astype(np.complex64)",
+        "library",
+    ),
+    "a_model_of_another_run": Mutant(
+        "foundation/engine/runner.py",
+        "return row.job, of_run(arrays, run - row.job.runs[0])",
+        "return row.job, of_run(arrays, 0)",
+        "library",
+    ),
+    "the_forget_set_is_kept": Mutant(
+        "estimator.py",
+        "            self._train.take(~mask),\n            self._train.take(mask),\n",
+        "            self._train.take(mask),\n            self._train.take(~mask),\n",
+        "estimator",
+    ),
+    "an_optimizer_that_is_not_used": Mutant(
+        "models.py",
+        "transformation = (optimizer or optax.adam)(learning_rate)",
+        "transformation = optax.adam(learning_rate)",
+        "library",
+    ),
 }
 
 
