@@ -497,7 +497,7 @@ def encode(dataset: Dataset, samples: Any) -> np.ndarray:
         states = x / np.linalg.norm(x, axis=1, keepdims=True)
         return _fixed_gauge(states, own["n_sites"], "the samples").astype(np.complex64)
     shape = dataset.image_shape or (-1, 1)  # a vector is an image of one column
-    as_loaded = _encode if "digits" in own else _normalised
+    as_loaded = _encode if "digits" in own else normalised
     return as_loaded(x.reshape(len(x), *shape), np.zeros(len(x)), own["encoding"]).x
 
 
@@ -542,7 +542,7 @@ def _of_classes(
     require(has_both, f"data: y_{part}", f"labels {listed(labels)}", allowed)
     image_shape = x.shape[1:] if x.ndim == 3 else (-1, 1)  # a vector is an image of one column
     images = x[is_chosen].reshape(len(labels), *image_shape)
-    return _normalised(images, labels == classes[1], encoding), is_chosen
+    return normalised(images, labels == classes[1], encoding), is_chosen
 
 
 # ---- MNIST ----
@@ -626,10 +626,10 @@ def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
 
 def _encode(images: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
     pixels = images.astype(np.float32) / np.float32(255)
-    return _normalised(pixels, labels, encoding)
+    return normalised(pixels, labels, encoding)
 
 
-def _normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
+def normalised(pixels: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:
     """Encode (n, height, width), real or complex, as (n, 2**n_qubits).
 
     Each image gets norm 1, or with "columnwise" each column of an image.

@@ -1,7 +1,8 @@
 """What one does with trained models: encode new samples, predict, and take models out of studies.
 
 Data come from `datar`, models and `train` from `models`, poisons, methods and `unlearn` from
-`poison_unlearn`; this module is what comes after. `estimator.py` wraps all of it for scikit-learn.
+`poison_unlearn`; this module is what comes after. `studies.estimator` wraps all of it
+for scikit-learn.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from datar import Dataset, Split, as_split, encode, require_split
+from datar import Dataset, Split, encode, require_split
 from foundation.base.checks import listed, require
 from foundation.engine.jobs import Arrays
 from foundation.engine.runner import Settings, arrays_of_run
@@ -64,7 +65,7 @@ def predict(
 
 def accuracy(model: Model, params: Params, split: Split, *, key: jax.Array | None = None) -> float:
     """Return the share of a split's samples whose label is predicted; see `logits`."""
-    split = require_split(as_split(split, "split"))
+    split = require_split(split)
     return float(np.mean(predict(model, params, split.x, key=key) == split.y))
 
 

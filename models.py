@@ -608,9 +608,7 @@ def fit(
     optimizer: Optimizer | None = None,
     measure: Callable[[Params], Any] | None = None,
 ) -> tuple[Params, Any]:
-    """Run Adam on `loss(params, rows, weight, epoch, key)` over shuffled batches of the samples.
-
-    optimizer: makes what takes Adam's place of the learning rate.
+    """Run Adam, or `optimizer`, on `loss(params, rows, weight, epoch, key)` over shuffled batches.
 
     rows: indices in 0 ... n_samples - 1, shuffled anew in each epoch; slice(None) where one batch
     holds all samples. weight: the weights of these rows. epoch: its number. key: a new key at

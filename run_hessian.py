@@ -20,10 +20,9 @@ from foundation.engine.runner import (
     config_class,
     one_line_errors,
     preset_values,
-    run_studies,
     stoppable,
 )
-from foundation.report.closing import report
+from foundation.report.closing import run_and_report
 from models import Training
 from run_unlearn_mnist import data_word
 from studies import hessian
@@ -81,11 +80,8 @@ def main() -> int:
     config, studies = parse_command_line(PRESETS, STUDIES, __doc__)
     with one_line_errors(), stoppable():
         dataset = config.load()
-        folder = run_studies(
-            config, dataset, studies, under="hessian", data_word=data_word(config, dataset)
-        )
-        if folder:  # with --plan nothing was computed
-            report(folder, studies, config.stages)
+        word = data_word(config, dataset)
+        run_and_report(config, dataset, studies, under="hessian", data_word=word)
     return 0
 
 

@@ -24,11 +24,10 @@ from foundation.engine.runner import (
     config_class,
     one_line_errors,
     preset_values,
-    run_studies,
     stoppable,
 )
 from foundation.engine.study import Study
-from foundation.report.closing import report
+from foundation.report.closing import run_and_report
 from models import Training
 from studies import (
     capacity,
@@ -156,17 +155,10 @@ PRESETS = XxzConfig.presets = {"paper": PAPER, "corrected": CORRECTED, "quick": 
 
 
 def run(config: XxzConfig, studies: Sequence[Study] = STUDIES) -> Path | None:
-    """Compute the stages of a configuration, draw their figures and print their tables.
-
-    Returns the folder of the results; None with --plan, where nothing is computed. A stopped run
-    goes on where it was.
-    """
+    """Load the data of a configuration, and do `run_and_report`."""
     dataset = config.load()
     data_word = dataset.provenance["sha256"][:8] if config.data else ""
-    folder = run_studies(config, dataset, studies, data_word=data_word)
-    if folder:
-        report(folder, studies, config.stages)
-    return folder
+    return run_and_report(config, dataset, studies, data_word=data_word)
 
 
 @any_terminal()

@@ -129,32 +129,28 @@ def published_and_tuned(published: xr.Dataset, tuned: xr.Dataset) -> Figure | No
     """
     from foundation.report.drawing import FAMILY_STYLE, draw_dot, finished, grid_for, poison_words
 
-    studies = {"as published": published, "stopped on noisy labels": tuned}
     groups = tuned.group.to_series()
     names = [name for name in groups.index if groups[name] == "published"]
     estimators = [name for name in groups.index if groups[name] == "trivial"]
     models = [name for name in one_of_each_family(tuned, names) if name in published.model]
-    lines = [(word, name) for word in studies for name in models]
-    lines += [("stopped on noisy labels", name) for name in estimators]
-    shares = [set(study.alpha_percent.values.tolist()) for study in studies.values()]
+    lines = [(f"{name}, as published", published, name) for name in models]  # from top to bottom
+    lines += [(f"{name}, stopped on noisy labels", tuned, name) for name in models]
+    lines += [(name, tuned, name) for name in estimators]
+    shares = [set(study.alpha_percent.values.tolist()) for study in (published, tuned)]
     panels = sorted(set.intersection(*shares) - {0})
-    if not panels or not all("labels" in study.poison for study in studies.values()):
+    if not panels or not all("labels" in study.poison for study in (published, tuned)):
         return None
+    labels, *_ = zip(*reversed(lines), strict=True)
     at = {"poison": "labels", "split": "validation"}
     lowest = float(published.accuracy.sel(model=models, alpha_percent=panels, **at).min()) - 0.02
     for axis, alpha in grid_for(panels, "validation accuracy", most=len(panels)):
-        for row, (word, name) in enumerate(reversed(lines)):
-            runs = (
-                studies[word]
-                .accuracy.sel(**at, model=name, alpha_percent=alpha)
-                .dropna("run")
-                .values
-            )
+        for row, (_, study, name) in enumerate(reversed(lines)):
+            accuracy = study.accuracy.sel(**at, model=name, alpha_percent=alpha)
+            runs = accuracy.dropna("run").values
             colour, _, marker = FAMILY_STYLE[tuned.family.sel(model=name).item()]
             if len(runs):
                 draw_dot(axis, row, runs, (colour, marker), across=True, line_on_top=True, size=5)
-        labels = [name if name in estimators else f"{name}, {word}" for word, name in lines]
-        shown = labels[::-1] if alpha == panels[0] else [""] * len(lines)
+        shown = labels if alpha == panels[0] else [""] * len(lines)
         axis.set_yticks(range(len(lines)), labels=shown)
         axis.set_xlim(lowest, 1.02)
         axis.axhline(len(lines) - len(models) - 0.5, color="0.7", linewidth=0.8)

@@ -354,7 +354,7 @@ MUTANTS = {
         "library",
     ),
     "the_forget_set_is_kept": Mutant(
-        "estimator.py",
+        "studies/estimator.py",
         "            self._train.take(~mask),\n            self._train.take(mask),\n",
         "            self._train.take(mask),\n            self._train.take(~mask),\n",
         "estimator",

@@ -13,9 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from estimator import UnlearningClassifier
 from models import MLP, QuadraticForm, Training, train
 from poison_unlearn import METHODS, unlearn
+from studies.estimator import UnlearningClassifier
 
 QUICK = {"epochs": 30, "batch_size": 0, "learning_rate": 0.1, "random_state": 0}
 ORDER = {"check_methods_sample_order_invariance": "to 1e-7: logits are in single precision"}

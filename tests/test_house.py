@@ -20,7 +20,6 @@ SCRIPTS = (
     "run_hessian",
     "run_example",
     "findings",
-    "estimator",
 )
 # parts of the foundation, from the ground up
 BENEATH = ("base", "quantum", "measures", "engine", "report")

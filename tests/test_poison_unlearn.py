@@ -364,7 +364,7 @@ def test_images_with_a_trigger_are_encoded_as_their_pixels_would_be(encoding):
     labels = np.arange(12) % 2
 
     def encoded(images):
-        return datar._normalised(images, labels, encoding)
+        return datar.normalised(images, labels, encoding)
 
     split = encoded(pixels)
     data = Dataset(split, split, "toy", 196, {"sha256": "toy", "encoding": encoding}, (14, 14))

@@ -23,7 +23,7 @@ import numpy as np
 from foundation.base import storage
 from foundation.base.checks import require
 from foundation.engine import own_code
-from foundation.engine.code import LARGE, array_digest, without_cached
+from foundation.engine.code import LARGE, array_digest, digest, without_cached
 from foundation.engine.sources import NoSource
 
 # raised whenever the reference numbers of the tests change, so that no older result is found
@@ -202,8 +202,7 @@ def word_of(value: Any) -> str:
         return str(value)
     name = getattr(value, "__name__", type(value).__name__)
     with suppress(NoSource):
-        digest = hashlib.sha256(json.dumps(describe(value)).encode()).hexdigest()
-        return f"{name}-{digest[:8]}"
+        return f"{name}-{digest(describe(value))[:8]}"
     return name
 
 

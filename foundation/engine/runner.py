@@ -400,7 +400,7 @@ def arrays_of_run(
     """
     studies = tuple(studies)
     known = by_name(studies)
-    require(stage in known, "stage", stage, ", ".join(known))
+    require_names("stage", [stage], known)
     config = with_studies(replace(config, stages=(stage,)), studies)
     dataset = dataset.identified()
     datasets = _datasets_of([known[stage]], config, dataset)
@@ -411,7 +411,7 @@ def arrays_of_run(
         _require_data(missing, datasets)
         _require_writable(store.folder, store)
         unstored = compute(missing, datasets, store, workers=config.workers, cluster=config.cluster)
-        arrays, _ = unstored.get(row.job) or store.load(row.job)
+        ((_, arrays, _),) = _with_arrays([row], unstored, store)
     return row.job, of_run(arrays, run - row.job.runs[0])
 
 

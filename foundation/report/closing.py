@@ -5,18 +5,37 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
 
 from foundation.base import storage
 from foundation.base.checks import any_terminal
 from foundation.base.places import own_files
+from foundation.engine.runner import Settings, run_studies
 from foundation.engine.study import Study, by_name
 from foundation.measures.forgetting import STANDARD
 from foundation.report.frames import ResultFiles, count_of_runs, poisoned_counts, truth_words
 from foundation.report.layout import laid_out_table
+
+if TYPE_CHECKING:
+    from datar import Dataset
+
+
+def run_and_report(
+    config: Settings, dataset: Dataset, studies: Sequence[Study], **folder_words: str
+) -> Path | None:
+    """Compute the stages of a configuration, draw their figures and print their tables.
+
+    folder_words: `under` and `data_word` of `run_studies`. Returns the folder of the results; None
+    with --plan, where nothing is computed. A stopped run goes on where it was.
+    """
+    folder = run_studies(config, dataset, studies, **folder_words)
+    if folder:
+        report(folder, studies, config.stages)
+    return folder
 
 
 @any_terminal()

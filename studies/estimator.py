@@ -8,6 +8,7 @@ It goes into pipelines, grid searches and cross-validation as any other classifi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,8 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import library
-from datar import Split, pad
+from datar import Split, normalised
 from foundation.base.checks import require
-from foundation.measures.norms import near_1
 from models import MLP, QNN, Model, Optimizer, Training, train
 from poison_unlearn import Method, unlearn
 from studies.methods import METHODS
@@ -94,8 +94,9 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError("Classifier can't train when only one class is present.")
         training = self._training()
-        self.model_ = self._model()
-        self._train = Split(self._encoded(X), numbers.astype(np.int32))
+        x = self._encoded(X)
+        self.model_ = self._model(x.shape[1])
+        self._train = Split(x, numbers.astype(np.int32))
         self._key = jax.random.key(check_random_state(self.random_state).randint(LARGEST_SEED))
         params = train(self.model_, self._train, **training.keywords(), key=self._key)
         self.params_ = jax.tree.map(np.asarray, params)
@@ -144,49 +145,44 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logits (n,) of samples X (n, features): positive for classes_[1]."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float32, reset=False)
-        return library.logits(self.model_, self.params_, self._encoded(X), key=self._key)
+        return self._of_samples(library.logits, X)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the probabilities (n, 2) of classes_ for samples X (n, features)."""
-        of_second = np.asarray(jax.nn.sigmoid(self.decision_function(X)))
-        return np.stack([1 - of_second, of_second], axis=1)
+        return self._of_samples(library.predict_proba, X)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the predicted labels (n,) of samples X (n, features)."""
-        is_second = self.decision_function(X) > 0
-        return self.classes_[is_second.astype(int)]
+        numbers = self._of_samples(library.predict, X)
+        return self.classes_[numbers]
+
+    def _of_samples(self, function: Callable[..., np.ndarray], X: ArrayLike) -> np.ndarray:
+        """Call a function of the library on the fitted model and on encoded samples."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        return function(self.model_, self.params_, self._encoded(X), key=self._key)
 
     def _training(self) -> Training:
         return Training(self.epochs, self.batch_size, self.learning_rate, self.optimizer)
 
-    def _model(self) -> Model:
-        """Build the model for as many features as `fit` got."""
+    def _model(self, width: int) -> Model:
+        """Build the model for encoded samples of this length."""
         if self.model == "mlp":
-            return MLP(self.n_features_in_, tuple(self.hidden))
+            return MLP(width, tuple(self.hidden))
         if self.model == "qnn":
-            n_qubits = max(2, int(np.ceil(np.log2(self.n_features_in_))))
-            return QNN(n_qubits, self.depth)
+            return QNN(int(np.log2(width)), self.depth)
         is_model = all(hasattr(self.model, name) for name in ("init", "prepare", "logits"))
         require(is_model, "model", repr(self.model), '"mlp", "qnn" or a model of models.py')
         return self.model
 
     def _encoded(self, X: np.ndarray) -> np.ndarray:
         """Return samples as the model reads them: a circuit's as states of norm 1."""
-        if getattr(self.model_, "family", "") != "QNN":
+        is_circuit = self.model == "qnn" or getattr(self.model, "family", "") == "QNN"
+        if not is_circuit:
             return X
-        n_missing = max(0, 4 - X.shape[1])
-        padded = pad(np.pad(X, ((0, 0), (0, n_missing))))
-        padded, _ = near_1(padded, 1)
-        norms = np.linalg.norm(padded, axis=1, keepdims=True)
-        require(
-            bool((norms > 0).all()),
-            "X",
-            "a sample of zeros",
-            "samples of which some number is not 0",
-        )
-        return padded / norms
+        has_numbers = bool((X != 0).any(axis=1).all())
+        require(has_numbers, "X", "a sample of zeros", "samples of which some number is not 0")
+        return normalised(X[:, :, None], np.zeros(len(X)), "amplitude").x
 
     def _mask(self, forget: ArrayLike) -> np.ndarray:
         """Check a mask of the samples of `fit`."""
