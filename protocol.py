@@ -22,7 +22,7 @@ from datar import Dataset, Split, redraw
 from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, random_key, values_of
 from foundation.measures import metrics
-from models import Model, Params, shapes_of, size_of
+from models import Model, Params, logits_of, shapes_of, size_of
 from poison_unlearn import Method, Poison, Poisoned, Task
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
@@ -185,6 +185,8 @@ class Fit(Drawn):
     retains: bool | None = None
     # epochs after which curves are measured, ascending; (): before the first and after each
     measured: tuple[int, ...] = ()
+    # whether trainings share compiled programs where they can, whatever is recorded
+    one_program: bool = False
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -194,12 +196,14 @@ class Fit(Drawn):
     @property
     def kind(self) -> tuple:
         """What of the job makes another compiled program."""
-        training = (type(self.method), self.method.training, self.record, self.measured)
+        record = "any" if self.one_program else self.record
+        training = (type(self.method), self.method.training, record, self.measured)
         sizes = (self.samples, self.held_out_percent)
         retained = ()
         if self.forgets:
             poison = self.poison
-            retained = (poison.kind, poison.alpha_percent, poison.known_percent)
+            kind = "any" if self.one_program else poison.kind
+            retained = (kind, poison.alpha_percent, poison.known_percent)
         return (self.data, self.model.label, *training, *sizes, *retained)
 
     @property
@@ -245,7 +249,8 @@ class Fit(Drawn):
         )
         teachers = self._teachers(*inputs) if inputs else None
         options = (self.side_by_side, self.record, self.measured)
-        values = run_block(self.model, self.method, block, teachers, keys, *options)
+        run = run_block_by_one_program if self.one_program else run_block
+        values = run(self.model, self.method, block, teachers, keys, *options)
         has_no_loss = _has_no_loss(np.asarray(values["loss"]))
         values["diverged"] = np.asarray(values["diverged"]) | has_no_loss
         params = values.pop("params")
@@ -333,11 +338,12 @@ class Block(NamedTuple):
 def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
     """Call `inputs_of_sets` for the runs of a job; keeps the last two results."""
     values = values_of(job, Drawn)
-    place = (job.model, job.forgets, *values.values())
+    place = (job.model, job.forgets, job.one_program, *values.values())
     # taken out and put back, so that it is the newest
     result = _recent.pop(place, None)
     if result is None:
-        result = inputs_of_sets(job.model, job.sets(dataset), job.forgets)
+        sets = job.sets(dataset)
+        result = inputs_of_sets(job.model, sets, job.forgets, differ=job.one_program)
     _recent[place] = result
     if len(_recent) > 2:
         oldest = next(iter(_recent))
@@ -349,11 +355,14 @@ def block_inputs(job: Fit, dataset: Dataset) -> tuple[Arrays, Block]:
 _recent: dict[tuple, tuple[Arrays, Block]] = {}
 
 
-def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Arrays, Block]:
+def inputs_of_sets(
+    model: Model, sets: list[Sets], forgets: bool, *, differ: bool = False
+) -> tuple[Arrays, Block]:
     """Return masks and labels of all samples, named as in `Fit.perform`, and the data of the block.
 
-    forgets: whether the forget set is left out of the training. BadInput where the forget set is
-    empty or holds all samples.
+    forgets: whether the forget set is left out of the training. differ: whether the clean training
+    set gets inputs of its own even where the poison keeps all inputs. BadInput where the forget set
+    is empty or holds all samples.
     """
     draws, _, vals = zip(*sets, strict=True)
     known = np.stack([draw.known for draw in draws])
@@ -362,7 +371,7 @@ def inputs_of_sets(model: Model, sets: list[Sets], forgets: bool) -> tuple[Array
     if forgets:
         got = f"{known[0].sum()} of {n} samples to forget"
         require(known.any() and not known.all(), "poison", got, "some of the samples, not all")
-    differ = _inputs_differ(sets)
+    differ = differ or _inputs_differ(sets)
     inputs, validation, columns = _prepared(model, sets, differ)
     measured = _measured_positions(n, v, differ)
     parts_of_labels = [(draw.split.y, clean.y, val.y) for draw, clean, val in sets]
@@ -490,23 +499,11 @@ def _run_block(
     Returns accuracy and loss of each of SPLITS, along the epochs for the record "curves"; logit, of
     all measured samples; params, at the end; diverged, whether a parameter or logit is not finite.
     """
-    columns = block.columns
 
-    def narrow(params: Params) -> Params:
-        return params if columns is None else model.narrow(params, columns)
-
-    def one_run(arguments):
-        run, teacher, key = arguments
-        fresh_key, method_key, measure_key = jax.random.split(key, 3)
-        fresh = model.init(fresh_key)
-        start = fresh if teacher is None or method.is_fresh else teacher
-        teacher = fresh if teacher is None else teacher
-        narrow_teacher = narrow(teacher)
-        narrow_fresh = narrow(fresh)
-        parts = (run.retain, run.forget, run.forget_clean)
-        task = Task(model, narrow_teacher, *parts, narrow_fresh)
+    def one_run(run, teacher, key):
+        task, start, method_key, measure_key = _begun(model, method, block, run, teacher, key)
         x = jnp.concatenate([run.inputs, block.validation])
-        measure = partial(_measure, task, run, x, block.measured, measure_key)
+        measure = partial(_measure, model, run, x, block.measured, measure_key)
 
         def point(params):
             return measure(params)[0]
@@ -519,27 +516,55 @@ def _run_block(
         finite = [jnp.isfinite(leaf).all() for leaf in leaves]
         values = scores if curves is None else curves
         values = values | {"diverged": ~jnp.stack(finite).all()}
-        if columns is not None:
-            params = model.widen(params, columns, start)
-        values["params"] = params
+        values["params"] = _widened(model, block, params, start)
         return values if record == "end" or measured else values | {"logit": logits}
 
+    return _over_runs(one_run, side_by_side, block, teachers, keys)
+
+
+def _begun(
+    model: Model, method: Method, block: Block, run: Block, teacher: Params | None, key: jax.Array
+) -> tuple[Task, Params, jax.Array, jax.Array]:
+    """Return a run's task, its first parameters, and the keys of its method and its measures."""
+    columns = block.columns
+
+    def narrow(params: Params) -> Params:
+        return params if columns is None else model.narrow(params, columns)
+
+    fresh_key, method_key, measure_key = jax.random.split(key, 3)
+    fresh = model.init(fresh_key)
+    start = fresh if teacher is None or method.is_fresh else teacher
+    teacher = fresh if teacher is None else teacher
+    narrow_teacher = narrow(teacher)
+    narrow_fresh = narrow(fresh)
+    parts = (run.retain, run.forget, run.forget_clean)
+    task = Task(model, narrow_teacher, *parts, narrow_fresh)
+    return task, start, method_key, measure_key
+
+
+def _widened(model: Model, block: Block, params: Params, start: Params) -> Params:
+    """Return parameters of all features, those of unused ones as they were at the start."""
+    return params if block.columns is None else model.widen(params, block.columns, start)
+
+
+def _over_runs(one_run: Callable, side_by_side: bool, block: Block, *arrays: Any) -> Any:
+    """Call `one_run(run, *arrays)` for each run of a block, and stack what it returns."""
     # only the arrays with an axis over runs
     runs = block._replace(validation=None, measured=None, columns=None)
-    arguments = (runs, teachers, keys)
+    arguments = (runs, *arrays)
     if side_by_side:
-        return jax.vmap(one_run)(arguments)
-    return jax.lax.map(one_run, arguments)
+        return jax.vmap(one_run)(*arguments)
+    return jax.lax.map(lambda each: one_run(*each), arguments)
 
 
 def _measure(
-    task: Task, run: Block, x: jax.Array, measured: jax.Array, key: jax.Array, params: Params
+    model: Model, run: Block, x: jax.Array, measured: jax.Array, key: jax.Array, params: Params
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Measure one run: accuracy and loss of each of SPLITS, and logits of the measured samples.
 
     run: the run's part of the block; x: all of its inputs; measured: positions among x.
     """
-    logits = task.logits(params, x, key)[measured]  # (n + n + v,)
+    logits = logits_of(model, params, x, key)[measured]  # (n + n + v,)
     measures = {
         "accuracy": jax.vmap(metrics.accuracy),
         "loss": jax.vmap(metrics.cross_entropy),
@@ -554,3 +579,77 @@ def _measure(
 
 # Jitted under the function's own name, by which a process finds programs compiled earlier.
 run_block = jax.jit(_run_block, static_argnames=("model", "side_by_side", "record", "measured"))
+
+
+# ---- the same by one program for all records ----
+
+
+def run_block_by_one_program(
+    model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
+    side_by_side: bool, record: str, measured: tuple[int, ...] = (),
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Do what `run_block` does by one program that trains and one that measures.
+
+    Both are compiled once for all records. The first returns the parameters before each epoch, of
+    which the second measures those that the record asks for. Methods that start from fresh
+    parameters share the first with trainings without teachers.
+    """
+    if teachers is None and method.is_fresh:
+        teachers = _zeros(model, len(keys))
+    result = train_block(model, method, block, teachers, keys, side_by_side)
+    params, history = jax.device_get(result)
+    n_points = len(jax.tree.leaves(history)[0][0])
+    places = measured or range(n_points)
+    asked = [*places] if record == "curves" else []
+    points = []
+    for place in (*asked, n_points - 1):
+        at_point = jax.tree.map(lambda leaf, place=place: leaf[:, place], history)
+        point = measure_block(model, block, at_point, keys, side_by_side)
+        points.append(jax.device_get(point))
+    *curves, (values, logits) = points
+    if curves:
+        scores = [scores for scores, _ in curves]
+        values = {name: np.stack([each[name] for each in scores], axis=1) for name in values}
+    finite = [
+        np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
+        for leaf in jax.tree.leaves((params, logits))
+    ]
+    values = values | {"diverged": ~np.all(finite, axis=0), "params": params}
+    return values if record == "end" or measured else values | {"logit": logits}
+
+
+def _zeros(model: Model, n_runs: int) -> Params:
+    """Parameters for each of some runs, all of them 0."""
+    return jax.tree.map(lambda leaf: np.zeros((n_runs, *leaf.shape), leaf.dtype), shapes_of(model))
+
+
+@partial(jax.jit, static_argnames=("model", "side_by_side"))
+def train_block(
+    model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
+    side_by_side: bool,
+) -> tuple[Params, Params]:  # fmt: skip
+    """Return the last parameters of all runs, and those before each epoch and after the last.
+
+    The second are of the used features alone, with an axis over epochs behind that over runs.
+    """
+
+    def one_run(run, teacher, key):
+        task, start, method_key, _ = _begun(model, method, block, run, teacher, key)
+        params, history = method(task, method_key, lambda params: params)
+        return _widened(model, block, params, start), history
+
+    return _over_runs(one_run, side_by_side, block, teachers, keys)
+
+
+@partial(jax.jit, static_argnames=("model", "side_by_side"))
+def measure_block(
+    model: Model, block: Block, params: Params, keys: jax.Array, side_by_side: bool
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Return the scores of all runs with these parameters, and their logits."""
+
+    def one_run(run, params, key):
+        measure_key = jax.random.split(key, 3)[2]
+        x = jnp.concatenate([run.inputs, block.validation])
+        return _measure(model, run, x, block.measured, measure_key, params)
+
+    return _over_runs(one_run, side_by_side, block, params, keys)

@@ -143,7 +143,9 @@ QUICK = replace(
     block=2,
     **QUICK_FLAGS,
     **preset_values(CORRECTED, STUDIES, "quick"),
-    optimization_level=1,  # because compiling takes longer than computing
+    # because compiling takes longer than computing
+    optimization_level=1,
+    one_program=True,
     alphas=(0, 30, 60),
     hidden=("64,16",),
     label_hidden=("8,4",),

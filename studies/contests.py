@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
-import xarray as xr
-
 from datar import Dataset
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.runner import require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row

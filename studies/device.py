@@ -13,11 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset
 from foundation.base.checks import require, require_whole
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, Runs, random_key
 from foundation.engine.runner import Percent, require_list, require_percent
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset
 from foundation.base.checks import require, require_whole
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, Runs, random_key, values_of
 from foundation.engine.runner import require_list, require_names
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
@@ -351,6 +351,7 @@ def _fit(config: Config, case: Case, method: Method, block: int) -> Fit:
         block=block,
         size=config.block,
         side_by_side=case.side_by_side,
+        one_program=case.one_program,
     )
 
 

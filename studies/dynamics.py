@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
 from foundation.engine.study import Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row

@@ -13,9 +13,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import pandas as pd
-
 from datar import Dataset
+from foundation.base.later import pandas as pd
 from foundation.engine.study import Study, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, over_runs

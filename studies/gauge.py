@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-import pandas as pd
-import xarray as xr
-
 from datar import Dataset, Gauge
 from foundation.base.checks import require_whole
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, difference, ordered, over_runs

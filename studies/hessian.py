@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import xarray as xr
 from sklearn.model_selection import train_test_split
 
 import landscape
 from datar import Dataset, Split
 from foundation.base.checks import require
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Runs, random_key
 from foundation.engine.runner import Percent, Settings, require_list, require_percent
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable

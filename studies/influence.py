@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs
 from foundation.engine.study import Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row

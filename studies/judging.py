@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job
 from foundation.engine.study import StudyTable
 from foundation.engine.study_files import Row

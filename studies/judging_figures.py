@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.measures.forgetting import MEASURES, PRIMARY
 from foundation.report.frames import count_of_runs, method_titles, models_and_poisons
 from studies.judging import over_draws

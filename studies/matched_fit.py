@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset, subset
 from foundation.base.checks import require_whole
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, circuit_minus_others, over_runs

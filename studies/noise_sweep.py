@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import pandas as pd
-import xarray as xr
-
 from datar import Dataset
 from foundation.base.checks import BadInput, require
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
 from foundation.engine.runner import require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable

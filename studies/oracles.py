@@ -18,10 +18,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
-import xarray as xr
 
 from datar import Dataset, Split
+from foundation.base.later import optax
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, values_of
 from foundation.engine.study_files import Row
 from foundation.measures import forgetting
@@ -61,11 +61,13 @@ class Case:
     n: int  # teachers, models of each method, and oracles of each group
     side_by_side: bool = True
     trainer: Method = TRAINER  # trains teachers and oracles, with `training` in place of its own
+    most_runs: int = MOST_RUNS  # most runs of a job
+    one_program: bool = False  # as of a Fit
 
     @property
     def blocks(self) -> int:
         """Count the jobs that compute n models."""
-        return math.ceil(self.n / MOST_RUNS)
+        return math.ceil(self.n / self.most_runs)
 
     def fits(self, method: Method, *, group: int = 0, **fields_of_fit: Any) -> list[Fit]:
         """Return the jobs in which a method trains n models; group: a value of ORACLES."""
@@ -81,6 +83,7 @@ class Case:
                 block=group * self.blocks + block,
                 size=math.ceil(self.n / self.blocks),
                 side_by_side=self.side_by_side,
+                one_program=self.one_program,
                 held_out_percent=held_out,
                 **fields_of_fit,
             )
@@ -108,7 +111,11 @@ class Case:
         """Models of a method under its chosen setting; null: the null arm of these models."""
         method = choice.candidates[0]
         if null:
-            method = FineTune(training=method.training)
+            fine_tuning = FineTune(training=method.training)
+            if not choice.is_asked and getattr(type(method), "steps", None) is Descent.steps:
+                # one null arm for all methods that take as many steps
+                choice = replace(choice, candidates=(fine_tuning,))
+            method = fine_tuning
         jobs = []
         for teacher in self.teachers():
             values = values_of(teacher) | {"method": method, "start": teacher, "retains": not null}
@@ -408,6 +415,8 @@ def cases(
                     draw=draw,
                     n=n,
                     side_by_side=are_side_by_side(protocol),
+                    most_runs=config.block if config.one_program else MOST_RUNS,
+                    one_program=config.one_program,
                 ),
                 protocol.unlearn,
             )

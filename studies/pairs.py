@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from datar import Dataset, load_mnist
 from foundation.base.checks import require, require_whole
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.measures import metrics

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from datar import Dataset
 from foundation.base.checks import require
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
 from foundation.engine.keys import backend
 from foundation.engine.study_files import Row
@@ -88,6 +88,7 @@ def training_job(
         block=block,
         size=config.block,
         side_by_side=are_side_by_side(protocol),
+        one_program=config.one_program,
     )
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
-import xarray as xr
 
 from datar import Dataset
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, random_key
 from foundation.engine.study import Study, StudyFigure
 from foundation.engine.study_files import Row

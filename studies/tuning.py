@@ -13,9 +13,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from datar import Dataset
+from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, values_of
 from foundation.engine.study_files import Row
 from models import MLP, QNN, Model, Training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import socket
 import sys
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 import datar
 from datar import Dataset, load_mnist, load_xxz
+from foundation.base import mnist as mnist_source
 from foundation.base.checks import BadInput
 from foundation.base.labels import as_words, two_classes
 from foundation.base.npz import sha256
@@ -406,8 +408,8 @@ def test_a_file_that_declares_too_much_is_refused_unread(npz, monkeypatch):
 
 
 def test_a_given_file_never_falls_back(npz, monkeypatch):
-    for source in ("_mnist_embedded", "_mnist_from_keras"):
-        monkeypatch.setattr(datar, source, lambda *_: pytest.fail("fell back"))
+    for source in ("embedded", "from_keras"):
+        monkeypatch.setattr(mnist_source, source, lambda *_: pytest.fail("fell back"))
     with refused("x_train"):
         load_mnist(path=npz(x_train=None))
 
@@ -456,7 +458,7 @@ def no_keras(monkeypatch):
     def fail():
         raise OSError("no route to host\nand more lines of it")
 
-    monkeypatch.setattr(datar, "_mnist_from_keras", fail)
+    monkeypatch.setattr(mnist_source, "from_keras", fail)
 
 
 def test_falling_back_from_keras_says_so_in_one_line(no_keras, capsys, mnist):
@@ -474,14 +476,15 @@ def test_keras_alone_does_not_fall_back(no_keras, capsys):
 
 
 def test_embedded_alone_does_not_ask_keras(monkeypatch, capsys):
-    monkeypatch.setattr(datar, "_mnist_from_keras", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(mnist_source, "from_keras", lambda: pytest.fail("asked"))
     load_mnist(source="embedded")
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("source", ["auto", "keras"])
-def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
+def test_keras_comes_first_with_a_time_out_of_its_own(tmp_path, monkeypatch, source):
     """Against a stand-in for TensorFlow: the real one would ask the network."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     seen = []
 
     def load_data():
@@ -498,7 +501,7 @@ def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
     monkeypatch.setitem(sys.modules, "tensorflow", tensorflow)
     before = socket.getdefaulttimeout()
     dataset = load_mnist(source=source, per_class=4)
-    assert seen == [datar.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
+    assert seen == [mnist_source.DOWNLOAD_TIMEOUT] and socket.getdefaulttimeout() == before
     assert dataset.provenance["source"] == "keras" and dataset.train.x.shape == (8, 1024)
     assert hidden == [([], "GPU")]
 
@@ -506,6 +509,24 @@ def test_keras_comes_first_with_a_time_out_of_its_own(monkeypatch, source):
     with refused("division by zero"):
         load_mnist(source="keras")
     assert socket.getdefaulttimeout() == before
+
+
+def test_what_keras_has_downloaded_is_read_without_tensorflow(tmp_path, npz, monkeypatch):
+    """Where it is the file that Keras itself would take; any other one is left to Keras."""
+    cached = tmp_path / "datasets" / "mnist.npz"
+    cached.parent.mkdir()
+    cached.write_bytes(npz().read_bytes())
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with refused("source: Keras' MNIST cannot be had"):
+        load_mnist(source="keras", per_class=4)
+    monkeypatch.setattr(
+        mnist_source, "KERAS_SHA256", hashlib.sha256(cached.read_bytes()).hexdigest()
+    )
+    dataset = load_mnist(source="keras", per_class=4)
+    of_file = load_mnist(path=cached, per_class=4)
+    assert dataset.provenance == of_file.provenance | {"source": "keras"}
+    np.testing.assert_array_equal(dataset.val.x, of_file.val.x)
 
 
 # ---- what an import costs ----

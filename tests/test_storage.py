@@ -1,5 +1,6 @@
 """Files: round trips, damage, merging, and what is kept of where results come from."""
 
+import io
 import json
 import os
 import pickle
@@ -293,3 +294,24 @@ def test_a_long_attribute_is_packed_and_comes_back_as_it_was(tmp_path):
     storage.write_dataset(tmp_path / "a.nc", study)
     assert storage.read_dataset(tmp_path / "a.nc").identical(study)
     assert (tmp_path / "a.nc").stat().st_size < len(text) / 5
+
+
+def test_files_are_read_as_xarray_reads_them(tmp_path):
+    """Names, axes without labels, numbers of one value, text, NaN; in xarray's order."""
+    dataset = part("QNN[depth=6]", [0, 30], 0.5).assign_attrs(words="α", seconds=1.25, number=7)
+    dataset["free"] = ("place", "rank"), np.arange(6, dtype=np.int8).reshape(2, 3)
+    dataset["chosen"] = (), np.nan
+    dataset["said"] = "model", np.array(["a β"], object)
+    dataset = dataset.assign_coords(family=("model", ["Q"]), size=3, place=[5.0, 7.0])
+    dataset["none"] = "empty", np.zeros(0)
+    path = tmp_path / "a.nc"
+    storage.write_dataset(path, dataset)
+    ours = storage.read_dataset(path)
+    with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf") as theirs:
+        theirs.load()
+    xr.testing.assert_identical(ours, theirs)
+    for name in ("variables", "data_vars", "coords", "sizes", "attrs"):
+        assert list(getattr(ours, name)) == list(getattr(theirs, name))
+    assert {name: array.dtype for name, array in ours.variables.items()} == {
+        name: array.dtype for name, array in theirs.variables.items()
+    }

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from safetensors import safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from foundation.base.later import xarray as xr
 from foundation.base.places import ROOT, own_files
 
 PACKAGES = (
@@ -123,10 +123,41 @@ def _dataset_of(path: Path, version: tuple[int, ...]) -> xr.Dataset:
         raise Damaged(
             f"results: {path} is damaged, or no result file (its checksum does not match)"
         )
-    with xr.open_dataset(io.BytesIO(content), engine="h5netcdf") as dataset:
-        dataset.load()
+    dataset = _parsed(content)
     unpacked = {name: _unpacked(value) for name, value in dataset.attrs.items()}
     return dataset.assign_attrs(unpacked)
+
+
+def _parsed(content: bytes) -> xr.Dataset:
+    """Return what `xr.open_dataset` returns for a result file, in a tenth of its time.
+
+    xarray's reader, by h5netcdf, takes half a second for a file of 40 small variables.
+    """
+    import h5py
+
+    with h5py.File(io.BytesIO(content)) as file:
+        attributes = {}
+        for name, value in file.attrs.items():
+            attributes[name] = value[0] if np.shape(value) == (1,) else value
+        attributes.pop("_NCProperties", None)
+        beside = attributes.pop("coordinates", "").split()  # coordinates that are no axis
+        variables = {}
+        for name, array in file.items():
+            described = array.attrs
+            if described.get("NAME", b"").startswith(b"This is a netCDF dimension but not"):
+                continue
+            dims = [name] if "CLASS" in described else []
+            for references in described.get("DIMENSION_LIST", ()):
+                dims.append(file[references[0]].name.removeprefix("/"))
+            beside += described.get("coordinates", "").split()
+            is_text = array.dtype == object
+            variables[name] = (dims, array.asstr()[()].astype(str) if is_text else array[()])
+    coords = {}
+    for name, (dims, _) in variables.items():
+        if dims == [name] or name in beside:
+            coords[name] = variables[name]
+    values = {name: variables[name] for name in variables if name not in coords}
+    return xr.Dataset(values, coords, attributes)
 
 
 LONG = 4000  # an attribute of more characters is compressed

@@ -83,7 +83,7 @@ def parse_command_line(
                 type(default),
                 default=default,
                 description=description,
-                config=(tyro.conf.SuppressFixed,),  # what cannot be typed, such as an optimizer
+                config=(tyro.conf.SuppressFixed, tyro.conf.HelptextFromCommentsOff),
             )
             return config, studies
     finally:

@@ -132,6 +132,9 @@ class Settings(Checked):
     figures."""
     optimization_level: tyro.conf.Suppress[int] = 3
     """XLA's: at 1, programs that compile for longer than they run are done sooner."""
+    one_program: tyro.conf.Suppress[bool] = False
+    """Whether trainings of one method and size share one compiled program, whatever is recorded of
+    them."""
 
     AXES: ClassVar[tuple[str, ...]] = (
         "preset",
@@ -547,8 +550,9 @@ def _numerics(level: int) -> Iterator[None]:
     flags = os.environ.get("XLA_FLAGS")
     is_precision_set = jax.config.jax_default_matmul_precision is not None
     wanted = {"--xla_backend_optimization_level": level} if level != 3 else {}
-    if level == 0:
-        wanted["--xla_cpu_use_fusion_emitters"] = "false"  # compiles in half the time
+    if level < 2:  # compiles in half the time
+        wanted["--xla_cpu_use_fusion_emitters"] = "false"
+        wanted["--xla_cpu_parallel_codegen_split_count"] = 1
     if keys.backend() != "cpu":
         wanted["--xla_gpu_deterministic_ops"] = "true"
         if not is_precision_set:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from filelock import FileLock, Timeout
 
 from foundation.base import storage
 from foundation.base.checks import BadInput, first_line, require
+from foundation.base.later import xarray as xr
 from foundation.engine import keys
 from foundation.engine.jobs import Arrays, Job, Store, job_key, recorded_fields
 from foundation.engine.sources import NoSource

@@ -340,14 +340,26 @@ def scores(
     arms = {"models": models, "floor": floor, "oracles": oracles}
     if null is not None:
         arms["null"] = null
+    known: dict[tuple, float] = {}
+
+    def value_of(name: str, arm: Models | None, oracles: Models) -> float:
+        """Measure an arm; of few models the same halves are drawn again and again."""
+        if arm is None:
+            return np.nan
+        halves = (name, arm.run.tobytes(), oracles.run.tobytes())
+        if halves not in known:
+            known[halves] = measure.function(arm, oracles, parts)
+        return known[halves]
 
     def bounded_scores(
         models: Models, floor: Models, oracles: Models, null: Models | None = None
     ) -> np.ndarray:
-        perfect = measure.of_perfect(oracles, parts)
-        value = measure.function(models, oracles, parts)
-        floor_value = measure.function(floor, oracles, parts)
-        null_value = _value_or_nan(measure, null, oracles, parts)
+        perfect = measure.perfect
+        if perfect is None:
+            perfect = value_of("oracles", oracles, oracles)
+        value = value_of("models", models, oracles)
+        floor_value = value_of("floor", floor, oracles)
+        null_value = value_of("null", null, oracles)
         distance = abs(value - perfect)
         excess = distance - abs(floor_value - perfect)
         gain = abs(null_value - perfect) - distance
@@ -359,17 +371,11 @@ def scores(
     for end, bounds in (("low", low), ("high", high)):
         for name, bound in zip(BOUNDED, bounds, strict=True):
             by_name[f"{name}_{end}"] = bound
-    by_name["floor"] = measure.function(floor, oracles, parts)
+    by_name["floor"] = value_of("floor", floor, oracles)
     by_name["perfect"] = measure.of_perfect(oracles, parts)
-    by_name["null"] = _value_or_nan(measure, null, oracles, parts)
+    by_name["null"] = value_of("null", null, oracles)
     by_name["unit"] = typical_floor(measure, floor, oracles, parts)
     return by_name
-
-
-def _value_or_nan(measure: Measure, arm: Models | None, oracles: Models, parts: Parts) -> float:
-    if arm is None:
-        return np.nan
-    return measure.function(arm, oracles, parts)
 
 
 NULL_OF = {"null": "models"}

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import stats
 
+from foundation.base.later import pandas as pd
 from foundation.measures import metrics
 from foundation.measures.forgetting import SIGNIFICANT, holm
 from foundation.report.frames import ResultFiles

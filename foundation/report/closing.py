@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xarray as xr
-
 from foundation.base import storage
 from foundation.base.checks import any_terminal
+from foundation.base.later import xarray as xr
 from foundation.base.places import own_files
 from foundation.engine.runner import Settings, run_studies
 from foundation.engine.study import Study, by_name

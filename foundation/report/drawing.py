@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import seaborn as sns
-import xarray as xr
 
+from foundation.base.later import xarray as xr
 from foundation.measures import metrics
 from foundation.report.frames import count_of_runs, ordered, truth_words
 

@@ -13,10 +13,10 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 
 from foundation.base import storage
+from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.measures import metrics
 
 ORDER = {  # reading order of labels; other labels follow in the order of the files
@@ -31,7 +31,7 @@ ORDER = {  # reading order of labels; other labels follow in the order of the fi
 VERDICTS = ("within", "above", "undecided")  # a frame holds a verdict as its index in this tuple
 SOURCES = ("paper", "corrected")  # the presets that FINDINGS.md compares
 # (result files, data set, preset) -> a tidy frame
-Make = Callable[["ResultFiles", str, str], pd.DataFrame]
+Make = Callable[["ResultFiles", str, str], "pd.DataFrame"]
 
 
 class ResultFiles:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from foundation.base.later import pandas as pd
 from foundation.engine.study import StudyTable
 from foundation.report.frames import VERDICTS, ResultFiles, rank
 
