@@ -506,6 +506,8 @@ def size_of(params: Params) -> int:
 
 def require_params(model: Model, params: Params, argument: str = "params") -> None:
     """Refuse parameters without the structure and shapes that the model's `init` gives."""
+    is_model = callable(getattr(model, "init", None))
+    require(is_model, "model", type(model).__name__, "a model, such as an MLP or a QNN")
     shapes = jax.tree.map(jnp.shape, params)
     allowed = jax.tree.map(jnp.shape, shapes_of(model))
     require(shapes == allowed, argument, f"shapes {shapes}", f"{allowed}, as init gives them")

@@ -324,16 +324,18 @@ def _relearn(
         )
 
         def goes_on(carry):
-            *_, value, _, count = carry
-            return (value > target) & (count <= RELEARN_STEPS)
+            *_, is_reached, count = carry
+            return ~is_reached & (count <= RELEARN_STEPS)
 
-        def step(carry):
-            params, state, _, gradient, count = carry
+        def step(carry):  # the loss stands here alone, so that it is compiled once
+            params, state, _, count = carry
+            value, gradient = loss(params)
+            is_reached = ~(value > target)
             updates, state = optimizer.update(gradient, state, params)
             params = optax.apply_updates(params, updates)
-            return params, state, *loss(params), count + 1
+            return params, state, is_reached, count + ~is_reached
 
-        first = (start, optimizer.init(start), *loss(start), 0)
+        first = (start, optimizer.init(start), jnp.array(False), 0)
         *_, count = jax.lax.while_loop(goes_on, step, first)
         return count
 

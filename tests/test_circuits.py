@@ -15,20 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from foundation.quantum import many_qubits
 from foundation.quantum.circuits import (
     ansatz,
-    bond_signs,
-    cnot_permutation,
     evolve,
     expectation,
     layers_to_fold,
-    light_cone,
     parameters_per_qubit,
     reduce_states,
     reduced_dimension,
-    rotation_gates,
     tensorcircuit_on_jax,
 )
+from foundation.quantum.gates import bond_signs, cnot_permutation, light_cone, rotation_gates
 
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
 TOLERANCE = 1e-10 if DOUBLE else 1e-5  # relative to the squared norm
@@ -187,6 +185,72 @@ def test_ten_qubits_agree_with_the_plain_circuit():
         rtol=0,
         atol=TOLERANCE * squared_norms(states).max(),
     )
+
+
+BLOCK_CASES = [  # (n_qubits, depth, all angles times), with columns that do and do not fill blocks
+    (9, 4, 1, "xyx", "rzz"),  # W and its neighbours alone, and qubits outside the cone
+    (9, 5, 0, "xyx", "rzz"),  # no angle at all
+    (9, 6, 1, "xy", "rzz"),  # cones of 9, 9 and 7 qubits
+    (8, 8, 1e-3, "xyx", "rzz"),  # layers on the whole ring
+    (6, 3, 1, "xyx", "cnot"),
+    (5, 2, 0, "xy", "cnot"),
+]
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """Few qubits in the way of many, in blocks of two columns."""
+    for name, value in (("LEAST_QUBITS", 2), ("LEAST_DEPTH", 1)):
+        monkeypatch.setattr(many_qubits, name, {"rzz": value, "cnot": value})
+    monkeypatch.setattr(many_qubits, "BLOCK", 1)
+    monkeypatch.setattr(many_qubits, "LEAST_COLUMNS", 2)
+
+
+@pytest.mark.parametrize(("n_qubits", "depth", "scale", "rotations", "entangler"), BLOCK_CASES)
+def test_states_in_blocks_agree_with_pennylane(
+    in_blocks, n_qubits, depth, scale, rotations, entangler
+):
+    """At every angle, zero included; real states and complex ones."""
+    variant = rotations, entangler
+    params, states = draw(n_qubits, depth, *variant, complex_states=depth % 2 == 0)
+    params = params * scale
+    values, gradient = value_and_gradient(fast(*variant), params, states, compiled=True)
+    expected, expected_gradient = pennylane_value_and_gradient(params, states, *variant)
+    norms = squared_norms(states)
+    np.testing.assert_allclose(values / norms, expected / norms, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=0, atol=TOLERANCE * norms.sum())
+
+
+def test_states_in_blocks_have_the_same_hessian(in_blocks):
+    params, states = draw(7, 4)
+    direction = jnp.ones_like(params)
+
+    def product(folded):
+        def weighted(params):
+            values = expectation(params, states, folded=folded)
+            return values @ sample_weights(len(states))
+
+        return jax.jit(lambda: jax.jvp(jax.grad(weighted), (params,), (direction,))[1])()
+
+    tolerance = 10 * TOLERANCE * squared_norms(states).sum()
+    np.testing.assert_allclose(product(None), product(3), rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize(("n_qubits", "depth", "entangler"), [(13, 6, "rzz"), (14, 1, "cnot")])
+def test_many_qubits_go_in_blocks_and_agree_with_the_ways_of_few(
+    n_qubits, depth, entangler, monkeypatch
+):
+    """The numbers of qubits from which on blocks are used."""
+    params, states = draw(n_qubits, depth, "xyx", entangler, n=2, complex_states=False)
+    assert many_qubits.are_many(n_qubits, depth, entangler)
+    assert not many_qubits.are_many(n_qubits - 1, depth, entangler)
+    assert not many_qubits.are_many(13, 5, "rzz")
+    values = fast("xyx", entangler)(params, states)
+    monkeypatch.setattr(many_qubits, "are_many", lambda *_: False)
+    expected = fast("xyx", entangler)(params, states)
+    tolerance = TOLERANCE * squared_norms(states).max()
+    np.testing.assert_allclose(values, expected, rtol=0, atol=tolerance)
+    assert np.any(np.asarray(values) != np.asarray(expected))  # another order of sums
 
 
 @pytest.mark.parametrize(("rotations", "entangler"), VARIANTS)

@@ -7,13 +7,22 @@ exp(-i theta P / 2).
 
 from __future__ import annotations
 
-from functools import cache, partial, reduce
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from foundation.quantum import many_qubits
+from foundation.quantum.gates import (
+    Entangler,
+    Rotations,
+    cnot_permutation,
+    kronecker,
+    light_cone,
+    ring_phases,
+    rotation_gates,
+)
 from foundation.quantum.openqasm import OpenQasm as OpenQasm
 from foundation.quantum.openqasm import tensorcircuit_on_jax
 from foundation.quantum.openqasm import to_openqasm as to_openqasm
@@ -21,17 +30,11 @@ from foundation.quantum.openqasm import to_openqasm as to_openqasm
 if TYPE_CHECKING:
     import tensorcircuit
 
-Rotations = Literal["xyx", "xy"]
-Entangler = Literal["rzz", "cnot"]
-
 BLOCK_QUBITS = 4  # qubits whose rotations are multiplied out into one matrix: 16 x 16 was fastest
 LARGEST_V = 7  # most qubits of the matrix V that acts on the states before the folded layers
 # last layers that go into the observable: 4 was fastest at 10 and 12 qubits, depths 5 to 12,
 # batches of 28 to 325
 FOLDED = 4
-
-# (q, 2, 2) gates -> their Kronecker product (2**q, 2**q), the first gate most significant
-kronecker = partial(reduce, jnp.kron)
 
 
 def parameters_per_qubit(rotations: Rotations, entangler: Entangler) -> int:
@@ -92,7 +95,8 @@ def expectation(
     light cone: going backwards, each layer adds one qubit on either side of its support. So the
     last layers are folded into a small Heisenberg-picture matrix, once for all samples, and only
     the first layers act on the states. A CNOT ring turns Z on the last qubit into Z on all qubits:
-    there the states are evolved through all layers.
+    there the states are evolved through all layers. States of many qubits go through the layers in
+    blocks (`many_qubits`).
     """
     _check(params, states, rotations, entangler)
     depth, n_qubits, _ = params.shape
@@ -100,6 +104,9 @@ def expectation(
     bonds = params[..., -1]
     states = jnp.asarray(states)
     states = states.astype(jnp.promote_types(states.dtype, gates.real.dtype))
+    in_blocks = folded is None and many_qubits.are_many(n_qubits, depth, entangler)
+    if entangler == "cnot" and in_blocks:
+        return many_qubits.after_cnot_rings(gates, states)
     if entangler == "cnot":
         columns = _columns(states.astype(gates.dtype))
         columns = _evolve(gates, bonds, columns, entangler, close=False)
@@ -112,6 +119,9 @@ def expectation(
         doubled = 2 * w.conj().T @ w
         identity = jnp.eye(w.shape[1], dtype=w.dtype)
         return packed_expectation(states, doubled - identity)
+    if in_blocks:
+        w = _half_observable(gates, bonds, many_qubits.FOLDED)
+        return many_qubits.after_rzz_rings(gates, bonds, states, w)
     if folded is None:
         folded = layers_to_fold(n_qubits, depth)
     return _cone_expectation(gates, bonds, states, folded)
@@ -219,7 +229,7 @@ def _half_layers(
     second = multiplied_out(gates_of_second)[:, None]
     identity = jnp.eye(2**k, dtype=gates.dtype)[None]
     if entangler == "rzz":
-        within = jax.vmap(_ring_phases, (0, None))
+        within = jax.vmap(ring_phases, (0, None))
         closing = _bond_phases(bonds[:, -1], k)
         before_first_layer = jnp.ones_like(closing[:1])
         before = jnp.concatenate([before_first_layer, closing[:-1]])
@@ -263,18 +273,6 @@ def _flip_first(matrix: jax.Array, axis: int) -> jax.Array:
 
 
 # ---- the light cone of the measured Z ----
-
-
-def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
-    """The qubits, in ring order, to which `layers` layers of rotations spread Z of the last qubit.
-
-    Each of the RZZ rings between the rotations adds a neighbour on either side, until the cone is
-    the whole ring.
-    """
-    layers = min(layers, n_qubits // 2 + 1)
-    first = n_qubits - layers
-    size = min(2 * layers - 1, n_qubits)
-    return tuple((first + place) % n_qubits for place in range(size))
 
 
 def _half_observable(gates: jax.Array, bonds: jax.Array, folded: int) -> jax.Array:
@@ -324,7 +322,7 @@ def _times_ring(
     """
     has_left = len(register) > len(cone)
     has_right = len(register) > len(cone) + 1
-    phases = _ring_phases(bonds, register)
+    phases = ring_phases(bonds, register)
     in_ring_order = phases.reshape(2**has_left, -1, 2**has_right)
     by_neighbours = in_ring_order.transpose(0, 2, 1)
     return rows * by_neighbours[:, :, None]
@@ -460,14 +458,14 @@ def _layer_apart(
     inside: the cone's qubits in the order that W's columns get.
     """
     inner = [qubit for qubit in inside if qubit not in acted]
-    with_bonds = w * _ring_phases(bonds, cone)
+    with_bonds = w * ring_phases(bonds, cone)
     by_qubit = with_bonds.reshape(-1, *(2,) * len(cone))
     order = [1 + cone.index(qubit) for qubit in inside]
     ordered = by_qubit.transpose(0, *order)
     rows = ordered.reshape(-1, 2 ** len(inner))
     if inner:
         rows = _times_rotations(rows, gates, inner)
-    phases = _ring_phases(bonds, tuple(acted))[:, None]
+    phases = ring_phases(bonds, tuple(acted))[:, None]
     layer = phases * kronecker(gates[np.array(acted)])
     w = rows.reshape(w.shape)
     product = v @ layer.reshape(len(v), -1)
@@ -570,76 +568,3 @@ def _pack(matrices: jax.Array) -> jax.Array:
     everywhere = np.ones(matrices.shape[-2:], bool)
     is_upper = np.triu(everywhere)
     return jnp.where(is_upper, matrices.real, matrices.imag)
-
-
-# ---- gates ----
-
-
-def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of a qubit's rotations, the first acting first: (..., angles) -> (..., 2, 2)."""
-    gates = []
-    for position, axis in enumerate(rotations):
-        angle = angles[..., position]
-        gates.append(_rotation(angle, axis))
-    return reduce(lambda product, gate: gate @ product, gates)
-
-
-def _rotation(angle: jax.Array, axis: str) -> jax.Array:
-    """exp(-i angle P / 2) about the axis x or y: (...) -> (..., 2, 2)."""
-    cosine = jnp.cos(angle / 2)
-    sine = jnp.sin(angle / 2)
-    if axis == "x":
-        upper = lower = jax.lax.complex(jnp.zeros_like(sine), -sine)
-    else:
-        upper = -sine + 0j
-        lower = sine + 0j
-    elements = jnp.stack([cosine + 0j, upper, lower, cosine + 0j], axis=-1)
-    return elements.reshape(*angle.shape, 2, 2)
-
-
-def _ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Diagonal of the RZZ bonds (q, q+1) within the register: (2**len(register),) complex."""
-    signs = jnp.asarray(bond_signs(len(angles), register), angles.dtype)
-    phases = signs @ angles / 2
-    return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
-
-
-@cache
-def bond_signs(n_qubits: int, register: tuple[int, ...]) -> np.ndarray:
-    """Z_q Z_{q+1} of each bond in the register's basis states: (2**len(register), n_qubits).
-
-    0 for bonds that lead out of the register.
-    """
-    signs = 1 - 2 * basis_bits(len(register))
-    bonds = np.zeros((len(signs), n_qubits))
-    for place, qubit in enumerate(register):
-        neighbour = (qubit + 1) % n_qubits
-        if neighbour in register:
-            neighbour_sign = signs[:, register.index(neighbour)]
-            bonds[:, qubit] = signs[:, place] * neighbour_sign
-    return bonds
-
-
-@cache
-def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
-    """The CNOT ring, or line, as indices p (2**n_qubits,): the state after it is state[p].
-
-    JAX keeps a copy of a constant array, in the width of the precision that uses it first. int32 is
-    the same in both precisions.
-    """
-    bits = basis_bits(n_qubits).copy()
-    n_bonds = n_qubits if closed else n_qubits - 1
-    for qubit in range(n_bonds):
-        neighbour = (qubit + 1) % n_qubits
-        bits[:, neighbour] ^= bits[:, qubit]
-    place_values = 1 << np.arange(n_qubits)[::-1]
-    images = bits @ place_values
-    return np.argsort(images).astype(np.int32)
-
-
-def basis_bits(n_qubits: int) -> np.ndarray:
-    """The bits of 0 ... 2**n_qubits - 1, most significant first: (2**n_qubits, n_qubits)."""
-    shifts = np.arange(n_qubits)[::-1]
-    indices = np.arange(2**n_qubits)
-    shifted = indices[:, None] >> shifts
-    return shifted & 1

@@ -18,15 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from foundation.base.checks import is_number, require
-from foundation.quantum.circuits import (
-    Entangler,
-    Rotations,
-    in_order,
-    kronecker,
-    light_cone,
-    packed_expectation,
-    rotation_gates,
-)
+from foundation.quantum.circuits import in_order, packed_expectation
+from foundation.quantum.gates import Entangler, Rotations, kronecker, light_cone, rotation_gates
 
 Gradient = Literal["parameter_shift", "spsa"]
 _I = [[1, 0], [0, 1]]
