@@ -5,11 +5,12 @@ and compared.
     python tests/same_bits.py --renew      # and, if they agree, renew foundation/engine/sources.txt
     python tests/same_bits.py --code FOLDER --reference    # make the reference, of another checkout
 
-Computed in an empty folder: the presets quick of all three scripts, and one block of one run of
-every study and every model of the presets paper and corrected, after fewer epochs where a study
-takes hundreds of them. Compared are all arrays of the study files, by name, and all arrays of the
-jobs behind them, which hold parameters and logits as well. Compiled programs are taken from the
-user's cache where they are there: 42 minutes of CPU then.
+Computed in an empty folder: the presets quick of all three scripts, whose reference is of a later
+commit than that of the others, and one block of one run of every study and every model of the
+presets paper and corrected, after fewer epochs where a study takes hundreds of them. Compared are
+all arrays of the study files, by name, and all arrays of the jobs behind them, which hold
+parameters and logits as well. Compiled programs are taken from the user's cache where they are
+there: 42 minutes of CPU then.
 
 The list of sources says which code of the project is the committed one: other code makes other
 keys. It is renewed where all agrees, or where NUMERICS is above that of the reference, which is to
@@ -247,9 +248,10 @@ def differences(found: dict[str, dict], expected: dict[str, dict]) -> list[str]:
         for array in sorted(own["arrays"].keys() | theirs["arrays"].keys()):
             if own["arrays"].get(array) != theirs["arrays"].get(array):
                 lines.append(f"{name}: {array} {_how(array, own['arrays'], theirs['arrays'])}")
-        here, there = Counter(own["jobs"]), Counter(theirs["jobs"])
+        # how many jobs gave these numbers does not matter: equal ones may be computed once
+        here, there = own["jobs"].keys(), theirs["jobs"].keys()
         for words, jobs in (("there alone", there - here), ("here alone", here - there)):
-            lines += [f"{name}: job {job} {words}" for job in jobs.elements()]
+            lines += [f"{name}: job {job} {words}" for job in sorted(jobs)]
     return lines
 
 
@@ -316,9 +318,16 @@ def main() -> int:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=arguments.code, capture_output=True, text=True
         )
-        kept = json.loads(REFERENCE.read_text())["commands"] if REFERENCE.is_file() else {}
+        kept = json.loads(REFERENCE.read_text()) if REFERENCE.is_file() else {"commands": {}}
         numerics = max(own.pop("numerics") for own in found.values())
-        content = {"commit": commit.stdout.strip(), "numerics": numerics, "commands": kept | found}
+        made_of = commit.stdout.strip()
+        for own in found.values():
+            own["commit"] = made_of
+        content = {
+            "commit": kept.get("commit", made_of) if len(found) < len(COMMANDS) else made_of,
+            "numerics": numerics,
+            "commands": kept["commands"] | found,
+        }
         REFERENCE.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
         return 0
     reference = json.loads(REFERENCE.read_text())
