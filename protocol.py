@@ -598,13 +598,14 @@ def run_block_by_one_program(
         teachers = _zeros(model, len(keys))
     result = train_block(model, method, block, teachers, keys, side_by_side)
     params, history = jax.device_get(result)
+    of_measures = block._replace(retain=None, forget=None, forget_clean=None)
     n_points = len(jax.tree.leaves(history)[0][0])
     places = measured or range(n_points)
     asked = [*places] if record == "curves" else []
     points = []
     for place in (*asked, n_points - 1):
         at_point = jax.tree.map(lambda leaf, place=place: leaf[:, place], history)
-        point = measure_block(model, block, at_point, keys, side_by_side)
+        point = measure_block(model, of_measures, at_point, keys, side_by_side)
         points.append(jax.device_get(point))
     *curves, (values, logits) = points
     if curves:
@@ -620,7 +621,8 @@ def run_block_by_one_program(
 
 def _zeros(model: Model, n_runs: int) -> Params:
     """Parameters for each of some runs, all of them 0."""
-    return jax.tree.map(lambda leaf: np.zeros((n_runs, *leaf.shape), leaf.dtype), shapes_of(model))
+    zeros = jax.tree.map(lambda leaf: np.zeros((n_runs, *leaf.shape), leaf.dtype), shapes_of(model))
+    return jax.device_put(zeros)
 
 
 @partial(jax.jit, static_argnames=("model", "side_by_side"))
