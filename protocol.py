@@ -525,7 +525,11 @@ def _run_block(
 def _begun(
     model: Model, method: Method, block: Block, run: Block, teacher: Params | None, key: jax.Array
 ) -> tuple[Task, Params, jax.Array, jax.Array]:
-    """Return a run's task, its first parameters, and the keys of its method and its measures."""
+    """Return a run's task, its first parameters, and the keys of its method and its measures.
+
+    run: its part of the block. teacher: its parameters, None where training starts from fresh ones.
+    The task has the used features alone; the first parameters have all.
+    """
     columns = block.columns
 
     def narrow(params: Params) -> Params:
@@ -647,7 +651,11 @@ def train_block(
 def measure_block(
     model: Model, block: Block, params: Params, keys: jax.Array, side_by_side: bool
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Return the scores of all runs with these parameters, and their logits."""
+    """Return the scores of all runs with these parameters, and their logits.
+
+    params: of the used features, with an axis over runs. Scores: accuracy and loss (runs, splits).
+    Logits: (runs, n + n + v), of the measured samples. keys: those of `train_block`.
+    """
 
     def one_run(run, params, key):
         measure_key = jax.random.split(key, 3)[2]

@@ -97,6 +97,9 @@ class Config(ModelFlags):
     independent_teachers: bool = False
     """Draw poison and train a teacher anew for each unlearning run (published: one for all of
     them)."""
+    one_program: tyro.conf.Suppress[bool] = False
+    """Whether trainings of one method and size share one compiled program, whatever is recorded of
+    them."""
     choices: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The preset's own hyper-parameters, before those of --hyper."""
 

@@ -446,7 +446,7 @@ def test_teachers_and_the_groups_of_oracles_share_no_first_parameters(studied):
     computes."""
     data = studied[0]
     case, _ = next(oracles.cases(SMALL, data, [0], 11))
-    case = replace(case, training=replace(case.training, epochs=0))
+    case = replace(case, training=replace(case.training, epochs=0), most_runs=10)
     groups = [case.teachers(), *(case.oracles(group) for group in oracles.ORACLES)]
     assert [len(group) for group in groups] == [2, 2, 2, 2]
     assert all(sum(len(case.shown(job)) for job in group) == 11 for group in groups)
@@ -461,7 +461,7 @@ def test_teachers_and_the_groups_of_oracles_share_no_first_parameters(studied):
 def test_eleven_models_are_the_first_eleven_of_two_jobs_without_those_that_diverged(studied):
     data = studied[0]
     case, _ = next(oracles.cases(SMALL, data, [0], 11))
-    case = replace(case, training=replace(case.training, epochs=0))
+    case = replace(case, training=replace(case.training, epochs=0), most_runs=10)
     blocks = [job.perform(data) for job in case.oracles("B")]
     blocks[1]["diverged"][2] = True
     steps = [{"steps": np.arange(6) + 10 * number} for number in (0, 1)]
@@ -480,6 +480,7 @@ def test_the_null_arm_trains_on_all_samples_for_as_many_steps(studied):
     80 five."""
     data = studied[0]
     case, unlearn = next(oracles.cases(SMALL, data, [0], 4))
+    case = replace(case, most_runs=4)
     choice = oracles.Choice(
         data=case.data, case=case, candidates=(SMALL.method("cf", training=unlearn),)
     )

@@ -131,6 +131,7 @@ def changes():
     yield "samples", replace(FIT, samples=20)
     yield "fold", replace(FIT, held_out_percent=20, fold=2)
     yield "measured", replace(FIT, measured=(0, 5))
+    yield "one program", replace(FIT, one_program=True)
 
 
 def test_a_key_holds_all_that_the_numbers_depend_on():
@@ -156,6 +157,7 @@ def test_a_key_holds_all_that_the_numbers_depend_on():
         "samples",
         "fold",
         "measured",
+        "one_program",
     }
 
 

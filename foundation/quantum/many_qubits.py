@@ -38,7 +38,11 @@ def are_many(n_qubits: int, depth: int, entangler: Entangler) -> bool:
 
 
 def after_cnot_rings(gates: jax.Array, states: jax.Array) -> jax.Array:
-    """<Z> on the last qubit after all layers: (n,); gates: (depth, n_qubits, 2, 2)."""
+    """<Z> on the last qubit after all layers of rotations and CNOT rings: (n,).
+
+    gates: (depth, n_qubits, 2, 2), the product of each qubit's rotations. states: (n, 2**n_qubits)
+    real or complex amplitudes.
+    """
     n_qubits = gates.shape[1]
     ring = tuple(range(n_qubits))
     groups = _groups(ring)
@@ -62,8 +66,11 @@ def after_rzz_rings(
 ) -> jax.Array:
     """<Z> = 2 |W psi|^2 - |psi|^2 with psi after the layers in front of W: (n,).
 
-    gates, bonds: of all layers. w: (a, b, h, d), the last FOLDED layers, as `circuits` folds them.
-    W holds the cone's part of the layer before these, whose neighbours' rotations are left to psi.
+    gates: (depth, n_qubits, 2, 2), the product of each qubit's rotations, of all layers.
+    bonds: (depth, n_qubits), the angle of the bond that starts from each qubit, of all layers.
+    states: (n, 2**n_qubits) real or complex amplitudes.
+    w: (a, b, h, d), the last FOLDED layers, as `circuits` folds them. W holds the cone's part of
+    the layer before these, whose neighbours' rotations are left to psi.
     """
     depth, n_qubits = bonds.shape
     front = depth - FOLDED
@@ -101,7 +108,10 @@ def after_rzz_rings(
 
 
 def _from_outside(cones: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """The qubits of the widest cone, each further cone last and the innermost in ring order."""
+    """The qubits of the widest cone, in an order in which each further cone stands last.
+
+    cones: from the widest to the innermost, which stands in ring order.
+    """
     qubits = []
     for cone, inner in zip(cones, [*cones[1:], ()], strict=True):
         qubits += [qubit for qubit in cone if qubit not in inner]
@@ -114,7 +124,10 @@ Groups = list[tuple[tuple[int, ...], int]]
 
 
 class _Layer(NamedTuple):
-    """A layer on the last qubits of a register."""
+    """A layer on the last qubits of a register: rotations, then the ring.
+
+    It is called with columns (1 or 2, rows, n) and returns columns (2, rows, n).
+    """
 
     matrices: list[jax.Array]
     groups: Groups
@@ -125,7 +138,11 @@ class _Layer(NamedTuple):
         cls, gates: jax.Array, bonds: jax.Array | None, register: tuple[int, ...],
         cone: tuple[int, ...], without: tuple[int, ...] = (),
     ) -> _Layer:  # fmt: skip
-        """The rotations of a cone without some of its qubits, and the ring's bonds within it."""
+        """The rotations of a cone without some of its qubits, and the ring's bonds within it.
+
+        gates: (n_qubits, 2, 2). bonds: (n_qubits,), None where W holds the ring. register: all
+        qubits that are rows, of which the cone's are the last.
+        """
         first = len(register) - len(cone)
         of_cone = register[first:]
         rotated = tuple(qubit for qubit in of_cone if qubit not in without)
@@ -157,7 +174,10 @@ def _matrices(gates: jax.Array, groups: Groups) -> list[jax.Array]:
 
 
 def _rotate(columns: jax.Array, matrices: list[jax.Array], groups: Groups) -> jax.Array:
-    """Act with each group's matrix on columns (1 or 2, rows, n), real or in parts: (2, rows, n)."""
+    """Act with each group's matrix on columns (1 or 2, rows, n): (2, rows, n).
+
+    The axis of 2 holds the real and the imaginary part; real columns have the real part alone.
+    """
     _, n_rows, n = columns.shape
     for matrix, (_, before) in zip(matrices, groups, strict=True):
         by_group = columns.reshape(len(columns), before, len(matrix), -1)
@@ -166,7 +186,10 @@ def _rotate(columns: jax.Array, matrices: list[jax.Array], groups: Groups) -> ja
 
 
 def _phased(columns: jax.Array, phases: jax.Array) -> jax.Array:
-    """Multiply columns (2, rows, n) by the phases of the last qubits' basis states."""
+    """Multiply columns (2, rows, n) by phases (d,) of the basis states of the last qubits.
+
+    The qubits before these have no part in it: the phases repeat for each of their states.
+    """
     _, n_rows, n = columns.shape
     real, imaginary = columns.reshape(2, -1, len(phases), n)
     cosine = phases.real[:, None]
@@ -217,7 +240,8 @@ def _by_blocks(
     """Sum a function of columns over the columns of each state: (n,).
 
     states: (n, 2**n_qubits). of_block: (1 or 2, 2**len(register), columns) -> (columns,), 0 where
-    a column is 0.
+    a column is 0, because the last block is filled up with zeros. register: the qubits that are
+    rows, the first of them the most significant; the others are columns.
     """
     n, dimension = states.shape
     n_qubits = dimension.bit_length() - 1
