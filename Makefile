@@ -9,7 +9,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 .PHONY: run test test-on-demand test-all example paper figures lint bench constraints
 .DEFAULT_GOAL := run
 
-run: $(VENV)/ready          ## quick MNIST study: table, figures, a few minutes
+run: $(VENV)/ready          ## quick MNIST study: table, figures, one to two minutes
 	$(PY) run_unlearn_mnist.py --preset quick --out $(OUT)
 
 test: $(VENV)/ready-dev     ## all tests: a quarter of an hour on 2 cores, more at first

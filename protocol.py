@@ -547,12 +547,19 @@ def _begun(
 
 
 def _widened(model: Model, block: Block, params: Params, start: Params) -> Params:
-    """Return parameters of all features, those of unused ones as they were at the start."""
+    """Return parameters of all features, those of unused ones as they were at the start.
+
+    params: of the used features. start: of all features.
+    """
     return params if block.columns is None else model.widen(params, block.columns, start)
 
 
 def _over_runs(one_run: Callable, side_by_side: bool, block: Block, *arrays: Any) -> Any:
-    """Call `one_run(run, *arrays)` for each run of a block, and stack what it returns."""
+    """Call `one_run(run, *arrays)` for each run of a block, and stack what it returns.
+
+    arrays: pytrees with an axis over runs, or None. side_by_side: all runs are one batch; else one
+    run follows the other, which fills a core as well where a run has large matrices.
+    """
     # only the arrays with an axis over runs
     runs = block._replace(validation=None, measured=None, columns=None)
     arguments = (runs, *arrays)
@@ -597,6 +604,10 @@ def run_block_by_one_program(
     Both are compiled once for all records. The first returns the parameters before each epoch, of
     which the second measures those that the record asks for. Methods that start from fresh
     parameters share the first with trainings without teachers.
+
+    Short trainings are done sooner so: their programs take longer to compile than to run, and the
+    measures are most of a program that records curves. Numbers agree to rounding with those of
+    `run_block`, which paper and corrected take; keys of results tell the two apart.
     """
     if teachers is None and method.is_fresh:
         teachers = _zeros(model, len(keys))

@@ -1,6 +1,6 @@
 """Poison and unlearn MNIST 1 vs 9 with an MLP and a QNN.
 
-    python run_unlearn_mnist.py --preset quick      # the main studies, small: about two minutes
+    python run_unlearn_mnist.py --preset quick      # the main studies, small: one to two minutes
     python run_unlearn_mnist.py --preset paper      # as published: 1,440 trainings, 9 min
     python run_unlearn_mnist.py --preset corrected  # flaws mended, 20 runs: 2,900 trainings, 22 min
     python run_unlearn_mnist.py --preset corrected --stages evaluation  # did it forget? 35 min

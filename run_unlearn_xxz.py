@@ -1,6 +1,6 @@
 """Poison and unlearn the two phases of the XXZ spin ring with an MLP and a QNN.
 
-    python run_unlearn_xxz.py --preset quick      # the main studies, small: two minutes
+    python run_unlearn_xxz.py --preset quick      # the main studies, small: one to two minutes
     python run_unlearn_xxz.py --preset paper      # as published: 2,680 trainings, 6 min on 2 cores
     python run_unlearn_xxz.py --preset corrected  # flaws mended, 20 runs: 4,500 trainings, 12 min
     python run_unlearn_xxz.py --preset corrected --stages evaluation  # did it forget? 25 min

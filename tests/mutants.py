@@ -187,8 +187,20 @@ MUTANTS = {
         "last_is_0 = probabilities[1::2].sum(axis=0)\n        last_is_1 = probabilities[0::2]",
         "circuits",
     ),
+    "imaginary_part_of_the_wrong_sign": Mutant(
+        "foundation/quantum/many_qubits.py",
+        "real = real_rows[0] - imaginary_rows[1]",
+        "real = real_rows[0] + imaginary_rows[1]",
+        "circuits",
+    ),
+    "columns_out_of_order": Mutant(
+        "foundation/quantum/many_qubits.py",
+        "(*register, *passive)]",
+        "(*passive, *register)]",
+        "circuits",
+    ),
     "cone_without_its_last_neighbour": Mutant(
-        "foundation/quantum/circuits.py",
+        "foundation/quantum/gates.py",
         "size = min(2 * layers - 1, n_qubits)",
         "size = min(2 * layers - 2, n_qubits)",
         "circuits",
@@ -257,9 +269,33 @@ MUTANTS = {
     ),
     "floor_against_the_wrong_half": Mutant(
         "foundation/measures/forgetting.py",
-        "floor_value = measure.function(floor, oracles, parts)",
-        "floor_value = measure.function(models, oracles, parts)",
+        'floor_value = value_of("floor", floor, oracles)',
+        'floor_value = value_of("models", models, oracles)',
         "evaluation",
+    ),
+    "exchanges_with_themselves": Mutant(
+        "foundation/measures/forgetting.py",
+        "abs(value_of(~mask) - perfect))",
+        "abs(value_of(mask) - perfect))",
+        "evaluation",
+    ),
+    "sorted_by_another_sample": Mutant(
+        "foundation/measures/forgetting.py",
+        "chosen = ascending[mask[order]]",
+        "chosen = ascending[mask[order[::-1]]]",
+        "evaluation",
+    ),
+    "halves_of_another_arm": Mutant(
+        "foundation/measures/forgetting.py",
+        "halves = (name, arm.run.tobytes(), oracles.run.tobytes())",
+        "halves = (arm.run.tobytes(), oracles.run.tobytes())",
+        "evaluation",
+    ),
+    "curves_an_epoch_late": Mutant(
+        "protocol.py",
+        "lambda leaf, place=place: leaf[:, place], history",
+        "lambda leaf, place=place: leaf[:, min(place + 1, n_points - 1)], history",
+        "protocol",
     ),
     "klom_the_other_way": Mutant(
         "foundation/measures/forgetting.py",

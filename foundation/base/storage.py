@@ -158,7 +158,10 @@ def _parsed(content: bytes) -> xr.Dataset:
 
 
 def _axes_of(array: Any) -> list[str]:
-    """Name the axes of a variable of a netCDF-4 file; an axis' own values have its name."""
+    """Name the axes of a variable of a netCDF-4 file; an axis' own values have its name.
+
+    An axis is a data set of the class of dimension scales, to which variables refer.
+    """
     if "CLASS" in array.attrs:
         return [array.name.removeprefix("/")]
     axes = []

@@ -21,7 +21,10 @@ kronecker = partial(reduce, jnp.kron)
 
 
 def rotation_gates(angles: jax.Array, rotations: Rotations) -> jax.Array:
-    """The product of a qubit's rotations, the first acting first: (..., angles) -> (..., 2, 2)."""
+    """The product of a qubit's rotations, the first acting first: (..., angles) -> (..., 2, 2).
+
+    angles: in radians, those of `rotations` first; a bond's angle behind them is not read.
+    """
     gates = []
     for position, axis in enumerate(rotations):
         angle = angles[..., position]
@@ -43,7 +46,11 @@ def _rotation(angle: jax.Array, axis: str) -> jax.Array:
 
 
 def ring_phases(angles: jax.Array, register: tuple[int, ...]) -> jax.Array:
-    """Diagonal of the RZZ bonds (q, q+1) within the register: (2**len(register),) complex."""
+    """Diagonal of the RZZ bonds (q, q+1) within the register: (2**len(register),) complex.
+
+    angles: (n_qubits,) in radians, of the bond that starts from each qubit of the ring. register:
+    some of the qubits, the first of them most significant; they need not be neighbours.
+    """
     signs = jnp.asarray(bond_signs(len(angles), register), angles.dtype)
     phases = signs @ angles / 2
     return jax.lax.complex(jnp.cos(phases), -jnp.sin(phases))
@@ -83,7 +90,10 @@ def cnot_permutation(n_qubits: int, *, closed: bool = True) -> np.ndarray:
 
 
 def basis_bits(n_qubits: int) -> np.ndarray:
-    """The bits of 0 ... 2**n_qubits - 1, most significant first: (2**n_qubits, n_qubits)."""
+    """The bits of 0 ... 2**n_qubits - 1, most significant first: (2**n_qubits, n_qubits).
+
+    Row i holds the basis state of amplitude i.
+    """
     shifts = np.arange(n_qubits)[::-1]
     indices = np.arange(2**n_qubits)
     shifted = indices[:, None] >> shifts

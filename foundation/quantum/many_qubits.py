@@ -33,7 +33,11 @@ LEAST_COLUMNS = 16
 
 
 def are_many(n_qubits: int, depth: int, entangler: Entangler) -> bool:
-    """Whether blocks are faster than the ways of `circuits`."""
+    """Whether blocks are faster than the ways of `circuits`.
+
+    One core of an AMD EPYC, a step of value and gradient at depth 6: .56 of the time at 13 qubits,
+    .45 at 14, .27 at 16; at 12 qubits 1.9 times as long. CNOT rings: .87 at 14 and .61 at 16.
+    """
     return n_qubits >= LEAST_QUBITS[entangler] and depth >= LEAST_DEPTH[entangler]
 
 
@@ -169,7 +173,7 @@ def _groups(qubits: Sequence[int], first: int = 0) -> Groups:
 
 
 def _matrices(gates: jax.Array, groups: Groups) -> list[jax.Array]:
-    """Multiply out the rotations (n_qubits, 2, 2) of each group."""
+    """Multiply out the rotations (n_qubits, 2, 2) of each group of k qubits: (2**k, 2**k) each."""
     return [kronecker(gates[np.array(qubits)]) for qubits, _ in groups]
 
 
@@ -205,7 +209,11 @@ def _as_complex(columns: jax.Array) -> jax.Array:
 
 
 def _stacked(matrix: jax.Array) -> jax.Array:
-    """The real part of a matrix above its imaginary part: (..., 2 h, d)."""
+    """The real part of a matrix above its imaginary part: (..., h, d) -> (..., 2 h, d).
+
+    Real products run twice as fast as complex ones, and the parts of the columns stay where they
+    are: the four products of a complex one are added up behind it (`_combined`).
+    """
     return jnp.concatenate([matrix.real, matrix.imag], axis=-2)
 
 
