@@ -248,9 +248,12 @@ class Fit(Drawn):
             draw=self.draw,
         )
         teachers = self._teachers(*inputs) if inputs else None
-        options = (self.side_by_side, self.record, self.measured)
-        run = run_block_by_one_program if self.one_program else run_block
-        values = run(self.model, self.method, block, teachers, keys, *options)
+        data = (self.model, self.method, block, teachers, keys)
+        options = (self.side_by_side, self.record)
+        if self.one_program and not self.measured:
+            values = run_block_by_one_program(*data, *options)
+        else:
+            values = run_block(*data, *options, self.measured)
         has_no_loss = _has_no_loss(np.asarray(values["loss"]))
         values["diverged"] = np.asarray(values["diverged"]) | has_no_loss
         params = values.pop("params")
@@ -597,7 +600,7 @@ run_block = jax.jit(_run_block, static_argnames=("model", "side_by_side", "recor
 
 def run_block_by_one_program(
     model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
-    side_by_side: bool, record: str, measured: tuple[int, ...] = (),
+    side_by_side: bool, record: str,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Do what `run_block` does by one program that trains and one that measures.
 
@@ -610,50 +613,52 @@ def run_block_by_one_program(
     `run_block`, which paper and corrected take; keys of results tell the two apart.
     """
     if teachers is None and method.is_fresh:
-        teachers = _zeros(model, len(keys))
+        teachers = fresh_block(model, keys)
     result = train_block(model, method, block, teachers, keys, side_by_side)
-    params, history = jax.device_get(result)
+    used, params, history = jax.device_get(result)
     of_measures = block._replace(retain=None, forget=None, forget_clean=None)
-    n_points = len(jax.tree.leaves(history)[0][0])
-    places = measured or range(n_points)
-    asked = [*places] if record == "curves" else []
-    points = []
-    for place in (*asked, n_points - 1):
-        at_point = jax.tree.map(lambda leaf, place=place: leaf[:, place], history)
-        point = measure_block(model, of_measures, at_point, keys, side_by_side)
-        points.append(jax.device_get(point))
-    *curves, (values, logits) = points
-    if curves:
-        scores = [scores for scores, _ in curves]
-        values = {name: np.stack([each[name] for each in scores], axis=1) for name in values}
+
+    def measure(params):
+        scores = measure_block(model, of_measures, params, keys, side_by_side)
+        return jax.device_get(scores)
+
+    values, logits = measure(used)
+    leaves = jax.tree.leaves(history)  # none, where the method keeps no history
+    if record == "curves" and leaves:
+        points = []
+        for place in range(leaves[0].shape[1]):
+            at_place = jax.tree.map(lambda leaf, place=place: leaf[:, place], history)
+            points.append(measure(at_place)[0])
+        values = {name: np.stack([each[name] for each in points], axis=1) for name in values}
     finite = [
         np.isfinite(leaf).reshape(len(leaf), -1).all(axis=1)
         for leaf in jax.tree.leaves((params, logits))
     ]
     values = values | {"diverged": ~np.all(finite, axis=0), "params": params}
-    return values if record == "end" or measured else values | {"logit": logits}
+    return values if record == "end" else values | {"logit": logits}
 
 
-def _zeros(model: Model, n_runs: int) -> Params:
-    """Parameters for each of some runs, all of them 0."""
-    zeros = jax.tree.map(lambda leaf: np.zeros((n_runs, *leaf.shape), leaf.dtype), shapes_of(model))
-    return jax.device_put(zeros)
+@partial(jax.jit, static_argnames="model")
+def fresh_block(model: Model, keys: jax.Array) -> Params:
+    """Return the fresh parameters of all runs, as `train_block` draws them from the same keys."""
+    return jax.vmap(lambda key: model.init(jax.random.split(key, 3)[0]))(keys)
 
 
 @partial(jax.jit, static_argnames=("model", "side_by_side"))
 def train_block(
     model: Model, method: Method, block: Block, teachers: Params | None, keys: jax.Array,
     side_by_side: bool,
-) -> tuple[Params, Params]:  # fmt: skip
-    """Return the last parameters of all runs, and those before each epoch and after the last.
+) -> tuple[Params, Params, Params]:  # fmt: skip
+    """Return the last parameters of all runs, twice, and those before each epoch and at the end.
 
-    The second are of the used features alone, with an axis over epochs behind that over runs.
+    The first and third are of the used features alone, the second of all. The third have an axis
+    over epochs behind that over runs.
     """
 
     def one_run(run, teacher, key):
         task, start, method_key, _ = _begun(model, method, block, run, teacher, key)
         params, history = method(task, method_key, lambda params: params)
-        return _widened(model, block, params, start), history
+        return params, _widened(model, block, params, start), history
 
     return _over_runs(one_run, side_by_side, block, teachers, keys)
 

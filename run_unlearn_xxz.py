@@ -147,9 +147,11 @@ QUICK = replace(
     optimization_level=1,
     one_program=True,
     alphas=(0, 30, 60),
-    hidden=("64,16",),
+    # one network in all studies, and as many features as labels: they share compiled programs
+    hidden=("16,4",),
     label_hidden=("8,4",),
-    unlearn_features=30,  # as many as flipped labels, so that both poisons share compiled programs
+    unlearn_hidden="16,4",
+    unlearn_features=30,
     mlp=replace(PAPER.mlp, sweep=QUICK_MLP, teacher=QUICK_MLP, unlearn=QUICK_UNLEARN),
     qnn=replace(PAPER.qnn, sweep=QUICK_QNN, teacher=QUICK_QNN, unlearn=QUICK_UNLEARN),
 )

@@ -325,22 +325,24 @@ def main() -> int:
             own["commit"] = made_of
         content = {
             "commit": kept.get("commit", made_of) if len(found) < len(COMMANDS) else made_of,
-            "numerics": numerics,
+            "numerics": kept.get("numerics", numerics) if len(found) < len(COMMANDS) else numerics,
             "commands": kept["commands"] | found,
         }
         REFERENCE.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
         return 0
     reference = json.loads(REFERENCE.read_text())
-    here, there = kinds(found), kinds({name: reference["commands"][name] for name in found})
+    theirs = {name: reference["commands"][name] for name in found}
+    made_of = {own.get("commit", reference["commit"])[:7] for own in theirs.values()}
+    here, there, commits = kinds(found), kinds(theirs), ", ".join(sorted(made_of))
     if here != there:
         print(
             f"nothing can be said: the reference is of {there}, this is {here}. Make one here, of "
-            f"commit {reference['commit'][:7]}: --code FOLDER --reference",
+            f"commits {commits}: --code FOLDER --reference",
             file=sys.stderr,
         )
         return 2
     lines = differences(found, reference["commands"])
-    print("\n".join(lines) or f"same bits as {reference['commit'][:7]}: {len(found)} commands")
+    print("\n".join(lines) or f"same bits as {commits}: {len(found)} commands")
     if arguments.renew:
         whole = found.keys() == COMMANDS.keys()
         print(

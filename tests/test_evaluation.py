@@ -905,7 +905,7 @@ def test_w1_of_some_models_is_that_of_these_models_to_the_bit(n, m, kind):
     arm, others = models_of(z), models_of(generator.normal(0, 1, (m, 40)).astype(kind))
     parts = every_part(40)._replace(forget=np.arange(40) % 3 > 0)
     w1 = MEASURES["w1"]
-    of_some = w1.of_some(arm, others, parts)
+    of_some = evaluation.OF_SOME[w1.function](arm, others, parts)
     for size in range(1, n + 1):
         mask = np.isin(np.arange(n), generator.permutation(n)[:size])
         assert of_some(mask) == w1.function(arm.take(mask), others, parts)
@@ -916,7 +916,7 @@ def test_the_exchanges_are_those_of_the_measure_itself():
     generator = np.random.default_rng(0)
     arms = [models_of(generator.normal(shift, 1, (5, 30))) for shift in (1.5, 0, 0)]
     w1 = MEASURES["w1"]
-    plain = replace(w1, of_some=None)
+    plain = replace(w1, function=lambda *arguments: w1.function(*arguments))
     for most in (evaluation.PERMUTATIONS, 100):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(evaluation, "PERMUTATIONS", most)
@@ -953,3 +953,13 @@ def test_halves_that_are_drawn_again_give_what_they_gave(monkeypatch):
     )
     assert found["value_low"] == pytest.approx(low[0], rel=1e-12)
     assert found["value_high"] == pytest.approx(high[0], rel=1e-12)
+
+
+def test_models_of_one_number_are_not_taken_for_one_another():
+    """Two draws that are put together may hold a number twice."""
+    generator = np.random.default_rng(2)
+    arms = [models_of(generator.normal(shift, 1, (6, 12))) for shift in (0.4, 0, 0)]
+    told_apart = scores(MEASURES["w1"], *arms, every_part(12))
+    arms[0] = arms[0]._replace(run=np.zeros(6, int))
+    found = scores(MEASURES["w1"], *arms, every_part(12))
+    assert found == pytest.approx(told_apart, rel=0, abs=0, nan_ok=True)

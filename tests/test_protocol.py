@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import protocol
 from datar import load_xxz
 from models import MLP, QNN, Training
-from poison_unlearn import METHODS, Poison, Retrain
+from poison_unlearn import METHODS, Descent, Method, Poison, Retrain
 from protocol import Fit
 from studies.methods import METHODS as ALL_METHODS
 
@@ -75,6 +77,38 @@ def test_a_method_of_one_step_has_two_points(dataset):
     own, shared = perform_both(job, dataset, teacher.perform(dataset))
     assert_equal(own, shared)
     assert shared["accuracy"].shape == (2, 2, len(protocol.SPLITS))
+
+
+@dataclass(frozen=True)
+class NearTheTeacher(Descent):
+    """Reads the teacher's logits, though it starts from fresh parameters."""
+
+    title = "near"
+    is_fresh = True
+
+    def loss(self, task, params, batch):
+        logits = task.logits(params, batch.retain.x)
+        return jnp.mean((logits - batch.retain_teacher - 1) ** 2)
+
+
+@dataclass(frozen=True)
+class WithoutHistory(Method):
+    """A method of a user's own that measures nothing on its way."""
+
+    title = "quiet"
+
+    def __call__(self, task, key, measure=None):
+        return jax.tree.map(lambda leaf: 2 * leaf, task.teacher), None
+
+
+@pytest.mark.parametrize("record", ["end", "curves"])
+def test_methods_of_ones_own_get_the_same(record, dataset):
+    """A fresh method without teachers has its own fresh parameters as the teacher."""
+    job = replace(fit(MLP(32, (4,)), record), method=NearTheTeacher(training=TRAINING))
+    assert_equal(*perform_both(job, dataset))
+    teacher = fit(MLP(32, (4,)), "logits")
+    job = replace(teacher, start=teacher, method=WithoutHistory(), record=record)
+    assert_equal(*perform_both(job, dataset, teacher.perform(dataset)))
 
 
 def test_runs_that_leave_the_finite_numbers_diverged(dataset):

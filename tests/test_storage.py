@@ -304,14 +304,29 @@ def test_files_are_read_as_xarray_reads_them(tmp_path):
     dataset["said"] = "model", np.array(["a β"], object)
     dataset = dataset.assign_coords(family=("model", ["Q"]), size=3, place=[5.0, 7.0])
     dataset["none"] = "empty", np.zeros(0)
+    dataset["word"] = (), np.array("γ", object)
+    dataset["held"] = "model", [True]
     path = tmp_path / "a.nc"
     storage.write_dataset(path, dataset)
     ours = storage.read_dataset(path)
     with xr.open_dataset(io.BytesIO(path.read_bytes()), engine="h5netcdf") as theirs:
         theirs.load()
     xr.testing.assert_identical(ours, theirs)
+    assert (~ours.held).values.tolist() == [False]
     for name in ("variables", "data_vars", "coords", "sizes", "attrs"):
         assert list(getattr(ours, name)) == list(getattr(theirs, name))
     assert {name: array.dtype for name, array in ours.variables.items()} == {
         name: array.dtype for name, array in theirs.variables.items()
     }
+
+
+def test_what_is_not_plain_is_read_by_xarray(tmp_path):
+    """Dates, numbers of units, attributes of a variable: of a user's own table."""
+    dataset = part("MLP", [0], 0.5).assign(
+        day=("run", np.array(["2026-11-30", "2026-12-01"], "datetime64[ns]"))
+    )
+    dataset["weight"] = ("run", [1.5, 2.5], {"units": "kg"})
+    storage.write_dataset(tmp_path / "a.nc", dataset)
+    back = storage.read_dataset(tmp_path / "a.nc")
+    xr.testing.assert_identical(back.drop_attrs(deep=False), dataset.drop_attrs(deep=False))
+    assert back.day.dtype.kind == "M" and back.weight.attrs == {"units": "kg"}

@@ -21,9 +21,14 @@ class Later:
         self._name = name
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__") or attribute == "_name":  # asked by copy, inspect, doctest
+            raise AttributeError(attribute)
         # found in the module each time: a name kept here would be part of the keys of results
         module = importlib.import_module(self._name)
         return getattr(module, attribute)
+
+    def __repr__(self) -> str:
+        return f"<{self._name}, imported when it is used>"
 
     def __reduce__(self) -> tuple[type[Later], tuple[str]]:
         return Later, (self._name,)

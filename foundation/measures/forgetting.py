@@ -234,8 +234,6 @@ class Measure:
     title: str
     perfect: float | None = 0.0
     needs_truth: bool = False
-    # prepares the function for many subsets of the same models; None: it is called for each
-    of_some: Callable[[Models, Models, Parts], Of] | None = None
 
     def of_perfect(self, oracles: Models, parts: Parts) -> float:
         """The measure's value for perfect unlearning."""
@@ -315,7 +313,7 @@ def _corrected(part: str) -> Callable:
 
 PRIMARY = "w1"  # the measure on which verdicts rest
 MEASURES: dict[str, Measure] = {
-    "w1": Measure(_on("forget", wasserstein), "W1", of_some=wasserstein_of_some),
+    "w1": Measure(_on("forget", wasserstein), "W1"),
     "w1_retain": Measure(_on("retain", wasserstein), "W1 retain"),
     "w1_validation": Measure(_on("validation", wasserstein), "W1 valid"),
     "klom": Measure(_on("forget", klom), "KLoM"),
@@ -330,6 +328,8 @@ MEASURES: dict[str, Measure] = {
     "corrective_validation": Measure(_corrected("validation"), "acc. valid", None),
 }
 STANDARD = tuple(MEASURES.items())  # without those that users add
+# by a measure's function: what prepares it for many subsets of the same models
+OF_SOME = {MEASURES["w1"].function: wasserstein_of_some}
 
 # ---- statistics: intervals, permutation tests and verdicts ----
 
@@ -370,11 +370,14 @@ def scores(
     if null is not None:
         arms["null"] = null
     known: dict[tuple, float] = {}
+    are_told_apart = all(len(np.unique(arm.run)) == arm.count for arm in arms.values())
 
     def value_of(name: str, arm: Models | None, oracles: Models) -> float:
         """Measure an arm; of few models the same halves are drawn again and again."""
         if arm is None:
             return np.nan
+        if not are_told_apart:
+            return measure.function(arm, oracles, parts)
         halves = (name, arm.run.tobytes(), oracles.run.tobytes())
         if halves not in known:
             known[halves] = measure.function(arm, oracles, parts)
@@ -482,8 +485,9 @@ def permutation_p(
     every = np.arange(both.count)
     n = models.count
     perfect = measure.of_perfect(oracles, parts)
-    value_of = measure.of_some and measure.of_some(both, oracles, parts)
-    if value_of is None:
+    if measure.function in OF_SOME:
+        value_of = OF_SOME[measure.function](both, oracles, parts)
+    else:
 
         def value_of(mask: np.ndarray) -> float:
             return measure.function(both.take(mask), oracles, parts)

@@ -104,7 +104,8 @@ def expectation(
     bonds = params[..., -1]
     states = jnp.asarray(states)
     states = states.astype(jnp.promote_types(states.dtype, gates.real.dtype))
-    in_blocks = folded is None and many_qubits.are_many(n_qubits, depth, entangler)
+    are_many = len(states) > 0 and many_qubits.are_many(n_qubits, depth, entangler)
+    in_blocks = are_many and folded is None
     if entangler == "cnot" and in_blocks:
         return many_qubits.after_cnot_rings(gates, states)
     if entangler == "cnot":
