@@ -369,19 +369,7 @@ def scores(
     arms = {"models": models, "floor": floor, "oracles": oracles}
     if null is not None:
         arms["null"] = null
-    known: dict[tuple, float] = {}
-    are_told_apart = all(len(np.unique(arm.run)) == arm.count for arm in arms.values())
-
-    def value_of(name: str, arm: Models | None, oracles: Models) -> float:
-        """Measure an arm; of few models the same halves are drawn again and again."""
-        if arm is None:
-            return np.nan
-        if not are_told_apart:
-            return measure.function(arm, oracles, parts)
-        halves = (name, arm.run.tobytes(), oracles.run.tobytes())
-        if halves not in known:
-            known[halves] = measure.function(arm, oracles, parts)
-        return known[halves]
+    value_of = _remembering(measure, arms, parts)
 
     def bounded_scores(
         models: Models, floor: Models, oracles: Models, null: Models | None = None
@@ -408,6 +396,30 @@ def scores(
     by_name["null"] = value_of("null", null, oracles)
     by_name["unit"] = typical_floor(measure, floor, oracles, parts)
     return by_name
+
+
+def _remembering(
+    measure: Measure, arms: Mapping[str, Models], parts: Parts
+) -> Callable[[str, Models | None, Models], float]:
+    """Return the measure of an arm, by its name, against oracles; NaN for None.
+
+    Of few models the same halves are drawn again and again: each pair is measured once, unless the
+    runs of an arm have no numbers of their own.
+    """
+    known: dict[tuple, float] = {}
+    are_told_apart = all(len(np.unique(arm.run)) == arm.count for arm in arms.values())
+
+    def value_of(name: str, arm: Models | None, oracles: Models) -> float:
+        if arm is None:
+            return np.nan
+        if not are_told_apart:
+            return measure.function(arm, oracles, parts)
+        halves = (name, arm.run.tobytes(), oracles.run.tobytes())
+        if halves not in known:
+            known[halves] = measure.function(arm, oracles, parts)
+        return known[halves]
+
+    return value_of
 
 
 NULL_OF = {"null": "models"}
