@@ -459,7 +459,8 @@ DIGITS = "--preset quick --stages noise_sweep unlearning --models mlp qnn quadra
 FEW = (  # noqa: SIM905 - as one types them
     "--alphas 30 --poisons labels --methods retrain scrub --mlp.sweep.epochs 10 "
     "--mlp.teacher.epochs 10 --mlp.unlearn.epochs 5 --qnn.sweep.epochs 3 --qnn.teacher.epochs 3 "
-    "--qnn.unlearn.epochs 2"
+    "--qnn.unlearn.epochs 2 --mlp.sweep.batch-size 256 --mlp.sweep.learning-rate 0.005 "
+    "--qnn.sweep.batch-size 256 --qnn.teacher.batch-size 256 --qnn.unlearn.batch-size 256"
 ).split()
 
 

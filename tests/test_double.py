@@ -6,7 +6,7 @@ import re
 import jax
 import pytest
 from conftest import run_python
-from test_circuits import SIZES
+from test_circuits import BLOCK_CASES, SIZES
 
 CHOSEN = (
     "(test_circuits and agree) or (test_models and (double or lapack)) or (test_landscape and "
@@ -21,6 +21,7 @@ def test_all_that_agrees_does_so_to_ten_digits():
     process = run_python(*words, JAX_ENABLE_X64="1")
     assert process.returncode == 0, process.stdout[-3000:]
     of_circuits = sum(-(-len(sizes) // 3) for sizes in SIZES.values()) + 4
+    of_circuits += len(BLOCK_CASES[1::3])
     of_landscape, of_models = 12, 10
     passed = of_circuits + of_landscape + of_models
     assert re.search(rf"\b{passed} passed", process.stdout), process.stdout[-300:]
