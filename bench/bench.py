@@ -188,6 +188,15 @@ def scanned_logits(params: jax.Array, states: jax.Array) -> jax.Array:
     return QNN.scale * jax.vmap(expectation)(states)
 
 
+def chain_rule(
+    values: np.ndarray, jacobians: np.ndarray, labels: jax.Array
+) -> tuple[jax.Array, np.ndarray]:
+    """Loss and gradient from expectations (n,) and their gradients (n, angles)."""
+    logits = QNN.scale * jnp.asarray(values, jnp.float32)
+    loss, slopes = jax.value_and_grad(cross_entropy)(logits, labels)
+    return loss, QNN.scale * np.asarray(slopes) @ jacobians
+
+
 def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> Callable[[], tuple]:
     """Loss and gradient by PennyLane's lightning.qubit and its adjoint differentiation, as a
     function of nothing.
@@ -220,11 +229,8 @@ def lightning_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> C
     def run():
         tapes = [tape(params.tolist(), state) for state in states]
         values, jacobians = device.execute_and_compute_derivatives(tapes, config)
-        loss, slopes = jax.value_and_grad(cross_entropy)(
-            QNN.scale * jnp.asarray(values, jnp.float32), labels
-        )
-        # in the gates' order
-        gradient = (QNN.scale * np.asarray(slopes) @ np.asarray(jacobians)).reshape(depth, -1)
+        loss, gradient = chain_rule(values, np.asarray(jacobians), labels)
+        gradient = gradient.reshape(depth, -1)  # in the gates' order
         rotations, bonds = gradient[:, : 3 * qubits], gradient[:, 3 * qubits :]
         return loss, np.concatenate([rotations.reshape(depth, qubits, 3), bonds[..., None]], axis=2)
 

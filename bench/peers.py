@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -33,20 +32,10 @@ from bench import Program, Size
 from foundation.engine.folders import writable_folder
 from foundation.engine.jobs import one_thread
 from foundation.engine.runner import one_line_errors
-from foundation.measures.metrics import cross_entropy
 from models import QNN
 
 SIZES = [Size(qubits, 6, 256) for qubits in (10, 12, 14)]
 REPETITIONS = 5
-
-
-def chain_rule(
-    values: np.ndarray, jacobians: np.ndarray, labels: jax.Array
-) -> tuple[jax.Array, np.ndarray]:
-    """Loss and gradient from expectations (n,) and their gradients (n, angles)."""
-    logits = QNN.scale * jnp.asarray(values, jnp.float32)
-    loss, slopes = jax.value_and_grad(cross_entropy)(logits, labels)
-    return loss, QNN.scale * np.asarray(slopes) @ jacobians
 
 
 def mindquantum_step(params: jax.Array, states: jax.Array, labels: jax.Array) -> Callable:
@@ -79,7 +68,7 @@ def mindquantum_step(params: jax.Array, states: jax.Array, labels: jax.Array) ->
         results = [function(angles) for function in simulators]
         values = np.array([value.real.item() for value, _ in results])
         jacobians = np.array([gradient.real.ravel() for _, gradient in results])
-        loss, gradient = chain_rule(values, jacobians, labels)
+        loss, gradient = bench.chain_rule(values, jacobians, labels)
         by_angle = np.zeros(params.shape)
         by_angle[tuple(np.transpose(places))] = gradient
         return loss, by_angle

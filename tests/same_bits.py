@@ -323,11 +323,9 @@ def main() -> int:
         made_of = commit.stdout.strip()
         for own in found.values():
             own["commit"] = made_of
-        content = {
-            "commit": kept.get("commit", made_of) if len(found) < len(COMMANDS) else made_of,
-            "numerics": kept.get("numerics", numerics) if len(found) < len(COMMANDS) else numerics,
-            "commands": kept["commands"] | found,
-        }
+        content = {"commit": made_of, "numerics": numerics, "commands": kept["commands"] | found}
+        if len(found) < len(COMMANDS):  # the others are still of the commit that is kept
+            content |= {name: kept[name] for name in ("commit", "numerics") if name in kept}
         REFERENCE.write_text(json.dumps(content, indent=0, sort_keys=True) + "\n")
         return 0
     reference = json.loads(REFERENCE.read_text())
@@ -337,7 +335,7 @@ def main() -> int:
     if here != there:
         print(
             f"nothing can be said: the reference is of {there}, this is {here}. Make one here, of "
-            f"commits {commits}: --code FOLDER --reference",
+            f"{commits}, each for its commands: --code FOLDER --reference --only NAME ...",
             file=sys.stderr,
         )
         return 2

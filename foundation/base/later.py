@@ -1,7 +1,7 @@
 """Packages that take long to import, imported when they are first used.
 
 `from foundation.base.later import pandas as pd` binds a name that behaves as the package does.
-Without them a script says what its flags are in half the time.
+Without them `--help` takes .7 of the time (measured beside commit 31ba00d).
 """
 
 from __future__ import annotations
