@@ -27,6 +27,13 @@ DATA = {"source": "keras", "digits": [1, 9], "sha256": "a" * 64}
 CONFIG = {"seed": 0}
 
 
+@pytest.fixture(autouse=True)
+def looked_at_once():
+    """What differs of the project's code, as while a study runs."""
+    with keys.remembering():
+        yield
+
+
 @dataclass(frozen=True, kw_only=True)
 class Toy(Job):
     """Five runs of a model, as far as a file can tell."""

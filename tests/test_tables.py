@@ -229,8 +229,25 @@ def folder(results, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def readme(results):
-    return reports.findings_tables(results)
+def laid_out(results):
+    """All tables of them, by name: made once, for it takes ten seconds."""
+    read = frames.ResultFiles(results)
+    return {name: make(read) for name, make in findings.tables().items()}
+
+
+@pytest.fixture
+def made_once(laid_out, monkeypatch):
+    """The command finds them made."""
+
+    def tables():
+        return {name: lambda _, table=table: table for name, table in laid_out.items()}
+
+    monkeypatch.setattr(findings, "tables", tables)
+
+
+@pytest.fixture(scope="module")
+def readme(laid_out):
+    return {name: layout.markdown(table) for name, table in laid_out.items()}
 
 
 def interval_of_mean(differences):
@@ -617,7 +634,7 @@ def test_what_diverged_is_counted_and_all_of_it_leaves_an_empty_table(tmp_path, 
         assert line in said and len(re.findall(r" \.\d{3}", said)) == (count == 1)
 
 
-def test_no_table_dies_of_an_encoding(results, monkeypatch):
+def test_no_table_dies_of_an_encoding(results, made_once, monkeypatch):
     """Of a terminal that knows ASCII alone."""
 
     def printed(make):
@@ -843,7 +860,11 @@ def script(monkeypatch, capsys):
     return call
 
 
-def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script):
+def test_files_that_are_missing_or_of_an_older_version_are_named(folder, script, monkeypatch):
+    """Among the tables of stages that are made up: the others take ten seconds."""
+    made_up = [*NAMES[: NAMES.index("epochs")], "maps", "landscape"]
+    functions = findings.tables()
+    monkeypatch.setattr(findings, "tables", lambda: {name: functions[name] for name in made_up})
     (folder / "xxz" / "paper" / "gauge.nc").unlink()
     write(folder, "mnist", "corrected", "unlearning", curves().drop_vars("fresh"))
     code, stdout, stderr = script(folder)
@@ -869,7 +890,7 @@ def test_the_tables_of_findings_name_the_file_that_is_missing(folder):
         reports.findings_tables(folder, "mnist")
 
 
-def test_csv_files_hold_the_tables_and_every_run(results, script, tmp_path):
+def test_csv_files_hold_the_tables_and_every_run(results, made_once, script, tmp_path):
     out = tmp_path / "csv"
     assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
