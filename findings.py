@@ -180,20 +180,16 @@ def claims() -> list[Callable]:
     In this order: claims of the paper, our claims, claims in the studies' records.
     """
     mnist = {"data": "mnist", "place": "MNIST"}
-    ring = {"data": "xxz", "place": "the ring"}
-    of_mnist = partial(dynamics.resists, **mnist)
-    of_ring = partial(dynamics.resists, data="xxz", place="the ring, fixed gauge", published={})
-    functions: list[Callable] = []
-    for alpha in (20, 30, 40):
-        functions.append(partial(of_mnist, published=PUBLISHED, kind="labels", alpha=alpha))
-    functions.append(partial(of_mnist, published={}, kind="one_class", alpha=20))
-    for alpha in (20, 40):
-        functions.append(partial(gauge.under_the_gauge, alpha=alpha))
-    for alpha in (20, 30, 40):
-        functions.append(partial(of_ring, kind="labels", alpha=alpha))
-    functions.append(partial(of_ring, kind="one_class", alpha=20))
-    for place in (mnist, ring):
-        functions.append(partial(noise_sweep.features_claim, **place, alpha=80))
+    ring = {"data": "xxz", "place": "the ring, fixed gauge"}
+    of_paper = {"whose": "the paper's", "source": "Fig. 2c", "published": PUBLISHED}
+    of_gauge = {"whose": "ours", "source": "the published phase is no physics"}
+    shares = (20, 30, 40)
+    functions: list[Callable] = [
+        partial(noise_sweep.resists, **mnist, **of_paper, alpha=alpha) for alpha in shares
+    ]
+    functions += [partial(gauge.under_the_gauge, alpha=alpha) for alpha in (20, 40)]
+    for place, whose in ((ring, "the paper's"), (mnist, "ours")):
+        functions.append(partial(noise_sweep.features_claim, **place, whose=whose, alpha=80))
     for place in (mnist, ring):
         for method in ("scrub", "ga"):
             of_method = partial(unlearning.forgets_by_its_term, **place, method=method)
@@ -201,14 +197,23 @@ def claims() -> list[Callable]:
             functions.append(partial(of_method, measure="forget_poisoned"))
     for method in ("scrub", "ga"):
         functions.append(partial(matched_fit.unlearns_better, **mnist, method=method))
-    for alpha in (20, 40):
-        functions.append(partial(hessian.roughens, data="hessian", alpha=alpha))
+    functions += [partial(hessian.roughens, data="hessian", alpha=alpha) for alpha in (20, 40)]
     for place in (mnist, ring):
         functions.append(partial(unlearning.stable_over_weights, **place, method="scrub"))
-    for alpha in (20, 30, 40):
-        functions.append(partial(dynamics.early_mlp, **mnist, alpha=alpha))
-    for model in ("Logistic", "Quadratic"):
-        functions.append(partial(dynamics.small_class, **mnist, model=model))
+    for alpha in shares:
+        functions.append(partial(noise_sweep.resists, **ring, **of_gauge, alpha=alpha))
+    for place in (mnist, ring):
+        functions.append(partial(dynamics.resists_flips_of_one_class, **place, alpha=20))
+        for make in (
+            dynamics.ahead_at_equal_fit,
+            dynamics.beats_class_mean,
+            dynamics.ahead_if_tuned,
+            dynamics.early_mlp,
+        ):
+            functions += [partial(make, **place, alpha=alpha) for alpha in shares]
+    small = {"Logistic": "logistic regression", "Quadratic": "a bounded quadratic form"}
+    for family, words in small.items():
+        functions.append(partial(dynamics.small_class, **mnist, family=family, words=words))
     for study in STUDIES:
         functions += study.claims
     return functions

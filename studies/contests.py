@@ -28,8 +28,6 @@ from studies.tuning import CONTENDERS, ESTIMATORS, estimate_rows, tuned_rows
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from foundation.report.claims import Evidence
-
 
 @dataclass(frozen=True, kw_only=True)
 class ControlsFlags(Flags):
@@ -206,21 +204,6 @@ def tuned_contenders(read: ResultFiles, data: str, kind: str, alpha: int) -> pd.
     """
     runs = accuracies(read[data, "corrected", "controls"], "validation")
     return runs.query("poison == @kind and alpha_percent == @alpha")
-
-
-def against_circuit(read: ResultFiles, data: str, kind: str, alpha: int) -> Iterator[Evidence]:
-    """Compare the paper's QNN, tuned, with each tuned contender of another family.
-
-    kind: of the poison; alpha: its share in percent.
-    """
-    from foundation.report.claims import first_of, of_model, paired
-
-    runs = tuned_contenders(read, data, kind, alpha)
-    published_qnn = first_of(runs[runs.group == "published"], "QNN")
-    runs_of_qnn = of_model(runs, published_qnn)
-    for other in runs[runs.family != "QNN"].model.unique():
-        label = f"QNN − {other}, both tuned on noisy labels"
-        yield paired(label, runs_of_qnn, of_model(runs, other))
 
 
 STUDY = Study(

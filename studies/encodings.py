@@ -8,6 +8,7 @@ one, and ten times or a tenth of it, where logits are about as large as under th
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from poison_unlearn import Poison
 from studies.config import Config
 from studies.contenders import ScaledQNN
 from studies.families import build_qnn, model_words
-from studies.rows import scores_table, training_job
+from studies.rows import AS_PUBLISHED, scores_table, training_job
 
 if TYPE_CHECKING:
     from foundation.report.claims import Claim
@@ -123,16 +124,23 @@ def it_is_the_encoding(read: ResultFiles) -> Claim:
     amplitude_scaled = under["amplitude", False]
     columnwise = under["columnwise", True]
     columnwise_scaled = under["columnwise", False]
-    effect = paired("change under amplitude − columnwise", amplitude, columnwise)
-    controls = (
-        paired("change under amplitude × 10 − columnwise", amplitude_scaled, columnwise),
-        paired("change under amplitude − columnwise × .1", amplitude, columnwise_scaled),
+    compared = {
+        "amplitude − columnwise": (amplitude, columnwise),
+        "amplitude × 10 − columnwise": (amplitude_scaled, columnwise),
+        "amplitude − columnwise × .1": (amplitude, columnwise_scaled),
+    }
+    effect, *controls = (
+        paired(f"change under {name}", *sides, ceiling=math.inf) for name, sides in compared.items()
     )
-    statement = (
-        "It is the encoding that makes gradient ascent hurt the QNN, and not the scale of its "
-        "logits"
+    return Claim(
+        whose="ours",
+        source="gradient ascent as published",
+        setting=AS_PUBLISHED,
+        statement="It is the encoding that makes gradient ascent hurt the QNN, and not the scale "
+        "of its logits",
+        effect=effect,
+        controls=tuple(controls),
     )
-    return Claim("ours", statement, effect, controls)
 
 
 STUDY = Study(

@@ -146,3 +146,15 @@ def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
     return table.expand_dims([*row.place]).assign_coords(
         {axis: [label] for axis, label in row.place.items()}
     )
+
+
+# ---- words of claims ----
+
+AS_PUBLISHED = "as published"
+POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further training sets
+
+
+def flipped_words(place: str, alpha: int, kind: str = "labels") -> str:
+    """Name a data set and its flipped labels, such as MNIST, 30 % of the labels flipped."""
+    of_one_class = ", all of one class" if kind == "one_class" else ""
+    return f"{place}, {alpha} % of the labels flipped{of_one_class}"

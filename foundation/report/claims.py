@@ -1,109 +1,164 @@
-"""Claims: a statement, its effect, the control that decides, and the verdict.
+"""Claims: a statement, its effect, the controls that could contradict it, and the verdict.
 
-The rule was fixed before anything was computed.
+The rule, in this order; MARGIN, and the one or two controls of each claim, are named before any
+number is seen.
 
-- A claim *stands* if the interval of its effect excludes 0 in the claimed direction, with Holm's
-  correction over the table, and no control comes within the margin.
-- It is *weaker* if it stands, but its effect is less than half the published effect.
-- It *falls* if the whole interval of a control is within the margin or ahead, or if the whole
-  interval of the effect lies in the other direction.
+- A claim is *not testable* if what its effect or a control is compared with leaves less room than
+  the margin, such as an accuracy of .99; or if so few draws give no p-value below .05 after Holm's
+  correction over the table, whatever comes out.
+- It *falls* if the interval of its effect ends below 0, or that of a control at the margin or
+  below: the control does as well.
+- It *stands* if the interval of its effect begins above 0, its p-value after Holm's correction is
+  below .05, and the interval of every control begins above the margin. It is *weaker* if so, and
+  the interval of its effect ends below half of the published effect.
 - Else it is *undecided*.
 
-All differences are paired by run: both sides have one poison and, where runs have training sets of
-their own, one training set.
+Differences are paired by draw: both sides have one poison and, where runs have training sets of
+their own, one training set. Runs on one draw are averaged first: many seeds are one draw. Intervals
+are Student's t intervals of 95 % over draws; those of a claim's k controls are of 1 − .05 / k
+(Bonferroni). They take validation samples as given.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from foundation.base.later import pandas as pd
-from foundation.measures import metrics
 from foundation.measures.forgetting import SIGNIFICANT, holm
 from foundation.report.frames import ResultFiles
 from foundation.report.layout import digits
 
-MARGIN = 0.02  # of accuracies
+MARGIN = 0.02  # of accuracies and shares
+LEVEL = 0.95
+FLIPS = 9999  # of signs, drawn where there are more
 
 
 class Evidence(NamedTuple):
-    """The mean of a paired difference, positive in the claimed direction, and its 95 % interval."""
+    """Paired differences, positive in the claimed direction: their mean over n draws, and p.
+
+    p: two-sided, of sign flips; NaN for fewer than two draws. room: from the mean of the side that
+    is subtracted to the end of the scale in the claimed direction; inf: the scale has no end.
+    """
 
     name: str
     value: float
-    low: float
-    high: float
+    sd: float  # over draws
     n: int
-    p: float  # two-sided, of sign flips; NaN: the interval alone decides
+    p: float
+    room: float = math.inf
+
+    def interval(self, comparisons: int = 1) -> tuple[float, float]:
+        """Student's t interval, Bonferroni-corrected for so many comparisons; NaN for n < 2."""
+        if self.n < 2:
+            return math.nan, math.nan
+        half = _quantile(comparisons, self.n - 1) * self.sd / math.sqrt(self.n)
+        return self.value - half, self.value + half
 
     @property
-    def text(self) -> str:
+    def smallest_p(self) -> float:
+        """The smallest p that sign flips of n differences can give, before Holm's correction."""
+        return min(1.0, max(2.0 ** (1 - self.n), 2 / (FLIPS + 1)))
+
+    def text(self, comparisons: int = 1) -> str:
         """The mean with its interval and n, such as +.12 [+.08, +.15], n = 20."""
         value = digits(self.value, sign="+")
-        if self.high > self.low:
-            low = digits(self.low, sign="+")
-            high = digits(self.high, sign="+")
-            value = f"{value} [{low}, {high}]"
+        low, high = self.interval(comparisons)
+        if high > low:
+            value = f"{value} [{digits(low, sign='+')}, {digits(high, sign='+')}]"
         return f"{value}, n = {self.n}"
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A statement, its effect, and the controls that could refute it."""
+@cache
+def _quantile(comparisons: int, freedom: int) -> float:
+    """Of Student's t, so that an interval has its share of 95 % for so many comparisons."""
+    return float(stats.t.ppf(1 - (1 - LEVEL) / comparisons / 2, freedom))
 
-    whose: str  # the paper's or ours
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement, its effect, and the controls that could contradict it.
+
+    whose: the paper's or ours. source: where the paper says so, or what of ours it follows.
+    setting: how the models were trained, such as "as published".
+    """
+
+    whose: str
+    source: str
+    setting: str
     statement: str
     effect: Evidence
     controls: tuple[Evidence, ...]  # the claimed side minus each control
     published: float | None = None  # the published effect
     margin: float = MARGIN
 
-    @property
-    def decisive(self) -> Evidence:
-        """The control of the smallest difference: the nearest one, or the one farthest ahead."""
-        return min(self.controls, key=lambda control: control.value)
-
-    def verdict(self, adjusted_p: float) -> str:
-        """Apply the module's rule; adjusted_p: of the effect, NaN where its interval decides."""
-        control_ahead = any(control.high <= self.margin for control in self.controls)
-        if self.effect.high < 0 or control_ahead:
+    def verdict(self, adjusted_p: float, claims: int = 1) -> str:
+        """Apply the module's rule. adjusted_p: of the effect. claims: how many the table has."""
+        if reason := self._not_testable(claims):
+            return f"not testable: {reason}"
+        low, high = self.effect.interval()
+        of_controls = [control.interval(len(self.controls)) for control in self.controls]
+        does_as_well = [highest <= self.margin for _, highest in of_controls]
+        if high < 0 or any(does_as_well):
             return "falls"
-        holds = self.effect.low > 0 and not adjusted_p >= SIGNIFICANT
-        control_near = any(control.value <= self.margin for control in self.controls)
-        if not holds or control_near:
+        holds = low > 0 and adjusted_p < SIGNIFICANT
+        is_ahead = [lowest > self.margin for lowest, _ in of_controls]
+        if not (holds and all(is_ahead)):
             return "undecided"
-        is_weaker = self.published and self.effect.value < self.published / 2
+        is_weaker = self.published and high < self.published / 2
         return "weaker" if is_weaker else "stands"
 
+    def _not_testable(self, claims: int) -> str:
+        """Say why no numbers could decide the claim; "" where they could."""
+        room = min(each.room for each in (self.effect, *self.controls))
+        if room < self.margin:
+            return f"room {digits(room)}"
+        if self.effect.smallest_p * claims > SIGNIFICANT:
+            return f"n = {self.effect.n}"
+        fewest = min(control.n for control in self.controls)
+        return f"n = {fewest}" if fewest < 2 else ""
 
-def paired(name: str, left: pd.DataFrame, right: pd.DataFrame) -> Evidence:
-    """Average the accuracies left minus right over the runs that both have.
 
-    left, right: frames with columns run and accuracy.
+def paired(name: str, left: pd.DataFrame, right: pd.DataFrame, *, ceiling: float = 1.0) -> Evidence:
+    """Average the accuracies left minus right over the draws that both have.
+
+    left, right: frames with columns run and accuracy; with a column draw, the runs of a draw are
+    averaged first. ceiling: the largest accuracy that there can be.
     """
-    accuracies = [side.set_index("run").accuracy for side in (left, right)]
+    accuracies = [_by_draw(side) for side in (left, right)]
     left_accuracies, right_accuracies = accuracies[0].align(accuracies[1], join="inner")
-    difference = (left_accuracies - right_accuracies).dropna().values
-    return of_values(name, difference)
+    difference = (left_accuracies - right_accuracies).dropna()
+    room = ceiling - float(right_accuracies[difference.index].mean())
+    return of_values(name, difference.values, room=room)
 
 
-def of_values(name: str, values: np.ndarray) -> Evidence:
-    """Average the values of runs, (n,), with an interval and the p-value of sign flips."""
-    p = np.nan
-    if len(values) > 1 and np.ptp(values):
+def _by_draw(runs: pd.DataFrame) -> pd.Series:
+    unit = "draw" if "draw" in runs else "run"
+    return runs.groupby(unit).accuracy.mean()
+
+
+def of_values(name: str, values: np.ndarray, *, room: float = math.inf) -> Evidence:
+    """Average the values of draws, (n,), with the p-value of sign flips."""
+    p = math.nan
+    if len(values) > 1:
         test = stats.permutation_test(
-            (values,), np.mean, permutation_type="samples", rng=np.random.default_rng(0)
+            (values,),
+            np.mean,
+            permutation_type="samples",
+            n_resamples=FLIPS,
+            rng=np.random.default_rng(0),
         )
         p = float(test.pvalue)
-    low, high = metrics.bootstrap_interval(values)
-    mean = float(np.mean(values))
-    return Evidence(name, mean, low, high, len(values), p)
+    mean = float(np.mean(values)) if len(values) else math.nan
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    return Evidence(name, mean, sd, len(values), p, room)
 
 
 def first_of(runs: pd.DataFrame, family: str) -> str:
@@ -132,13 +187,20 @@ def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]])
             reasons.append(str(error))
     for reason in dict.fromkeys(reasons):
         print(f"claims are left out: {reason}", file=sys.stderr)
+    count = len(decidable)
     adjusted = holm(np.array([claim.effect.p for claim in decidable]))
     rows = []
     for claim, adjusted_p in zip(decidable, adjusted, strict=True):
-        effect = f"{claim.effect.name}: {claim.effect.text}"
-        control = f"{claim.decisive.name}: {claim.decisive.text}"
-        verdict = claim.verdict(adjusted_p)
-        rows.append((claim.whose, claim.statement, effect, control, verdict))
-    return pd.DataFrame(
-        rows, columns=["claim", "statement", "effect", "the control that decides", "verdict"]
-    )
+        comparisons = len(claim.controls)
+        controls = [f"{each.name}: {each.text(comparisons)}" for each in claim.controls]
+        least_p = digits(min(1.0, claim.effect.smallest_p * count))
+        effect = f"{claim.effect.name}: {claim.effect.text()}"
+        texts = (claim.whose, claim.source, claim.setting, claim.statement, effect)
+        rows.append((*texts, "; ".join(controls), least_p, claim.verdict(adjusted_p, count)))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+COLUMNS = [
+    *("claim", "source", "setting", "statement"),
+    *("effect", "named control", "least p", "verdict"),
+]
