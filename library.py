@@ -116,9 +116,9 @@ def compare(
     "forget_poisoned"; of curves the last epoch counts.
 
     Returns a row for each combination of the other labels that both have: the mean difference in
-    accuracy, first minus second, its 95 % bootstrap interval (low, high), the two-sided p-value of
-    sign flips (exact up to 13 runs, else from 9,999 flips), and the number of runs n. Five runs
-    cannot give a p below 1/16. p is not corrected for the number of rows.
+    accuracy, first minus second, its 95 % interval by Student's t (low, high), the two-sided
+    p-value of sign flips (exact up to 13 runs, else from 9,999 flips), and the number of runs n.
+    Five runs cannot give a p below 1/16. p is not corrected for the number of rows.
     """
     require("accuracy" in results, "results", "a study without accuracies", "one with them")
     found = results.accuracy
@@ -143,5 +143,5 @@ def compare(
         of_runs = of_runs[np.isfinite(of_runs)]
         if len(of_runs):
             mean = of_values("", of_runs)
-            rows.append((*place, mean.value, mean.low, mean.high, mean.p, mean.n))
+            rows.append((*place, mean.value, *mean.interval(), mean.p, mean.n))
     return pd.DataFrame(rows, columns=[*others, "difference", "low", "high", "p", "n"])

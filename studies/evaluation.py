@@ -330,8 +330,9 @@ TABLE = table_of(
     "of the poison. W1: Wasserstein distance of the logits, with its 95 % interval; floor: that of "
     "half A of the oracles, and the mean over random halves; null arm: that of teachers trained on "
     "with the poison for as many steps; p: above the floor, after Holm, the largest of the draws; "
-    "verdict: where the draws agree (a dash: so few models cannot give one); perfect: KLoM 0, ε 0, "
-    "AUC .5, relearn 1, gap 0; cost: gradients over an oracle's",
+    "verdict: where the draws agree (a dash: so few models cannot give one); perfect: KLoM 0, AUC "
+    ".5, relearn 1, gap 0, ε as near to 0 as so few models show; ≥: ε at its largest, log N; cost: "
+    "gradients over an oracle's",
 )
 RANKINGS = StudyTable(name="rankings", frame=rankings, rows=("poison", "model"))
 STUDY = Study(

@@ -297,6 +297,7 @@ def judged(read: ResultFiles, data: str, preset: str, *, study: str) -> pd.DataF
 
 
 ARM = ["model", "poison", "unlearner"]  # the labels of an arm
+CLOSE = 1e-6  # what rounding takes from the largest ε that so many models can have
 
 
 def over_draws(results: xr.Dataset) -> pd.DataFrame:
@@ -305,7 +306,11 @@ def over_draws(results: xr.Dataset) -> pd.DataFrame:
     names = [name for name, array in results.data_vars.items() if array.dims == dims]
     rows = results[names].to_dataframe().reset_index()
     rows = rows.dropna(subset=["value"])
+    fewest_runs, _ = fewest_and_most_runs(results)
+    largest = np.log(fewest_runs) - CLOSE
     means = _means(rows)
+    is_at_cap = (means.measure == "epsilon") & (means.value >= largest)
+    means = means.assign(at_least=is_at_cap)
     verdicts = _verdicts(rows, results)
     frames = [means, verdicts, _costs(results), _collapsed(results)]
     tidy = pd.concat(frames, ignore_index=True)
@@ -364,7 +369,8 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
         teachers.rename(columns={"excess": "teacher_excess"}), on=["model", "poison", "draw"]
     )
     rows["holm"] = rows.groupby("draw").p.transform(holm)
-    verdicts_of_rows = map(verdict, rows.holm, rows.excess_high, rows.teacher_excess)
+    excess = (rows.excess, rows.excess_high, rows.teacher_excess)
+    verdicts_of_rows = map(verdict, rows.holm, *excess)
     rows["verdict"] = list(verdicts_of_rows)
     fewest_runs, _ = fewest_and_most_runs(results)
     draws = results.sizes["draw"]

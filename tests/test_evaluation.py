@@ -325,17 +325,19 @@ def test_holms_rule():
 
 
 @pytest.mark.parametrize(
-    ("p", "excess_high", "teacher_excess", "words"),
+    ("p", "excess", "excess_high", "teacher_excess", "words"),
     [
-        (0.01, 0.0, 9.0, "above"),
-        (0.2, 0.8, 9.0, "within"),
-        (0.2, 1.0, 9.0, "undecided"),
-        (0.2, 0.1, -1.0, "undecided"),
-        (1.0, -0.5, 9.0, "within"),
+        (0.01, 0.0, 0.0, 9.0, "above"),
+        (0.2, 0.1, 0.8, 9.0, "within"),
+        (0.2, 0.2, 1.0, 9.0, "undecided"),
+        (0.2, 0.0, 0.1, -1.0, "not testable"),
+        (0.2, 0.1, 1.1, 9.0, "not testable"),  # an excess of 0 would end at 1, above .9
+        (0.2, -0.3, 0.7, 9.0, "not testable"),  # by luck below it
+        (1.0, -0.8, -0.5, 9.0, "within"),
     ],
 )
-def test_verdicts(p, excess_high, teacher_excess, words):
-    assert evaluation.verdict(p, excess_high, teacher_excess) == words
+def test_verdicts(p, excess, excess_high, teacher_excess, words):
+    assert evaluation.verdict(p, excess, excess_high, teacher_excess) == words
 
 
 # ---- the stage ----

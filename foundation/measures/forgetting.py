@@ -548,12 +548,16 @@ def smallest_p(n: int) -> float:
     return max(of_all_exchanges, of_drawn_exchanges)
 
 
-def verdict(adjusted_p: float, excess_high: float, teacher_excess: float) -> str:
-    """Above the floor, within a tenth of the teacher's excess, or undecided.
+def verdict(adjusted_p: float, excess: float, excess_high: float, teacher_excess: float) -> str:
+    """Above the floor, within a tenth of the teacher's excess, not testable, or undecided.
 
-    above: the permutation test after Holm is significant. within: the upper bound of the excess is
-    below WITHIN times the teacher's.
+    above: the permutation test after Holm is significant. not testable: else, if the upper bound is
+    farther from the excess than WITHIN times the teacher's, so that an excess of 0 would not be
+    within either. within: else, if the upper bound of the excess is below that.
     """
     if adjusted_p < SIGNIFICANT:
         return "above"
-    return "within" if excess_high < WITHIN * teacher_excess else "undecided"
+    reach = WITHIN * teacher_excess
+    if excess_high - excess >= reach:
+        return "not testable"
+    return "within" if excess_high < reach else "undecided"

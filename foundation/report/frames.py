@@ -28,7 +28,8 @@ ORDER = {  # reading order of labels; other labels follow in the order of the fi
     "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
     "detector": ("loss", "cross_validation", "influence"),
 }
-VERDICTS = ("within", "above", "undecided")  # a frame holds a verdict as its index in this tuple
+# a frame holds a verdict as its index in this tuple
+VERDICTS = ("within", "above", "undecided", "not testable")
 SOURCES = ("paper", "corrected")  # the presets that FINDINGS.md compares
 # (result files, data set, preset) -> a tidy frame
 Make = Callable[["ResultFiles", str, str], "pd.DataFrame"]

@@ -64,11 +64,16 @@ class Table:
         return [self.head.format(**labels) for labels in labels_of_columns]
 
     def _cell(self, row) -> str:
-        """Write a number with its interval or standard deviation; alone where all runs agree."""
+        """Write a number with its interval or standard deviation; alone where all runs agree.
+
+        A row whose column `at_least` is True has a measure at the end of its range: ≥ 3.
+        """
         is_difference = row.measure.startswith("difference")
         usual = partial(digits, sign="+" if is_difference else "")
         write = (FORMATS | self.formats).get(row.measure, usual)
         value = write(row.value)
+        if getattr(row, "at_least", False) is True:
+            value = f"≥ {value}"
         has_spread = self.spread is None or row.measure in self.spread
         if np.isnan(row.value) or not has_spread:
             return value
