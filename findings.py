@@ -27,7 +27,7 @@ from foundation.engine.study import Study, StudyTable, by_name
 from foundation.report.closing import save_each
 from foundation.report.frames import SOURCES, ResultFiles, every_run
 from foundation.report.layout import Table, laid_out_table, markdown, markdown_of
-from studies import dynamics, gauge, hessian, matched_fit, noise_sweep, unlearning
+from studies import dynamics, gauge, hessian, matched_fit, noise_sweep, own_labels, unlearning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -209,6 +209,8 @@ def claims() -> list[Callable]:
             dynamics.beats_class_mean,
             dynamics.ahead_if_tuned,
             dynamics.early_mlp,
+            own_labels.ahead_by_own_labels,
+            own_labels.ahead_of_the_embedding,
         ):
             functions += [partial(make, **place, alpha=alpha) for alpha in shares]
     small = {"Logistic": "logistic regression", "Quadratic": "a bounded quadratic form"}

@@ -659,32 +659,27 @@ def _landscape_models(results: xr.Dataset) -> list[str]:
 def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
     """log10 of the trace's ratio to the clean trace, MLP minus QNN; control: MLP minus logistic.
 
-    The loss of logistic regression is convex: poison cannot roughen it, and its ratio rises by the
-    model's confidence alone.
+    The loss of logistic regression is convex: poison cannot roughen it, its confidence alone rises.
     """
     from foundation.report.claims import Claim, first_of, of_model, paired
 
     results = read[data, "corrected", "landscape"]
-    traces = results.trace
-    ratio = traces.sel(alpha_percent=alpha) / traces.sel(alpha_percent=0)
-    log_ratio = np.log10(ratio)
-    as_study = log_ratio.rename("accuracy").to_dataset()
+    logarithm = np.log10(results.trace)
+    log_ratio = logarithm.sel(alpha_percent=alpha) - logarithm.sel(alpha_percent=0)
     described = {name: results[name] for name in ("family", "size")}
-    as_study = as_study.assign_coords(described)
-    runs = every_run(as_study)
-    mlp, circuit, convex = (
-        of_model(runs, first_of(runs, family)) for family in ("MLP", "QNN", "Logistic")
-    )
+    runs = every_run(log_ratio.rename("accuracy").to_dataset().assign_coords(described))
+    sides = [of_model(runs, first_of(runs, family)) for family in ("MLP", "QNN", "Logistic")]
+    mlp, circuit, convex = sides
     effect, control = (
         paired(f"log10 of the ratio, MLP − {name}", mlp, other, ceiling=np.inf)
         for name, other in (("QNN", circuit), ("logistic regression", convex))
     )
+    statement = "Poison roughens the loss of the MLP and not that of the QNN: trace of the Hessian"
     return Claim(
         whose="the paper's",
         source="Fig. 4",
         setting=AS_PUBLISHED,
-        statement="Poison roughens the loss of the MLP and not that of the QNN: trace of the "
-        f"Hessian, {alpha} %",
+        statement=f"{statement}, {alpha} %",
         effect=effect,
         controls=(control,),
         margin=0.0,
