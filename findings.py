@@ -27,7 +27,16 @@ from foundation.engine.study import Study, StudyTable, by_name
 from foundation.report.closing import save_each
 from foundation.report.frames import SOURCES, ResultFiles, every_run
 from foundation.report.layout import Table, laid_out_table, markdown, markdown_of
-from studies import dynamics, gauge, hessian, matched_fit, noise_sweep, own_labels, unlearning
+from studies import (
+    dynamics,
+    gauge,
+    hessian,
+    matched_fit,
+    noise_sweep,
+    own_labels,
+    transition,
+    unlearning,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -174,35 +183,52 @@ def figure(name: str, folder: str | Path) -> Figure | None:
     return record.draw(*map(storage.read_dataset, files))
 
 
+MNIST = {"data": "mnist", "place": "MNIST"}
+RING = {"data": "xxz", "place": "the ring, fixed gauge"}
+SHARES = (20, 30, 40)
+
+
 def claims() -> list[Callable]:
     """Return every claim as a function of the result files.
 
     In this order: claims of the paper, our claims, claims in the studies' records.
     """
-    mnist = {"data": "mnist", "place": "MNIST"}
-    ring = {"data": "xxz", "place": "the ring, fixed gauge"}
+    functions = [*claims_of_the_paper(), *our_claims()]
+    for study in STUDIES:
+        functions += study.claims
+    return functions
+
+
+def claims_of_the_paper() -> list[Callable]:
+    """Return the paper's claims as functions of the result files."""
     of_paper = {"whose": "the paper's", "source": "Fig. 2c", "published": PUBLISHED}
-    of_gauge = {"whose": "ours", "source": "the published phase is no physics"}
-    shares = (20, 30, 40)
     functions: list[Callable] = [
-        partial(noise_sweep.resists, **mnist, **of_paper, alpha=alpha) for alpha in shares
+        partial(noise_sweep.resists, **MNIST, **of_paper, alpha=alpha) for alpha in SHARES
     ]
     functions += [partial(gauge.under_the_gauge, alpha=alpha) for alpha in (20, 40)]
-    for place, whose in ((ring, "the paper's"), (mnist, "ours")):
+    for place, whose in ((RING, "the paper's"), (MNIST, "ours")):
         functions.append(partial(noise_sweep.features_claim, **place, whose=whose, alpha=80))
-    for place in (mnist, ring):
+    for place in (MNIST, RING):
         for method in ("scrub", "ga"):
             of_method = partial(unlearning.forgets_by_its_term, **place, method=method)
             functions.append(partial(of_method, measure="validation"))
             functions.append(partial(of_method, measure="forget_poisoned"))
     for method in ("scrub", "ga"):
-        functions.append(partial(matched_fit.unlearns_better, **mnist, method=method))
+        functions.append(partial(matched_fit.unlearns_better, **MNIST, method=method))
     functions += [partial(hessian.roughens, data="hessian", alpha=alpha) for alpha in (20, 40)]
-    for place in (mnist, ring):
+    for place in (MNIST, RING):
         functions.append(partial(unlearning.stable_over_weights, **place, method="scrub"))
-    for alpha in shares:
-        functions.append(partial(noise_sweep.resists, **ring, **of_gauge, alpha=alpha))
-    for place in (mnist, ring):
+    functions.append(partial(transition.steeper, **MNIST))
+    return functions
+
+
+def our_claims() -> list[Callable]:
+    """Return our claims as functions of the result files, but those in the studies' records."""
+    of_gauge = {"whose": "ours", "source": "the published phase is no physics"}
+    functions: list[Callable] = [
+        partial(noise_sweep.resists, **RING, **of_gauge, alpha=alpha) for alpha in SHARES
+    ]
+    for place in (MNIST, RING):
         functions.append(partial(dynamics.resists_flips_of_one_class, **place, alpha=20))
         for make in (
             dynamics.ahead_at_equal_fit,
@@ -212,12 +238,10 @@ def claims() -> list[Callable]:
             own_labels.ahead_by_own_labels,
             own_labels.ahead_of_the_embedding,
         ):
-            functions += [partial(make, **place, alpha=alpha) for alpha in shares]
+            functions += [partial(make, **place, alpha=alpha) for alpha in SHARES]
     small = {"Logistic": "logistic regression", "Quadratic": "a bounded quadratic form"}
     for family, words in small.items():
-        functions.append(partial(dynamics.small_class, **mnist, family=family, words=words))
-    for study in STUDIES:
-        functions += study.claims
+        functions.append(partial(dynamics.small_class, **MNIST, family=family, words=words))
     return functions
 
 

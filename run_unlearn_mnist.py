@@ -45,6 +45,7 @@ from studies import (
     own_labels,
     pairs,
     samples,
+    transition,
     unlearning,
 )
 from studies.config import QUICK as QUICK_FLAGS
@@ -148,6 +149,7 @@ STUDIES = (
     device.STUDY,
     pairs.STUDY,
     encodings.STUDY,
+    transition.STUDY,
 )
 MnistConfig = config_class("MnistConfig", MnistFlags, STUDIES, module=__name__)
 

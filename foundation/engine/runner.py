@@ -279,10 +279,12 @@ def config_class(name: str, base: type[C], studies: Sequence[Study], *, module: 
     type_of_stage = Literal[tuple(names)]
     type_of_stages = Annotated[tuple[type_of_stage, ...], tyro.conf.arg(help=help_text)]
     stages = ("stages", type_of_stages, defaults["stages"])
-    namespace = {"__module__": module, "__doc__": base.__doc__, "known_stages": tuple(names)}
-    return make_dataclass(
+    namespace = {"__doc__": base.__doc__, "known_stages": tuple(names)}
+    made = make_dataclass(
         name, [stages, *new], bases=(base,), frozen=True, kw_only=True, namespace=namespace
     )
+    made.__module__ = module  # afterwards: from Python 3.12 on make_dataclass sets its caller's
+    return made
 
 
 def preset_values(
