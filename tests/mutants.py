@@ -323,9 +323,51 @@ MUTANTS = {
     ),
     "claims_without_their_controls": Mutant(
         "foundation/report/claims.py",
-        "control_near = any(control.value <= self.margin for control in self.controls)",
-        "control_near = all(control.value <= self.margin for control in self.controls)",
+        "if not (holds and all(is_ahead)):",
+        "if not holds:",
         "claims",
+    ),
+    "no_room_is_no_reason": Mutant(
+        "foundation/report/claims.py",
+        "if room < self.margin:",
+        "if room < 0:",
+        "claims",
+    ),
+    "seeds_counted_as_draws": Mutant(
+        "foundation/report/claims.py",
+        'unit = "draw" if "draw" in runs else "run"',
+        'unit = "run"',
+        "claims",
+    ),
+    "two_controls_at_the_level_of_one": Mutant(
+        "foundation/report/claims.py",
+        "control.interval(len(self.controls))",
+        "control.interval()",
+        "claims",
+    ),
+    "within_by_luck": Mutant(
+        "foundation/measures/forgetting.py",
+        "if excess_high - excess >= reach:",
+        "if excess_high - excess >= 10 * abs(reach) + 1:",
+        "evaluation",
+    ),
+    "choice_of_another_run": Mutant(
+        "studies/own_labels.py",
+        "values[name][run] = curve[points[run]]",
+        "values[name][run] = curve[points[0]]",
+        "own_labels",
+    ),
+    "pool_that_is_judged_on": Mutant(
+        "studies/own_labels.py",
+        'parts = {"judged": judged.train, "pool": judged.val}',
+        'parts = {"judged": judged.train, "pool": judged.train}',
+        "own_labels",
+    ),
+    "slope_of_the_wrong_sign": Mutant(
+        "studies/transition.py",
+        "runs = runs.assign(accuracy=-runs.accuracy)",
+        "runs = runs.assign(accuracy=runs.accuracy)",
+        "transition",
     ),
     "truth_where_none_is_known": Mutant(
         "protocol.py",
