@@ -243,12 +243,14 @@ TABLE = StudyTable(
     title="Fall of the validation accuracy around one half of flipped labels, 1/2 + a tanh((c − α) "
     "/ w): slope −a/w at the crossing c, width w; mean of n = {n} runs with training sets of their "
     "own",
+    findings=None,  # until it is computed
 )
 EXPONENTS = StudyTable(
     name="transition-exponents",
     frame=exponents,
     rows=("model",),
     title="Exponent γ of the slope, ∝ samples^γ, n = {n} runs",
+    findings=None,
 )
 
 
