@@ -206,7 +206,8 @@ def claims_of_the_paper() -> list[Callable]:
         partial(noise_sweep.resists, **MNIST, **of_paper, alpha=alpha) for alpha in SHARES
     ]
     functions += [partial(gauge.under_the_gauge, alpha=alpha) for alpha in (20, 40)]
-    for place, whose in ((RING, "the paper's"), (MNIST, "ours")):
+    ring = RING | {"place": "the ring, random phase"}
+    for place, whose in ((ring, "the paper's"), (MNIST, "ours")):
         functions.append(partial(noise_sweep.features_claim, **place, whose=whose, alpha=80))
     for place in (MNIST, RING):
         for method in ("scrub", "ga"):

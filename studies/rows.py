@@ -150,7 +150,7 @@ def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
 
 # ---- words of claims ----
 
-AS_PUBLISHED = "as published"
+AS_PUBLISHED = "published epochs, corrected choices"  # of rows from the preset corrected
 POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further training sets
 
 

@@ -1,7 +1,7 @@
 """Claims: a statement, its effect, the controls that could contradict it, and the verdict.
 
-The rule, in this order; MARGIN, and the one or two controls of each claim, are named before any
-number is seen.
+The rule, in this order. It, MARGIN and the one or two controls of each claim were named before the
+studies own_labels and transition were run, but after most other studies had been computed once.
 
 - A claim is *not testable* if what its effect or a control is compared with leaves less room than
   the margin, such as an accuracy of .99; or if so few draws give no p-value below .05 after Holm's
