@@ -200,7 +200,7 @@ def claims() -> list[Callable]:
 
 
 def claims_of_the_paper() -> list[Callable]:
-    """Return the paper's claims as functions of the result files."""
+    """Return the paper's claims, as functions of the result files; one of ours beside its twin."""
     of_paper = {"whose": "the paper's", "source": "Fig. 2c", "published": PUBLISHED}
     functions: list[Callable] = [
         partial(noise_sweep.resists, **MNIST, **of_paper, alpha=alpha) for alpha in SHARES

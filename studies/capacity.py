@@ -24,7 +24,7 @@ from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
 from poison_unlearn import Poison, Poisoned, Retrain, as_poisoned
 from studies.config import Config
 from studies.families import model_words
-from studies.rows import scores_table
+from studies.rows import rows_of_blocks
 from studies.tuning import control_fit, models_of_controls
 
 if TYPE_CHECKING:
@@ -77,10 +77,9 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         method = Retrain(training=replace(protocol.sweep, epochs=config.long_epochs))
         fit = control_fit(config, dataset, protocol, model, method, RANDOM)
         place = {"model": model.label, "samples": count}
-        for block in config.blocks(flags.runs):
-            job = replace(fit, samples=count, record="end", block=block)
-            shown = config.shown(job.runs, flags.runs)
-            yield Row("capacity", job, place, scores_table, shown, model_words(model))
+        job = replace(fit, samples=count, record="end")
+        coords = model_words(model)
+        yield from rows_of_blocks(config, "capacity", job, place, coords, flags.runs)
 
 
 # ---- what is shown ----

@@ -26,8 +26,14 @@ from poison_unlearn import Retrain
 from studies.config import Config
 from studies.contests import tuned_contenders
 from studies.families import model_words
-from studies.rows import AS_PUBLISHED, POOLED, flipped_words, place_of, scores_table
-from studies.tuning import control_fit, epochs_measured, models_of_controls, tuning_fits
+from studies.rows import AS_PUBLISHED, POOLED, flipped_words, place_of, rows_of_blocks, scores_table
+from studies.tuning import (
+    circuit_minus_mlps,
+    control_fit,
+    epochs_measured,
+    models_of_controls,
+    tuning_fits,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,9 +56,7 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
             fit = replace(fit, measured=epochs_measured(config.long_epochs, training.epochs))
             for job in tuning_fits(fit, config.tuning_runs):
                 yield Row("dynamics", job, place, held_out_table, None, coords)
-            for block in config.blocks():
-                job = replace(fit, block=block)
-                yield Row("dynamics", job, place, dynamics_table, config.shown(job.runs), coords)
+            yield from rows_of_blocks(config, "dynamics", fit, place, coords, table=dynamics_table)
 
 
 def dynamics_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -301,16 +305,10 @@ def ahead_if_tuned(read: ResultFiles, data: str, alpha: int, place: str) -> Clai
 
     Control: the MLP with weight decay, which is tuned as well.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim
 
     runs = tuned_contenders(read, data, "labels", alpha)
-    published = runs[runs.group == "published"]
-    mlp = first_of(published, "MLP")
-    circuit = of_model(runs, first_of(published, "QNN"))
-    effect, decayed = (
-        paired(f"QNN − {name}, both tuned", circuit, of_model(runs, name))
-        for name in (mlp, f"{mlp}, weight decay")
-    )
+    effect, decayed = circuit_minus_mlps(runs, ", both tuned")
     return Claim(
         whose="ours",
         source="a careful MLP is compared with",
@@ -369,13 +367,13 @@ def _at_end(
     read: ResultFiles, data: str, kind: str, alpha: int, endpoint: str, family: str
 ) -> pd.DataFrame:
     """Return the validation accuracy of each run of a family's first model at an endpoint."""
-    from foundation.report.claims import first_of, of_model
+    from foundation.report.claims import of_family
 
     runs = read.gather(_runs_at_their_ends, data, presets=("corrected",)).query(
         "measure == 'validation' and endpoint == @endpoint and poison == @kind and "
         "alpha_percent == @alpha"
     )
-    return of_model(runs, first_of(runs, family))
+    return of_family(runs, family)
 
 
 def _runs_at_their_ends(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
@@ -388,14 +386,13 @@ def _runs_at_equal_fit(read: ResultFiles, data: str, preset: str) -> pd.DataFram
 
 def _equal_fit(read: ResultFiles, data: str, kind: str, alpha: int) -> Evidence:
     """Compare the QNN after the last epoch with the MLP at equal fit of the noisy labels."""
-    from foundation.report.claims import first_of, of_model, paired
+    from foundation.report.claims import of_family, paired
 
     fitted = read.gather(_runs_at_equal_fit, data, presets=("corrected",)).query(
         "poison == @kind and alpha_percent == @alpha"
     )
-    circuit, mlp = (first_of(fitted, family) for family in ("QNN", "MLP"))
-    name = f"QNN after the last epoch − {mlp} at equal fit"
-    return paired(name, of_model(fitted, circuit), of_model(fitted, mlp))
+    circuit, mlp = (of_family(fitted, family) for family in ("QNN", "MLP"))
+    return paired(f"QNN after the last epoch − {_name(mlp)} at equal fit", circuit, mlp)
 
 
 def _name(runs: pd.DataFrame) -> str:

@@ -175,11 +175,10 @@ def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
 
     Control: the fixed gauge, with equal states, flips and batches.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, of_family, paired
 
     runs = under_gauges(read["xxz", "paper", "gauge"]).query("alpha_percent == @alpha")
-    circuit = of_model(runs, first_of(runs, "QNN"))
-    mlp = of_model(runs, first_of(runs, "MLP"))
+    circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
     effect, control = (
         paired(f"QNN − MLP, {gauge}", circuit, mlp[mlp.gauge == gauge])
         for gauge in ("random phase", "fixed")

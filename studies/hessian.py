@@ -661,15 +661,14 @@ def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
 
     The loss of logistic regression is convex: poison cannot roughen it, its confidence alone rises.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, of_family, paired
 
     results = read[data, "corrected", "landscape"]
     logarithm = np.log10(results.trace)
     log_ratio = logarithm.sel(alpha_percent=alpha) - logarithm.sel(alpha_percent=0)
     described = {name: results[name] for name in ("family", "size")}
     runs = every_run(log_ratio.rename("accuracy").to_dataset().assign_coords(described))
-    sides = [of_model(runs, first_of(runs, family)) for family in ("MLP", "QNN", "Logistic")]
-    mlp, circuit, convex = sides
+    mlp, circuit, convex = (of_family(runs, family) for family in ("MLP", "QNN", "Logistic"))
     effect, control = (
         paired(f"log10 of the ratio, MLP − {name}", mlp, other, ceiling=np.inf)
         for name, other in (("QNN", circuit), ("logistic regression", convex))

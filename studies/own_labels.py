@@ -37,20 +37,20 @@ from studies.classics import CLASSICS
 from studies.config import Config
 from studies.families import Protocol, model_words
 from studies.oracles import HELD_OUT
-from studies.rows import flipped_words, place_of, placed, scores_table
+from studies.rows import flipped_words, place_of, placed, rows_of_blocks, scores_table
 from studies.tuning import (
     CONTENDERS,
     ESTIMATORS,
+    TRIVIAL,
     VALIDATION,
     Contender,
     Estimate,
     Trial,
     Tuned,
-    Tuning,
+    circuit_minus_mlps,
     control_fit,
-    epochs_measured,
     split_accuracies,
-    tuning_fits,
+    tuning_of,
 )
 
 if TYPE_CHECKING:
@@ -95,18 +95,11 @@ class OwnFlags(Flags):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnTuned(Fit):
+class OwnTuned(Tuned):
     """A block of runs of a contender, each under the setting and for the epochs of its own choice.
 
-    tuning: its trials are of the same runs. model and method: of the contender's first setting.
+    tuning: its trials are of the same runs.
     """
-
-    tuning: Tuning
-
-    @property
-    def needs(self) -> tuple[Job, ...]:
-        """The trainings on four fifths of each run's training set."""
-        return (self.tuning,)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return the arrays of a Fit, and the chosen setting and epoch of each run, (runs,)."""
@@ -269,27 +262,21 @@ def _network_rows(
     if contender.named is None:  # no variant of another
         as_is = _published(contender.trials(config, judged, protocol.sweep), protocol.sweep)
         fit = control_fit(config, judged, protocol, *as_is, poison)
-        yield from _rows(config, replace(fit, record="end"), place | {"choice": "as is"}, coords)
+        yield from rows_of_blocks(
+            config, "own_labels", replace(fit, record="end"), place | {"choice": "as is"}, coords
+        )
 
     fit = control_fit(config, judged, protocol, *trials[0], poison)
     for block in config.blocks():
-        tuning = _tuning(config, judged, protocol, trials, poison, block)
+        tuning = tuning_of(config, judged, protocol, trials, poison, block)
         job = OwnTuned(**values_of(fit) | {"record": "end", "block": block}, tuning=tuning)
         shown = config.shown(job.runs)
         yield Row("own_labels", job, place | {"choice": "own"}, own_table, shown, coords)
 
     if "pool" in data:
-        tuning = _tuning(config, data["pool"], protocol, trials, poison)
+        tuning = tuning_of(config, data["pool"], protocol, trials, poison)
         tuned = Tuned(**values_of(fit) | {"record": "end"}, tuning=tuning)
-        yield from _rows(config, tuned, place | {"choice": "pooled"}, coords)
-
-
-def _rows(config: Config, job: Drawn, place: dict[str, Any], coords: dict) -> Iterator[Row]:
-    """Yield a row for each block of runs of a job."""
-    for block in config.blocks():
-        of_block = replace(job, block=block)
-        shown = config.shown(of_block.runs)
-        yield Row("own_labels", of_block, place, scores_table, shown, coords)
+        yield from rows_of_blocks(config, "own_labels", tuned, place | {"choice": "pooled"}, coords)
 
 
 def _published(trials: list[Trial], training: Training) -> Trial:
@@ -302,28 +289,6 @@ def _published(trials: list[Trial], training: Training) -> Trial:
     return min(trials, key=distance)
 
 
-def _tuning(
-    config: Config,
-    dataset: Dataset,
-    protocol: Protocol,
-    trials: list[Trial],
-    poison: Poison,
-    block: int | None = None,
-) -> Tuning:
-    """Return the choice by held-out samples: of a block of runs; None: of the tuning runs."""
-    measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
-    blocks_of_trials = []
-    for model, method in trials:
-        fit = control_fit(config, dataset, protocol, model, method, poison)
-        fit = replace(fit, measured=measured)
-        if block is None:
-            fits = tuning_fits(fit, config.tuning_runs)
-        else:
-            fits = [replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all")]
-        blocks_of_trials.append(tuple(fits))
-    return Tuning(data=dataset.provenance["sha256"], trials=tuple(blocks_of_trials))
-
-
 def _estimator_rows(
     config: Config, data: dict[str, Dataset], estimator: Any, poison: Poison
 ) -> Iterator[Row]:
@@ -331,13 +296,13 @@ def _estimator_rows(
     judged = data["judged"]
     coords = {
         "family": ("model", estimator.family),
-        "group": ("model", "trivial" if estimator.family == "Trivial" else "classic"),
+        "group": ("model", TRIVIAL if estimator.family == "Trivial" else "classic"),
     }
     place = place_of(estimator.label, poison)
     drawn = {"poison": poison, "seed": config.seed, "redrawn": True, "size": config.block}
     of_judged = drawn | {"data": judged.provenance["sha256"]}
     as_is = Estimate(**of_judged, candidates=(estimator,), tuning_runs=1)
-    yield from _rows(config, as_is, place | {"choice": "as is"}, coords)
+    yield from rows_of_blocks(config, "own_labels", as_is, place | {"choice": "as is"}, coords)
     candidates = estimator.settings()
     if len(candidates) == 1:
         return
@@ -352,7 +317,9 @@ def _estimator_rows(
         of_pool = drawn | {"data": data["pool"].provenance["sha256"], "size": runs}
         held_out = HeldOut(**of_pool, **kept_back)
         picked = Picked(**of_judged, held_out=held_out, by_run=False)
-        yield from _rows(config, picked, place | {"choice": "pooled"}, coords)
+        yield from rows_of_blocks(
+            config, "own_labels", picked, place | {"choice": "pooled"}, coords
+        )
 
 
 def own_table(row: Row, arrays: Arrays) -> xr.Dataset:
@@ -447,18 +414,12 @@ def ahead_by_own_labels(read: ResultFiles, data: str, alpha: int, place: str) ->
 
     Control: the MLP with weight decay, which chooses so as well.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim
 
     runs = accuracies(read[data, "corrected", "own_labels"], "validation").query(
         "poison == 'labels' and alpha_percent == @alpha and choice == 'own'"
     )
-    published = runs[runs.group == "published"]
-    mlp = first_of(published, "MLP")
-    circuit = of_model(runs, first_of(published, "QNN"))
-    effect, decayed = (
-        paired(f"QNN − {name}", circuit, of_model(runs, name))
-        for name in (mlp, f"{mlp}, weight decay")
-    )
+    effect, decayed = circuit_minus_mlps(runs)
     return Claim(
         whose="ours",
         source="a learner has its own labels alone",
@@ -475,12 +436,12 @@ def ahead_of_the_embedding(read: ResultFiles, data: str, alpha: int, place: str)
 
     Its kernel is that of the states that enter the circuit. Control: the machine by own labels.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, of_family, of_model, paired
 
     runs = accuracies(read[data, "corrected", "own_labels"], "validation").query(
         "poison == 'labels' and alpha_percent == @alpha"
     )
-    circuit = of_model(runs, first_of(runs, "QNN"))
+    circuit = of_family(runs, "QNN")
     machine = of_model(runs, "fidelity-kernel SVM")
     effect, control = (
         paired(

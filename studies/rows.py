@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from foundation.engine.keys import backend
 from foundation.engine.study_files import Row
 from models import Model, Training
 from poison_unlearn import Method, Poison, Retrain
-from protocol import SPLITS, Fit
+from protocol import SPLITS, Drawn, Fit
 from studies.config import Config
 from studies.families import Protocol
 
@@ -146,6 +147,21 @@ def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
     return table.expand_dims([*row.place]).assign_coords(
         {axis: [label] for axis, label in row.place.items()}
     )
+
+
+def rows_of_blocks(
+    config: Config,
+    study: str,
+    job: Drawn,
+    place: dict[str, Any],
+    coords: dict[str, tuple[str, Any]],
+    runs: int | None = None,
+    table: Callable[[Row, Arrays], xr.Dataset] = scores_table,
+) -> Iterator[Row]:
+    """Yield a row for each block of a job's runs; runs: how many; None: all that are asked for."""
+    for block in config.blocks(runs):
+        of_block = replace(job, block=block)
+        yield Row(study, of_block, place, table, config.shown(of_block.runs, runs), coords)
 
 
 # ---- words of claims ----

@@ -11,7 +11,7 @@ import itertools
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,11 +25,12 @@ from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
 from models import Model
 from poison_unlearn import Poison, Retrain
+from protocol import Drawn
 from studies.config import Config
 from studies.contenders import NearestMean
 from studies.families import Protocol, build_mlp, build_qnn, model_words
-from studies.rows import AS_PUBLISHED, place_of, scores_table
-from studies.tuning import TRIVIAL, Estimate, control_fit
+from studies.rows import AS_PUBLISHED, place_of, rows_of_blocks
+from studies.tuning import Estimate, control_fit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,10 +120,9 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         for protocol, model in _models(config, images):
             method = Retrain(training=protocol.sweep)
             fit = control_fit(config, images, protocol, model, method, poison)
-            coords = model_words(model)
-            yield from _rows(config, replace(fit, record="end"), qubits, count, coords)
+            job = replace(fit, record="end")
+            yield from _rows(config, job, model.label, qubits, count, model_words(model))
         mean = NearestMean()
-        coords = {"family": ("model", mean.family), "group": ("model", TRIVIAL)}
         job = Estimate(
             data=images.provenance["sha256"],
             poison=poison,
@@ -132,7 +132,8 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
             candidates=(mean,),
             tuning_runs=1,
         )
-        yield from _rows(config, job, qubits, count, coords)
+        coords = {"family": ("model", mean.family)}
+        yield from _rows(config, job, mean.label, qubits, count, coords)
 
 
 def _models(config: Config, images: Dataset) -> Iterator[tuple[Protocol, Model]]:
@@ -142,14 +143,14 @@ def _models(config: Config, images: Dataset) -> Iterator[tuple[Protocol, Model]]
     yield config.mlp, build_mlp(images, "none")
 
 
-def _rows(config: Config, job: Any, qubits: int, count: int, coords: dict) -> Iterator[Row]:
-    label = job.model.label if hasattr(job, "model") else job.candidates[0].label
+def _rows(
+    config: Config, job: Drawn, label: str, qubits: int, count: int, coords: dict
+) -> Iterator[Row]:
+    """Yield the rows of a model, by its label, on so many qubits and samples."""
     place = {"qubits": qubits, "samples": count, **place_of(label, job.poison)}
+    job = replace(job, samples=count)
     runs = config.transition.runs
-    for block in config.blocks(runs):
-        of_block = replace(job, samples=count, block=block)
-        shown = config.shown(of_block.runs, runs)
-        yield Row("transition", of_block, place, scores_table, shown, coords)
+    yield from rows_of_blocks(config, "transition", job, place, coords, runs)
 
 
 # ---- what is shown ----
@@ -176,11 +177,19 @@ def fitted(alpha: np.ndarray, accuracy: np.ndarray) -> tuple[float, float, float
     return -a / w, c, w
 
 
+MEASURES = ("slope", "crossing", "width")
 PLACE = ["family", "size", "model", "qubits", "samples"]
 
 
 def fits_of_runs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Return slope, critical share and width of each run's curve, as measures."""
+    fits = read.gather(_fits_of_runs, data, presets=(preset,))
+    fits.attrs["axes"] = ("model", "qubits", "samples")
+    return fits
+
+
+def _fits_of_runs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """The frame of `fits_of_runs`, of a thousand fits, which `read` keeps."""
     runs = accuracies(read[data, preset, "transition"], "validation")
     rows = []
     for labels, curve in runs.groupby([*PLACE, "run"], sort=False, dropna=False):
@@ -188,11 +197,7 @@ def fits_of_runs(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
         numbers = fitted(ordered_curve.alpha_percent.values / 100, ordered_curve.accuracy.values)
         rows += [(*labels, *pair) for pair in zip(MEASURES, numbers, strict=True)]
     frame = pd.DataFrame(rows, columns=[*PLACE, "run", "measure", "accuracy"])
-    frame.attrs["axes"] = ("model", "qubits", "samples")
     return frame.dropna(subset="accuracy")
-
-
-MEASURES = ("slope", "crossing", "width")
 
 
 def transitions(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
@@ -202,16 +207,22 @@ def transitions(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
 
 def exponents(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     """Fit slope ∝ samples^γ of each run, over the sizes of the images as they are."""
-    runs = fits_of_runs(read, data, preset).query("measure == 'slope'")
-    runs = runs[runs.qubits == runs.qubits.max()]
+    slopes = _slopes(read, data, preset)
     rows = []
-    for labels, of_run in runs.groupby(["family", "size", "model", "run"], sort=False):
+    for labels, of_run in slopes.groupby(["family", "size", "model", "run"], sort=False):
         if of_run.samples.nunique() > 1:
-            logarithms = np.log(of_run.samples), np.log(-of_run.accuracy)
+            logarithms = np.log(of_run.samples), np.log(of_run.accuracy)
             rows.append((*labels, np.polyfit(*logarithms, 1)[0]))
     frame = pd.DataFrame(rows, columns=["family", "size", "model", "run", "accuracy"])
     frame.attrs["axes"] = ("model",)
     return over_runs(frame.assign(measure="exponent"))
+
+
+def _slopes(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """Return how steeply each run's accuracy falls, a positive number, of images as they are."""
+    fits = fits_of_runs(read, data, preset)
+    slopes = fits[(fits.measure == "slope") & (fits.qubits == fits.qubits.max())]
+    return slopes.assign(accuracy=-slopes.accuracy)
 
 
 def figure(results: xr.Dataset) -> Figure | None:
@@ -262,12 +273,10 @@ def steeper(read: ResultFiles, data: str, place: str) -> Claim:
 
     Control: the QNN's slope minus that of the nearest class mean, a learner without a parameter.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, of_family, of_model, paired
 
-    runs = fits_of_runs(read, data, "corrected").query("measure == 'slope' and samples == 500")
-    runs = runs[runs.qubits == runs.qubits.max()]
-    runs = runs.assign(accuracy=-runs.accuracy)
-    circuit, mlp = (of_model(runs, first_of(runs, family)) for family in ("QNN", "MLP"))
+    runs = _slopes(read, data, "corrected").query("samples == 500")
+    circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
     mean = of_model(runs, NearestMean.label)
     effect, control = (
         paired(f"slope at one half, QNN − {name}", circuit, other, ceiling=np.inf)

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,7 +39,11 @@ from studies.contenders import (
 )
 from studies.families import FAMILIES, Protocol, build_mlp, build_qnn, build_quadratic, model_words
 from studies.oracles import HELD_OUT, setting_words
-from studies.rows import are_side_by_side, place_of, placed, scores_table
+from studies.rows import are_side_by_side, place_of, placed, rows_of_blocks
+
+if TYPE_CHECKING:
+    from foundation.base.later import pandas as pd
+    from foundation.report.claims import Evidence
 
 TUNING = 1000  # the first of the runs on which settings are chosen, and which are never judged
 POINTS = 15  # how many epochs of a long training are measured, before rounding
@@ -63,10 +67,12 @@ def tuning_fits(fit: Fit, runs: int) -> list[Fit]:
     """Return the blocks of tuning runs, with a fifth of the poisoned training set held out."""
     first = TUNING // fit.size
     count = -(-runs // fit.size)
-    blocks = range(first, first + count)
-    return [
-        replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all") for block in blocks
-    ]
+    return [held_out_block(fit, block) for block in range(first, first + count)]
+
+
+def held_out_block(fit: Fit, block: int) -> Fit:
+    """Return a block of runs with a fifth of the poisoned training set held out."""
+    return replace(fit, block=block, held_out_percent=HELD_OUT, held_out_of="all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -412,10 +418,8 @@ def published_rows(
         method = Retrain(training=protocol.sweep)
         fit = control_fit(config, data, protocol, model, method, poison)
         at = place | place_of(model.label, poison)
-        for block in config.blocks(runs):
-            job = replace(fit, record="end", redrawn=redrawn, block=block)
-            shown = config.shown(job.runs, runs)
-            yield Row(study, job, at, scores_table, shown, model_words(model))
+        job = replace(fit, record="end", redrawn=redrawn)
+        yield from rows_of_blocks(config, study, job, at, model_words(model), runs)
 
 
 def tuned_rows(
@@ -430,26 +434,39 @@ def tuned_rows(
     """Yield the rows of a contender's tuning on a data set, and of its tuned runs."""
     protocol = getattr(config, contender.family)
     training = replace(protocol.sweep, epochs=config.control_epochs)
-    measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
     for poison in poisons:
         trials = contender.trials(config, data, training)
         first_model, first_method = trials[0]
-        blocks_of_trials = []
-        for model, method in trials:
-            fit = control_fit(config, data, protocol, model, method, poison)
-            blocks = tuning_fits(replace(fit, measured=measured), config.tuning_runs)
-            blocks_of_trials.append(tuple(blocks))
-        tuning = Tuning(data=data.provenance["sha256"], trials=tuple(blocks_of_trials))
+        tuning = tuning_of(config, data, protocol, trials, poison)
         named = contender.named(config, data) if contender.named else first_model
         at = place | place_of(named.label + contender.label, poison)
         coords = model_words(first_model) | {"group": ("model", contender.group)}
         yield Row(study, tuning, at, tuning_table, None, coords)
         fit = control_fit(config, data, protocol, first_model, first_method, poison)
         tuned = Tuned(**values_of(fit) | {"record": "end"}, tuning=tuning)
-        for block in config.blocks(runs):
-            job = replace(tuned, block=block)
-            shown = config.shown(job.runs, runs)
-            yield Row(study, job, at, scores_table, shown, coords)
+        yield from rows_of_blocks(config, study, tuned, at, coords, runs)
+
+
+def tuning_of(
+    config: Config,
+    data: Dataset,
+    protocol: Protocol,
+    trials: list[Trial],
+    poison: Poison,
+    block: int | None = None,
+) -> Tuning:
+    """Return the choice by held-out samples of a block of runs; None: of the tuning runs."""
+    measured = epochs_measured(config.control_epochs, protocol.sweep.epochs)
+    blocks_of_trials = []
+    for model, method in trials:
+        fit = control_fit(config, data, protocol, model, method, poison)
+        fit = replace(fit, measured=measured)
+        if block is None:
+            blocks = tuning_fits(fit, config.tuning_runs)
+        else:
+            blocks = [held_out_block(fit, block)]
+        blocks_of_trials.append(tuple(blocks))
+    return Tuning(data=data.provenance["sha256"], trials=tuple(blocks_of_trials))
 
 
 def estimate_rows(
@@ -467,10 +484,7 @@ def estimate_rows(
             data=data.provenance["sha256"], poison=poison, seed=config.seed, size=config.block,
             redrawn=redrawn, candidates=estimator.settings(), tuning_runs=config.tuning_runs,
         )  # fmt: skip
-        for block in config.blocks(runs):
-            job = replace(first, block=block)
-            shown = config.shown(job.runs, runs)
-            yield Row(study, job, at, scores_table, shown, coords)
+        yield from rows_of_blocks(config, study, first, at, coords, runs)
 
 
 def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
@@ -499,3 +513,23 @@ def tuning_table(row: Row, arrays: Arrays) -> xr.Dataset:
         descriptions.append(f"{fit.model.label}: {setting_words(fit.method)}")
     table["setting_words"] = "setting", np.array(descriptions, object)
     return placed(table, row)
+
+
+# ---- what is claimed of them ----
+
+
+def circuit_minus_mlps(runs: pd.DataFrame, words: str = "") -> tuple[Evidence, Evidence]:
+    """Compare the published QNN with the published MLP, and with that MLP under weight decay.
+
+    words: behind the names of what is compared.
+    """
+    from foundation.report.claims import first_of, of_family, of_model, paired
+
+    published = runs[runs.group == "published"]
+    circuit = of_family(published, "QNN")
+    mlp = first_of(published, "MLP")
+    plain, decayed = (
+        paired(f"QNN − {name}{words}", circuit, of_model(runs, name))
+        for name in (mlp, f"{mlp}, weight decay")
+    )
+    return plain, decayed

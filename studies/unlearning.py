@@ -484,24 +484,19 @@ def forgets_by_its_term(
 
 def stable_over_weights(read: ResultFiles, data: str, method: str, place: str) -> Claim:
     """Share of a run's weight map within .05 of its Retrain, QNN minus MLP; control: within .02."""
-    from foundation.report.claims import Claim, paired
+    from foundation.report.claims import Claim, of_family, paired
 
     maps = read[data, "corrected", "weight_map"]
     at_end = read[data, "corrected", "unlearning"].accuracy.isel(epoch=-1)
     retrain = at_end.sel(unlearner="retrain", poison="labels", split="validation", drop=True)
     cells = maps.accuracy.sel(unlearner=method, poison="labels", drop=True)
     distance = abs(cells - retrain)  # of the runs that both have
-    models = {}
-    for family in ("QNN", "MLP"):
-        models[family] = next(
-            name for name in cells.model.values if maps.family.sel(model=name) == family
-        )
     differences = []
     for tolerance in (0.05, 0.02):
         near = (distance <= tolerance).where(distance.notnull()).mean(("first", "second"))
         runs = near.rename("accuracy").to_dataframe().reset_index()
-        circuit, mlp = (runs[runs.model == models[family]] for family in ("QNN", "MLP"))
-        label = f"share within {digits(tolerance)} of Retrain, QNN − {models['MLP']}"
+        circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
+        label = f"share within {digits(tolerance)} of Retrain, QNN − {mlp.model.iloc[0]}"
         differences.append(paired(label, circuit, mlp))
     return Claim(
         whose="the paper's",

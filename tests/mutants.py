@@ -365,8 +365,8 @@ MUTANTS = {
     ),
     "slope_of_the_wrong_sign": Mutant(
         "studies/transition.py",
-        "runs = runs.assign(accuracy=-runs.accuracy)",
-        "runs = runs.assign(accuracy=runs.accuracy)",
+        "return slopes.assign(accuracy=-slopes.accuracy)",
+        "return slopes",
         "transition",
     ),
     "truth_where_none_is_known": Mutant(

@@ -246,6 +246,18 @@ def test_the_least_mean_loss_on_held_out_samples_is_chosen(data):
     assert int(found["setting"]) != 1 or int(found["epoch"]) != 0
 
 
+def permute_validation_labels(monkeypatch):
+    """Of all training sets that are drawn anew from now on."""
+    usual = datar.redraw
+
+    def permuted(*arguments, **keywords):
+        found = usual(*arguments, **keywords)
+        y = np.random.default_rng(0).permutation(found.val.y)
+        return replace(found, val=datar.Split(found.val.x, y))
+
+    monkeypatch.setattr(protocol, "redraw", permuted)
+
+
 def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
     """Of contenders and of estimators: what is chosen reads noisy labels of the training set
     alone."""
@@ -265,14 +277,7 @@ def test_permuting_the_validation_labels_changes_no_choice(data, monkeypatch):
         return chosen, estimate._chosen(data), estimate.perform(data)["accuracy"][:, VALIDATION]
 
     before, neighbours, accuracy = choices()
-    usual = datar.redraw
-
-    def permuted(*arguments, **keywords):
-        found = usual(*arguments, **keywords)
-        y = np.random.default_rng(0).permutation(found.val.y)
-        return replace(found, val=datar.Split(found.val.x, y))
-
-    monkeypatch.setattr(protocol, "redraw", permuted)
+    permute_validation_labels(monkeypatch)
     after, again, others = choices()
     for name in ("loss", "setting", "epoch"):
         np.testing.assert_array_equal(before[name], after[name])

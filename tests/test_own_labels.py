@@ -8,10 +8,9 @@ import pytest
 import reports
 from conftest import changed, random_split, refused
 from sklearn.svm import SVC
-from test_controls import BASE, fit_of
+from test_controls import BASE, fit_of, permute_validation_labels
 from test_evaluation import small_data
 
-import datar
 import protocol
 import run_unlearn_mnist
 from datar import Dataset, Split
@@ -133,14 +132,7 @@ def test_permuted_validation_labels_change_no_choice(data, monkeypatch):
         return (tuned["setting"], tuned["epoch"], found["setting"]), judged
 
     before, judged = choices()
-    usual = datar.redraw
-
-    def permuted(*arguments, **keywords):
-        drawn = usual(*arguments, **keywords)
-        y = np.random.default_rng(0).permutation(drawn.val.y)
-        return replace(drawn, val=Split(drawn.val.x, y))
-
-    monkeypatch.setattr(protocol, "redraw", permuted)
+    permute_validation_labels(monkeypatch)
     after, others = choices()
     for mine, theirs in zip(before, after, strict=True):
         np.testing.assert_array_equal(mine, theirs)

@@ -173,6 +173,11 @@ def of_model(runs: pd.DataFrame, model: str) -> pd.DataFrame:
     return runs[runs.model == model]
 
 
+def of_family(runs: pd.DataFrame, family: str) -> pd.DataFrame:
+    """Return the rows of a family's first model, see `first_of`."""
+    return of_model(runs, first_of(runs, family))
+
+
 def decided(read: ResultFiles, claims: Iterable[Callable[[ResultFiles], Claim]]) -> pd.DataFrame:
     """Decide the claims whose studies are there: a table with a row for each claim.
 
