@@ -345,6 +345,7 @@ def load_xxz(
     gauge: Gauge = "fixed",
     seed: int = 0,
     split: RingSplit = "interleaved",
+    shift: float = 0.0,
 ) -> Dataset:
     """Load ground states of the XXZ ring on both sides of Δ = 1: 82 to train, 84 to validate.
 
@@ -364,6 +365,8 @@ def load_xxz(
     split: which of the 83 states of each phase train. "interleaved" (published): every other state,
         so that each validation state has neighbours in Δ on both sides; "far": the states farthest
         from the transition; "near": the states nearest to it; "one_sided": the states of smaller Δ.
+    shift: what is added to each Δ, 0 to .01, such as .005 for states between those of the data set.
+        Computed states alone.
     """
     check_even(n_sites)
     gauges = get_args(Gauge)
@@ -371,8 +374,10 @@ def load_xxz(
     require_whole("seed", seed, 0)
     ring_splits = get_args(RingSplit)
     require(split in ring_splits, "split", split, ", ".join(ring_splits))
+    most = 0.01 if path is None else 0  # so far the phases are those of the data set
+    require(0 <= shift <= most, "shift", shift, f"0 to {most}")
     if path is None:
-        states = ground_states(n_sites)
+        states = ground_states(n_sites, shift)
         origin = "computed"
     else:
         states, origin = _xxz_from_file(path, n_sites)
@@ -382,6 +387,8 @@ def load_xxz(
         provenance["gauge_seed"] = seed
     if split != "interleaved":
         provenance["split"] = split
+    if shift:
+        provenance["shift"] = shift
     train_points, val_points = xxz_points(split)
     train = _at_points(train_points, states, phases)
     val = _at_points(val_points, states, phases)

@@ -28,6 +28,7 @@ from foundation.report.closing import save_each
 from foundation.report.frames import SOURCES, ResultFiles, every_run
 from foundation.report.layout import Table, laid_out_table, markdown, markdown_of
 from studies import (
+    aimed_flips,
     dynamics,
     gauge,
     hessian,
@@ -118,6 +119,8 @@ TABLES = {
     "fidelities": ("fidelities", "xxz"),
     "maps": ("maps", "mnist", "xxz"),
     "landscape": ("landscape", "hessian"),
+    "transition": ("transition", "mnist"),
+    "transition-exponents": ("transition-exponents", "mnist"),
 }
 
 
@@ -215,7 +218,9 @@ def claims_of_the_paper() -> list[Callable]:
             functions.append(partial(of_method, measure="validation"))
             functions.append(partial(of_method, measure="forget_poisoned"))
     for method in ("scrub", "ga"):
-        functions.append(partial(matched_fit.unlearns_better, **MNIST, method=method))
+        for measure in ("validation", "forget_poisoned"):
+            of_method = {"method": method, "measure": measure}
+            functions.append(partial(matched_fit.unlearns_better, **MNIST, **of_method))
     functions += [partial(hessian.roughens, data="hessian", alpha=alpha) for alpha in (20, 40)]
     for place in (MNIST, RING):
         functions.append(partial(unlearning.stable_over_weights, **place, method="scrub"))
@@ -240,6 +245,8 @@ def our_claims() -> list[Callable]:
             own_labels.ahead_of_the_embedding,
         ):
             functions += [partial(make, **place, alpha=alpha) for alpha in SHARES]
+        for kind in ("other_class", "boundary", "quid"):
+            functions.append(partial(aimed_flips.resists, **place, kind=kind, alpha=20))
     small = {"Logistic": "logistic regression", "Quadratic": "a bounded quadratic form"}
     for family, words in small.items():
         functions.append(partial(dynamics.small_class, **MNIST, family=family, words=words))

@@ -88,8 +88,7 @@ def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = Tru
     """Flip the labels of int(fraction n) samples, half from each class, odd numbers rounded down.
 
     balanced=False draws from all samples whatever their class, as the published Hessian analysis
-    does. Published: datar.py, `flip_labels` (its halves of the sorted training set are the
-    classes).
+    does. Published: datar.py, `flip_labels` (halves of the sorted training set are the classes).
     """
     split, mask, _ = _draw(split, fraction, key, balanced=balanced)
     y = np.where(mask, 1 - split.y, split.y)
@@ -124,10 +123,7 @@ def randomize_features(
 
 
 def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
-    """Draw random labels for int(fraction n) samples of any class ("interclass confusion").
-
-    About half of these samples keep their label. Published: datar.py, `interclass_confusion`.
-    """
+    """Draw labels at random for int(fraction n) samples (published: `interclass_confusion`)."""
     split, mask, generator = _draw(split, fraction, key, balanced=False)
     y = split.y.copy()
     y[mask] = generator.integers(0, 2, mask.sum())
@@ -159,19 +155,23 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return Poisoned(train, mask, known, clean.take(known), train.take(known))
 
 
-def poison_one_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Flip the labels of int(fraction n) samples, all of class 1: a bias that no majority cures."""
-    split, mask = _draw_ones(dataset.train, fraction, key)
-    y = np.where(mask, 0, split.y)
+def poison_one_class(dataset: Dataset, fraction: float, *, key: Key, label: int = 1) -> Poisoned:
+    """Flip int(fraction n) labels, all of them `label`, 0 or 1: a bias that no majority cures."""
+    split, mask = _draw_label(dataset.train, fraction, key, label)
+    y = np.where(mask, 1 - label, split.y)
     return as_poisoned(split, Split(split.x, y), mask)
+
+
+def poison_other_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flip int(fraction n) labels, all of them 0."""
+    return poison_one_class(dataset, fraction, key=key, label=0)
 
 
 def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flip the labels nearest to the boundary between the classes, as many in each class.
 
-    A sample's margin is its mean fidelity |<x|x'>|² with the others of its class minus its mean
-    fidelity with the other class. The samples of the least margin are chosen: no model is needed,
-    and the key has no influence.
+    A sample's margin is its mean fidelity |<x|x'>|² with the others of its class minus that with
+    the other class; the samples of the least margin are chosen. The key has no influence.
     """
     fidelity, share_class = _fidelities(dataset.train)
     n_of_class = share_class.sum(axis=1) - 1  # without the sample itself
@@ -185,10 +185,9 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flip the labels of samples most similar to one of the other class, as many in each class.
 
-    After QUID (arXiv:2411.14412), which gives randomly chosen samples the label of the class whose
-    encoded states are farthest. With two classes that is a plain flip, so the aim lies in the
-    choice of samples: those of the largest fidelity |<x|x'>|² with a sample of the other class.
-    The key has no influence.
+    After QUID (arXiv:2411.14412), which gives random samples the label of the class whose states
+    are farthest. With two classes that is a plain flip, so the aim lies in the choice of samples:
+    of the largest fidelity |<x|x'>|² with one of the other class. The key has no influence.
     """
     fidelity, share_class = _fidelities(dataset.train)
     largest = np.where(share_class, -1, fidelity).max(axis=1)
@@ -198,11 +197,11 @@ def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Put a bright square into int(fraction n) images of class 1 and label them 0.
 
-    After BadNets (arXiv:1708.06733). The square stands in a corner; it is as bright as the image's
-    brightest pixel, and its side is a seventh of the image's (4 pixels of 28). The images are
-    normalised anew. `attack`: the validation images of class 1 with the square, labelled 0.
+    After BadNets (arXiv:1708.06733). The square, in a corner, is as bright as the brightest pixel;
+    its side is a seventh of the image's (4 pixels of 28). The images are normalised anew. `attack`:
+    the validation images of class 1 with the square, labelled 0.
     """
-    split, mask = _draw_ones(dataset.train, fraction, key)
+    split, mask = _draw_label(dataset.train, fraction, key, 1)
     allowed = f"data of images ({dataset.name} has none)"
     require(dataset.image_shape is not None, "poison", "backdoor", allowed)
     patched = with_trigger(split.x, dataset)
@@ -243,6 +242,7 @@ def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
 POISONS: dict[str, Callable] = {
     "labels": poison_labels,
     "one_class": poison_one_class,
+    "other_class": poison_other_class,
     "boundary": poison_boundary,
     "quid": poison_quid,
     "backdoor": poison_backdoor,
@@ -281,16 +281,16 @@ def _draw(
     return split, mask, generator
 
 
-def _draw_ones(split: Split, fraction: float, key: Key) -> tuple[Split, np.ndarray]:
-    """Draw int(fraction n) samples of class 1: the checked split and a mask (n,)."""
+def _draw_label(split: Split, fraction: float, key: Key, label: int) -> tuple[Split, np.ndarray]:
+    """Draw int(fraction n) samples of one class: the checked split and a mask (n,)."""
     split = require_split(split)
     _check_fraction(fraction)
     n = len(split.y)
-    ones = np.flatnonzero(split.y == 1)
+    members = np.flatnonzero(split.y == label)
     count = int(fraction * n + 1e-9)
-    allowed = f"at most {len(ones)} samples, those of class 1, to poison"
-    require(count <= len(ones), "fraction", fraction, allowed)
-    chosen = _generator(key).choice(ones, count, replace=False)
+    allowed = f"at most {len(members)} samples, those of class {label}, to poison"
+    require(count <= len(members), "fraction", fraction, allowed)
+    chosen = _generator(key).choice(members, count, replace=False)
     return split, np.isin(np.arange(n), chosen)
 
 

@@ -32,6 +32,7 @@ from foundation.engine.study import Study
 from foundation.report.closing import run_and_report
 from models import Training
 from studies import (
+    aimed_flips,
     capacity,
     contests,
     device,
@@ -141,10 +142,12 @@ STUDIES = (
     dynamics.STUDY,
     contests.STUDY,
     own_labels.STUDY,
+    aimed_flips.STUDY,
     capacity.STUDY,
     evaluation.EQUAL_STEPS,
     matched_fit.MEMORISING,
     matched_fit.STUDY,
+    matched_fit.EQUAL_FIT,
     discovery.STUDY,
     device.STUDY,
     pairs.STUDY,

@@ -30,6 +30,7 @@ from foundation.engine.study import Study
 from foundation.report.closing import run_and_report
 from models import Training
 from studies import (
+    aimed_flips,
     capacity,
     contests,
     device,
@@ -64,6 +65,12 @@ class XxzFlags(Config):
         """Load the ground states under the configured gauge, computed or from --data."""
         return load_xxz(n_sites=self.n_sites, path=self.data, gauge=self.gauge, seed=self.seed)
 
+    def pool(self) -> Dataset | None:
+        """Load the ground states half a step further in Δ, which are none of the data set's."""
+        if self.data:
+            return None
+        return load_xxz(n_sites=self.n_sites, gauge=self.gauge, seed=self.seed, shift=0.005)
+
 
 STUDIES = (
     samples.OF_RING,
@@ -78,10 +85,12 @@ STUDIES = (
     dynamics.STUDY,
     contests.STUDY,
     own_labels.STUDY,
+    aimed_flips.STUDY,
     capacity.STUDY,
     evaluation.EQUAL_STEPS,
     matched_fit.MEMORISING,
     matched_fit.STUDY,
+    matched_fit.EQUAL_FIT,
     discovery.STUDY,
     device.STUDY,
     noise_sweep.DEPTHS,

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from datar import Dataset
 from foundation.base.checks import BadInput, require
 from foundation.engine.runner import Percent, flag_name
 from poison_unlearn import POISONS, Method, Poison
@@ -158,6 +159,10 @@ class Config(ModelFlags):
             " ".join(self.unlearn_others),
             "every kind of poison in one share alone",
         )
+
+    def pool(self) -> Dataset | None:
+        """Load samples like those of the data set, on which no run is judged; None: none."""
+        return None
 
     def method(self, name: str, **changes: Any) -> Method:
         """Return the method of this name with the configuration's hyper-parameters."""

@@ -17,7 +17,7 @@ from foundation.report.frames import ResultFiles, accuracies, difference, ordere
 from poison_unlearn import Poison
 from studies.config import Config
 from studies.families import FAMILIES, model_words
-from studies.rows import scores_table, training_job
+from studies.rows import states_table, training_job
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
             job = training_job(config, states, protocol.sweep, protocol, model, poison, block)
             place = {"model": model.label, "gauge": gauge, "alpha_percent": alpha}
             shown = config.shown(job.runs, n_runs)
-            yield Row("gauge", job, place, scores_table, shown, model_words(model))
+            yield Row("gauge", job, place, states_table, shown, model_words(model))
 
 
 # ---- what is shown ----
@@ -175,13 +175,15 @@ def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
 
     Control: the fixed gauge, with equal states, flips and batches.
     """
-    from foundation.report.claims import Claim, of_family, paired
+    from foundation.report.claims import Claim, first_of, paired_on_states
 
-    runs = under_gauges(read["xxz", "paper", "gauge"]).query("alpha_percent == @alpha")
-    circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
+    results = read["xxz", "paper", "gauge"].sel(alpha_percent=alpha)
+    runs = accuracies(results, "validation")
+    circuit, mlp = (results.sel(model=first_of(runs, family)) for family in ("QNN", "MLP"))
+    circuit = circuit.sel(gauge="fixed")
     effect, control = (
-        paired(f"QNN − MLP, {gauge}", circuit, mlp[mlp.gauge == gauge])
-        for gauge in ("random phase", "fixed")
+        paired_on_states(f"QNN − MLP, {name}", circuit, mlp.sel(gauge=gauge))
+        for gauge, name in (("random_phase", "random phase"), ("fixed", "fixed"))
     )
     return Claim(
         whose="the paper's",

@@ -189,7 +189,8 @@ def judged_rows(
 ) -> Iterator[Row]:
     """Yield the rows of one case: teachers, oracles, and the methods that can run on its model.
 
-    study: the file of arms and scores. selection: the file of choices of hyper-parameters.
+    study: the file of arms and scores; the file study_logits holds the logits of all arms, from
+    which the distance and its p follow. selection: the file of choices of hyper-parameters.
     """
     place = {"model": case.model.label, "poison": case.poison.kind}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
@@ -224,9 +225,17 @@ def judged_rows(
             "title": ("unlearner", title),
             "reads_truth": ("unlearner", reads_truth),
         }
-        for job in score.groups()["models"]:
+        groups = score.groups()
+        for job in groups["models"]:
             yield Row(study, job, at, arm_table, case.shown(job), coords)
         yield Row(study, score, at, score_table, None, coords)
+        arms = {name: groups["models"], f"null arm of {name}": groups.get("null", [])}
+        if name == "oracle":  # the halves that stand beside every arm
+            arms |= {"oracles A": groups["floor"], "oracles B": groups["oracles"]}
+        for arm, jobs in arms.items():
+            at = place | {"arm": arm, "draw": case.draw}
+            for job in jobs:
+                yield Row(f"{study}_logits", job, at, logits_table, case.shown(job))
 
 
 def benchmarked_cases(
@@ -267,6 +276,15 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = xr.Dataset(variables, coords={"example": np.arange(len(examples))})
     scores = scores_table(row, arrays).drop_vars("loss")
     return scores.assign(placed(table, row))
+
+
+def logits_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Tabulate z (…, run, sample), the signed logits of the forget set; NaN: diverged."""
+    known = arrays["known"][0].astype(bool)
+    z = signed_logits(arrays)[:, np.flatnonzero(known)].astype(np.float16)
+    z[arrays["diverged"].astype(bool)] = np.nan
+    coords = {"run": list(row.job.runs), "sample": np.arange(z.shape[1])}
+    return placed(xr.Dataset({"z": (("run", "sample"), z)}, coords), row)
 
 
 def score_table(row: Row, arrays: Arrays) -> xr.Dataset:

@@ -1,7 +1,11 @@
-"""How far are methods from oracles if all models fit the poison of few samples equally?"""
+"""How do models unlearn if all of them fit the poison of few samples equally?
+
+How far from oracles, on one draw of the poison; and how accurate they are, on many draws.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,19 +16,34 @@ from datar import Dataset, subset
 from foundation.base.checks import require_whole
 from foundation.base.later import pandas as pd
 from foundation.base.later import xarray as xr
+from foundation.engine.jobs import Arrays, Job, values_of
+from foundation.engine.runner import require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
-from foundation.report.frames import ResultFiles, accuracies, circuit_minus_others, over_runs
+from foundation.report.frames import (
+    ResultFiles,
+    accuracies,
+    circuit_minus_others,
+    method_titles,
+    ordered,
+    over_runs,
+)
+from models import Training
+from poison_unlearn import FineTune
+from protocol import SPLITS, Fit
 from studies.config import Config, parse_epochs
 from studies.families import model_words
 from studies.judging import judged_rows, table_of
 from studies.judging_figures import forgetting_scores
-from studies.oracles import CHOICE_DRAWS, cases
-from studies.rows import AS_PUBLISHED, scores_table
+from studies.oracles import CHOICE_DRAWS, Case, cases, null_of, split_sizes
+from studies.rows import AS_PUBLISHED, NULL_ARM, scores_table, why_not
 from studies.tuning import POINTS, epochs_measured
+from studies.unlearning import ends_of_methods
 
 if TYPE_CHECKING:
-    from foundation.report.claims import Claim
+    from matplotlib.figure import Figure
+
+    from foundation.report.claims import Claim, Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +62,96 @@ class MatchedFlags(Flags):
         parse_epochs("epochs", self.epochs)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EqualFitFlags(Flags):
+    """Of the stage equal_fit."""
+
+    samples: tuple[int, ...] = (24, 100)
+    """Sizes of the training sets."""
+    draws: int = 12
+    """Draws of the poison for each size."""
+    runs: int = 5
+    """Models of each kind on each draw."""
+
+    AXES = ("samples", "draws", "runs")
+
+    def check(self, config: Config) -> None:
+        require_list("samples", self.samples)
+        for count in self.samples:
+            require_whole("samples", count, least=10)
+        require_whole("draws", self.draws)
+        require_whole("runs", self.runs)
+
+
+# ---- jobs ----
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitChoice(Job):
+    """Find for each model the epoch from which on its teachers fit the poison as all models can."""
+
+    # of each model: long trainings on draws of the poison that are never judged
+    fits: tuple[tuple[Fit, ...], ...]
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The trainings of all models."""
+        return tuple(itertools.chain.from_iterable(self.fits))
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """Return epochs (models,), by `epochs_of_equal_fit`; the last where there is none."""
+        place = SPLITS.index("forget_poisoned")
+        curves = iter([arrays["accuracy"][..., place] for arrays in inputs])  # (runs, epochs) each
+        means = []
+        for fits_of_model in self.fits:
+            of_model = np.concatenate([next(curves) for _ in fits_of_model])
+            means.append(of_model.mean(axis=0))
+        counts = np.array(self.fits[0][0].measured)
+        epochs = epochs_of_equal_fit(np.array(means), counts)
+        return {"epochs": np.where(np.isfinite(epochs), epochs, counts[-1]).astype(int)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualTeacher(Fit):
+    """A block of teachers that are trained for the epochs of equal fit."""
+
+    choice: FitChoice
+    place: int  # of the model in the choice
+
+    @property
+    def needs(self) -> tuple[Job, ...]:
+        """The choice of epochs."""
+        return (self.choice,)
+
+    def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
+        """Return the arrays of a Fit, and the number of its epochs ()."""
+        (choice,) = inputs
+        epochs = int(choice["epochs"][self.place])
+        training = replace(self.method.training, epochs=epochs)
+        values = values_of(self, Fit) | {"method": replace(self.method, training=training)}
+        return Fit(**values).perform(dataset) | {"epochs": np.array(epochs)}
+
+
+# The fit that teachers are to reach, as accuracy on the poisoned labels. If a model ends below it,
+# the fit of the model that ends with the least takes its place.
+MEMORISED = 0.9
+
+
+def epochs_of_equal_fit(fit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the epoch from which on each model fits the poison as all models can: (models,).
+
+    fit: accuracy on the poisoned labels (models, epochs), after `counts` (epochs,). The fit to
+    reach is MEMORISED, or the least final one of a model. NaN if that is below one half, which a
+    model that guesses has, and for a model without numbers.
+    """
+    target = min(np.nanmin(fit[:, -1]), MEMORISED)
+    is_below = fit < target
+    n_since = np.argmax(is_below[:, ::-1], axis=1)  # measured epochs since it was last below
+    first = np.where(is_below.any(axis=1), len(counts) - n_since, 0)
+    is_found = np.isfinite(fit).all(axis=1) & (target >= 0.5)
+    return np.where(is_found, counts[first], np.nan)
+
+
 # ---- what is computed ----
 
 
@@ -57,15 +166,23 @@ def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
     The draws of the poison are those that are never judged.
     """
     few = matched_data(config, dataset)["few"]
+    for case, jobs in _long_trainings(config, few):
+        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
+        for job in jobs:
+            yield Row(
+                "memorising", job, place, scores_table, case.shown(job), model_words(case.model)
+            )
+
+
+def _long_trainings(config: Config, few: Dataset) -> Iterator[tuple[Case, list[Fit]]]:
+    """Yield each model's long trainings on few samples, on draws that are never judged."""
     without_features = replace(config, unlearn_features=0)
+    measured = epochs_measured(config.long_epochs, points=4 * POINTS)
     for case, _ in cases(without_features, few, CHOICE_DRAWS, config.tuning_runs):
         training = replace(case.training, epochs=config.long_epochs)
-        measured = epochs_measured(config.long_epochs, points=4 * POINTS)
-        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
-        coords = model_words(case.model)
-        for fit in replace(case, training=training).teachers():
-            job = replace(fit, held_out_percent=0, record="curves", measured=measured)
-            yield Row("memorising", job, place, scores_table, case.shown(job), coords)
+        recorded = {"held_out_percent": 0, "record": "curves", "measured": measured}
+        teachers = replace(case, training=training).teachers()
+        yield case, [replace(fit, **recorded) for fit in teachers]
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
@@ -80,12 +197,55 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         yield from judged_rows(config, case, methods, few, "matched_fit", "matched_selection")
 
 
+def fitted_data(config: Config, dataset: Dataset) -> dict[int, Dataset]:
+    """Return subsets of the samples by their sizes, those that the data set suffices for."""
+    most = len(dataset.train.y)
+    counts = [count for count in config.equal_fit.samples if count <= most]
+    return {count: subset(dataset, count, seed=config.seed) for count in counts}
+
+
+def plan_equal_fit(config: Config, dataset: Dataset) -> Iterator[Row]:
+    """Unlearn with teachers of equal fit, on many draws of the poison of few samples.
+
+    Methods have their default settings. The null arm is trained on with the poison for as many
+    steps as fine-tuning takes.
+    """
+    flags = config.equal_fit
+    without_features = replace(config, unlearn_features=0)
+    for count, few in fitted_data(config, dataset).items():
+        trainings: dict[tuple, list[Fit]] = {}  # by model and poison
+        for case, jobs in _long_trainings(config, few):
+            trainings.setdefault((case.model, case.poison), []).extend(jobs)
+        for case, unlearn in cases(without_features, few, range(flags.draws), flags.runs):
+            compared = {
+                key: tuple(fits) for key, fits in trainings.items() if key[1] == case.poison
+            }
+            choice = FitChoice(data=case.data, fits=tuple(compared.values()))
+            place = list(compared).index((case.model, case.poison))
+            at = {"samples": count, "model": case.model.label, "poison": case.poison.kind}
+            for fit in case.teachers():
+                teacher = EqualTeacher(**values_of(fit), choice=choice, place=place)
+                for name, title, job in _arms(config, teacher, unlearn, few):
+                    labels = at | {"unlearner": name, "draw": case.draw}
+                    coords = model_words(case.model) | {"title": ("unlearner", title)}
+                    yield Row("equal_fit", job, labels, scores_table, case.shown(job), coords)
+
+
+def _arms(
+    config: Config, teacher: EqualTeacher, unlearn: Training, few: Dataset
+) -> Iterator[tuple[str, str, Fit]]:
+    """Yield name, title and job of teachers, null arm and each method that the model allows."""
+    yield "teacher", "teacher", teacher
+    start = values_of(teacher, Fit) | {"start": teacher}
+    null = null_of(FineTune(training=unlearn), *split_sizes(teacher.poison, few))
+    yield "null", NULL_ARM, Fit(**start | {"method": null, "retains": False})
+    for name in config.methods:
+        method = config.method(name, training=unlearn)
+        if not why_not(method, teacher.model, few):
+            yield name, method.title or name, Fit(**start | {"method": method})
+
+
 # ---- what is shown ----
-
-
-# The fit that teachers are to reach, as accuracy on the poisoned labels. If a model ends below it,
-# the fit of the model that ends with the least takes its place.
-MEMORISED = 0.9
 
 
 def memorising(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
@@ -118,13 +278,15 @@ def matched_epochs(results: xr.Dataset) -> pd.DataFrame:
     """
     accuracy = results.accuracy.sel(split="forget_poisoned")
     mean = accuracy.mean(("draw", "run")).dropna("epoch", how="all")
-    target = np.minimum(mean.isel(epoch=-1).min("model"), MEMORISED)
-    mean = mean.where(target >= 0.5)
-    epochs_below = mean.epoch.where(mean < target)
-    last_below = epochs_below.max("epoch").fillna(-1)
-    is_from_there_on = (mean.epoch > last_below) & mean.notnull()
-    epochs = mean.epoch.where(is_from_there_on).min("epoch")
-    frame = epochs.rename("value").to_series().reset_index()
+    found = xr.apply_ufunc(
+        epochs_of_equal_fit,
+        mean,
+        mean.epoch,
+        input_core_dims=[["model", "epoch"], ["epoch"]],
+        output_core_dims=[["model"]],
+        vectorize=True,
+    )
+    frame = found.rename("value").to_series().reset_index()
     return frame.assign(family=frame.model.map(results.family.to_series()))
 
 
@@ -133,6 +295,50 @@ def paired_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
     # The study has one draw.
     runs = accuracies(read[data, preset, "matched_fit"], "validation").drop(columns="draw")
     return circuit_minus_others(runs)
+
+
+def equal_fits(read: ResultFiles, data: str, preset: str) -> pd.DataFrame:
+    """Average accuracies over draws of the poison, after each method that starts at equal fit."""
+    measures = ("validation", "forget_poisoned", "forget_clean")
+    runs = accuracies(read[data, preset, "equal_fit"], *measures)
+    return over_runs(_means_of_draws(runs))
+
+
+def _means_of_draws(runs: pd.DataFrame) -> pd.DataFrame:
+    """Average the models of each draw, and let draws stand for runs."""
+    labels = [name for name in runs if name not in ("run", "accuracy")]
+    means = runs.groupby(labels, sort=False, dropna=False).accuracy.mean().reset_index()
+    return means.rename(columns={"draw": "run"})
+
+
+def equal_fit_figure(results: xr.Dataset) -> Figure | None:
+    """Draw accuracies after each method, a panel for each size and set, a colour for each model."""
+    from foundation.report.drawing import draw_dot, finished, grid_for, model_styles
+
+    models = model_styles(results, ordered(results, "model"))
+    names = ordered(results, "unlearner")[::-1]
+    titles = method_titles(results)
+    splits = {"validation": "validation", "forget_clean": "forget set, true labels"}
+    panels = list(itertools.product(results.samples.values, splits))
+    means = results.accuracy.mean("run")  # over the models of a draw
+    for axis, (samples, split) in grid_for(panels, "accuracy", most=2):
+        for row, name in enumerate(names):
+            for place, (model, (colour, _, mark)) in enumerate(models.items()):
+                at = {"samples": samples, "split": split, "unlearner": name, "model": model}
+                draws = means.sel(at, drop=True).values.ravel()
+                draws = draws[np.isfinite(draws)]
+                if len(draws):
+                    height = row + 0.18 * ((len(models) - 1) / 2 - place)
+                    draw_dot(axis, height, draws, (colour, mark), across=True, line_on_top=True)
+        axis.set_yticks(range(len(names)), labels=[titles[name] for name in names])
+        axis.set_title(f"{samples} samples: {splits[split]}")
+        for model, (colour, _, mark) in models.items():
+            axis.plot([], [], mark, color=colour, markersize=4, label=model)
+    text = (
+        f"mean of {results.sizes['draw']} draws of the poison and its 95 % bootstrap interval; "
+        "teachers are trained until all fit the poisoned labels equally, where all can"
+    )
+    return finished(text, results, legend=True)
 
 
 TABLE = table_of(
@@ -149,32 +355,51 @@ PAIRED = StudyTable(
 )
 
 
+EQUAL_FITS = StudyTable(
+    frame=equal_fits,
+    rows=("samples", "poison", "model", "unlearner"),
+    title="Teachers that fit the poison of few samples equally, and what methods make of them: "
+    "accuracy on the validation set and on the poisoned samples by the labels trained on and by "
+    "their true ones; mean of n = {n} draws of the poison",
+    findings=None,  # until it is computed
+)
+
+
 # ---- what is claimed ----
 
 
-def unlearns_better(read: ResultFiles, data: str, method: str, place: str) -> Claim:
-    """Claim that the QNN has a larger validation accuracy than the MLP after a method.
+def unlearns_better(read: ResultFiles, data: str, method: str, measure: str, place: str) -> Claim:
+    """Claim that the QNN is ahead of the MLP after a method, by accuracy or by forgetting.
 
-    Control: the same with teachers that fit the poison equally. place: what the data set is called.
+    Controls: the same with teachers that fit the poison of few samples equally, of each size.
+    measure: a split; forgetting counts as minus its accuracy. place: what the data set is called.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, of_family, paired
 
-    compared = {"evaluation": "teachers as they are", "matched_fit": "teachers of equal fit"}
-    differences = []
-    for study, teachers in compared.items():
-        runs = accuracies(read[data, "corrected", study], "validation")
+    is_accuracy = measure == "validation"
+    ceiling = 1.0 if is_accuracy else 0.0
+
+    def after(runs: pd.DataFrame, words: str) -> Evidence:
         runs = runs[(runs.poison == "labels") & (runs.unlearner == method)]
-        circuit, mlp = (first_of(runs, family) for family in ("QNN", "MLP"))
-        label = f"QNN − {mlp}, {teachers}"
-        differences.append(paired(label, of_model(runs, circuit), of_model(runs, mlp)))
+        runs = runs.assign(accuracy=runs.accuracy if is_accuracy else -runs.accuracy)
+        circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
+        name = f"QNN − {mlp.model.iloc[0]}, {words}"
+        return paired(name, circuit, mlp, ceiling=ceiling)
+
+    at_end = ends_of_methods(accuracies(read[data, "corrected", "unlearning"], measure))
+    few = accuracies(read[data, "corrected", "equal_fit"], measure)
+    controls = [
+        after(of_size, f"equal fit of {count} samples") for count, of_size in few.groupby("samples")
+    ]
+    title = few[few.unlearner == method].title.iloc[0]
+    gain = "more accurate" if is_accuracy else "further from the poisoned labels"
     return Claim(
         whose="the paper's",
         source="abstract: more amenable to forgetting",
         setting=AS_PUBLISHED,
-        statement=f"After {runs.title.iloc[0]} the QNN is more accurate than the MLP: "
-        f"{place}, 30 %",
-        effect=differences[0],
-        controls=(differences[1],),
+        statement=f"After {title} the QNN is {gain} than the MLP: {place}, 30 %",
+        effect=after(at_end, "teachers as they are"),
+        controls=tuple(controls),
     )
 
 
@@ -188,7 +413,6 @@ STUDY = Study(
     tables=(TABLE, PAIRED),
     figures=(StudyFigure(name="matched_fit_scores", draw=forgetting_scores),),
     data=matched_data,
-    reads=("evaluation",),
 )
 
 MEMORISING = Study(
@@ -207,4 +431,16 @@ MEMORISING = Study(
         ),
     ),
     data=matched_data,
+)
+
+EQUAL_FIT = Study(
+    name="equal_fit",
+    question="how do methods fare from teachers of equal fit, over many draws",
+    plan=plan_equal_fit,
+    flags=EqualFitFlags(),
+    quick={"samples": (24,), "draws": 2, "runs": 2},
+    tables=(EQUAL_FITS,),
+    figures=(StudyFigure(name="equal_fit", draw=equal_fit_figure),),
+    data=fitted_data,
+    reads=("unlearning",),
 )

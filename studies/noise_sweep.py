@@ -34,7 +34,7 @@ from models import Model
 from poison_unlearn import Poison
 from studies.config import Config
 from studies.families import FAMILIES, Protocol, build_qnn, model_words
-from studies.rows import AS_PUBLISHED, flipped_words, given_percent, scores_table, training_job
+from studies.rows import AS_PUBLISHED, flipped_words, given_percent, states_table, training_job
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,10 +117,10 @@ def plan_depths(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def sweep_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """accuracy, loss (…, run, split), diverged (…, run); poisoned_count (poison, alpha_percent)."""
+    """Tabulate what `states_table` does, and poisoned_count (poison, alpha_percent)."""
     count = float(arrays["mask"][0].sum())
     variable = (("poison", "alpha_percent"), [[count]])
-    return scores_table(row, arrays).assign(poisoned_count=variable)
+    return states_table(row, arrays).assign(poisoned_count=variable)
 
 
 # ---- what is shown: tables ----
@@ -368,15 +368,15 @@ def resists(
     Control: the smallest MLP, for a large one learns more. place: the name of the data set.
     published: the paper's accuracies at 0, 10, ... 90 %, by model.
     """
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, first_of, paired_on_states
 
-    runs = accuracies(read[data, "corrected", "noise_sweep"], "validation")
-    runs = runs[(runs.poison == "labels") & (runs.alpha_percent == alpha)]
+    results = read[data, "corrected", "noise_sweep"].sel(poison="labels", alpha_percent=alpha)
+    runs = accuracies(results, "validation")
     circuit, largest = (first_of(runs, family) for family in ("QNN", "MLP"))
     networks = runs[runs.family == "MLP"]
     smallest = networks.model[networks["size"].idxmin()]
     effect, control = (
-        paired(f"QNN − {mlp}", of_model(runs, circuit), of_model(runs, mlp))
+        paired_on_states(f"QNN − {mlp}", results.sel(model=circuit), results.sel(model=mlp))
         for mlp in (largest, smallest)
     )
     published_effect = None

@@ -236,7 +236,7 @@ class Chosen(Fit):
         chosen = choice["chosen"]
         method = self.choice.candidates[int(chosen)]
         if not self.retains:
-            method = _null_of(method, *split_sizes(self.poison, dataset))
+            method = null_of(method, *split_sizes(self.poison, dataset))
         values = values_of(self) | {"method": method}
         del values["choice"]
         arrays = Fit(**values).perform(dataset, *starts)
@@ -249,7 +249,7 @@ def split_sizes(poison: Poison, dataset: Dataset) -> tuple[int, int]:
     return int((~known).sum()), int(known.sum())
 
 
-def _null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
+def null_of(method: Method, n_retain: int, n_forget: int) -> FineTune:
     """Return fine-tuning on all samples for as many steps as the method takes.
 
     The steps are rounded to epochs, at least one; a method that does not descend counts as one

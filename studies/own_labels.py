@@ -44,11 +44,11 @@ from studies.tuning import (
     TRIVIAL,
     VALIDATION,
     Contender,
-    Estimate,
     Trial,
     Tuned,
     circuit_minus_mlps,
     control_fit,
+    estimate_as_is,
     split_accuracies,
     tuning_of,
 )
@@ -208,11 +208,15 @@ class Picked(Drawn):
 
 
 def judged_and_pool(config: Config, dataset: Dataset) -> dict[str, Dataset]:
-    """Divide the samples: those on which runs are drawn and judged, and the pool of pooled choices.
+    """Return the samples on which runs are drawn and judged, and the pool of pooled choices.
 
-    Training sets of both have as many samples as the data set's own; where the samples do not
-    suffice for two such sets in the pool there is none, and all are judged.
+    The pool is the configuration's. Where that has none the samples are divided; training sets of
+    both parts have as many samples as the data set's own, and where those do not suffice for two
+    such sets in the pool there is none, and all are judged.
     """
+    pool = config.pool() if dataset.given is None else None
+    if pool is not None and pool.name == dataset.name:
+        return {"judged": dataset, "pool": pool}
     n_train = len(dataset.train.y)
     n_samples = n_train + len(dataset.val.y)
     n_judged = n_samples - n_samples * POOL // 100
@@ -299,23 +303,22 @@ def _estimator_rows(
         "group": ("model", TRIVIAL if estimator.family == "Trivial" else "classic"),
     }
     place = place_of(estimator.label, poison)
-    drawn = {"poison": poison, "seed": config.seed, "redrawn": True, "size": config.block}
-    of_judged = drawn | {"data": judged.provenance["sha256"]}
-    as_is = Estimate(**of_judged, candidates=(estimator,), tuning_runs=1)
+    as_is = estimate_as_is(config, judged, estimator, poison)
+    of_judged = values_of(as_is, Drawn)
     yield from rows_of_blocks(config, "own_labels", as_is, place | {"choice": "as is"}, coords)
     candidates = estimator.settings()
     if len(candidates) == 1:
         return
     kept_back = {"held_out_percent": HELD_OUT, "held_out_of": "all", "candidates": candidates}
     for block in config.blocks():
-        held_out = HeldOut(**of_judged, **kept_back, block=block)
-        job = Picked(**of_judged, block=block, held_out=held_out, by_run=True)
+        held_out = HeldOut(**of_judged | kept_back | {"block": block})
+        job = Picked(**of_judged | {"block": block}, held_out=held_out, by_run=True)
         shown = config.shown(job.runs)
         yield Row("own_labels", job, place | {"choice": "own"}, scores_table, shown, coords)
     if "pool" in data:
         runs = config.tuning_runs
-        of_pool = drawn | {"data": data["pool"].provenance["sha256"], "size": runs}
-        held_out = HeldOut(**of_pool, **kept_back)
+        of_pool = of_judged | {"data": data["pool"].provenance["sha256"], "size": runs}
+        held_out = HeldOut(**of_pool | kept_back)
         picked = Picked(**of_judged, held_out=held_out, by_run=False)
         yield from rows_of_blocks(
             config, "own_labels", picked, place | {"choice": "pooled"}, coords

@@ -142,6 +142,26 @@ def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
     return placed(table, row).assign_coords(size=("model", [size]))
 
 
+FEW_STATES = 200  # of a validation set: chance picks them, too
+
+
+def states_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Tabulate scores; of at most FEW_STATES validation samples also right (…, run, state).
+
+    right: 1 where the sample is classified rightly, else 0; NaN: the run diverged.
+    """
+    table = scores_table(row, arrays)
+    first = 2 * arrays["mask"].shape[1]
+    logits, labels = (arrays[name][:, first:] for name in ("logit", "label"))
+    if logits.shape[1] > FEW_STATES:
+        return table
+    right = ((logits > 0) == (labels > 0)).astype(np.float16)
+    right[arrays["diverged"].astype(bool)] = np.nan
+    coords = {"run": table.run.values, "state": np.arange(right.shape[1])}
+    own = xr.Dataset({"right": (("run", "state"), right)}, coords)
+    return table.assign(placed(own, row))
+
+
 def placed(table: xr.Dataset, row: Row) -> xr.Dataset:
     """Give a table one axis of length one for each label of the row's place."""
     return table.expand_dims([*row.place]).assign_coords(
@@ -164,7 +184,9 @@ def rows_of_blocks(
         yield Row(study, of_block, place, table, config.shown(of_block.runs, runs), coords)
 
 
-# ---- words of claims ----
+# ---- words ----
+
+NULL_ARM = "null arm"  # the title of teachers that are trained on with the poison
 
 AS_PUBLISHED = "published epochs, corrected choices"  # of rows from the preset corrected
 POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further training sets
@@ -172,5 +194,12 @@ POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further
 
 def flipped_words(place: str, alpha: int, kind: str = "labels") -> str:
     """Name a data set and its flipped labels, such as MNIST, 30 % of the labels flipped."""
-    of_one_class = ", all of one class" if kind == "one_class" else ""
-    return f"{place}, {alpha} % of the labels flipped{of_one_class}"
+    return f"{place}, {alpha} % of the labels flipped{WHICH.get(kind, '')}"
+
+
+WHICH = {
+    "one_class": ", all of one class",
+    "other_class": ", all of the other class",
+    "boundary": ", those at the boundary",
+    "quid": ", those most like the other class",
+}

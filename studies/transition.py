@@ -23,14 +23,13 @@ from foundation.engine.runner import Percent, require_list
 from foundation.engine.study import Flags, Study, StudyFigure, StudyTable
 from foundation.engine.study_files import Row
 from foundation.report.frames import ResultFiles, accuracies, ordered, over_runs
-from models import Model
 from poison_unlearn import Poison, Retrain
 from protocol import Drawn
 from studies.config import Config
 from studies.contenders import NearestMean
-from studies.families import Protocol, build_mlp, build_qnn, model_words
+from studies.families import model_words
 from studies.rows import AS_PUBLISHED, place_of, rows_of_blocks
-from studies.tuning import Estimate, control_fit
+from studies.tuning import control_fit, estimate_as_is, main_models
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,30 +116,15 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     for (qubits, count), alpha in itertools.product(settings, flags.shares):
         poison = Poison("labels", alpha)
         images = sizes[qubits]
-        for protocol, model in _models(config, images):
+        for protocol, model in main_models(config, images):
             method = Retrain(training=protocol.sweep)
             fit = control_fit(config, images, protocol, model, method, poison)
             job = replace(fit, record="end")
             yield from _rows(config, job, model.label, qubits, count, model_words(model))
         mean = NearestMean()
-        job = Estimate(
-            data=images.provenance["sha256"],
-            poison=poison,
-            seed=config.seed,
-            size=config.block,
-            redrawn=True,
-            candidates=(mean,),
-            tuning_runs=1,
-        )
+        job = estimate_as_is(config, images, mean, poison)
         coords = {"family": ("model", mean.family)}
         yield from _rows(config, job, mean.label, qubits, count, coords)
-
-
-def _models(config: Config, images: Dataset) -> Iterator[tuple[Protocol, Model]]:
-    """Yield the largest MLP, the QNN and logistic regression for images of some size."""
-    yield config.mlp, build_mlp(images, config.hidden[0])
-    yield config.qnn, build_qnn(images, config.depth)
-    yield config.mlp, build_mlp(images, "none")
 
 
 def _rows(
@@ -254,14 +238,12 @@ TABLE = StudyTable(
     title="Fall of the validation accuracy around one half of flipped labels, 1/2 + a tanh((c − α) "
     "/ w): slope −a/w at the crossing c, width w; mean of n = {n} runs with training sets of their "
     "own",
-    findings=None,  # until it is computed
 )
 EXPONENTS = StudyTable(
     name="transition-exponents",
     frame=exponents,
     rows=("model",),
     title="Exponent γ of the slope, ∝ samples^γ, n = {n} runs",
-    findings=None,
 )
 
 

@@ -487,6 +487,20 @@ def estimate_rows(
         yield from rows_of_blocks(config, study, first, at, coords, runs)
 
 
+def estimate_as_is(config: Config, data: Dataset, estimator: Any, poison: Poison) -> Estimate:
+    """Return the first block of runs of an estimator in its one setting, nothing chosen."""
+    return Estimate(
+        data=data.provenance["sha256"], poison=poison, seed=config.seed, size=config.block,
+        redrawn=True, candidates=(estimator,), tuning_runs=1,
+    )  # fmt: skip
+
+
+def main_models(config: Config, data: Dataset) -> Iterator[tuple[Protocol, Model]]:
+    """Yield the largest MLP, the QNN and logistic regression for a data set."""
+    for build, protocol in ((_largest, config.mlp), (_qnn, config.qnn), (_logistic, config.mlp)):
+        yield protocol, build(config, data)
+
+
 def _product(pairs: Iterable[Any], values: Iterable[Any]) -> Iterator[tuple]:
     values = list(values)
     return ((pair, value) for pair in pairs for value in values)

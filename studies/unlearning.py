@@ -35,8 +35,10 @@ from poison_unlearn import Method, Poison
 from protocol import Fit
 from studies.config import Config
 from studies.families import FAMILIES, model_words
+from studies.oracles import null_of, split_sizes
 from studies.rows import (
     AS_PUBLISHED,
+    NULL_ARM,
     poisons_to_unlearn,
     require_truth,
     scores_table,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
     from foundation.report.claims import Claim
 
+NULL = "null"  # the null arm's name among methods
 KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds
 
 
@@ -75,11 +78,16 @@ class WeightMapFlags(Flags):
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Plan the unlearning curves of each model, poison and method; methods share the teachers."""
-    for teacher, method, place, coordinates in unlearning_cases(config, dataset):
+    """Plan the unlearning curves of each model, poison and method; methods share the teachers.
+
+    Beside the methods stands the null arm: the teachers, trained on with the poison.
+    """
+    for teacher, method, place, coordinates in unlearning_cases(config, dataset, (NULL,)):
         coordinates["alpha_percent"] = ("poison", teacher.poison.alpha_percent)
+        retains = False if place["unlearner"] == NULL else None
         for block in config.blocks():
             job = unlearning_job(config, teacher, method, block, record="curves")
+            job = replace(job, retains=retains)
             yield Row("unlearning", job, place, curves_table, config.shown(job.runs), coordinates)
 
 
@@ -107,11 +115,14 @@ def plan_map(config: Config, dataset: Dataset) -> Iterator[Row]:
                 yield Row("weight_map", job, at, cell_table, shown, coordinates)
 
 
-def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Method, dict, dict]]:
+def unlearning_cases(
+    config: Config, dataset: Dataset, further: tuple[str, ...] = ()
+) -> Iterator[tuple[Fit, Method, dict, dict]]:
     """Teacher (block 0), method, place and coordinates of each model, poison and method.
 
-    Place and coordinates are those of a Row. Raises BadInput for a share that poisons no sample, or
-    all of them, before anything is trained.
+    further: behind the methods, such as NULL, which stands for fine-tuning's null arm. Place and
+    coordinates are those of a Row. Raises BadInput for a share that poisons no sample, or all of
+    them, before anything is trained.
     """
     poisons = poisons_to_unlearn(config, dataset)
     for kind, alpha in poisons.items():
@@ -121,17 +132,23 @@ def unlearning_cases(config: Config, dataset: Dataset) -> Iterator[tuple[Fit, Me
         is_part = known.any() and not known.all()
         require(is_part, f"--unlearn-{kind}", alpha, allowed)
     for family, (kind, alpha), name in itertools.product(
-        config.models, poisons.items(), config.methods
+        config.models, poisons.items(), (*config.methods, *further)
     ):
         model = FAMILIES[family].unlearning(config, dataset)
         protocol = config.protocol(family)
         poison = Poison(kind, alpha)
         teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, 0)
-        method = config.method(name, training=protocol.unlearn)
-        require_truth(method, dataset, name)
+        if name == NULL:
+            fine_tuning = config.method("cf", training=protocol.unlearn)
+            method = null_of(fine_tuning, *split_sizes(poison, dataset))
+            title = NULL_ARM
+        else:
+            method = config.method(name, training=protocol.unlearn)
+            require_truth(method, dataset, name)
+            title = method.title or name
         place = {"model": model.label, "poison": kind, "unlearner": name}
         coordinates = model_words(model) | {
-            "title": ("unlearner", method.title or name),
+            "title": ("unlearner", title),
             "fresh": ("unlearner", float(method.is_fresh)),
         }
         yield teacher, method, place, coordinates
@@ -345,6 +362,7 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     styles = method_styles(results)
     if not rows:
         return None
+    n_methods = len([name for name in styles if name != NULL])
     splits = ["validation", "forget_poisoned", "forget_clean"]
     shown = [split for split in splits if results.accuracy.sel(split=split).count()]
     places = itertools.product(rows, shown)
@@ -355,11 +373,12 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
         axis.set(ylabel=name, title=f"{model}, {poison_words(poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
-            bands = len(styles) <= MOST_BANDS
+            bands = n_methods <= MOST_BANDS and method != NULL
             without_marker = (*style, None)
             if runs.count():
                 draw_curve(axis, runs, without_marker, titles[method], bands=bands)
-    text = band_words(results, len(styles)) + _equal_runs_words(results)
+    null = "; null arm: trained on with the poison" if NULL in styles else ""
+    text = band_words(results, n_methods) + null + _equal_runs_words(results)
     return finished(text, results, legend=True)
 
 

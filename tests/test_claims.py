@@ -12,7 +12,14 @@ from conftest import ROOT, run_python
 from scipy import stats
 
 import findings
-from foundation.report.claims import MARGIN, Claim, Evidence, of_values, paired
+from foundation.report.claims import (
+    MARGIN,
+    Claim,
+    Evidence,
+    of_values,
+    paired,
+    variance_of_states,
+)
 from foundation.report.frames import ResultFiles
 from foundation.report.layout import markdown_of
 
@@ -91,6 +98,39 @@ def test_intervals_are_students():
     values = np.random.default_rng(0).normal(0.05, 0.1, 12)
     of_scipy = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert of_values("it", values).interval() == pytest.approx(tuple(of_scipy))
+
+
+def test_states_that_are_drawn_with_the_runs_widen_the_interval():
+    """Of planted effects of runs, states and both; the interval that takes the states as given
+    covers the mean of all states far less often than it says."""
+    generator = np.random.default_rng(0)
+    covered = {"given": 0, "drawn": 0}
+    repetitions = 400
+    for _ in range(repetitions):
+        of_runs, of_states = generator.normal(0, 0.02, (12, 1)), generator.normal(0, 0.3, 60)
+        values = 0.1 + of_runs + of_states + generator.normal(0, 0.2, (12, 60))
+        means = values.mean(axis=1)
+        found = Evidence("it", means.mean(), means.std(ddof=1), 12, 0.001)
+        drawn = found._replace(of_states=variance_of_states(values))
+        for name, each in {"given": found, "drawn": drawn}.items():
+            low, high = each.interval()
+            covered[name] += low <= 0.1 <= high
+    assert covered["given"] < 0.6 * repetitions and covered["drawn"] > 0.93 * repetitions
+
+
+def test_the_variance_of_states_is_that_of_their_share():
+    """Analytic: 0.3² / 60 on average, and 0 where all states are alike."""
+    generator = np.random.default_rng(1)
+    found = [
+        variance_of_states(
+            generator.normal(0, 0.02, (12, 1))
+            + generator.normal(0, 0.3, 60)
+            + generator.normal(0, 0.2, (12, 60))
+        )
+        for _ in range(200)
+    ]
+    assert np.mean(found) == pytest.approx(0.3**2 / 60, rel=0.05)
+    assert variance_of_states(np.arange(12.0)[:, None] + np.zeros(60)) == 0
 
 
 # ---- planted effects ----

@@ -20,10 +20,11 @@ from foundation.base import storage
 from foundation.engine.runner import run_studies
 from foundation.quantum.ring import COUPLINGS, XXZ_USED, xxz_points
 from foundation.report import frames
+from foundation.report.frames import ResultFiles
 from models import MLP, Training
-from poison_unlearn import Poison, Retrain, poison_one_class
-from protocol import SPLITS, Fit
-from studies import dynamics, evaluation, judging, matched_fit, oracles, pairs, splits
+from poison_unlearn import Poison, Retrain, poison_one_class, poison_other_class
+from protocol import SPLITS, Fit, values_of
+from studies import aimed_flips, dynamics, evaluation, judging, matched_fit, oracles, pairs, splits
 from studies.contenders import NearestMean, Neighbours
 from studies.tuning import (
     CONTENDERS,
@@ -141,16 +142,20 @@ def test_held_out_samples_keep_their_noisy_labels_and_are_not_trained_on(data):
 
 
 @pytest.mark.parametrize("percent", [0, 10, 20, 45])
-def test_poison_of_one_class_flips_that_class_alone(data, percent):
-    found = poison_one_class(data, percent / 100, key=1)
+@pytest.mark.parametrize(("label", "poison"), [(1, poison_one_class), (0, poison_other_class)])
+def test_poison_of_one_class_flips_that_class_alone(data, percent, label, poison):
+    found = poison(data, percent / 100, key=1)
     assert found.mask.sum() == int(percent / 100 * len(data.train.y))
-    assert (data.train.y[found.mask] == 1).all() and (found.split.y[found.mask] == 0).all()
+    assert (data.train.y[found.mask] == label).all()
+    assert (found.split.y[found.mask] == 1 - label).all()
     np.testing.assert_array_equal(found.split.y[~found.mask], data.train.y[~found.mask])
 
 
 def test_more_poison_of_one_class_than_it_has_is_refused(data):
-    with refused("fraction: got 0.9"):
+    with refused("fraction: got 0.9, allowed: at most .* samples, those of class 1, to poison"):
         poison_one_class(data, 0.9, key=1)
+    with refused("fraction: got 0.9, allowed: at most .* samples, those of class 0, to poison"):
+        poison_other_class(data, 0.9, key=1)
 
 
 @pytest.mark.parametrize("split", ["interleaved", "far", "near", "one_sided"])
@@ -338,9 +343,11 @@ def studied(tmp_path_factory, data):
     """All stages on a small study, once."""
     config = changed(
         BASE,
-        stages=("dynamics", "controls", "memorising"),
+        stages=("dynamics", "controls", "memorising", "equal_fit", "aimed_flips"),
         out=tmp_path_factory.mktemp("controls"),
         controls={"contenders": ("mlp", "logistic_decay", "class_mean", "neighbours")},
+        equal_fit={"samples": (30,), "draws": 3, "runs": 2},
+        aimed_flips={"kinds": ("other_class=30",), "runs": 2},
     )
     return config, run_studies(config, data, run_unlearn_mnist.STUDIES)
 
@@ -351,7 +358,7 @@ def test_every_stage_has_its_table_and_its_figure(studied, capsys):
     said = capsys.readouterr().out
     assert "held-out noisy samples" in said and "nine tenths" in said
     drawn = {path.stem for path in reports.save_all(folder)}
-    assert {"dynamics", "contests"} <= drawn
+    assert {"dynamics", "contests", "equal_fit", "aimed_flips"} <= drawn
 
 
 def test_the_selected_epoch_is_that_of_the_least_held_out_loss(studied):
@@ -448,7 +455,7 @@ def test_retraining_takes_as_many_steps_as_teacher_and_method_together(data):
     choices = {
         row.place["unlearner"]: row.job.choice
         for row in rows
-        if isinstance(row.job, oracles.Chosen)
+        if row.study == "equal_steps" and isinstance(row.job, oracles.Chosen)
     }
     case = choices["cf"].case
     steps = case.training.epochs * 5 + SMALL.mlp.unlearn.epochs * -(
@@ -457,6 +464,90 @@ def test_retraining_takes_as_many_steps_as_teacher_and_method_together(data):
     retrain = choices["retrain"].candidates[0].training
     assert retrain.epochs == round(steps / -(-56 // (case.training.batch_size or 56)))
     assert choices["cf"].candidates[0].training.epochs == SMALL.mlp.unlearn.epochs
+
+
+@pytest.mark.parametrize(
+    ("fit", "expected"),
+    [
+        # both reach .9, for good from the last and the first measured epoch on
+        ([[0.5, 0.95, 0.8, 0.9], [0.9, 1, 1, 1]], [20, 1]),
+        ([[0.5, 0.8, 0.95, 0.92], [0.9, 1, 1, 1]], [10, 1]),
+        # the second ends below .9: its final fit is the one to reach
+        ([[0.2, 0.7, 0.7, 1], [0.1, 0.2, 0.5, 0.6]], [5, 20]),
+        # a model that guesses sets no fit
+        ([[0.2, 0.7, 0.7, 1], [0.1, 0.2, 0.3, 0.4]], [np.nan, np.nan]),
+        # a model without numbers is no model
+        ([[0.2, 0.7, 0.7, 1], [np.nan] * 4], [20, np.nan]),
+    ],
+)
+def test_the_epoch_of_equal_fit_is_the_first_that_stays(fit, expected):
+    found = matched_fit.epochs_of_equal_fit(np.array(fit), np.array([1, 5, 10, 20]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_teachers_of_equal_fit_are_long_trainings_that_stop(studied, data):
+    """What is shown of them is the accuracy after the chosen epochs of their own training."""
+    config, folder = studied
+    rows = list(matched_fit.plan_equal_fit(config, data))
+    (few,) = matched_fit.fitted_data(config, data).values()
+    found = storage.read_dataset(folder / "equal_fit.nc").accuracy
+    assert found.sizes["draw"] == 3 and found.sel(split="validation").notnull().all()
+    teachers = [row for row in rows if row.place["unlearner"] == "teacher"]
+    choices = {row.job.choice for row in teachers}
+    assert len(choices) == 1 and len(rows) == 3 * 2 * 4  # draws, models, arms
+    (choice,) = choices
+    assert {fit.draw for fits in choice.fits for fit in fits} == set(oracles.CHOICE_DRAWS)
+    curves = [job.perform(few) for job in choice.needs]
+    (epochs,) = choice.perform(few, *curves).values()
+    for row in teachers[:: len(teachers) - 1]:
+        longest = values_of(row.job, Fit) | {"record": "curves"}
+        curve = Fit(**longest).perform(few)["accuracy"]
+        chosen = int(epochs[row.job.place])
+        shown = found.sel({**row.place, "split": "validation"}).dropna("run").values
+        place = SPLITS.index("validation")
+        if chosen == row.job.method.training.epochs:
+            np.testing.assert_allclose(shown, curve[: len(shown), -1, place], atol=1e-6)
+        again = row.job.perform(few, {"epochs": epochs})
+        assert int(again["epochs"]) == chosen
+        np.testing.assert_allclose(shown, again["accuracy"][: len(shown), place], atol=1e-6)
+
+
+def test_null_arms_are_trained_on_with_the_poison(studied, data):
+    rows = matched_fit.plan_equal_fit(studied[0], data)
+    (few,) = matched_fit.fitted_data(studied[0], data).values()
+    jobs = {row.place["unlearner"]: row.job for row in rows}
+    _, block = protocol.block_inputs(jobs["null"], few)
+    _, retained = protocol.block_inputs(jobs["cf"], few)
+    assert block.retain.y.shape[1] == 30 and retained.retain.y.shape[1] == 22
+    assert jobs["null"].start == jobs["cf"].start
+
+
+def test_flips_of_the_other_class_are_claimed_with_their_control(studied):
+    folder = studied[1]
+    read = ResultFiles(folder.parents[1])
+    data, preset = folder.parts[-2:]
+    found = aimed_flips.aimed(read, data, preset)
+    assert set(found.poison) == {"other_class"} and found.n.max() == 2
+
+
+def test_the_claim_of_aimed_flips_is_decided_by_its_control(tmp_path):
+    """By hand: the QNN is .2 ahead of the MLP, and as good as logistic regression or better."""
+    for beside, expected in ((0.8, "falls"), (0.5, "stands")):
+        families = ["QNN", "MLP", "Logistic"]
+        runs = np.random.default_rng(0).normal(0, 0.005, (3, 20))
+        runs += np.array([0.8, 0.6, beside])[:, None]
+        axes = {"model": families, "run": np.arange(20)}
+        accuracy = xr.DataArray(runs, axes).expand_dims(
+            poison=["quid"], alpha_percent=[20], split=["validation"]
+        )
+        words = {"family": ("model", families), "size": ("model", [1.0] * 3)}
+        results = accuracy.rename("accuracy").to_dataset().assign_coords(words)
+        folder = tmp_path / expected
+        storage.write_dataset(folder / "mnist" / "corrected" / "aimed_flips.nc", results)
+        claim = aimed_flips.resists(ResultFiles(folder), "mnist", "quid", 20, "MNIST")
+        assert claim.verdict(claim.effect.p) == expected
+        assert claim.effect.value == pytest.approx(0.2, abs=0.01)
+        assert "those most like the other class" in claim.statement
 
 
 def test_matched_teachers_take_the_epochs_of_the_flag(data):

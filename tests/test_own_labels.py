@@ -13,6 +13,7 @@ from test_evaluation import small_data
 
 import protocol
 import run_unlearn_mnist
+import run_unlearn_xxz
 from datar import Dataset, Split
 from foundation.base import storage
 from foundation.engine.runner import run_studies
@@ -200,6 +201,19 @@ def test_what_is_no_setting_is_refused():
         BoostedTrees(0)
     with refused("nonsense"):
         changed(BASE, own_labels={"contenders": ("nonsense",)})
+
+
+def test_the_ring_has_a_pool_of_states_of_its_own():
+    """Half a step further in Δ, and none of those that are judged."""
+    config = replace(run_unlearn_xxz.CORRECTED, n_sites=4)
+    parts = judged_and_pool(config, config.load())
+    judged, pool = (
+        {bytes(x) for split in (parts[name].train, parts[name].val) for x in split.x}
+        for name in ("judged", "pool")
+    )
+    assert len(judged) == len(pool) == 166 and not judged & pool
+    others = replace(small_data(), name="other")  # samples of another kind have no such pool
+    assert list(judged_and_pool(config, others)) == ["judged"]
 
 
 # ---- the stage ----

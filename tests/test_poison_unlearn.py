@@ -51,6 +51,7 @@ from poison_unlearn import (
     poison_features,
     poison_labels,
     poison_one_class,
+    poison_other_class,
     poison_quid,
     randomize_features,
     relabel_randomly,
@@ -65,7 +66,7 @@ KEY = jax.random.key(3)
 # by chance; tests/test_users.py: given
 DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}
 # the share that can be poisoned, where it is not any
-MOST = dict.fromkeys((poison_one_class, poison_backdoor), 0.5)
+MOST = dict.fromkeys((poison_one_class, poison_other_class, poison_backdoor), 0.5)
 AIMED = (poison_boundary, poison_quid)  # the same samples whatever the key
 each_poison = pytest.mark.parametrize("poison", DRAWN.values(), ids=DRAWN)
 each_kind = pytest.mark.parametrize("kind", DRAWN)
@@ -485,8 +486,8 @@ def test_known_shares_are_whole_percents(value):
 
 def test_an_unknown_poison_is_refused_by_what_there_is():
     with refused(
-        "^poison: got arsenic, allowed: labels, one_class, boundary, quid, backdoor, features, "
-        "confusion"
+        "^poison: got arsenic, allowed: labels, one_class, other_class, boundary, quid, "
+        "backdoor, features, confusion"
     ):
         Poison("arsenic", 30)
 

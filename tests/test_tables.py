@@ -158,6 +158,7 @@ REAL = (
     "detected",
     "hardware",
     "hardware_unlearning",
+    "transition",
 )
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
@@ -718,6 +719,8 @@ NAMES = [
     "fidelities",
     "maps",
     "landscape",
+    "transition",
+    "transition-exponents",
 ]
 # of studies that were taken out
 OF_RECORDS = {"capacity", "encodings"} - {study.name for study in findings.STUDIES}
@@ -892,7 +895,7 @@ def test_the_tables_of_findings_name_the_file_that_is_missing(folder):
 
 def test_csv_files_hold_the_tables_and_every_run(results, made_once, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 23} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 24} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = {"noise_sweep", "unlearning", "weight_map", "gauge", "landscape", *REAL} - {
         "influence"

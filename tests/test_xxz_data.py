@@ -176,6 +176,27 @@ def test_states_solve_the_full_eigenvalue_equation(n_sites):
         assert np.linalg.norm(xxz_hamiltonian(n_sites, delta) @ state - energy * state) < 1e-8
 
 
+def test_states_between_those_of_the_data_set_solve_the_shifted_equation():
+    usual, shifted = load_xxz(n_sites=4), load_xxz(n_sites=4, shift=0.005)
+    for points, before, after in (
+        (ring.XXZ_TRAIN, usual.train, shifted.train),
+        (ring.XXZ_VAL, usual.val, shifted.val),
+    ):
+        np.testing.assert_array_equal(before.y, after.y)
+        for delta, old, new in zip(ring.COUPLINGS[points], before.x, after.x, strict=True):
+            _, vectors = np.linalg.eigh(dense(4, delta + 0.005))
+            assert abs(vectors[:, 0] @ new) == pytest.approx(1, abs=1e-6)
+            assert not np.array_equal(old, new)
+    assert usual.provenance["sha256"] != shifted.provenance["sha256"]
+    assert shifted.provenance["shift"] == 0.005 and "shift" not in usual.provenance
+
+
+@pytest.mark.parametrize("shift", [-0.001, 0.02, np.nan])
+def test_shifts_beyond_one_step_are_refused(shift):
+    with pytest.raises(ValueError, match=f"^shift: got {shift}, allowed: 0 to 0.01"):
+        load_xxz(n_sites=4, shift=shift)
+
+
 @pytest.mark.parametrize(
     ("n_sites", "delta"),
     [

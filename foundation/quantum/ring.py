@@ -62,8 +62,8 @@ def xxz_points(split: RingSplit) -> tuple[np.ndarray, np.ndarray]:
 def xxz_spectrum(n_sites: int = 12) -> Spectrum:
     """Ground-state energies and gaps at the data set's 166 couplings, from the states' cache."""
     check_even(n_sites)
-    levels = _cached_levels(n_sites)
     delta = COUPLINGS[XXZ_USED]
+    levels = _cached_levels(n_sites, delta)
     is_train = np.isin(XXZ_USED, XXZ_TRAIN)
     is_val = ~is_train
     return Spectrum(delta, levels["energy"], levels["gap"], is_train, is_val)
@@ -91,23 +91,22 @@ def neel(n_sites: int) -> int:
     return int("01" * (n_sites // 2), 2)
 
 
-def ground_states(n_sites: int) -> np.ndarray:
-    """(166, 2**n_sites) ground states in the fixed gauge."""
+def ground_states(n_sites: int, shift: float = 0.0) -> np.ndarray:
+    """(166, 2**n_sites) ground states in the fixed gauge; shift: what is added to each Δ."""
     states = np.zeros((len(XXZ_USED), 2**n_sites))
-    amplitudes = _cached_levels(n_sites)["amplitudes"]
+    amplitudes = _cached_levels(n_sites, COUPLINGS[XXZ_USED] + shift)["amplitudes"]
     sector = _sector(n_sites, n_sites // 2)
     states[:, sector] = amplitudes
     return states
 
 
-def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
+def _cached_levels(n_sites: int, couplings: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of `_diagonalise`, read from the cache, or computed and cached.
 
     A cache file that cannot be read or fails its checksum is reported and replaced.
     """
     header = f"{XXZ_FORMAT} {n_sites}".encode()
-    couplings = COUPLINGS[XXZ_USED].tobytes()
-    key = hashlib.sha256(header + couplings).hexdigest()[:16]
+    key = hashlib.sha256(header + couplings.tobytes()).hexdigest()[:16]
     path = cache_folder() / f"xxz-{n_sites}-{key}.npz"
     try:
         return _read_cache(path)
@@ -117,7 +116,7 @@ def _cached_levels(n_sites: int) -> dict[str, np.ndarray]:
                 f"XXZ: computing the states anew, the cached ones are of no use ({error})",
                 file=sys.stderr,
             )
-    arrays = _diagonalise(n_sites)
+    arrays = _diagonalise(n_sites, couplings)
     try:
         _write_cache(path, arrays)
     except OSError as error:
@@ -146,8 +145,10 @@ def _write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(file, **arrays, sha256=np.array(checksum))
 
 
-def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
-    """Energies and gaps (166,), and amplitudes (166, d) of the ground states in the fixed gauge.
+def _diagonalise(n_sites: int, couplings: np.ndarray) -> dict[str, np.ndarray]:
+    """Energies and gaps (n,), and amplitudes (n, d) of the ground states in the fixed gauge.
+
+    couplings: Δ (n,).
 
     The amplitudes are those of the d basis states of zero magnetisation, in ascending order.
     """
@@ -155,7 +156,7 @@ def _diagonalise(n_sites: int) -> dict[str, np.ndarray]:
 
     sectors = _sectors(n_sites)
     progress = tqdm(
-        COUPLINGS[XXZ_USED],
+        couplings,
         desc=f"XXZ ground states, {n_sites} sites",
         unit="state",
         delay=2,

@@ -1,7 +1,8 @@
 """Claims: a statement, its effect, the controls that could contradict it, and the verdict.
 
 The rule, in this order. It, MARGIN and the one or two controls of each claim were named before the
-studies own_labels and transition were run, but after most other studies had been computed once.
+studies own_labels, transition, equal_fit and aimed_flips were run, but after most other studies had
+been computed once.
 
 - A claim is *not testable* if what its effect or a control is compared with leaves less room than
   the margin, such as an accuracy of .99; or if so few draws give no p-value below .05 after Holm's
@@ -16,7 +17,8 @@ studies own_labels and transition were run, but after most other studies had bee
 Differences are paired by draw: both sides have one poison and, where runs have training sets of
 their own, one training set. Runs on one draw are averaged first: many seeds are one draw. Intervals
 are Student's t intervals of 95 % over draws; those of a claim's k controls are of 1 − .05 / k
-(Bonferroni). They take validation samples as given.
+(Bonferroni). Where all runs are judged on the same few states, of the ring, their choice widens the
+intervals; other validation samples are taken as given, or are drawn with the training sets.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ import numpy as np
 from scipy import stats
 
 from foundation.base.later import pandas as pd
+from foundation.base.later import xarray as xr
 from foundation.measures.forgetting import SIGNIFICANT, holm
-from foundation.report.frames import ResultFiles
+from foundation.report.frames import ResultFiles, accuracies
 from foundation.report.layout import digits
 
 MARGIN = 0.02  # of accuracies and shares
@@ -46,6 +49,7 @@ class Evidence(NamedTuple):
 
     p: two-sided, of sign flips; NaN for fewer than two draws. room: from the mean of the side that
     is subtracted to the end of the scale in the claimed direction; inf: the scale has no end.
+    of_states: the variance of the mean that the choice of a few validation samples adds.
     """
 
     name: str
@@ -54,12 +58,14 @@ class Evidence(NamedTuple):
     n: int
     p: float
     room: float = math.inf
+    of_states: float = 0.0
 
     def interval(self, comparisons: int = 1) -> tuple[float, float]:
         """Student's t interval, Bonferroni-corrected for so many comparisons; NaN for n < 2."""
         if self.n < 2:
             return math.nan, math.nan
-        half = _quantile(comparisons, self.n - 1) * self.sd / math.sqrt(self.n)
+        error = math.sqrt(self.sd**2 / self.n + self.of_states)
+        half = _quantile(comparisons, self.n - 1) * error
         return self.value - half, self.value + half
 
     @property
@@ -137,6 +143,31 @@ def paired(name: str, left: pd.DataFrame, right: pd.DataFrame, *, ceiling: float
     difference = (left_accuracies - right_accuracies).dropna()
     room = ceiling - float(right_accuracies[difference.index].mean())
     return of_values(name, difference.values, room=room)
+
+
+def paired_on_states(name: str, left: xr.Dataset, right: xr.Dataset) -> Evidence:
+    """Average the validation accuracies left minus right over the runs that both have.
+
+    left, right: a model's results over (run, split). Where they say which of a few validation
+    samples are right, (run, state), these count as drawn, too.
+    """
+    found = paired(name, *(accuracies(side, "validation") for side in (left, right)))
+    if "right" not in left:
+        return found
+    difference = (left.right - right.right).dropna("run", how="all")
+    return found._replace(of_states=variance_of_states(difference.transpose("run", "state").values))
+
+
+def variance_of_states(values: np.ndarray) -> float:
+    """Return what drawing the states adds to the variance of the mean of (runs, states) values.
+
+    Of a crossed design with random rows and columns, by its mean squares; 0 where it is negative.
+    """
+    n, m = values.shape
+    rows, columns = (values.mean(axis=axis, keepdims=True) for axis in (1, 0))
+    rest = values - rows - columns + values.mean()
+    of_rest = (rest**2).sum() / ((n - 1) * (m - 1))
+    return max(0.0, float(columns.var(ddof=1) / m - of_rest / (n * m)))
 
 
 def _by_draw(runs: pd.DataFrame) -> pd.Series:

@@ -34,6 +34,7 @@ FAMILY_STYLE = {
 }
 METHOD_STYLE = {  # colour and line of each method
     "full": ("0.55", "-"),
+    "null": ("0.55", "--"),
     "retrain": ("0.15", "-"),
     "cf": (PALETTE[2], "--"),
     "scrub": (PALETTE[4], "-."),
@@ -52,6 +53,7 @@ SPARE_LINES = (
 POISON_NAMES = {
     "labels": "flipped labels",
     "one_class": "one class flipped",
+    "other_class": "other class flipped",
     "boundary": "flipped at the boundary",
     "quid": "flipped next to the other class",
     "backdoor": "backdoor",

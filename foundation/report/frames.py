@@ -22,10 +22,10 @@ from foundation.measures import metrics
 ORDER = {  # reading order of labels; other labels follow in the order of the files
     "preset": ("published", "paper", "corrected"),
     "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
-    "poison": ("labels", "one_class", "features"),
+    "poison": ("labels", "one_class", "other_class", "boundary", "quid", "features"),
     "version": ("none", "labels", "features"),
     "endpoint": ("published", "selected", "last", "equal fit"),
-    "unlearner": ("start", "teacher", "oracle", "full", "retrain", "cf", "scrub", "ga"),
+    "unlearner": ("start", "teacher", "oracle", "null", "full", "retrain", "cf", "scrub", "ga"),
     "detector": ("loss", "cross_validation", "influence"),
 }
 # a frame holds a verdict as its index in this tuple
