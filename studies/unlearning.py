@@ -492,8 +492,8 @@ def forgets_by_its_term(
     )
     aim = "restore its accuracy" if is_accuracy else "make it forget the poisoned labels"
     return Claim(
-        whose="the paper's",
-        source="Fig. 3",
+        whose="ours",
+        source="what the methods of Fig. 3 add to fine-tuning",
         setting=AS_PUBLISHED,
         statement=f"It takes the forget term of {title} to {aim}: the QNN, {place}, 30 %",
         effect=effect,

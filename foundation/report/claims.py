@@ -103,7 +103,7 @@ class Claim:
     effect: Evidence
     controls: tuple[Evidence, ...]  # the claimed side minus each control
     published: float | None = None  # the published effect
-    margin: float = MARGIN
+    margin: float = MARGIN  # below 0: the claimed side may be so far behind its controls
 
     def verdict(self, adjusted_p: float, claims: int = 1) -> str:
         """Apply the module's rule. adjusted_p: of the effect. claims: how many the table has."""
