@@ -225,17 +225,24 @@ def judged_rows(
             "title": ("unlearner", title),
             "reads_truth": ("unlearner", reads_truth),
         }
-        groups = score.groups()
-        for job in groups["models"]:
+        for job in score.groups()["models"]:
             yield Row(study, job, at, arm_table, case.shown(job), coords)
         yield Row(study, score, at, score_table, None, coords)
-        arms = {name: groups["models"], f"null arm of {name}": groups.get("null", [])}
-        if name == "oracle":  # the halves that stand beside every arm
-            arms |= {"oracles A": groups["floor"], "oracles B": groups["oracles"]}
-        for arm, jobs in arms.items():
-            at = place | {"arm": arm, "draw": case.draw}
-            for job in jobs:
-                yield Row(f"{study}_logits", job, at, logits_table, case.shown(job))
+        yield from _logits_rows(score, name, place | {"draw": case.draw}, f"{study}_logits")
+
+
+def _logits_rows(score: Score, name: str, place: dict, study: str) -> Iterator[Row]:
+    """Yield the rows of the logits of an arm and of its null arm; with "oracle" both halves, too.
+
+    The halves stand beside every arm.
+    """
+    groups = score.groups()
+    arms = {name: groups["models"], f"null arm of {name}": groups.get("null", [])}
+    if name == "oracle":
+        arms |= {"oracles A": groups["floor"], "oracles B": groups["oracles"]}
+    for arm, jobs in arms.items():
+        for job in jobs:
+            yield Row(study, job, place | {"arm": arm}, logits_table, score.case.shown(job))
 
 
 def benchmarked_cases(

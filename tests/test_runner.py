@@ -216,7 +216,7 @@ def test_a_teacher_that_two_studies_need_is_one_job(mnist):
         mnist,
     )
     teachers = {need for row in rows for need in row.job.needs}
-    assert len(teachers) == 1 and len(rows) == 2 + 3  # curves, and cells of ga
+    assert len(teachers) == 1 and len(rows) == 3 + 3  # curves, null arm included, and cells of ga
 
 
 def test_blocks_hold_the_runs_that_are_asked_for():

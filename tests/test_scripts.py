@@ -123,6 +123,7 @@ def test_every_study_is_complete_and_labelled(finished):
         "cf",
         "scrub",
         "ga",
+        "null",
     } and curves.poison.values == ["labels"]
     assert curves.alpha_percent.values.tolist() == [30]
     for value in (sweep.accuracy, curves.accuracy, cells.accuracy):
@@ -143,7 +144,8 @@ def test_what_figures_need_to_know_of_models_and_methods_stands_in_the_files(fin
         assert found["size"].values.tolist() == [1024 * 4 + 4 + 4 + 1, 10 * 4]
     curves, cells = (read(finished[0] / f"{study}.nc") for study in ("unlearning", "weight_map"))
     titles = {"cf": "Fine-tune", "ga": "Gradient ascent", "retrain": "Retrain", "scrub": "Scrub"}
-    assert dict(zip(curves.unlearner.values, curves.title.values, strict=True)) == titles
+    shown = dict(zip(curves.unlearner.values, curves.title.values, strict=True))
+    assert shown == titles | {"null": "null arm"}
     assert curves.fresh.sel(unlearner=list(titles)).values.tolist() == [0, 0, 1, 0]
     assert cells.title.sel(unlearner=["ga", "scrub"]).values.tolist() == [
         "Gradient ascent",
@@ -280,7 +282,7 @@ def test_a_plan_says_what_is_missing_and_how_it_differs_and_computes_nothing(fin
     )
     assert done.returncode == 0 and everything(out) == before, done.stderr
     assert "noise_sweep: 12 jobs, 8 there, 4 missing" in done.stdout
-    assert "unlearning: 8 jobs, 8 there, 0 missing" in done.stdout
+    assert "unlearning: 10 jobs, 10 there, 0 missing" in done.stdout
     assert "poison.alpha_percent" in done.stdout and "60 here" in done.stdout
     assert "4 jobs to compute, about" in done.stdout and "core-minutes" in done.stdout
 
@@ -339,8 +341,11 @@ def test_a_teacher_without_its_file_is_computed_again_for_a_new_method(in_this_p
     done = call_script(MNIST, *UNLEARNING, "--methods", "cf", "ga", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     both, again = read(folder_of(tmp_path) / "unlearning.nc"), job_files(tmp_path)
-    assert len(jobs) == len(again) == 2 and len(jobs.keys() & again.keys()) == 1  # the teacher
-    np.testing.assert_array_equal(both.accuracy.sel(unlearner=["cf"]), first.accuracy)
+    assert len(jobs) == 3 and len(again) == 2  # the null arm is listed
+    assert len(jobs.keys() & again.keys()) == 1  # the teacher
+    np.testing.assert_array_equal(
+        both.accuracy.sel(unlearner="cf"), first.accuracy.sel(unlearner="cf")
+    )
     assert (
         both.loss.sel(unlearner="ga").isel(epoch=0) == both.loss.sel(unlearner="cf").isel(epoch=0)
     ).all()
@@ -517,7 +522,7 @@ def test_a_method_of_a_script_goes_through_the_processes(in_this_process, enviro
     assert cells.accuracy.notnull().all() and cells.sizes["first"] == cells.sizes["second"] == 2
     assert {path.stem for path in folder_of(out).glob("*.png")} >= {"unlearning", "weight_map"}
     jobs = job_files(out)
-    assert len(jobs) == 6  # teacher, curves, and four cells
+    assert len(jobs) == 7  # teacher, curves, null arm, and four cells
     again = run_here(script)
     assert losses_in(again) == losses_in(done.stdout) and job_files(out) == jobs
 
@@ -549,4 +554,4 @@ def test_a_method_that_is_redefined_in_a_notebook_gives_the_new_numbers(
     ]
     first, second, third = (losses_in(text) for text in printed[1::2])
     assert first == third and all(one != other for one, other in zip(first, second, strict=True))
-    assert printed[-1].strip() == "3"  # a teacher, and two methods
+    assert printed[-1].strip() == "4"  # a teacher, its null arm, and two methods

@@ -159,7 +159,7 @@ def paired_on_states(name: str, left: xr.Dataset, right: xr.Dataset) -> Evidence
 
 
 def variance_of_states(values: np.ndarray) -> float:
-    """Return what drawing the states adds to the variance of the mean of (runs, states) values.
+    """Return what the choice of states adds to the variance of the mean of (runs, states) values.
 
     Of a crossed design with random rows and columns, by its mean squares; 0 where it is negative.
     """

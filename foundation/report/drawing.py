@@ -34,7 +34,7 @@ FAMILY_STYLE = {
 }
 METHOD_STYLE = {  # colour and line of each method
     "full": ("0.55", "-"),
-    "null": ("0.55", "--"),
+    "null": ("0.7", "--"),
     "retrain": ("0.15", "-"),
     "cf": (PALETTE[2], "--"),
     "scrub": (PALETTE[4], "-."),
