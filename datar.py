@@ -365,7 +365,8 @@ def load_xxz(
     split: which of the 83 states of each phase train. "interleaved" (published): every other state,
         so that each validation state has neighbours in Δ on both sides; "far": the states farthest
         from the transition; "near": the states nearest to it; "one_sided": the states of smaller Δ.
-    shift: what is added to each Δ, 0 to .01, such as .005 for states between those of the data set.
+    shift: what is added to each Δ, less than .01, such as .005 for states between those of the data
+        set.
         Computed states alone.
     """
     check_even(n_sites)
@@ -374,8 +375,8 @@ def load_xxz(
     require_whole("seed", seed, 0)
     ring_splits = get_args(RingSplit)
     require(split in ring_splits, "split", split, ", ".join(ring_splits))
-    most = 0.01 if path is None else 0  # so far the phases are those of the data set
-    require(0 <= shift <= most, "shift", shift, f"0 to {most}")
+    is_possible = shift == 0 or (path is None and 0 < shift < 0.01)
+    require(is_possible, "shift", shift, "0, or less than .01 with computed states")
     if path is None:
         states = ground_states(n_sites, shift)
         origin = "computed"

@@ -132,6 +132,7 @@ CORRECTED = replace(
     benchmark=replace(PAPER.benchmark, finalists=BEST),
     capacity=replace(PAPER.capacity, samples=(10, 20, 40, 80, 160)),  # of 166 states
     matched=replace(PAPER.matched, samples=40),  # half of the training set
+    equal_fit=replace(PAPER.equal_fit, samples=(24,)),
     # decay: chosen on noisy labels, stage controls
     discovery=replace(PAPER.discovery, methods=DISCOVERING, decay=1e-4),
     gauge="fixed",  # no measurement sees the phase, so no model should

@@ -346,7 +346,7 @@ def small_class(read: ResultFiles, data: str, family: str, words: str, place: st
 
     Control: the small class is at most the margin behind the QNN, both after the last epoch.
     """
-    from foundation.report.claims import MARGIN, Claim, paired
+    from foundation.report.claims import Claim, paired
 
     small, small_last = (
         _at_end(read, data, "labels", 30, endpoint, family) for endpoint in ("published", "last")
@@ -360,7 +360,7 @@ def small_class(read: ResultFiles, data: str, family: str, words: str, place: st
         statement=f"A small function class resists as the QNN does: {words}, {place}, 30 %",
         effect=paired(f"{_name(small)} − {_name(mlp)}, published epochs", small, mlp),
         controls=(paired(f"{_name(small)} − QNN, last epoch", small_last, circuit),),
-        margin=-MARGIN,
+        is_parity=True,
     )
 
 

@@ -234,7 +234,7 @@ def judged_rows(
 def _logits_rows(score: Score, name: str, place: dict, study: str) -> Iterator[Row]:
     """Yield the rows of the logits of an arm and of its null arm; with "oracle" both halves, too.
 
-    The halves stand beside every arm.
+    Every arm is compared with these halves.
     """
     groups = score.groups()
     arms = {name: groups["models"], f"null arm of {name}": groups.get("null", [])}

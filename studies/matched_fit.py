@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datar import Dataset, subset
-from foundation.base.checks import require_whole
+from foundation.base.checks import require, require_whole
 from foundation.base.later import pandas as pd
 from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays, Job, values_of
@@ -29,14 +29,14 @@ from foundation.report.frames import (
     over_runs,
 )
 from models import Training
-from poison_unlearn import FineTune
+from poison_unlearn import FineTune, Poison
 from protocol import SPLITS, Fit
 from studies.config import Config, parse_epochs
 from studies.families import model_words
 from studies.judging import judged_rows, table_of
 from studies.judging_figures import forgetting_scores
 from studies.oracles import CHOICE_DRAWS, Case, cases, null_of, split_sizes
-from studies.rows import AS_PUBLISHED, NULL_ARM, scores_table, why_not
+from studies.rows import AS_PUBLISHED, NULL_ARM, placed, scores_table, why_not
 from studies.tuning import POINTS, epochs_measured
 from studies.unlearning import ends_of_methods
 
@@ -90,8 +90,7 @@ class EqualFitFlags(Flags):
 class FitChoice(Job):
     """Find for each model the epoch from which on its teachers fit the poison as all models can."""
 
-    # of each model: long trainings on draws of the poison that are never judged
-    fits: tuple[tuple[Fit, ...], ...]
+    fits: tuple[tuple[Fit, ...], ...]  # of each model: long trainings of these teachers
 
     @property
     def needs(self) -> tuple[Job, ...]:
@@ -99,7 +98,7 @@ class FitChoice(Job):
         return tuple(itertools.chain.from_iterable(self.fits))
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
-        """Return epochs (models,), by `epochs_of_equal_fit`; the last where there is none."""
+        """Return epochs (models,), by `epochs_of_equal_fit` of any fit."""
         place = SPLITS.index("forget_poisoned")
         curves = iter([arrays["accuracy"][..., place] for arrays in inputs])  # (runs, epochs) each
         means = []
@@ -107,7 +106,7 @@ class FitChoice(Job):
             of_model = np.concatenate([next(curves) for _ in fits_of_model])
             means.append(of_model.mean(axis=0))
         counts = np.array(self.fits[0][0].measured)
-        epochs = epochs_of_equal_fit(np.array(means), counts)
+        epochs = epochs_of_equal_fit(np.array(means), counts, least=0.0)
         return {"epochs": np.where(np.isfinite(epochs), epochs, counts[-1]).astype(int)}
 
 
@@ -137,19 +136,22 @@ class EqualTeacher(Fit):
 MEMORISED = 0.9
 
 
-def epochs_of_equal_fit(fit: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def epochs_of_equal_fit(fit: np.ndarray, counts: np.ndarray, least: float = 0.5) -> np.ndarray:
     """Return the epoch from which on each model fits the poison as all models can: (models,).
 
-    fit: accuracy on the poisoned labels (models, epochs), after `counts` (epochs,). The fit to
-    reach is MEMORISED, or the least final one of a model. NaN if that is below one half, which a
-    model that guesses has, and for a model without numbers.
+    fit: accuracy on the poisoned labels (models, epochs), after `counts` (epochs,). It falls while
+    a model learns the true labels, and rises again where it learns the poisoned ones. The fit to
+    reach is MEMORISED, or the least final one of a model; a model that is never below takes the
+    epoch of its least fit. NaN if the fit to reach is below `least`, and for a model without
+    numbers.
     """
     target = min(np.nanmin(fit[:, -1]), MEMORISED)
     is_below = fit < target
-    n_since = np.argmax(is_below[:, ::-1], axis=1)  # measured epochs since it was last below
-    first = np.where(is_below.any(axis=1), len(counts) - n_since, 0)
-    is_found = np.isfinite(fit).all(axis=1) & (target >= 0.5)
-    return np.where(is_found, counts[first], np.nan)
+    since_last_below = np.argmax(is_below[:, ::-1], axis=1)
+    of_least = np.argmin(np.nan_to_num(fit, nan=np.inf), axis=1)
+    first = np.where(is_below.any(axis=1), len(counts) - since_last_below, of_least)
+    is_found = np.isfinite(fit).all(axis=1) & (target >= least)
+    return np.where(is_found, counts[np.minimum(first, len(counts) - 1)], np.nan)
 
 
 # ---- what is computed ----
@@ -166,23 +168,23 @@ def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
     The draws of the poison are those that are never judged.
     """
     few = matched_data(config, dataset)["few"]
-    for case, jobs in _long_trainings(config, few):
-        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
-        for job in jobs:
-            yield Row(
-                "memorising", job, place, scores_table, case.shown(job), model_words(case.model)
-            )
-
-
-def _long_trainings(config: Config, few: Dataset) -> Iterator[tuple[Case, list[Fit]]]:
-    """Yield each model's long trainings on few samples, on draws that are never judged."""
     without_features = replace(config, unlearn_features=0)
-    measured = epochs_measured(config.long_epochs, points=4 * POINTS)
     for case, _ in cases(without_features, few, CHOICE_DRAWS, config.tuning_runs):
-        training = replace(case.training, epochs=config.long_epochs)
-        recorded = {"held_out_percent": 0, "record": "curves", "measured": measured}
-        teachers = replace(case, training=training).teachers()
-        yield case, [replace(fit, **recorded) for fit in teachers]
+        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
+        coords = model_words(case.model)
+        for job in _long_training(config, case):
+            yield Row("memorising", job, place, scores_table, case.shown(job), coords)
+
+
+def _long_training(config: Config, case: Case) -> list[Fit]:
+    """Return the jobs of a case's teachers, trained for long and measured often."""
+    training = replace(case.training, epochs=config.long_epochs)
+    recorded = {
+        "held_out_percent": 0,
+        "record": "curves",
+        "measured": epochs_measured(config.long_epochs, points=4 * POINTS),
+    }
+    return [replace(fit, **recorded) for fit in replace(case, training=training).teachers()]
 
 
 def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
@@ -197,38 +199,50 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
         yield from judged_rows(config, case, methods, few, "matched_fit", "matched_selection")
 
 
-def fitted_data(config: Config, dataset: Dataset) -> dict[int, Dataset]:
-    """Return subsets of the samples by their sizes, those that the data set suffices for."""
+def fitted_data(config: Config, dataset: Dataset) -> dict[tuple[int, int], Dataset]:
+    """Return a subset of the samples for each size and draw, by both."""
+    flags = config.equal_fit
     most = len(dataset.train.y)
-    counts = [count for count in config.equal_fit.samples if count <= most]
-    return {count: subset(dataset, count, seed=config.seed) for count in counts}
+    for count in flags.samples:
+        require(count < most, "--equal-fit.samples", count, f"fewer than the {most} samples")
+    places = itertools.product(flags.samples, range(flags.draws))
+    return {
+        (count, draw): subset(dataset, count, seed=(config.seed, draw)) for count, draw in places
+    }
 
 
 def plan_equal_fit(config: Config, dataset: Dataset) -> Iterator[Row]:
-    """Unlearn with teachers of equal fit, on many draws of the poison of few samples.
+    """Unlearn with teachers of equal fit, on many draws of few samples and of their poison.
 
-    Methods have their default settings. The null arm is trained on with the poison for as many
-    steps as fine-tuning takes.
+    On each draw all models are trained until they fit its poison as the one does that ends with the
+    least. Methods have their default settings, each family its published training. The null arm is
+    trained on with the poison for as many steps as fine-tuning takes.
     """
-    flags = config.equal_fit
     without_features = replace(config, unlearn_features=0)
-    for count, few in fitted_data(config, dataset).items():
-        trainings: dict[tuple, list[Fit]] = {}  # by model and poison
-        for case, jobs in _long_trainings(config, few):
-            trainings.setdefault((case.model, case.poison), []).extend(jobs)
-        for case, unlearn in cases(without_features, few, range(flags.draws), flags.runs):
-            compared = {
-                key: tuple(fits) for key, fits in trainings.items() if key[1] == case.poison
-            }
-            choice = FitChoice(data=case.data, fits=tuple(compared.values()))
-            place = list(compared).index((case.model, case.poison))
-            at = {"samples": count, "model": case.model.label, "poison": case.poison.kind}
-            for fit in case.teachers():
-                teacher = EqualTeacher(**values_of(fit), choice=choice, place=place)
-                for name, title, job in _arms(config, teacher, unlearn, few):
-                    labels = at | {"unlearner": name, "draw": case.draw}
-                    coords = model_words(case.model) | {"title": ("unlearner", title)}
-                    yield Row("equal_fit", job, labels, scores_table, case.shown(job), coords)
+    for (count, draw), few in fitted_data(config, dataset).items():
+        compared: dict[Poison, list[tuple[Case, Training]]] = {}
+        for case, unlearn in cases(without_features, few, [draw], config.equal_fit.runs):
+            compared.setdefault(case.poison, []).append((case, unlearn))
+        for poison, pairs in compared.items():
+            trainings = [tuple(_long_training(config, case)) for case, _ in pairs]
+            choice = FitChoice(data=few.provenance["sha256"], fits=tuple(trainings))
+            for place, (case, unlearn) in enumerate(pairs):
+                at = {"samples": count, "model": case.model.label, "poison": poison.kind}
+                for fit in case.teachers():
+                    teacher = EqualTeacher(**values_of(fit), choice=choice, place=place)
+                    for name, title, job in _arms(config, teacher, unlearn, few):
+                        labels = at | {"unlearner": name, "draw": draw}
+                        coords = model_words(case.model) | {"title": ("unlearner", title)}
+                        yield Row("equal_fit", job, labels, fitted_table, case.shown(job), coords)
+
+
+def fitted_table(row: Row, arrays: Arrays) -> xr.Dataset:
+    """Tabulate scores, and trained_epochs (…) of teachers."""
+    table = scores_table(row, arrays)
+    if "epochs" not in arrays:
+        return table
+    own = xr.Dataset({"trained_epochs": ((), float(arrays["epochs"]))})
+    return table.assign(placed(own, row))
 
 
 def _arms(
@@ -238,7 +252,7 @@ def _arms(
     yield "teacher", "teacher", teacher
     start = values_of(teacher, Fit) | {"start": teacher}
     null = null_of(FineTune(training=unlearn), *split_sizes(teacher.poison, few))
-    yield "null", NULL_ARM, Fit(**start | {"method": null, "retains": False})
+    yield NULL_ARM, NULL_ARM, Fit(**start | {"method": null, "retains": False})
     for name in config.methods:
         method = config.method(name, training=unlearn)
         if not why_not(method, teacher.model, few):
@@ -318,15 +332,18 @@ def equal_fit_figure(results: xr.Dataset) -> Figure | None:
     models = model_styles(results, ordered(results, "model"))
     names = ordered(results, "unlearner")[::-1]
     titles = method_titles(results)
-    splits = {"validation": "validation", "forget_clean": "forget set, true labels"}
-    panels = list(itertools.product(results.samples.values, splits))
+    splits = {
+        "validation": "validation",
+        "forget_poisoned": "forget set, poisoned labels",
+        "forget_clean": "forget set, true labels",
+    }
+    panels = itertools.product(results.samples.values, results.poison.values, splits)
     means = results.accuracy.mean("run")  # over the models of a draw
-    for axis, (samples, split) in grid_for(panels, "accuracy", most=2):
+    for axis, (samples, poison, split) in grid_for(list(panels), "accuracy", most=3):
         for row, name in enumerate(names):
             for place, (model, (colour, _, mark)) in enumerate(models.items()):
-                at = {"samples": samples, "split": split, "unlearner": name, "model": model}
-                draws = means.sel(at, drop=True).values.ravel()
-                draws = draws[np.isfinite(draws)]
+                at = {"samples": samples, "poison": poison, "split": split}
+                draws = means.sel(at | {"unlearner": name, "model": model}).dropna("draw").values
                 if len(draws):
                     height = row + 0.18 * ((len(models) - 1) / 2 - place)
                     draw_dot(axis, height, draws, (colour, mark), across=True, line_on_top=True)
@@ -335,8 +352,8 @@ def equal_fit_figure(results: xr.Dataset) -> Figure | None:
         for model, (colour, _, mark) in models.items():
             axis.plot([], [], mark, color=colour, markersize=4, label=model)
     text = (
-        f"mean of {results.sizes['draw']} draws of the poison and its 95 % bootstrap interval; "
-        "teachers are trained until all fit the poisoned labels equally, where all can"
+        f"mean of {results.sizes['draw']} draws of samples and poison and its 95 % bootstrap "
+        "interval; on each draw teachers are trained until all fit the poisoned labels equally"
     )
     return finished(text, results, legend=True)
 
@@ -360,7 +377,7 @@ EQUAL_FITS = StudyTable(
     rows=("samples", "poison", "model", "unlearner"),
     title="Teachers that fit the poison of few samples equally, and what methods make of them: "
     "accuracy on the validation set and on the poisoned samples by the labels trained on and by "
-    "their true ones; mean of n = {n} draws of the poison",
+    "their true ones; mean of n = {n} draws of the samples and their poison",
     findings=None,  # until it is computed
 )
 
@@ -368,38 +385,47 @@ EQUAL_FITS = StudyTable(
 # ---- what is claimed ----
 
 
+EQUAL = 0.1  # the largest difference of two fits, means over draws, that are called equal
+
+
 def unlearns_better(read: ResultFiles, data: str, method: str, measure: str, place: str) -> Claim:
     """Claim that the QNN is ahead of the MLP after a method, by accuracy or by forgetting.
 
     Controls: the same with teachers that fit the poison of few samples equally, of each size.
     measure: a split; forgetting counts as minus its accuracy. place: what the data set is called.
+    Raises ValueError where the fits of a size differ by more than EQUAL.
     """
     from foundation.report.claims import Claim, of_family, paired
 
     is_accuracy = measure == "validation"
-    ceiling = 1.0 if is_accuracy else 0.0
 
-    def after(runs: pd.DataFrame, words: str) -> Evidence:
-        runs = runs[(runs.poison == "labels") & (runs.unlearner == method)]
+    def difference(runs: pd.DataFrame, of_method: str, words: str) -> Evidence:
+        runs = runs[(runs.poison == "labels") & (runs.unlearner == of_method)]
         runs = runs.assign(accuracy=runs.accuracy if is_accuracy else -runs.accuracy)
         circuit, mlp = (of_family(runs, family) for family in ("QNN", "MLP"))
         name = f"QNN − {mlp.model.iloc[0]}, {words}"
-        return paired(name, circuit, mlp, ceiling=ceiling)
+        return paired(name, circuit, mlp, ceiling=1.0 if is_accuracy else 0.0)
 
     at_end = ends_of_methods(accuracies(read[data, "corrected", "unlearning"], measure))
-    few = accuracies(read[data, "corrected", "equal_fit"], measure)
-    controls = [
-        after(of_size, f"equal fit of {count} samples") for count, of_size in few.groupby("samples")
-    ]
-    title = few[few.unlearner == method].title.iloc[0]
+    results = read[data, "corrected", "equal_fit"]
+    of_sizes = dict(list(accuracies(results, measure).groupby("samples")))
+    fits = accuracies(results, "forget_poisoned")
+    for count in of_sizes:
+        gap = difference(fits[fits.samples == count], "teacher", "fit").value
+        if abs(gap) > EQUAL:
+            raise ValueError(f"teachers of {count} samples differ by {abs(gap):.2f} in fit")
+    title = method_titles(results)[method]
     gain = "more accurate" if is_accuracy else "further from the poisoned labels"
     return Claim(
         whose="the paper's",
         source="abstract: more amenable to forgetting",
         setting=AS_PUBLISHED,
         statement=f"After {title} the QNN is {gain} than the MLP: {place}, 30 %",
-        effect=after(at_end, "teachers as they are"),
-        controls=tuple(controls),
+        effect=difference(at_end, method, "teachers as they are"),
+        controls=tuple(
+            difference(runs, method, f"equal fit of {count} samples")
+            for count, runs in of_sizes.items()
+        ),
     )
 
 

@@ -395,16 +395,15 @@ def resists(
 
 def features_claim(read: ResultFiles, data: str, alpha: int, place: str, whose: str) -> Claim:
     """QNN against MLP under randomised features; control: the corrected choices, 20 runs."""
-    from foundation.report.claims import Claim, first_of, of_model, paired
+    from foundation.report.claims import Claim, first_of, paired_on_states
 
     differences = []
     for preset in SOURCES:
-        runs = accuracies(read[data, preset, "noise_sweep"], "validation")
-        runs = runs.query("poison == 'features' and alpha_percent == @alpha")
+        results = read[data, preset, "noise_sweep"].sel(poison="features", alpha_percent=alpha)
+        runs = accuracies(results, "validation")
         circuit, mlp = (first_of(runs, family) for family in ("QNN", "MLP"))
-        of_circuit = of_model(runs, circuit)
-        of_mlp = of_model(runs, mlp)
-        differences.append(paired(f"QNN − {mlp}, {preset}", of_circuit, of_mlp))
+        sides = (results.sel(model=circuit), results.sel(model=mlp))
+        differences.append(paired_on_states(f"QNN − {mlp}, {preset}", *sides))
     return Claim(
         whose=whose,
         source="Fig. 2d" if whose == "the paper's" else "the other data set",

@@ -42,6 +42,7 @@ from studies.tuning import (
     CONTENDERS,
     ESTIMATORS,
     TRIVIAL,
+    TUNING,
     VALIDATION,
     Contender,
     Trial,
@@ -318,6 +319,7 @@ def _estimator_rows(
     if "pool" in data:
         runs = config.tuning_runs
         of_pool = of_judged | {"data": data["pool"].provenance["sha256"], "size": runs}
+        of_pool["block"] = TUNING // runs  # as of the networks: no draw is that of a judged run
         held_out = HeldOut(**of_pool | kept_back)
         picked = Picked(**of_judged, held_out=held_out, by_run=False)
         yield from rows_of_blocks(

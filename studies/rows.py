@@ -148,7 +148,8 @@ FEW_STATES = 200  # of a validation set: chance picks them, too
 def states_table(row: Row, arrays: Arrays) -> xr.Dataset:
     """Tabulate scores; of at most FEW_STATES validation samples also right (…, run, state).
 
-    right: 1 where the sample is classified rightly, else 0; NaN: the run diverged.
+    All runs are to have the same validation samples. right: 1 where the sample is classified
+    rightly, else 0; NaN: the run diverged.
     """
     table = scores_table(row, arrays)
     first = 2 * arrays["mask"].shape[1]
@@ -186,7 +187,7 @@ def rows_of_blocks(
 
 # ---- words ----
 
-NULL_ARM = "null arm"  # the title of teachers that are trained on with the poison
+NULL_ARM = "null arm"  # teachers that are trained on with the poison, among methods
 
 AS_PUBLISHED = "published epochs, corrected choices"  # of rows from the preset corrected
 POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further training sets
@@ -194,12 +195,12 @@ POOLED = "pooled labels"  # settings or epochs chosen on noisy labels of further
 
 def flipped_words(place: str, alpha: int, kind: str = "labels") -> str:
     """Name a data set and its flipped labels, such as MNIST, 30 % of the labels flipped."""
-    return f"{place}, {alpha} % of the labels flipped{WHICH.get(kind, '')}"
+    return f"{place}, {alpha} % of the labels flipped{FLIPPED_OF_KIND.get(kind, '')}"
 
 
-WHICH = {
-    "one_class": ", all of one class",
-    "other_class": ", all of the other class",
+FLIPPED_OF_KIND = {
+    "one_class": ", all of class 1",
+    "other_class": ", all of class 0",
     "boundary": ", those at the boundary",
     "quid": ", those most like the other class",
 }

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
     from foundation.report.claims import Claim
 
-NULL = "null"  # the null arm's name among methods
 KEPT_VALIDATION = 500  # validation samples whose logits a study's file holds
 
 
@@ -82,9 +81,9 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
     Beside the methods stands the null arm: the teachers, trained on with the poison.
     """
-    for teacher, method, place, coordinates in unlearning_cases(config, dataset, (NULL,)):
+    for teacher, method, place, coordinates in unlearning_cases(config, dataset, null_arm=True):
         coordinates["alpha_percent"] = ("poison", teacher.poison.alpha_percent)
-        retains = False if place["unlearner"] == NULL else None
+        retains = False if place["unlearner"] == NULL_ARM else None
         for block in config.blocks():
             job = unlearning_job(config, teacher, method, block, record="curves")
             job = replace(job, retains=retains)
@@ -116,11 +115,11 @@ def plan_map(config: Config, dataset: Dataset) -> Iterator[Row]:
 
 
 def unlearning_cases(
-    config: Config, dataset: Dataset, further: tuple[str, ...] = ()
+    config: Config, dataset: Dataset, *, null_arm: bool = False
 ) -> Iterator[tuple[Fit, Method, dict, dict]]:
     """Teacher (block 0), method, place and coordinates of each model, poison and method.
 
-    further: behind the methods, such as NULL, which stands for fine-tuning's null arm. Place and
+    null_arm: whether fine-tuning's null arm stands behind the methods, as NULL_ARM. Place and
     coordinates are those of a Row. Raises BadInput for a share that poisons no sample, or all of
     them, before anything is trained.
     """
@@ -131,14 +130,13 @@ def unlearning_cases(
         allowed = f"a share that poisons some of {n} samples and not all, or 0 to leave it out"
         is_part = known.any() and not known.all()
         require(is_part, f"--unlearn-{kind}", alpha, allowed)
-    for family, (kind, alpha), name in itertools.product(
-        config.models, poisons.items(), (*config.methods, *further)
-    ):
+    names = (*config.methods, NULL_ARM) if null_arm else config.methods
+    for family, (kind, alpha), name in itertools.product(config.models, poisons.items(), names):
         model = FAMILIES[family].unlearning(config, dataset)
         protocol = config.protocol(family)
         poison = Poison(kind, alpha)
         teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, 0)
-        if name == NULL:
+        if name == NULL_ARM:
             fine_tuning = config.method("cf", training=protocol.unlearn)
             method = null_of(fine_tuning, *split_sizes(poison, dataset))
             title = NULL_ARM
@@ -362,7 +360,7 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     styles = method_styles(results)
     if not rows:
         return None
-    n_methods = len([name for name in styles if name != NULL])
+    n_methods = len([name for name in styles if name != NULL_ARM])
     splits = ["validation", "forget_poisoned", "forget_clean"]
     shown = [split for split in splits if results.accuracy.sel(split=split).count()]
     places = itertools.product(rows, shown)
@@ -373,11 +371,11 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
         axis.set(ylabel=name, title=f"{model}, {poison_words(poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
-            bands = n_methods <= MOST_BANDS and method != NULL
+            bands = n_methods <= MOST_BANDS and method != NULL_ARM
             without_marker = (*style, None)
             if runs.count():
                 draw_curve(axis, runs, without_marker, titles[method], bands=bands)
-    null = "; null arm: trained on with the poison" if NULL in styles else ""
+    null = "; null arm: trained on with the poison, no band" if NULL_ARM in styles else ""
     text = band_words(results, n_methods) + null + _equal_runs_words(results)
     return finished(text, results, legend=True)
 

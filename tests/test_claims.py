@@ -1,6 +1,7 @@
 """The rule of the verdicts, and paired statistics, against cases by hand; the table on the
 committed results."""
 
+import dataclasses
 import io
 import itertools
 from contextlib import redirect_stderr
@@ -92,6 +93,15 @@ def test_two_named_controls_have_wider_intervals():
     low, high = near.interval(2)
     half = stats.t.ppf(1 - 0.0125, 19) * near.sd / np.sqrt(20)
     assert (low, high) == (pytest.approx(near.value - half), pytest.approx(near.value + half))
+
+
+def test_a_claim_of_parity_may_be_behind_by_the_margin():
+    for value, expected in ((-0.01, "stands"), (-0.025, "undecided"), (-0.05, "falls")):
+        beside = evidence(value, 0.008, room=0.005)
+        parity = dataclasses.replace(claim(CLEAR, beside), is_parity=True)
+        assert parity.verdict(0.001) == expected
+    near = dataclasses.replace(claim(evidence(0.2, 0.05, room=0.01), CLEAR), is_parity=True)
+    assert near.verdict(0.001) == "not testable: room .010"  # of its effect
 
 
 def test_intervals_are_students():

@@ -212,6 +212,9 @@ def test_the_ring_has_a_pool_of_states_of_its_own():
         for name in ("judged", "pool")
     )
     assert len(judged) == len(pool) == 166 and not judged & pool
+    plan = own_labels.plan(changed(config, noises=("labels=30",)), config.load())
+    pooled = [row.job.held_out for row in plan if getattr(row.job, "by_run", True) is False]
+    assert pooled and all(job.block >= 200 for job in pooled)  # no draw of a judged run
     others = replace(small_data(), name="other")  # samples of another kind have no such pool
     assert list(judged_and_pool(config, others)) == ["judged"]
 

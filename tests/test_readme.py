@@ -95,7 +95,7 @@ def classifier(block, said, folder):
 def method(block, said, folder):
     """Two hyper-parameters, its title, and stored: its source is the script's."""
     curves, cells = (results_of(folder, "my-method", name) for name in ("unlearning", "weight_map"))
-    assert set(curves.unlearner.values) == {"cf", "null", "undecided"} and "undecided" in said
+    assert set(curves.unlearner.values) == {"cf", "null arm", "undecided"} and "undecided" in said
     assert curves.accuracy.notnull().any()
     own = cells.sel(unlearner="undecided")
     assert (own.first_name, own.second_name) == ("forget", "target")

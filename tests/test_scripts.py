@@ -123,7 +123,7 @@ def test_every_study_is_complete_and_labelled(finished):
         "cf",
         "scrub",
         "ga",
-        "null",
+        "null arm",
     } and curves.poison.values == ["labels"]
     assert curves.alpha_percent.values.tolist() == [30]
     for value in (sweep.accuracy, curves.accuracy, cells.accuracy):
@@ -145,7 +145,7 @@ def test_what_figures_need_to_know_of_models_and_methods_stands_in_the_files(fin
     curves, cells = (read(finished[0] / f"{study}.nc") for study in ("unlearning", "weight_map"))
     titles = {"cf": "Fine-tune", "ga": "Gradient ascent", "retrain": "Retrain", "scrub": "Scrub"}
     shown = dict(zip(curves.unlearner.values, curves.title.values, strict=True))
-    assert shown == titles | {"null": "null arm"}
+    assert shown == titles | {"null arm": "null arm"}
     assert curves.fresh.sel(unlearner=list(titles)).values.tolist() == [0, 0, 1, 0]
     assert cells.title.sel(unlearner=["ga", "scrub"]).values.tolist() == [
         "Gradient ascent",

@@ -8,7 +8,7 @@ been computed once.
   the margin, such as an accuracy of .99; or if so few draws give no p-value below .05 after Holm's
   correction over the table, whatever comes out.
 - It *falls* if the interval of its effect ends below 0, or that of a control at the margin or
-  below: the control does as well.
+  below: the control does as well. A claim of parity may be behind its controls by the margin.
 - It *stands* if the interval of its effect begins above 0, its p-value after Holm's correction is
   below .05, and the interval of every control begins above the margin. It is *weaker* if so, and
   the interval of its effect ends below half of the published effect.
@@ -17,8 +17,9 @@ been computed once.
 Differences are paired by draw: both sides have one poison and, where runs have training sets of
 their own, one training set. Runs on one draw are averaged first: many seeds are one draw. Intervals
 are Student's t intervals of 95 % over draws; those of a claim's k controls are of 1 − .05 / k
-(Bonferroni). Where all runs are judged on the same few states, of the ring, their choice widens the
-intervals; other validation samples are taken as given, or are drawn with the training sets.
+(Bonferroni). Validation samples are taken as given, or are drawn with the training sets; but in the
+noise sweep of the ring, where all runs are judged on the same few states, their choice widens the
+intervals.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Evidence(NamedTuple):
 
     p: two-sided, of sign flips; NaN for fewer than two draws. room: from the mean of the side that
     is subtracted to the end of the scale in the claimed direction; inf: the scale has no end.
-    of_states: the variance of the mean that the choice of a few validation samples adds.
+    of_states: what the choice of a few validation samples adds to the variance of the mean.
     """
 
     name: str
@@ -103,7 +104,8 @@ class Claim:
     effect: Evidence
     controls: tuple[Evidence, ...]  # the claimed side minus each control
     published: float | None = None  # the published effect
-    margin: float = MARGIN  # below 0: the claimed side may be so far behind its controls
+    margin: float = MARGIN
+    is_parity: bool = False  # the claimed side may be behind its controls by the margin
 
     def verdict(self, adjusted_p: float, claims: int = 1) -> str:
         """Apply the module's rule. adjusted_p: of the effect. claims: how many the table has."""
@@ -111,11 +113,12 @@ class Claim:
             return f"not testable: {reason}"
         low, high = self.effect.interval()
         of_controls = [control.interval(len(self.controls)) for control in self.controls]
-        does_as_well = [highest <= self.margin for _, highest in of_controls]
+        wanted = -self.margin if self.is_parity else self.margin
+        does_as_well = [highest <= wanted for _, highest in of_controls]
         if high < 0 or any(does_as_well):
             return "falls"
         holds = low > 0 and adjusted_p < SIGNIFICANT
-        is_ahead = [lowest > self.margin for lowest, _ in of_controls]
+        is_ahead = [lowest > wanted for lowest, _ in of_controls]
         if not (holds and all(is_ahead)):
             return "undecided"
         is_weaker = self.published and high < self.published / 2
@@ -123,7 +126,8 @@ class Claim:
 
     def _not_testable(self, claims: int) -> str:
         """Say why no numbers could decide the claim; "" where they could."""
-        room = min(each.room for each in (self.effect, *self.controls))
+        compared = (self.effect,) if self.is_parity else (self.effect, *self.controls)
+        room = min(each.room for each in compared)
         if room < self.margin:
             return f"room {digits(room)}"
         if self.effect.smallest_p * claims > SIGNIFICANT:
@@ -152,7 +156,7 @@ def paired_on_states(name: str, left: xr.Dataset, right: xr.Dataset) -> Evidence
     samples are right, (run, state), these count as drawn, too.
     """
     found = paired(name, *(accuracies(side, "validation") for side in (left, right)))
-    if "right" not in left:
+    if "right" not in left:  # there are many
         return found
     difference = (left.right - right.right).dropna("run", how="all")
     return found._replace(of_states=variance_of_states(difference.transpose("run", "state").values))

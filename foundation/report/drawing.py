@@ -34,7 +34,7 @@ FAMILY_STYLE = {
 }
 METHOD_STYLE = {  # colour and line of each method
     "full": ("0.55", "-"),
-    "null": ("0.7", "--"),
+    "null arm": ("0.7", "--"),
     "retrain": ("0.15", "-"),
     "cf": (PALETTE[2], "--"),
     "scrub": (PALETTE[4], "-."),
@@ -52,8 +52,8 @@ SPARE_LINES = (
 )
 POISON_NAMES = {
     "labels": "flipped labels",
-    "one_class": "one class flipped",
-    "other_class": "other class flipped",
+    "one_class": "class 1 flipped",
+    "other_class": "class 0 flipped",
     "boundary": "flipped at the boundary",
     "quid": "flipped next to the other class",
     "backdoor": "backdoor",

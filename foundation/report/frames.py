@@ -25,7 +25,7 @@ ORDER = {  # reading order of labels; other labels follow in the order of the fi
     "poison": ("labels", "one_class", "other_class", "boundary", "quid", "features"),
     "version": ("none", "labels", "features"),
     "endpoint": ("published", "selected", "last", "equal fit"),
-    "unlearner": ("start", "teacher", "oracle", "null", "full", "retrain", "cf", "scrub", "ga"),
+    "unlearner": ("start", "teacher", "oracle", "null arm", "full", "retrain", "cf", "scrub", "ga"),
     "detector": ("loss", "cross_validation", "influence"),
 }
 # a frame holds a verdict as its index in this tuple
