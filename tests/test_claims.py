@@ -137,9 +137,9 @@ def test_the_variance_of_states_is_that_of_their_share():
             + generator.normal(0, 0.3, 60)
             + generator.normal(0, 0.2, (12, 60))
         )
-        for _ in range(200)
+        for _ in range(2000)
     ]
-    assert np.mean(found) == pytest.approx(0.3**2 / 60, rel=0.05)
+    assert np.mean(found) == pytest.approx(0.3**2 / 60, rel=0.015)
     assert variance_of_states(np.arange(12.0)[:, None] + np.zeros(60)) == 0
 
 

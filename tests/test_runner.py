@@ -25,6 +25,7 @@ from foundation.engine.runner import Settings, compute, one_line_errors, run_stu
 from foundation.engine.study import Flags, Study, by_name
 from foundation.engine.study_files import Row
 from models import Training
+from studies import oracles
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
@@ -217,6 +218,21 @@ def test_a_teacher_that_two_studies_need_is_one_job(mnist):
     )
     teachers = {need for row in rows for need in row.job.needs}
     assert len(teachers) == 1 and len(rows) == 3 + 3  # curves, null arm included, and cells of ga
+
+
+def test_the_null_arm_of_unlearning_trains_on_all_samples_for_as_many_steps(mnist):
+    config = replace(MNIST, methods=("cf",), stages=("unlearning",))
+    jobs = {}
+    for row in rows_of(config, mnist):
+        jobs.setdefault(row.place["model"], {})[row.place["unlearner"]] = row.job
+    assert len(jobs) == len(config.models)
+    for of_model in jobs.values():
+        null, tuned = of_model["null arm"], of_model["cf"]
+        assert (null.forgets, tuned.forgets) == (False, True) and null.start == tuned.start
+        n_retain, n_forget = oracles.split_sizes(tuned.poison, mnist)
+        of_epoch = null.method.steps(n_retain + n_forget)
+        of_tuned = tuned.method.training.epochs * tuned.method.steps(n_retain)
+        assert abs(null.method.training.epochs * of_epoch - of_tuned) <= of_epoch / 2
 
 
 def test_blocks_hold_the_runs_that_are_asked_for():
