@@ -121,6 +121,9 @@ TABLES = {
     "landscape": ("landscape", "hessian"),
     "transition": ("transition", "mnist"),
     "transition-exponents": ("transition-exponents", "mnist"),
+    "own-labels": ("own_labels", "mnist"),
+    "paired-own": ("paired-own", "mnist"),
+    "aimed-flips": ("aimed_flips", "mnist", "xxz"),
 }
 
 

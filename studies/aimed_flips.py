@@ -102,7 +102,7 @@ def figure(results: xr.Dataset) -> Figure | None:
     )
 
     names = ordered(results, "model")[::-1]
-    for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=4):
+    for axis, (poison, alpha) in grid_for(noises_of(results), "validation accuracy", most=2):
         at = {"poison": poison, "alpha_percent": alpha, "split": "validation"}
         for row, name in enumerate(names):
             runs = results.accuracy.sel(at).sel(model=name).dropna("run").values
@@ -124,7 +124,6 @@ TABLE = StudyTable(
     title="Validation accuracy where flipped labels are of class 1 (one_class), of class 0 "
     "(other_class), or those nearest to the other class by two measures (boundary, quid), after "
     "the published epochs, and the QNN minus it; n = {n} runs with training sets of their own",
-    findings=None,  # until it is computed
 )
 
 

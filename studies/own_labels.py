@@ -399,7 +399,6 @@ TABLE = StudyTable(
     title="Validation accuracy of every contender as is, with setting and epoch chosen by each "
     "run's own noisy labels, and by those of further training sets; epoch: the median; n = {n} "
     "runs with training sets of their own",
-    findings=None,  # until it is computed
 )
 PAIRED = StudyTable(
     name="paired-own",
@@ -407,7 +406,6 @@ PAIRED = StudyTable(
     rows=("poison", "alpha_percent", "minus"),
     columns=("model", "choice"),
     head="{model} − it, {choice}, n = {n}",
-    findings=None,
 )
 
 

@@ -159,6 +159,8 @@ REAL = (
     "hardware",
     "hardware_unlearning",
     "transition",
+    "own_labels",
+    "aimed_flips",
 )
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
@@ -721,6 +723,9 @@ NAMES = [
     "landscape",
     "transition",
     "transition-exponents",
+    "own-labels",
+    "paired-own",
+    "aimed-flips",
 ]
 # of studies that were taken out
 OF_RECORDS = {"capacity", "encodings"} - {study.name for study in findings.STUDIES}
@@ -895,7 +900,7 @@ def test_the_tables_of_findings_name_the_file_that_is_missing(folder):
 
 def test_csv_files_hold_the_tables_and_every_run(results, made_once, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 24} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 26} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = {"noise_sweep", "unlearning", "weight_map", "gauge", "landscape", *REAL} - {
         "influence"
