@@ -189,8 +189,7 @@ def judged_rows(
 ) -> Iterator[Row]:
     """Yield the rows of one case: teachers, oracles, and the methods that can run on its model.
 
-    study: the file of arms and scores; the file study_logits holds the logits of all arms, from
-    which the distance and its p follow. selection: the file of choices of hyper-parameters.
+    study: the file of arms and scores. selection: the file of choices of hyper-parameters.
     """
     place = {"model": case.model.label, "poison": case.poison.kind}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
@@ -228,21 +227,6 @@ def judged_rows(
         for job in score.groups()["models"]:
             yield Row(study, job, at, arm_table, case.shown(job), coords)
         yield Row(study, score, at, score_table, None, coords)
-        yield from _logits_rows(score, name, place | {"draw": case.draw}, f"{study}_logits")
-
-
-def _logits_rows(score: Score, name: str, place: dict, study: str) -> Iterator[Row]:
-    """Yield the rows of the logits of an arm and of its null arm; with "oracle" both halves, too.
-
-    Every arm is compared with these halves.
-    """
-    groups = score.groups()
-    arms = {name: groups["models"], f"null arm of {name}": groups.get("null", [])}
-    if name == "oracle":
-        arms |= {"oracles A": groups["floor"], "oracles B": groups["oracles"]}
-    for arm, jobs in arms.items():
-        for job in jobs:
-            yield Row(study, job, place | {"arm": arm}, logits_table, score.case.shown(job))
 
 
 def benchmarked_cases(
@@ -283,15 +267,6 @@ def arm_table(row: Row, arrays: Arrays) -> xr.Dataset:
     table = xr.Dataset(variables, coords={"example": np.arange(len(examples))})
     scores = scores_table(row, arrays).drop_vars("loss")
     return scores.assign(placed(table, row))
-
-
-def logits_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """Tabulate z (…, run, sample), the signed logits of the forget set; NaN: diverged."""
-    known = arrays["known"][0].astype(bool)
-    z = signed_logits(arrays)[:, np.flatnonzero(known)].astype(np.float16)
-    z[arrays["diverged"].astype(bool)] = np.nan
-    coords = {"run": list(row.job.runs), "sample": np.arange(z.shape[1])}
-    return placed(xr.Dataset({"z": (("run", "sample"), z)}, coords), row)
 
 
 def score_table(row: Row, arrays: Arrays) -> xr.Dataset:

@@ -363,18 +363,6 @@ MUTANTS = {
         "wanted = self.margin",
         "claims",
     ),
-    "logits_of_what_is_kept": Mutant(
-        "studies/judging.py",
-        "z = signed_logits(arrays)[:, np.flatnonzero(known)].astype(np.float16)",
-        "z = signed_logits(arrays)[:, np.flatnonzero(~known)].astype(np.float16)",
-        "evaluation",
-    ),
-    "halves_of_the_oracles_swapped": Mutant(
-        "studies/judging.py",
-        'arms |= {"oracles A": groups["floor"], "oracles B": groups["oracles"]}',
-        'arms |= {"oracles A": groups["oracles"], "oracles B": groups["floor"]}',
-        "evaluation",
-    ),
     "null_arm_that_unlearns": Mutant(
         "studies/unlearning.py",
         'retains = False if place["unlearner"] == NULL_ARM else None',

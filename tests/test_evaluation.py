@@ -1,6 +1,5 @@
 """Measures against analytic values and independent implementations; the stage on a small study."""
 
-import itertools
 import json
 from dataclasses import replace
 
@@ -419,40 +418,6 @@ def test_a_teacher_of_an_mlp_is_far_above_the_floor_and_an_oracle_is_not(studied
     found = studied[2]["evaluation"].sel(model="MLP[16]", poison="labels", measure="w1")
     ratio = (found.distance / found.unit).mean("draw")
     assert float(ratio.sel(unlearner="teacher")) > 3 > 2 > float(ratio.sel(unlearner="oracle"))
-
-
-def test_distance_floor_and_p_follow_from_the_logits_in_the_file(studied):
-    """Of every arm, its null arm and both halves of the oracles, of half precision."""
-    _, _, files, folder = studied
-    found = files["evaluation"].sel(model="MLP[16]", poison="labels")
-    z = storage.read_dataset(folder / "evaluation_logits.nc").z
-    assert z.dtype == np.float16
-    z = z.sel(model="MLP[16]", poison="labels").astype(float).transpose(..., "run", "sample")
-    measure = MEASURES["w1"]
-    n = z.sizes["sample"]
-    is_forgotten = np.ones(n, bool)
-    parts = Parts(is_forgotten, is_forgotten, ~is_forgotten, ~is_forgotten)
-
-    def models(arm, draw):
-        of_arm = z.sel(arm=arm, draw=draw).dropna("run").values
-        assert of_arm.shape == (4, n)
-        return Models(of_arm, of_arm, np.zeros(len(of_arm)), np.arange(len(of_arm)))
-
-    for draw, arm in itertools.product((0, 1), ("teacher", "oracle", "cf", "ga")):
-        arms = {
-            "models": models(arm, draw),
-            "floor": models("oracles A", draw),
-            "oracles": models("oracles B", draw),
-        }
-        p = evaluation.permutation_p(measure, *arms.values(), parts)
-        if arm in ("cf", "ga"):
-            arms["null"] = models(f"null arm of {arm}", draw)
-        again = scores(measure, parts=parts, **arms)
-        kept = found.sel(unlearner=arm, draw=draw, measure="w1")
-        for name in ("value", "floor", "null"):
-            of_file = float(kept[name])
-            np.testing.assert_allclose(again[name], of_file, rtol=1e-3, atol=1e-3)
-        assert p == pytest.approx(float(kept.p), abs=1e-3)
 
 
 def test_what_is_trained_is_what_is_scored_and_oracles_never_saw_the_forget_set(studied):
