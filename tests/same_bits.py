@@ -215,7 +215,9 @@ def own_sources() -> list[str]:
         values = list(vars(importlib.import_module(name)).values())
         classes = [each for each in values if isinstance(each, type) and each.__module__ == name]
         code += [
-            each for each in classes if issubclass(each, kinds) or name == "studies.contenders"
+            each
+            for each in classes
+            if issubclass(each, kinds) or name in ("studies.contenders", "studies.classics")
         ]
         code += [each.function for each in values if isinstance(each, Poison) and each.function]
     return own_code.manifest_lines(code, keys.NUMERICS)

@@ -134,7 +134,7 @@ def test_a_model_comes_back_from_a_study_and_is_computed_where_it_is_missing(mni
     np.testing.assert_allclose(library.logits(model, params, mnist.val.x), validation, atol=1e-4)
     again = library.trained_model(config, mnist, STUDIES, "unlearning", run=1, **place)
     np.testing.assert_array_equal(again.params[0][0], params[0][0])
-    assert len(job_files(tmp_path)) == 3  # with the other method's
+    assert len(job_files(tmp_path)) == 4  # with the other method's and the null arm's
     for words, said in (
         ({"model": "none"}, r"place: got run 0 of model='none' \(0 rows\)"),
         ({"run": 9}, r"place: got run 9 of no labels \(0 rows\), allowed: .*run 0 to 1 of"),
