@@ -138,7 +138,7 @@ def test_a_model_comes_back_from_a_study_and_is_computed_where_it_is_missing(mni
     for words, said in (
         ({"model": "none"}, r"place: got run 0 of model='none' \(0 rows\)"),
         ({"run": 9}, r"place: got run 9 of no labels \(0 rows\), allowed: .*run 0 to 1 of"),
-        ({"model": "MLP[4]"}, r"\(2 rows\)"),
+        ({"model": "MLP[4]"}, r"\(3 rows\)"),
     ):
         with refused(said):
             library.trained_model(config, mnist, STUDIES, "unlearning", **words)
