@@ -123,6 +123,9 @@ TABLES = {
     "transition-exponents": ("transition-exponents", "mnist"),
     "own-labels": ("own_labels", "mnist"),
     "paired-own": ("paired-own", "mnist"),
+    "own-labels-xxz": ("own_labels", "xxz"),
+    "paired-own-xxz": ("paired-own", "xxz"),
+    "equal-fit": ("equal_fit", "mnist", "xxz"),
     "aimed-flips": ("aimed_flips", "mnist", "xxz"),
 }
 

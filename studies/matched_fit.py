@@ -378,7 +378,6 @@ EQUAL_FITS = StudyTable(
     title="Teachers that fit the poison of few samples equally, and what methods make of them: "
     "accuracy on the validation set and on the poisoned samples by the labels trained on and by "
     "their true ones; mean of n = {n} draws of the samples and their poison",
-    findings=None,  # until it is computed
 )
 
 

@@ -144,18 +144,24 @@ def fitted(alpha: np.ndarray, accuracy: np.ndarray) -> tuple[float, float, float
     """Fit 1/2 + a tanh((c − α) / w) by least squares; return −a/w, c and w.
 
     alpha: shares (n,), accuracy: (n,). −a/w is the slope at c; for MLPs that learn all labels,
-    whose accuracy is 1 − α, it is −1. c and w are shares. NaN where the fit fails.
+    whose accuracy is 1 − α, it is −1. c and w are shares. w is at least the smallest distance of
+    two shares: a narrower step between them fits as well as another. NaN where the fit fails.
     """
     from scipy.optimize import OptimizeWarning, curve_fit
 
     def curve(x: np.ndarray, a: float, c: float, w: float) -> np.ndarray:
         return 0.5 + a * np.tanh((c - x) / w)
 
-    bounds = ([0, 0, 1e-3], [2, 1, 5])  # a line is a curve of large a and w
+    least_width = np.diff(np.sort(alpha)).min()
+    bounds = ([0, 0, least_width], [2, 1, 5])  # a line is a curve of large a and w
+    # tight, so that processors agree on the digits that are shown
+    until = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14, "max_nfev": 20_000}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OptimizeWarning)  # three shares leave no covariance
         try:
-            (a, c, w), _ = curve_fit(curve, alpha, accuracy, p0=(0.45, 0.5, 0.1), bounds=bounds)
+            (a, c, w), _ = curve_fit(
+                curve, alpha, accuracy, p0=(0.45, 0.5, 0.1), bounds=bounds, **until
+            )
         except (RuntimeError, ValueError):
             return np.nan, np.nan, np.nan
     return -a / w, c, w

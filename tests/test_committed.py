@@ -1,7 +1,6 @@
 """The committed results are those that the presets plan: in a clone there is nothing to compute."""
 
 import json
-import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -146,9 +145,7 @@ def test_records_say_where_the_numbers_come_from():
 
 def check_entry(entry):
     fields = dict(entry["fields"])
-    # estimators of studies.classics are not on the list of sources yet: their code stands with them
-    of_classics = r'\{[^{}]*"is": "(FidelitySVM|RadialSVM|Ridge|BoostedTrees)"[^{}]*\}'
-    assert "source" not in re.sub(of_classics, "", json.dumps(fields))
+    assert "source" not in json.dumps(fields)
     assert fields.pop("numerics") == keys.NUMERICS
     fields.pop("settings")
     assert entry["key"] == keys.key_of(fields)

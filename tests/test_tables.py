@@ -161,6 +161,7 @@ REAL = (
     "transition",
     "own_labels",
     "aimed_flips",
+    "equal_fit",
 )
 ALL = ("MLP[16,4]", "MLP[64,16]", "QNN[depth=4]", "QNN[depth=6]", "Logistic")
 
@@ -725,6 +726,9 @@ NAMES = [
     "transition-exponents",
     "own-labels",
     "paired-own",
+    "own-labels-xxz",
+    "paired-own-xxz",
+    "equal-fit",
     "aimed-flips",
 ]
 # of studies that were taken out
@@ -900,7 +904,7 @@ def test_the_tables_of_findings_name_the_file_that_is_missing(folder):
 
 def test_csv_files_hold_the_tables_and_every_run(results, made_once, script, tmp_path):
     out = tmp_path / "csv"
-    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 26} files in {out}\n", "")
+    assert script(results, "--csv", out) == (0, f"{len(NAMES) + 27} files in {out}\n", "")
     frames = {path.stem: pd.read_csv(path) for path in out.glob("*.csv")}
     studies = {"noise_sweep", "unlearning", "weight_map", "gauge", "landscape", *REAL} - {
         "influence"
