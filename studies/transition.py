@@ -152,16 +152,15 @@ def fitted(alpha: np.ndarray, accuracy: np.ndarray) -> tuple[float, float, float
     def curve(x: np.ndarray, a: float, c: float, w: float) -> np.ndarray:
         return 0.5 + a * np.tanh((c - x) / w)
 
-    least_width = np.diff(np.sort(alpha)).min()
+    least_width = np.diff(np.sort(alpha)).min(initial=1)
     bounds = ([0, 0, least_width], [2, 1, 5])  # a line is a curve of large a and w
+    start = (0.45, 0.5, max(0.1, 2 * least_width))
     # tight, so that processors agree on the digits that are shown
     until = {"ftol": 1e-14, "xtol": 1e-14, "gtol": 1e-14, "max_nfev": 20_000}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OptimizeWarning)  # three shares leave no covariance
         try:
-            (a, c, w), _ = curve_fit(
-                curve, alpha, accuracy, p0=(0.45, 0.5, 0.1), bounds=bounds, **until
-            )
+            (a, c, w), _ = curve_fit(curve, alpha, accuracy, start, bounds=bounds, **until)
         except (RuntimeError, ValueError):
             return np.nan, np.nan, np.nan
     return -a / w, c, w
