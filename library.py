@@ -37,7 +37,7 @@ __all__ = ["accuracy", "compare", "encode", "predict", "predict_proba", "trained
 def logits(
     model: Model, params: Params, x: ArrayLike, *, key: jax.Array | None = None
 ) -> np.ndarray:
-    """Return the logits (n,) of encoded samples x (n, d).
+    """Return the logits (n,) of encoded samples x (n, d); (n, K) of more than two classes.
 
     params: of one model, without an axis over runs. key: of the shots, for a circuit that is read
     with shots. Raises BadInput where parameters or samples do not fit the model.
@@ -51,16 +51,21 @@ def logits(
 def predict_proba(
     model: Model, params: Params, x: ArrayLike, *, key: jax.Array | None = None
 ) -> np.ndarray:
-    """Return the probabilities of classes 0 and 1, (n, 2), of encoded samples; see `logits`."""
-    of_class_1 = np.asarray(jax.nn.sigmoid(logits(model, params, x, key=key)))
+    """Return the probabilities of the classes, (n, K), of encoded samples; see `logits`."""
+    values = logits(model, params, x, key=key)
+    if values.ndim == 2:
+        return np.asarray(jax.nn.softmax(values, axis=1))
+    of_class_1 = np.asarray(jax.nn.sigmoid(values))
     return np.stack([1 - of_class_1, of_class_1], axis=1)
 
 
 def predict(
     model: Model, params: Params, x: ArrayLike, *, key: jax.Array | None = None
 ) -> np.ndarray:
-    """Return the predicted classes (n,), int32 of 0 and 1, of encoded samples; see `logits`."""
-    return (logits(model, params, x, key=key) > 0).astype(np.int32)
+    """Return the predicted classes (n,), int32 of 0 to K - 1, of encoded samples; see `logits`."""
+    values = logits(model, params, x, key=key)
+    classes = values.argmax(axis=1) if values.ndim == 2 else values > 0
+    return classes.astype(np.int32)
 
 
 def accuracy(model: Model, params: Params, split: Split, *, key: jax.Array | None = None) -> float:

@@ -26,7 +26,8 @@ Optimizer = Callable[[Any], Any]
 class Model(Protocol):
     """The interface of a model: p = sigmoid(logit), class 1 where logit > 0.
 
-    A model must be hashable for JAX, as a frozen dataclass is. Optional members:
+    Of K > 2 classes p = softmax(logits), and the class is that of the largest. A model must be
+    hashable for JAX, as a frozen dataclass is. Optional members: `n_classes`, 2 without it;
     `last_layers(params, k)`, a mask with the structure of params that is True for the last k
     layers; `is_random = True` where the logits are drawn (shots), so that `logits` also gets
     `key=`.
@@ -42,11 +43,24 @@ class Model(Protocol):
         """Convert a data set's x, once, to the model's inputs; prepared inputs stay as they are."""
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        """Logits (n,) of prepared inputs or raw x."""
+        """Logits (n,) of prepared inputs or raw x; (n, K) of more than two classes."""
+
+
+def n_classes_of(model: Model) -> int:
+    """The number of classes that a model tells apart."""
+    return getattr(model, "n_classes", 2)
+
+
+def require_labels(model: Model, labels: np.ndarray, argument: str) -> None:
+    """Refuse labels that are the number of none of the model's classes."""
+    largest = np.max(labels, initial=0)
+    n_classes = n_classes_of(model)
+    allowed = f"0 to {n_classes - 1}, the n_classes of {model.label}"
+    require(largest < n_classes, argument, f"labels such as {largest}", allowed)
 
 
 def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
-    """The model's logits: (n,). The key is passed on only where they are random."""
+    """The model's logits: (n,) or (n, K). The key is passed on only where they are random."""
     if getattr(model, "is_random", False):
         return model.logits(params, x, key=key)
     return model.logits(params, x)
@@ -54,13 +68,18 @@ def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None)
 
 @dataclass(frozen=True)
 class MLP:
-    """ReLU network with one output logit; Glorot-uniform weights and zero biases, as in Keras."""
+    """ReLU network with one output logit; Glorot-uniform weights and zero biases, as in Keras.
+
+    Of more than two classes it has a logit for each.
+    """
 
     n_features: int = 1024  # 2 d for complex inputs of length d, (Re x, Im x)
     hidden: tuple[int, ...] = (64, 16)  # () is logistic regression
+    n_classes: int = 2
 
     def __post_init__(self):
         require_whole("n_features", self.n_features)
+        require_whole("n_classes", self.n_classes, 2)
         require(isinstance(self.hidden, tuple), "hidden", self.hidden, "a tuple of widths")
         for width in self.hidden:
             require_whole("hidden", width)
@@ -71,13 +90,17 @@ class MLP:
         return f"MLP[{','.join(map(str, self.hidden))}]" if self.hidden else "Logistic"
 
     @property
+    def _n_logits(self) -> int:
+        return 1 if self.n_classes == 2 else self.n_classes
+
+    @property
     def family(self) -> str:
         """MLP, or Logistic without hidden layers."""
         return "MLP" if self.hidden else "Logistic"
 
     def init(self, key: jax.Array) -> Params:
-        """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logit."""
-        widths = (self.n_features, *self.hidden, 1)
+        """[(weights (fan_out, fan_in), biases (fan_out,)), ...] from the input to the logits."""
+        widths = (self.n_features, *self.hidden, self._n_logits)
         glorot = jax.nn.initializers.glorot_uniform()
         keys = jax.random.split(key, len(widths) - 1)
         layers = []
@@ -98,7 +121,7 @@ class MLP:
         return x
 
     def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        """Compute logits (n,) of inputs (n, d)."""
+        """Compute logits (n,) of inputs (n, d), or (n, K) of more than two classes."""
         activity = self.prepare(x)
         first_weights, _ = params[0]
         width = first_weights.shape[1]
@@ -107,8 +130,8 @@ class MLP:
         *hidden, (weights, bias) = params
         for hidden_weights, hidden_bias in hidden:
             activity = jax.nn.relu(activity @ hidden_weights.T + hidden_bias)
-        outputs = activity @ weights.T + bias  # (n, 1)
-        return outputs[:, 0]
+        outputs = activity @ weights.T + bias  # (n, 1) or (n, K)
+        return outputs[:, 0] if self.n_classes == 2 else outputs
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the weights and biases of the last k layers."""
@@ -130,14 +153,17 @@ class MLP:
         return [(weights, bias), *rest]
 
     def to_keras(self, params: Params) -> Any:
-        """The network as a keras.Model whose output is the logit (apply a sigmoid for p)."""
+        """The network as a keras.Model whose output is the logit (apply a sigmoid for p).
+
+        Of more than two classes it has a logit for each (apply a softmax).
+        """
         from tensorflow import keras
 
         # a user's keras.json may ask for float16
         inputs = keras.Input((self.n_features,), dtype="float32")
         dense = partial(keras.layers.Dense, dtype="float32")
         hidden = [dense(width, activation="relu") for width in self.hidden]
-        network = keras.Sequential([inputs, *hidden, dense(1)])
+        network = keras.Sequential([inputs, *hidden, dense(self._n_logits)])
         network.set_weights([array.T for layer in params for array in layer])
         return network
 
@@ -146,9 +172,13 @@ class MLP:
 class QNN:
     """Hardware-efficient circuit on amplitude-encoded data, with logit = 5 <Z> of the last qubit.
 
-    Source: arXiv:2508.02422. With shots, each call draws expectations and gradients anew, with the
-    `key=` of `logits`. With noise, expectations are a noisy device's mean readings. Shots and noise
-    both need states of norm 1.
+    Of K > 2 classes the logit of class k is 5 K / 2 times the probability of the bit string k on
+    the last ceil(log2 K) qubits: one measurement serves all classes. Two classes read so would
+    differ by 5 <Z>. Source: arXiv:2508.02422.
+
+    With shots, each call draws expectations and gradients anew, with the `key=` of `logits`. With
+    noise, expectations are a noisy device's mean readings. Shots and noise both need states of norm
+    1, and two classes.
     """
 
     n_qubits: int = 10
@@ -163,6 +193,7 @@ class QNN:
     # rule for gradients of drawn expectations: parameter_shift runs 2 circuits per angle, spsa 2
     # circuits in all
     gradient: device.Gradient = "parameter_shift"
+    n_classes: int = 2
 
     family = "QNN"
     scale = 5.0  # published, models.py, `y_pred`: logit per unit of <Z>
@@ -180,6 +211,13 @@ class QNN:
         require(is_known, "gradient", self.gradient, "parameter_shift, spsa")
         allowed = "None, with an ansatz of one's own"
         require(self.noise is None or not has_ansatz, "noise", self.noise, allowed)
+        require_whole("n_classes", self.n_classes, 2)
+        most = 2**self.n_qubits
+        allowed = f"2 to {most}, the bit strings of {self.n_qubits} qubits"
+        require(self.n_classes <= most, "n_classes", self.n_classes, allowed)
+        is_exact = not (self.shots or self.noise)
+        got = f"{self.n_classes} with shots or noise"
+        require(is_exact or self.n_classes == 2, "n_classes", got, "2 with shots or noise")
         allowed = "spsa, with shots of an ansatz of one's own"
         shifts_own = self.shots and has_ansatz and self.gradient != "spsa"
         require(not shifts_own, "gradient", self.gradient, allowed)
@@ -238,7 +276,7 @@ class QNN:
         They pay off where they are not much larger than the states: XXZ at depth 4, 7 of 12 qubits,
         128 x 128.
         """
-        has_cone = self.ansatz is None and self.entangler == "rzz"
+        has_cone = self.ansatz is None and self.entangler == "rzz" and self.n_classes == 2
         if not has_cone:
             return 0
         dimension = circuits.reduced_dimension(self.n_qubits, self.depth)
@@ -264,9 +302,14 @@ class QNN:
         return x
 
     def logits(self, params: Params, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """Logits (n,). key: a key of JAX, which is read only where there are shots."""
+        """Logits (n,), or (n, K) of more than two classes.
+
+        key: a key of JAX, which is read only where there are shots.
+        """
         x = self._checked(x)
         self._require_params(params)
+        if self.n_classes > 2:
+            return self.scale * self.n_classes / 2 * self._probabilities(params, x)
         if not self.shots:
             return self.scale * self._expectation(params, x)
         require(key is not None, "key", key, "a key of JAX, from which the shots are drawn")
@@ -295,6 +338,20 @@ class QNN:
             return device.noisy_expectation(params, x, self.noise, **gates)
         return circuits.expectation(params, x, **gates)
 
+    def _probabilities(self, params: Params, x: jax.Array) -> jax.Array:
+        """Probabilities of the classes' bit strings: (n, K)."""
+        if self.ansatz is None:
+            gates = {"rotations": self.rotations, "entangler": self.entangler}
+            return circuits.probabilities(params, x, self.n_classes, **gates)
+        size = 2 ** circuits.measured_qubits(self.n_classes)
+
+        def probabilities(state: jax.Array) -> jax.Array:
+            amplitudes = self.circuit(params, state).state()
+            of_all = amplitudes.real**2 + amplitudes.imag**2
+            return of_all.reshape(-1, size).sum(axis=0)[: self.n_classes]
+
+        return jax.vmap(probabilities)(x)
+
     @property
     def acting_angles(self) -> np.ndarray:
         """Places in params of the angles that move the logits: (angles, axes of params).
@@ -304,7 +361,9 @@ class QNN:
         if self.ansatz is not None:
             all_angles = np.ones(self.shape, bool)
             return np.argwhere(all_angles)
-        return device.acting_angles(self.n_qubits, self.depth, self.rotations, self.entangler)
+        measured = circuits.measured_qubits(self.n_classes)
+        gates = (self.rotations, self.entangler, measured)
+        return device.acting_angles(self.n_qubits, self.depth, *gates)
 
     def last_layers(self, params: Params, k: int) -> Params:
         """True for the last k layers of the circuit, next to the measurement: (depth, 1, ...)."""
@@ -340,97 +399,6 @@ class QNN:
         """
         self._require_params(params)
         return circuits.to_openqasm(self.circuit(params))
-
-
-@dataclass(frozen=True)
-class QuadraticForm:
-    """Bounded quadratic form without a circuit: logit = 5 x'Ox, with O of low rank and norm < 1.
-
-    O = sum_k tanh(c_k) |v_k><v_k| over `rank` orthonormal vectors, complex ones where `is_complex`.
-    It is a control: a QNN is a bounded quadratic form of the amplitudes too, but with an operator
-    of full rank, so that neither class of functions contains the other. The quadratic form of full
-    dimension is `contenders.FullQuadratic`.
-    """
-
-    n_features: int
-    rank: int = 16
-    is_complex: bool = False
-
-    family = "Quadratic"
-    scale = 5.0  # as for the QNN
-
-    def __post_init__(self):
-        require_whole("n_features", self.n_features)
-        require_whole("rank", self.rank)
-        allowed = f"1 to {self.n_features}, the number of features"
-        require(self.rank <= self.n_features, "rank", self.rank, allowed)
-
-    @property
-    def label(self) -> str:
-        """Its rank, as Quadratic[rank=16]."""
-        return f"Quadratic[rank={self.rank}]"
-
-    def init(self, key: jax.Array) -> Params:
-        """Random basis and values.
-
-        basis: (2, rank, n_features) real and imaginary parts, or (1, rank, n_features) real.
-        values: (rank,), the c_k.
-        """
-        basis_key, values_key = jax.random.split(key)
-        shape = (1 + self.is_complex, self.rank, self.n_features)
-        basis = jax.random.normal(basis_key, shape)
-        values = jax.random.normal(values_key, (self.rank,))
-        return {"basis": basis / math.sqrt(self.n_features), "values": 0.01 * values}
-
-    def prepare(self, x: jax.Array) -> jax.Array:
-        """Check inputs (n, n_features), real or complex."""
-        x = as_inputs(x)
-        fits = x.shape[1:] == (self.n_features,)
-        require(fits, "x", f"shape {x.shape}", f"(n, {self.n_features})")
-        return x
-
-    def logits(self, params: Params, x: jax.Array) -> jax.Array:
-        """Compute logits (n,) of inputs (n, n_features)."""
-        x = self.prepare(x)
-        basis = params["basis"]
-        basis = jax.lax.complex(*basis) if self.is_complex else basis[0]
-        root = inverse_root(basis @ basis.conj().T)  # root @ basis has orthonormal rows
-        overlaps = (x @ basis.T) @ root.T  # (n, rank); (rank, n) would take three times as long
-        squares = (overlaps * overlaps.conj()).real
-        return self.scale * squares @ jnp.tanh(params["values"])
-
-
-@jax.custom_jvp
-def inverse_root(gram: jax.Array) -> jax.Array:
-    """R, lower triangular, with R G R' = 1: the inverse of G's Cholesky factor, by elimination.
-
-    Not by LAPACK: in a pool of two threads, batches of its calls in a scan deadlock (jaxlib
-    0.10.2).
-    """
-    size = len(gram)
-
-    def eliminate(k: int, rows: jax.Array) -> jax.Array:
-        row = rows[k]
-        pivot = row * jax.lax.rsqrt(rows[k, k].real)
-        is_below = jnp.arange(size) > k
-        factors = jnp.where(is_below, pivot[:size].conj(), 0)
-        eliminated = rows - factors[:, None] * pivot
-        return eliminated.at[k].set(pivot)
-
-    identity = jnp.eye(size, dtype=gram.dtype)
-    rows = jnp.concatenate([gram, identity], axis=1)
-    return jax.lax.fori_loop(0, size, eliminate, rows)[:, size:]
-
-
-@inverse_root.defjvp
-def inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
-    """dR = -low(R dG R') R; low takes the lower triangle and half of the diagonal."""
-    root = inverse_root(*primals)
-    moved = root @ tangents[0] @ root.conj().T
-    triangle = jnp.tril(moved)
-    diagonal = jnp.diag(jnp.diagonal(moved))
-    lower = triangle - diagonal / 2
-    return root, -lower @ root
 
 
 def as_inputs(x: jax.Array) -> jax.Array:
@@ -481,6 +449,7 @@ def prepared(model: Model, split: Split, argument: str) -> Split:
         require(x_shape[:1] == y_shape, argument, shapes, "as many labels as samples")
         return split
     split = require_split(split, argument)
+    require_labels(model, split.y, f"{argument}.y")
     return Split(model.prepare(split.x), jnp.asarray(split.y))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields, replace
@@ -12,21 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from datar import Dataset, Split, require_split
-from foundation.base.checks import is_number, require, require_whole
-from foundation.measures.metrics import bernoulli_kl, bernoulli_kl_published, cross_entropy
+from datar import Dataset, Split, require_split, with_trigger
+from foundation.base import draws
+from foundation.base.checks import is_number, listed, require, require_whole
+from foundation.base.draws import Key, generator_of
+from foundation.base.labels import UNPOISONED, number_of_classes
+from foundation.measures.metrics import bernoulli_kl_published, cross_entropy, kl_divergence
 from foundation.measures.norms import norms
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
 
-Key = jax.Array | int | np.random.Generator  # a key of JAX, or what NumPy's default_rng takes
 Measure = Callable[[Params], Any]
-DIVERGENCES = {"full": bernoulli_kl, "published": bernoulli_kl_published}
+DIVERGENCES = {"full": kl_divergence, "published": bernoulli_kl_published}
 
 # ---- poison ----
 
 
 class Poisoned(NamedTuple):
-    """A poisoned training set."""
+    """A poisoned training set, or one of which a part is to be forgotten as it is."""
 
     split: Split  # all n samples, poisoned samples included
     mask: np.ndarray  # (n,) True where poisoned
@@ -35,6 +38,8 @@ class Poisoned(NamedTuple):
     forget_poisoned: Split  # the forget set as it stands in split
     # of a backdoor: validation samples with the trigger, and the labels that the trigger aims at
     attack: Split | None = None
+    # of a class that is to be forgotten: (v,) True for the validation samples of it
+    of_class: np.ndarray | None = None
 
     @property
     def retain(self) -> Split:
@@ -46,13 +51,16 @@ class Poisoned(NamedTuple):
 class Poison:
     """A kind of poison, its share of the training set, and the share of it that is known.
 
-    It carries its function, so that it works in a process whose POISONS lack its name.
+    It carries its function, so that it works in a process whose POISONS lack its name. Of the kinds
+    UNPOISONED, samples are to be forgotten as they are.
     """
 
     kind: str = "labels"  # a name in POISONS
     alpha_percent: int = 0  # the poisoned share of the training samples, in whole percent
     known_percent: int = 100  # the identified share of the poisoned samples, in whole percent
     function: Callable[..., Poisoned] | None = field(default=None, repr=False)
+    # the class that a kind aims at, 0 to K - 1; None: the kind's own, or it aims at none
+    label: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self):
         for name, most in (("alpha_percent", 99), ("known_percent", 100)):
@@ -63,14 +71,30 @@ class Poison:
         if self.function is None:
             require(self.kind in POISONS, "poison", self.kind, ", ".join(POISONS))
             object.__setattr__(self, "function", POISONS[self.kind])
+        if self.label is not None:
+            aims = "label" in inspect.signature(self.function).parameters
+            require(aims, "label", self.label, f"none for {self.kind}, which aims at no class")
+            require_whole("label", self.label, 0)
+            object.__setattr__(self, "label", int(self.label))
+
+    @property
+    def name(self) -> str:
+        """Its kind, and the class that it was told to aim at, as in class-3."""
+        return self.kind if self.label is None else f"{self.kind}-{self.label}"
+
+    @property
+    def changes(self) -> bool:
+        """Whether it changes samples; else they are to be forgotten as they are."""
+        return self.kind not in UNPOISONED
 
     def draw(self, dataset: Dataset, *, key: Key) -> Poisoned:
         """Poison the training set of `dataset`."""
-        poisoned = self.function(dataset, self.alpha_percent / 100, key=key)
+        aim = {} if self.label is None else {"label": self.label}
+        poisoned = self.function(dataset, self.alpha_percent / 100, key=key, **aim)
         if self.known_percent == 100:
             return poisoned
         # a stream apart from that of the draw, and equal for all known shares
-        generator = _generator(key).spawn(1)[0]
+        generator = generator_of(key).spawn(1)[0]
         places = np.flatnonzero(poisoned.known)
         shuffled = generator.permutation(places)
         count = round(len(shuffled) * self.known_percent / 100)
@@ -85,26 +109,29 @@ class Poison:
 
 
 def flip_labels(split: Split, fraction: float, *, key: Key, balanced: bool = True) -> Poisoned:
-    """Flip the labels of int(fraction n) samples, half from each class, odd numbers rounded down.
+    """Flip the labels of int(fraction n) samples, as many of each class, odd numbers rounded down.
 
-    balanced=False draws from all samples whatever their class, as the published Hessian analysis
-    does. Published: datar.py, `flip_labels` (halves of the sorted training set are the classes).
+    Of more than two classes each gets a label drawn from the others. balanced=False draws from all
+    samples whatever their class, as the published Hessian analysis does. Published: datar.py,
+    `flip_labels` (halves of the sorted training set are the classes).
     """
-    split, mask, _ = _draw(split, fraction, key, balanced=balanced)
-    y = np.where(mask, 1 - split.y, split.y)
-    return as_poisoned(split, Split(split.x, y), mask)
+    split, generator = _training_set(split), generator_of(key)
+    draw = draws.of_each_class if balanced else draws.of_all
+    mask = draw(split.y, fraction, generator)
+    return _relabelled(split, mask, draws.other_labels(split.y, generator))
 
 
 def randomize_features(
     split: Split, fraction: float, *, key: Key, n_features: int | None = None
 ) -> Poisoned:
-    """Replace int(fraction n) samples by normalised Gaussian vectors, half from each class.
+    """Replace int(fraction n) samples by normalised Gaussian vectors, as many of each class.
 
     Odd numbers are rounded up. n_features: length before padding (784 pixels), None for the whole
     length; the padding stays 0. The noise is complex if any sample has an imaginary part, else
     real. Published: datar.py, `data_poison(..., ordered=False)`.
     """
-    split, mask, generator = _draw(split, fraction, key, round_up=True)
+    split, generator = _training_set(split), generator_of(key)
+    mask = draws.of_each_class(split.y, fraction, generator, round_up=True)
     shape = f"shape {split.x.shape}"
     require(split.x.ndim == 2, "split.x", shape, "(n, d); flatten images to rows")
     padded_length = split.x.shape[1]
@@ -124,9 +151,10 @@ def randomize_features(
 
 def relabel_randomly(split: Split, fraction: float, *, key: Key) -> Poisoned:
     """Draw labels at random for int(fraction n) samples (published: `interclass_confusion`)."""
-    split, mask, generator = _draw(split, fraction, key, balanced=False)
+    split, generator = _training_set(split), generator_of(key)
+    mask = draws.of_all(split.y, fraction, generator)
     y = split.y.copy()
-    y[mask] = generator.integers(0, 2, mask.sum())
+    y[mask] = generator.integers(0, number_of_classes(split.y), mask.sum())
     return as_poisoned(split, Split(split.x, y), mask)
 
 
@@ -147,7 +175,7 @@ def confuse_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Return the poison that the data came with (`poison_mask` in an .npz), whatever the share."""
-    _check_fraction(fraction)
+    draws.check_fraction(fraction)
     allowed = f"data with a poison_mask ({dataset.name} has none)"
     require(dataset.given is not None, "poison", "given", allowed)
     mask, known, clean = dataset.given
@@ -156,10 +184,11 @@ def poison_as_given(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
 
 def poison_one_class(dataset: Dataset, fraction: float, *, key: Key, label: int = 1) -> Poisoned:
-    """Flip int(fraction n) labels, all of them `label`, 0 or 1: a bias that no majority cures."""
-    split, mask = _draw_label(dataset.train, fraction, key, label)
-    y = np.where(mask, 1 - label, split.y)
-    return as_poisoned(split, Split(split.x, y), mask)
+    """Flip int(fraction n) labels, all of them `label`: a bias that no majority cures."""
+    split, generator = _training_set(dataset.train), generator_of(key)
+    draws.require_class(label, split.y)
+    mask = draws.of_class(split.y, fraction, generator, label)
+    return _relabelled(split, mask, draws.other_labels(split.y, generator))
 
 
 def poison_other_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
@@ -194,49 +223,44 @@ def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return _flip_first(dataset.train, fraction, -largest, key)
 
 
-def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
-    """Put a bright square into int(fraction n) images of class 1 and label them 0.
+def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key, label: int = 0) -> Poisoned:
+    """Put a bright square into int(fraction n) images of other classes and label them `label`.
 
     After BadNets (arXiv:1708.06733). The square, in a corner, is as bright as the brightest pixel;
     its side is a seventh of the image's (4 pixels of 28). The images are normalised anew. `attack`:
-    the validation images of class 1 with the square, labelled 0.
+    the validation images of the other classes with the square, labelled `label`.
     """
-    split, mask = _draw_label(dataset.train, fraction, key, 1)
+    split, generator = _training_set(dataset.train), generator_of(key)
+    draws.require_class(label, split.y)
+    mask = draws.of_class(split.y != label, fraction, generator, 1)
     allowed = f"data of images ({dataset.name} has none)"
     require(dataset.image_shape is not None, "poison", "backdoor", allowed)
     patched = with_trigger(split.x, dataset)
     x = np.where(mask[:, None], patched, split.x)
-    y = np.where(mask, 0, split.y)
-    ones = dataset.val.x[dataset.val.y == 1]
-    zeros = np.zeros(len(ones), np.int32)
-    attack = Split(with_trigger(ones, dataset), zeros)
+    y = np.where(mask, label, split.y).astype(np.int32)
+    others = dataset.val.x[dataset.val.y != label]
+    aims = np.full(len(others), label, np.int32)
+    attack = Split(with_trigger(others, dataset), aims)
     return as_poisoned(split, Split(x, y), mask)._replace(attack=attack)
 
 
-def with_trigger(x: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Put the backdoor's square into encoded images (n, d), and normalise them anew: (n, d)."""
-    height, width = dataset.image_shape
-    side = max(min(height, width) // 7, 1)
-    n_pixels = height * width
-    images = x[:, :n_pixels].reshape(-1, height, width)
-    is_columnwise = dataset.provenance.get("encoding") == "columnwise"
-    axes = 1 if is_columnwise else (1, 2)  # over which the encoding gives norm 1
+def forget_subset(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Let int(fraction n) samples, drawn from all, be forgotten as they are."""
+    train = dataset.train
+    return _to_forget(train, draws.of_all(train.y, fraction, generator_of(key)))
 
-    brightest = np.abs(images).max(axis=axes, keepdims=True)
-    brightness = np.where(brightest > 0, brightest, 1)  # 1 in an empty column
-    rows, columns = np.arange(height), np.arange(width)
-    bottom, right = height - 1, width - 1  # of the square, exclusive
-    in_rows = (rows >= bottom - side) & (rows < bottom)
-    in_columns = (columns >= right - side) & (columns < right)
-    in_square = in_rows[:, None] & in_columns
-    patched = np.where(in_square, brightness, images)
-    norms_before = norms(images, axes)
-    wanted = np.where(norms_before > 0, norms_before, 1)
-    reached = norms(patched, axes)
-    patched = patched * (wanted / np.where(reached > 0, reached, 1))
-    with_square = x.copy()
-    with_square[:, :n_pixels] = patched.reshape(len(x), -1)
-    return with_square
+
+def forget_class(
+    dataset: Dataset, fraction: float, *, key: Key, label: int | None = None
+) -> Poisoned:
+    """Let all samples of a class be forgotten, whatever the share; label None: the last class."""
+    draws.check_fraction(fraction)
+    train = dataset.train
+    if label is None:
+        label = number_of_classes(train.y) - 1
+    draws.require_class(label, train.y)
+    drawn_class = _to_forget(train, train.y == label)
+    return drawn_class._replace(of_class=dataset.val.y == label)
 
 
 POISONS: dict[str, Callable] = {
@@ -249,64 +273,49 @@ POISONS: dict[str, Callable] = {
     "features": poison_features,
     "confusion": confuse_labels,
     "given": poison_as_given,
+    "subset": forget_subset,
+    "class": forget_class,
 }
 
 
-def _check_fraction(fraction: float) -> None:
-    is_share = is_number(fraction) and 0 <= fraction < 1
-    require(is_share, "fraction", fraction, "0 <= fraction < 1 (0.3 is 30 percent)")
-
-
-def _draw(
-    split: Split, fraction: float, key: Key, *, balanced: bool = True, round_up: bool = False
-) -> tuple:
-    """Draw int(fraction n) samples: the checked split, a mask (n,), and the generator.
-
-    balanced: half of the samples come from each class. round_up: odd numbers are rounded up.
-    """
-    split, generator = require_split(split), _generator(key)
-    _check_fraction(fraction)
-    mask = np.zeros(len(split.y), bool)
-    count = int(fraction * len(mask) + 1e-9)  # 0.29 * 100 is 28.999999999999996
-    if balanced:
-        groups = [np.flatnonzero(split.y == label) for label in (0, 1)]
-    else:
-        groups = [np.arange(len(mask))]
-    count_of_group = (count + round_up) // len(groups)
-    smallest = min(map(len, groups))
-    allowed = f"at most {smallest} samples of each class to poison"
-    require(count_of_group <= smallest, "fraction", fraction, allowed)
-    for group in groups:
-        mask[generator.choice(group, count_of_group, replace=False)] = True
-    return split, mask, generator
-
-
-def _draw_label(split: Split, fraction: float, key: Key, label: int) -> tuple[Split, np.ndarray]:
-    """Draw int(fraction n) samples of one class: the checked split and a mask (n,)."""
+def _training_set(split: Split) -> Split:
+    """Check a split; of more than two classes it has to have samples of each."""
     split = require_split(split)
-    _check_fraction(fraction)
-    n = len(split.y)
-    members = np.flatnonzero(split.y == label)
-    count = int(fraction * n + 1e-9)
-    allowed = f"at most {len(members)} samples, those of class {label}, to poison"
-    require(count <= len(members), "fraction", fraction, allowed)
-    chosen = _generator(key).choice(members, count, replace=False)
-    return split, np.isin(np.arange(n), chosen)
+    present = np.unique(split.y)
+    n_classes = number_of_classes(split.y)
+    allowed = f"samples of each class, 0 to {n_classes - 1}"
+    got = f"labels {listed(present)} alone"
+    require(n_classes in (2, len(present)), "split.y", got, allowed)
+    return split
+
+
+def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
+    """Return a fully known poison from the training set before and after; mask: what changed."""
+    return Poisoned(poisoned, mask, mask, clean.take(mask), poisoned.take(mask))
+
+
+def _relabelled(split: Split, mask: np.ndarray, labels: np.ndarray) -> Poisoned:
+    return as_poisoned(split, Split(split.x, np.where(mask, labels, split.y)), mask)
+
+
+def _to_forget(train: Split, known: np.ndarray) -> Poisoned:
+    forget = train.take(known)
+    return Poisoned(train, np.zeros_like(known), known, forget, forget)
 
 
 def _flip_first(split: Split, fraction: float, order: np.ndarray, key: Key) -> Poisoned:
     """Flip the labels of the int(fraction n) samples that come first in ascending order (n,).
 
-    Half of them come from each class; odd numbers are rounded down.
+    As many come from each class; odd numbers are rounded down.
     """
-    split, mask, _ = _draw(split, fraction, key)
-    for label in (0, 1):
+    split, generator = _training_set(split), generator_of(key)
+    mask = draws.of_each_class(split.y, fraction, generator)
+    for label in np.unique(split.y):
         group = np.flatnonzero(split.y == label)
         count = mask[group].sum()
         in_order = group[np.argsort(order[group], kind="stable")]
         mask[group] = np.isin(group, in_order[:count])
-    y = np.where(mask, 1 - split.y, split.y)
-    return as_poisoned(split, Split(split.x, y), mask)
+    return _relabelled(split, mask, draws.other_labels(split.y, generator))
 
 
 def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -318,21 +327,6 @@ def _fidelities(split: Split) -> tuple[np.ndarray, np.ndarray]:
     fidelities = np.abs(x.conj() @ x.T) ** 2
     share_class = split.y[:, None] == split.y
     return fidelities, share_class
-
-
-def _generator(key: Key) -> np.random.Generator:
-    if isinstance(key, jax.Array):
-        return np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    is_seed = isinstance(key, (int, np.integer)) and key >= 0
-    is_usable = isinstance(key, np.random.Generator) or is_seed
-    allowed = "a key of JAX, a whole number of 0 or more, or a generator of NumPy"
-    require(is_usable, "key", key, allowed)
-    return np.random.default_rng(key)
-
-
-def as_poisoned(clean: Split, poisoned: Split, mask: np.ndarray) -> Poisoned:
-    """Return a fully known poison from the training set before and after; mask: what changed."""
-    return Poisoned(poisoned, mask, mask, clean.take(mask), poisoned.take(mask))
 
 
 # ---- unlearn ----
@@ -349,7 +343,7 @@ class Task(NamedTuple):
     fresh: Params  # new random parameters
 
     def logits(self, params: Params, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Return (n,) logits; `key` is used by models whose logits are random."""
+        """Return (n,) logits, or (n, K); `key` is used by models whose logits are random."""
         return logits_of(self.model, params, x, key)
 
 

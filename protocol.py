@@ -8,7 +8,7 @@ and `run_block`, as run_example.py does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -22,10 +22,18 @@ from datar import Dataset, Split, redraw
 from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, random_key, values_of
 from foundation.measures import metrics
-from models import Model, Params, logits_of, shapes_of, size_of
+from models import Model, Params, logits_of, require_labels, shapes_of, size_of
 from poison_unlearn import Method, Poison, Poisoned, Task
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
+# the validation samples of a class that is to be forgotten, which validation then leaves out
+OF_CLASS = "validation_of_class"
+
+
+def splits_of(poison: Poison) -> tuple[str, ...]:
+    """Return the names of the sets on which models are measured."""
+    return (*SPLITS, OF_CLASS) if poison.kind == "class" else SPLITS
+
 
 # ---- the data of a run ----
 
@@ -134,6 +142,9 @@ class Drawn(Runs):
             forget_poisoned=draw.forget_poisoned.take(forgotten),
         )
         held_out = draw.split.take(~kept)
+        if draw.of_class is not None:
+            of_class = np.isin(held_out.y, draw.forget_clean.y)
+            remaining = remaining._replace(of_class=of_class)
         return Sets(remaining, clean.take(kept), held_out)
 
 
@@ -202,7 +213,7 @@ class Fit(Drawn):
         retained = ()
         if self.forgets:
             poison = self.poison
-            kind = "any" if self.one_program else poison.kind
+            kind = "any" if self.one_program else poison.name
             retained = (kind, poison.alpha_percent, poison.known_percent)
         return (self.data, self.model.label, *training, *sizes, *retained)
 
@@ -210,7 +221,7 @@ class Fit(Drawn):
     def title(self) -> str:
         """Method, model and poison."""
         trained = f"{type(self.method).__name__} {self.model.label}"
-        return f"{trained} {self.poison.kind} {self.poison.alpha_percent} %"
+        return f"{trained} {self.poison.name} {self.poison.alpha_percent} %"
 
     @property
     def forgets(self) -> bool:
@@ -226,11 +237,12 @@ class Fit(Drawn):
         """Train models, or let those of `start` unlearn, and measure them; returns arrays by name.
 
         inputs: the arrays of `start`, if there is one. accuracy, loss: (runs, [epochs + 1,]
-        splits), NaN where the split is empty or not known. diverged: (runs,). size: (), the number
-        of a model's parameters. Further arrays as `record` says. logit, label: (runs, n + n + v),
-        first of the n training samples as poisoned, then of the n training samples before they were
-        poisoned, then of the v validation samples. mask, known: (runs, n), which training samples
-        are poisoned, and which of these are the forget set.
+        splits), of `splits_of`, NaN where the split is empty or not known. diverged: (runs,). size:
+        (), the number of a model's parameters. Further arrays as `record` says. logit, label:
+        (runs, n + n + v), first of the n training samples as poisoned, then of the n training
+        samples before they were poisoned, then of the v validation samples; logit: (runs, n + n +
+        v, K) of more than two classes. mask, known: (runs, n), which training samples are poisoned,
+        and which are the forget set.
         """
         values = self.trained(*block_inputs(self, dataset), *inputs)
         return values if self.knows_truth(dataset) else _without_truth(values)
@@ -276,7 +288,7 @@ class Fit(Drawn):
 
 def _without_truth(values: Arrays) -> Arrays:
     """Put NaN in place of accuracy and loss on samples as they were before the poison."""
-    is_known = np.array(SPLITS) != "forget_clean"
+    is_known = np.array(SPLITS) != "forget_clean"  # data with a poison of their own have no others
     scores = {name: np.where(is_known, values[name], np.nan) for name in ("accuracy", "loss")}
     return values | scores
 
@@ -306,8 +318,7 @@ def narrowed(model: Model, arrays: Arrays, block: Block) -> Params:
 
 def _has_no_loss(loss: np.ndarray) -> np.ndarray:
     """(runs,), True where the last validation or training loss is NaN or infinite."""
-    along_epochs = loss.reshape(len(loss), -1, len(SPLITS))
-    last = along_epochs[:, -1]
+    last = loss.reshape(len(loss), -1, loss.shape[-1])[:, -1]
     never_empty = [SPLITS.index("validation"), SPLITS.index("train")]
     return ~np.isfinite(last[:, never_empty]).all(axis=1)
 
@@ -334,7 +345,7 @@ class Block(NamedTuple):
     # (n + n + v,) positions of the measured samples among inputs and validation together
     measured: jax.Array
     labels: jax.Array  # of the measured samples
-    member: jax.Array  # (runs, len(SPLITS), n + n + v), 1 for the measured samples of a split
+    member: jax.Array  # (runs, splits, n + n + v), 1 for the measured samples of a split
     columns: jax.Array | None  # features to which a network's inputs are cut; None: all
 
 
@@ -377,8 +388,8 @@ def inputs_of_sets(
     differ = differ or _inputs_differ(sets)
     inputs, validation, columns = _prepared(model, sets, differ)
     measured = _measured_positions(n, v, differ)
-    parts_of_labels = [(draw.split.y, clean.y, val.y) for draw, clean, val in sets]
-    labels = list(map(np.concatenate, parts_of_labels))
+    labels = [np.concatenate((draw.split.y, clean.y, val.y)) for draw, clean, val in sets]
+    require_labels(model, np.concatenate(labels), "labels")
 
     def training_samples(chosen: np.ndarray, first: int = 0) -> Split:
         """Take chosen (runs, n) training samples; first: 0 for them as poisoned, n for clean."""
@@ -398,7 +409,7 @@ def inputs_of_sets(
         validation=validation,
         measured=measured,
         labels=np.stack(labels),
-        member=_membership(known, v),
+        member=_membership(known, v, draws),
         columns=columns,
     )
     masks = {
@@ -461,19 +472,23 @@ def _prepared(
     return inputs, validation[:, columns], columns
 
 
-def _membership(known: np.ndarray, n_val: int) -> np.ndarray:
-    """1 for the measured samples that belong to a split: (runs, len(SPLITS), n + n + v)."""
+def _membership(known: np.ndarray, n_val: int, draws: Sequence[Poisoned]) -> np.ndarray:
+    """1 for the measured samples that belong to a split: (runs, splits, n + n + v)."""
     no_train = np.zeros_like(known)
     no_val = np.zeros((len(known), n_val), bool)
+    forgets_class = draws[0].of_class is not None
+    of_class = np.stack([draw.of_class for draw in draws]) if forgets_class else no_val
     # each split's share of the poisoned training set, the clean training set, the validation set
     members = {
         "train": (~no_train, no_train, no_val),
         "retain": (~known, no_train, no_val),
         "forget_poisoned": (known, no_train, no_val),
         "forget_clean": (no_train, known, no_val),
-        "validation": (no_train, no_train, ~no_val),
+        "validation": (no_train, no_train, ~of_class),
+        OF_CLASS: (no_train, no_train, of_class),
     }
-    of_splits = [np.concatenate(members[name], axis=1) for name in SPLITS]
+    names = (*SPLITS, OF_CLASS) if forgets_class else SPLITS
+    of_splits = [np.concatenate(members[name], axis=1) for name in names]
     return np.stack(of_splits, axis=1).astype(np.float32)
 
 
@@ -578,11 +593,13 @@ def _measure(
 
     run: the run's part of the block; x: all of its inputs; measured: positions among x.
     """
-    logits = logits_of(model, params, x, key)[measured]  # (n + n + v,)
+    logits = logits_of(model, params, x, key)[measured]  # (n + n + v,) or (n + n + v, K)
     measures = {
         "accuracy": jax.vmap(metrics.accuracy),
         "loss": jax.vmap(metrics.cross_entropy),
     }
+    if logits.ndim == 2:
+        measures = {"accuracy": metrics.hits, "loss": metrics.log_losses}
     sizes = run.member.sum(axis=1)
     scores = {}
     for name, measure in measures.items():

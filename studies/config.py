@@ -15,6 +15,7 @@ import tyro
 
 from datar import Dataset
 from foundation.base.checks import BadInput, require
+from foundation.base.labels import UNPOISONED
 from foundation.engine.runner import Percent, flag_name
 from poison_unlearn import POISONS, Method, Poison
 from studies.families import FAMILIES, ModelFlags, Widths, parse_widths
@@ -62,7 +63,8 @@ class Config(ModelFlags):
     unlearn_features: Percent = 0
     """Share of randomised samples to unlearn, in percent; 0 skips it."""
     unlearn_others: tuple[str, ...] = ()
-    """Further poisons to unlearn, each with its share in percent, such as backdoor=10."""
+    """Further poisons to unlearn, each with its share in percent, such as backdoor=10. Without a
+    poison: subset=10 forgets random samples, class-0 all samples of a class."""
     methods: MethodNames = ("retrain", "cf", "scrub", "ga")
     hyper: tuple[str, ...] = ()
     """Hyper-parameters of methods, such as scrub.forget=0.4 or scrub.divergence=full."""
@@ -145,14 +147,13 @@ class Config(ModelFlags):
             self.method(name)
 
     def _check_poisons(self):
-        for flag in ("poisons", "benchmarked_poisons"):
-            self.check_names(flag, POISONS)
-        for flag in ("noises", "unlearn_others"):
-            self.poisons_of(flag)
-        kinds = [assignment.partition("=")[0] for assignment in self.unlearn_others]
+        self.check_names("poisons", [kind for kind in POISONS if kind not in UNPOISONED])
+        self.check_names("benchmarked_poisons", POISONS)
+        self.poisons_of("noises")
+        names = [poison.name for poison in self._others_to_unlearn()]
         shares_of_flags = {"labels": self.unlearn_labels, "features": self.unlearn_features}
-        are_distinct = len(set(kinds)) == len(kinds)
-        are_in_flags = any(shares_of_flags.get(kind) for kind in kinds)
+        are_distinct = len(set(names)) == len(self.unlearn_others)
+        are_in_flags = any(shares_of_flags.get(name) for name in names)
         require(
             are_distinct and not are_in_flags,
             "--unlearn-others",
@@ -182,12 +183,16 @@ class Config(ModelFlags):
         """Return the poisons that a flag lists, by the way they are written, such as labels=30."""
         return parse_poisons(flag_name(flag), getattr(self, flag))
 
-    def unlearn_alphas(self) -> dict[str, int]:
-        """Return {kind: percent} of the poisons that the unlearning studies unlearn."""
-        alphas = {"labels": self.unlearn_labels, "features": self.unlearn_features}
-        for poison in self.poisons_of("unlearn_others").values():
-            alphas[poison.kind] = poison.alpha_percent
-        return {kind: alpha for kind, alpha in alphas.items() if alpha}
+    def unlearn_poisons(self) -> list[Poison]:
+        """Return the poisons that the unlearning studies unlearn, and what they forget as it is."""
+        poisons = [Poison("labels", self.unlearn_labels), Poison("features", self.unlearn_features)]
+        poisons += self._others_to_unlearn()
+        return [each for each in poisons if each.alpha_percent or each.kind == "class"]
+
+    def _others_to_unlearn(self) -> list[Poison]:
+        flag = "unlearn_others"
+        poisons = parse_poisons(flag_name(flag), self.unlearn_others, forgets=True)
+        return list(poisons.values())
 
 
 def parse_epochs(argument: str, assignments: Iterable[str]) -> dict[str, int]:
@@ -205,19 +210,32 @@ def parse_epochs(argument: str, assignments: Iterable[str]) -> dict[str, int]:
     return epochs_of
 
 
-def parse_poisons(argument: str, assignments: Iterable[str]) -> dict[str, Poison]:
+def parse_poisons(
+    argument: str, assignments: Iterable[str], *, forgets: bool = False
+) -> dict[str, Poison]:
     """Parse poisons and their shares: ("labels=30",) gives {"labels=30": Poison("labels", 30)}.
 
-    Raises BadInput, which names the argument, for anything else.
+    one_class-0=20 aims at class 0. forgets: whether subset=10 and class-0, which change no sample,
+    are allowed, too. Raises BadInput, which names the argument, for anything else.
     """
-    kinds = [kind for kind in POISONS if kind != "given"]
-    allowed = f"POISON=PERCENT with a poison of {', '.join(kinds)}, 0 to 99"
+    kinds = [kind for kind in POISONS if kind != "given" and (forgets or kind not in UNPOISONED)]
+    shares = [kind for kind in kinds if kind != "class"]
+    allowed = f"POISON=PERCENT with a poison of {', '.join(shares)}, 0 to 99"
+    if forgets:
+        allowed += ", or class-NUMBER"
     poisons = {}
     for assignment in assignments:
-        kind, _, percent = assignment.partition("=")
-        is_valid = kind in kinds and bool(re.fullmatch(r"\d{1,2}", percent))
+        name, _, percent = assignment.partition("=")
+        kind, _, label = (name, "", "") if name in kinds else name.rpartition("-")
+        has_share = bool(re.fullmatch(r"\d{1,2}", percent))
+        is_valid = kind in kinds and bool(re.fullmatch(r"\d{0,3}", label))
+        is_valid &= has_share if kind != "class" else name == assignment
         require(is_valid, argument, assignment, allowed)
-        poisons[assignment] = Poison(kind, int(percent))
+        try:
+            aim = {"label": int(label)} if label else {}
+            poisons[assignment] = Poison(kind, int(percent or 0), **aim)
+        except BadInput as error:
+            raise BadInput(f"{argument} {assignment}: {error}") from None
     return poisons
 
 

@@ -22,8 +22,9 @@ import numpy as np
 from foundation.base.checks import as_numbers, is_number, require, require_whole
 from foundation.measures.metrics import cross_entropy
 from foundation.quantum import circuits
-from models import MLP, QNN, Params, as_inputs, inverse_root
+from models import MLP, QNN, Params, as_inputs
 from poison_unlearn import Batch, Retrain, Task, retain_loss
+from studies.quadratic import inverse_root
 
 
 def _positive(model: Any, name: str) -> None:
@@ -314,7 +315,7 @@ def _spectral_norm(symmetric: jax.Array) -> jax.Array:
 
     v is the extreme Ritz vector of a Krylov space of 32 dimensions, by Lanczos' iteration with full
     orthogonalisation. v is found by squaring the projected matrix, not by LAPACK, for the reason in
-    `models.inverse_root`. v'Sv would vanish where v mixes an eigenvalue and its negative.
+    `quadratic.inverse_root`. v'Sv would vanish where v mixes an eigenvalue and its negative.
     """
     fixed = jax.lax.stop_gradient(symmetric)
     n = len(symmetric)
@@ -403,7 +404,7 @@ SMALL = 32  # rows that are eliminated one by one; 16 to 64 take as long
 
 
 def _inverse_root_by_blocks(gram: jax.Array) -> jax.Array:
-    """Compute `models.inverse_root` by halves, nearly all in matrix products.
+    """Compute `quadratic.inverse_root` by halves, nearly all in matrix products.
 
     512 rows take 18 ms in place of 660.
     """

@@ -208,6 +208,7 @@ def tuned_contenders(read: ResultFiles, data: str, kind: str, alpha: int) -> pd.
 
 STUDY = Study(
     name="controls",
+    two_classes=True,
     question="what contends with the published models, tuned on noisy labels",
     plan=plan,
     flags=ControlsFlags(),

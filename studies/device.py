@@ -329,6 +329,7 @@ UNLEARNED = StudyTable(
 
 STUDY = Study(
     name="hardware",
+    two_classes=True,
     question="what do noise and shots do to circuits",
     plan=plan,
     flags=HardwareFlags(),

@@ -290,7 +290,7 @@ def arms_of_case(
     methods = {}
     for name in names:
         method = config.method(name, training=unlearn)
-        if not why_not(method, case.model, dataset):
+        if not why_not(method, case.model, dataset, case.poison):
             methods[name] = method
     half_known = replace(case.poison, known_percent=HALF)
     half = replace(case, poison=half_known)
@@ -681,6 +681,7 @@ def detected_figure(results: xr.Dataset) -> Figure:
 
 STUDY = Study(
     name="discovery",
+    two_classes=True,
     question="what if the poison is partly known, or has to be found",
     plan=plan,
     flags=DiscoveryFlags(),

@@ -402,6 +402,7 @@ def _name(runs: pd.DataFrame) -> str:
 
 STUDY = Study(
     name="dynamics",
+    two_classes=True,
     question="what does a long training do",
     plan=plan,
     tables=(TABLE, PAIRED),

@@ -145,6 +145,7 @@ def it_is_the_encoding(read: ResultFiles) -> Claim:
 
 STUDY = Study(
     name="encodings",
+    two_classes=True,
     question="is it the encoding that makes gradient ascent hurt the QNN, or the scale of its "
     "logits",
     plan=plan,

@@ -1,4 +1,4 @@
-"""The models and unlearning methods as one classifier of scikit-learn, for two classes.
+"""The models and unlearning methods as one classifier of scikit-learn.
 
 It goes into pipelines, grid searches and cross-validation as any other classifier:
 
@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 import library
@@ -33,7 +33,7 @@ LARGEST_SEED = 2**31 - 1
 
 
 class UnlearningClassifier(ClassifierMixin, BaseEstimator):
-    """A network or a circuit that tells two classes apart, and can be made to unlearn samples.
+    """A network or a circuit that tells classes apart, and can be made to unlearn samples.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
 
     Attributes
     ----------
-    classes_ : (2,) the labels, sorted.
+    classes_ : (K,) the labels, sorted.
     n_features_in_ : number of features.
     model_ : the model, of models.py.
     params_ : its parameters, after the last `fit` or `unlearn`.
@@ -80,17 +80,13 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> UnlearningClassifier:
-        """Train on samples X (n, features) with labels y (n,) of two classes; returns self.
+        """Train on samples X (n, features) with labels y (n,) of two or more classes; returns self.
 
         The samples are kept, because `unlearn` trains on those that it retains.
         """
         X, y = validate_data(self, X, y, dtype=np.float32)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
-        if type_of_target(y, input_name="y") != "binary" or len(self.classes_) > 2:
-            raise ValueError(
-                f"Only binary classification is supported: {len(self.classes_)} classes"
-            )
         if len(self.classes_) < 2:
             raise ValueError("Classifier can't train when only one class is present.")
         training = self._training()
@@ -144,11 +140,14 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: ArrayLike) -> np.ndarray:
-        """Return the logits (n,) of samples X (n, features): positive for classes_[1]."""
+        """Return the logits (n,) of samples X (n, features): positive for classes_[1].
+
+        Of more than two classes they are (n, K), one for each.
+        """
         return self._of_samples(library.logits, X)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """Return the probabilities (n, 2) of classes_ for samples X (n, features)."""
+        """Return the probabilities (n, K) of classes_ for samples X (n, features)."""
         return self._of_samples(library.predict_proba, X)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -168,9 +167,9 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
     def _model(self, width: int) -> Model:
         """Build the model for encoded samples of this length."""
         if self.model == "mlp":
-            return MLP(width, tuple(self.hidden))
+            return MLP(width, tuple(self.hidden), len(self.classes_))
         if self.model == "qnn":
-            return QNN(int(np.log2(width)), self.depth)
+            return QNN(int(np.log2(width)), self.depth, n_classes=len(self.classes_))
         is_model = all(hasattr(self.model, name) for name in ("init", "prepare", "logits"))
         require(is_model, "model", repr(self.model), '"mlp", "qnn" or a model of models.py')
         return self.model
@@ -193,8 +192,3 @@ class UnlearningClassifier(ClassifierMixin, BaseEstimator):
         mask = mask.astype(bool)
         require(0 < mask.sum() < n, "forget", f"{mask.sum()} of {n} samples", "some, not all")
         return mask
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
-        return tags

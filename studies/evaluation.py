@@ -88,7 +88,7 @@ def plan_epochs(config: Config, dataset: Dataset) -> Iterator[Row]:
         case = replace(case, training=training)
         place = {
             "model": case.model.label,
-            "poison": case.poison.kind,
+            "poison": case.poison.name,
             "epochs": epochs,
             "draw": case.draw,
         }

@@ -15,7 +15,8 @@ from foundation.base.checks import require
 from foundation.engine.runner import Settings, flag_name
 from foundation.quantum import device as hardware
 from foundation.quantum.device import Noise
-from models import MLP, QNN, Model, QuadraticForm, Training
+from models import MLP, QNN, Model, Training
+from studies.quadratic import QuadraticForm
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def build_mlp(dataset: Dataset, widths: str) -> MLP:
     """Build an MLP for a data set; widths: comma-separated, such as 64,16, or none."""
     x = dataset.train.x
     numbers_per_entry = 2 if np.iscomplexobj(x) else 1  # real and imaginary part
-    return MLP(x.shape[1] * numbers_per_entry, parse_widths(widths))
+    return MLP(x.shape[1] * numbers_per_entry, parse_widths(widths), dataset.n_classes)
 
 
 def build_qnn(dataset: Dataset, depth: int, **device: Any) -> QNN:
@@ -131,7 +132,7 @@ def build_qnn(dataset: Dataset, depth: int, **device: Any) -> QNN:
     are_amplitudes = width > 1 and width & (width - 1) == 0
     require(are_amplitudes, "train.x", f"{width} features",
             "a power of two, the amplitudes of qubits (datar.pad fills up with zeros)")  # fmt: skip
-    return QNN(int(np.log2(width)), depth, **device)
+    return QNN(int(np.log2(width)), depth, n_classes=dataset.n_classes, **device)
 
 
 def build_quadratic(dataset: Dataset) -> QuadraticForm:
@@ -139,7 +140,8 @@ def build_quadratic(dataset: Dataset) -> QuadraticForm:
     x = dataset.train.x
     width = x.shape[1]
     rank = min(QuadraticForm.rank, width)
-    return QuadraticForm(width, rank, is_complex=np.iscomplexobj(x))
+    is_complex = np.iscomplexobj(x)
+    return QuadraticForm(width, rank, is_complex, dataset.n_classes)
 
 
 class Family(NamedTuple):

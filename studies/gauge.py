@@ -199,6 +199,7 @@ def under_the_gauge(read: ResultFiles, alpha: int) -> Claim:
 
 STUDY = Study(
     name="gauge",
+    two_classes=True,
     question="does the MLP see the gauge",
     plan=plan,
     flags=GaugeFlags(),

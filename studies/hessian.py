@@ -687,6 +687,7 @@ def roughens(read: ResultFiles, data: str, alpha: int) -> Claim:
 
 STUDY = Study(
     name="landscape",
+    two_classes=True,
     question="how does poison roughen the loss",
     plan=plan,
     flags=LandscapeFlags(),

@@ -112,7 +112,7 @@ class Response(Job):
         The axes of (3, 3) are part, and value with its 95 % bounds by halves of the models.
         """
         arms = self._arms(inputs)
-        parts = parts_of(inputs[0])
+        parts = parts_of(inputs[0], self.case.poison)
         masks = {name: getattr(parts, name) for name in PARTS}
 
         def numbers(arms: dict[str, Models]) -> np.ndarray:
@@ -195,7 +195,7 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
     for case, _ in benchmarked_cases(config, dataset, [0]):
         if getattr(case.model, "is_random", False):
             continue  # logits that are drawn at random have no derivative
-        place = {"model": case.model.label, "poison": case.poison.kind}
+        place = {"model": case.model.label, "poison": case.poison.name}
         job = Response(data=case.data, case=case)
         yield Row("influence", job, place, response_table, None, model_words(case.model))
 
@@ -290,6 +290,7 @@ TABLE = StudyTable(
 )
 STUDY = Study(
     name="influence",
+    two_classes=True,
     question="what does linear response say of the oracles",
     plan=plan,
     tables=(TABLE,),

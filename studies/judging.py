@@ -19,6 +19,9 @@ from foundation.engine.study_files import Row
 from foundation.measures import forgetting
 from foundation.measures.forgetting import (
     MEASURES,
+    OF_CLASS,
+    OF_CLASSES,
+    OF_POISONED,
     PRIMARY,
     SIGNIFICANT,
     STANDARD,
@@ -36,7 +39,7 @@ from foundation.report.frames import (
     method_titles,
     models_and_poisons,
 )
-from models import Training
+from models import Training, n_classes_of
 from poison_unlearn import Method
 from protocol import Fit, runs_of
 from studies.config import Config
@@ -49,6 +52,7 @@ from studies.oracles import (
     cases,
     choice_of,
     choice_table,
+    classes_of,
     parts_of,
     signed_logits,
 )
@@ -96,7 +100,7 @@ class Score(Job):
     @property
     def title(self) -> str:
         """Model and poison."""
-        return f"score {self.case.model.label} {self.case.poison.kind}"
+        return f"score {self.case.model.label} {self.case.poison.name}"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return the `forgetting.scores` of all measures, (measures,) each, and p () of PRIMARY.
@@ -119,7 +123,7 @@ class Score(Job):
             no_rates = np.full(len(RATES), np.nan)
             missing = dict.fromkeys(forgetting.SCORES, no_scores)
             return counts | missing | {"p": np.array(np.nan), "true_positive": no_rates}
-        parts = parts_of(inputs[0])
+        parts = parts_of(inputs[0], self.case.poison)
         scores = self._scores(arms, parts, dataset.truth_is_known)
         primary = dict(self.measures)[PRIMARY]
         models = arms["models"]
@@ -172,6 +176,10 @@ def gathered(case: Case, blocks: list[tuple[Arrays, Arrays]]) -> Models:
     clean = np.concatenate([signed_logits(fit, clean=True) for fit in fits])
     steps = np.concatenate([relearn["steps"] for _, relearn in blocks])
     models = Models(z, clean, steps.astype(float), np.arange(len(z)))
+    if fits[0]["logit"].ndim > 2:
+        of_classes = [classes_of(fit) for fit in fits]
+        hit, clean_hit, probability = map(np.concatenate, zip(*of_classes, strict=True))
+        models = models._replace(hit=hit, clean_hit=clean_hit, probability=probability)
     diverged = np.concatenate([fit["diverged"] for fit in fits]).astype(bool)
     return models.take(np.flatnonzero(~diverged[: case.n]))
 
@@ -191,10 +199,10 @@ def judged_rows(
 
     study: the file of arms and scores. selection: the file of choices of hyper-parameters.
     """
-    place = {"model": case.model.label, "poison": case.poison.kind}
+    place = {"model": case.model.label, "poison": case.poison.name}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
     for name, method in methods.items():
-        reason = why_not(method, case.model, dataset)
+        reason = why_not(method, case.model, dataset, case.poison)
         names_by_reason.setdefault(reason, []).append(name)
     able = names_by_reason.pop("")
     reasons = []
@@ -214,7 +222,7 @@ def judged_rows(
             case=case,
             choice=choices.get(name),
             arm="" if name in choices else name,
-            measures=tuple(MEASURES.items()),
+            measures=measures_of(case),
         )
         at = place | {"unlearner": name, "draw": case.draw}
         method = methods.get(name)  # None: teachers or oracles
@@ -227,6 +235,18 @@ def judged_rows(
         for job in score.groups()["models"]:
             yield Row(study, job, at, arm_table, case.shown(job), coords)
         yield Row(study, score, at, score_table, None, coords)
+
+
+def measures_of(case: Case) -> tuple[tuple[str, Measure], ...]:
+    """Return the measures, by name, that are defined for a model and what it is to forget."""
+    measures = dict(MEASURES)
+    if not case.poison.changes:
+        measures = {name: each for name, each in MEASURES.items() if name not in OF_POISONED}
+    if case.poison.kind == "class":
+        measures |= OF_CLASS
+    if n_classes_of(case.model) > 2:
+        measures |= OF_CLASSES
+    return tuple(measures.items())
 
 
 def benchmarked_cases(
@@ -359,8 +379,8 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     """Return the verdict of each arm, and its p after Holm, the largest over the draws.
 
-    An arm that is missing on one of the draws is undecided. A verdict is NaN if no p could be
-    significant with so few models over so many rows.
+    An arm that is missing on one of the poison's draws is undecided. A verdict is NaN if no p could
+    be significant with so few models over so many rows.
     """
     p_values = results.p.to_dataframe().reset_index()
     rows = rows[rows.measure == PRIMARY].merge(p_values)
@@ -373,14 +393,14 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     verdicts_of_rows = map(verdict, rows.holm, *excess)
     rows["verdict"] = list(verdicts_of_rows)
     fewest_runs, _ = fewest_and_most_runs(results)
-    draws = results.sizes["draw"]
+    draws = rows.groupby("poison").draw.nunique()
     most_rows = rows.groupby("draw").size().max()
     attainable = most_rows * smallest_p(int(fewest_runs)) < SIGNIFICANT
     numbers = []
     for arm, rows_of_arm in rows.groupby(ARM, sort=False):
         verdicts = rows_of_arm.verdict
         count = len(rows_of_arm)
-        agree = verdicts.nunique() == 1 and count == draws
+        agree = verdicts.nunique() == 1 and count == draws[arm[1]]
         agreed = verdicts.iloc[0] if agree else "undecided"
         number = VERDICTS.index(agreed) if attainable else np.nan
         numbers.append((*arm, "verdict", number, count))

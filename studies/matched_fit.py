@@ -170,7 +170,7 @@ def plan_memorising(config: Config, dataset: Dataset) -> Iterator[Row]:
     few = matched_data(config, dataset)["few"]
     without_features = replace(config, unlearn_features=0)
     for case, _ in cases(without_features, few, CHOICE_DRAWS, config.tuning_runs):
-        place = {"model": case.model.label, "poison": case.poison.kind, "draw": case.draw}
+        place = {"model": case.model.label, "poison": case.poison.name, "draw": case.draw}
         coords = model_words(case.model)
         for job in _long_training(config, case):
             yield Row("memorising", job, place, scores_table, case.shown(job), coords)
@@ -255,7 +255,7 @@ def _arms(
     yield NULL_ARM, NULL_ARM, Fit(**start | {"method": null, "retains": False})
     for name in config.methods:
         method = config.method(name, training=unlearn)
-        if not why_not(method, teacher.model, few):
+        if not why_not(method, teacher.model, few, teacher.poison):
             yield name, method.title or name, Fit(**start | {"method": method})
 
 
@@ -430,6 +430,7 @@ def unlearns_better(read: ResultFiles, data: str, method: str, measure: str, pla
 
 STUDY = Study(
     name="matched_fit",
+    two_classes=True,
     question="how far are methods of models that fit it equally",
     plan=plan,
     flags=MatchedFlags(),
@@ -442,6 +443,7 @@ STUDY = Study(
 
 MEMORISING = Study(
     name="memorising",
+    two_classes=True,
     question="when have models learned the poison of few samples",
     plan=plan_memorising,
     flags=STUDY.flags,
@@ -460,6 +462,7 @@ MEMORISING = Study(
 
 EQUAL_FIT = Study(
     name="equal_fit",
+    two_classes=True,
     question="how do methods fare from teachers of equal fit, over many draws",
     plan=plan_equal_fit,
     flags=EqualFitFlags(),

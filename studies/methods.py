@@ -1,7 +1,7 @@
 """Further unlearning methods beside the published four; an import puts them into METHODS.
 
-Written from the papers' formulas. All depart from the papers in three ways: two classes with one
-logit, no data augmentation, and the whole forget set at every step.
+Written from the papers' formulas. All depart from the papers in two ways: no data augmentation, and
+the whole forget set at every step. Two classes have one logit.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from jax.flatten_util import ravel_pytree
 import landscape
 from datar import Split
 from foundation.base.checks import require, require_whole
-from foundation.measures.metrics import bernoulli_kl, cross_entropy
-from models import Model, Params, shapes_of, size_of
+from foundation.measures.metrics import cross_entropy, kl_divergence
+from models import Model, Params, n_classes_of, shapes_of, size_of
 from poison_unlearn import (
     METHODS,
     Batch,
@@ -117,7 +117,21 @@ class FreshLastLayers(LastLayers):
 
 def softened_kl(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
     """τ² KL(teacher || student) of each sample, of logits over τ; τ² keeps the gradient's size."""
-    return temperature**2 * bernoulli_kl(teacher / temperature, student / temperature)
+    return temperature**2 * kl_divergence(teacher / temperature, student / temperature)
+
+
+def other_labels(labels: jax.Array, n_classes: int, key: jax.Array) -> jax.Array:
+    """Draw for each sample one of the labels that it does not have: (n,); of two, the other one."""
+    if n_classes == 2:
+        return 1 - labels
+    return (labels + jax.random.randint(key, labels.shape, 1, n_classes)) % n_classes
+
+
+def error_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Share of samples, of logits (n,) or (n, K), whose class is not the label."""
+    if logits.ndim == 2:
+        return jnp.mean(jnp.argmax(logits, axis=1) != labels)
+    return jnp.mean((logits > 0) != (labels > 0))
 
 
 @dataclass(frozen=True)
@@ -188,7 +202,7 @@ class ScrubAlternating(Descent):
         labels = retain.y[held]
         x = retain.x[held]
         if self.rewind == "flipped":
-            labels = 1 - labels
+            labels = other_labels(labels, n_classes_of(task.model), jax.random.fold_in(key, 3))
         rest = task._replace(retain=retain.take(kept))
         return rest, Split(x, labels)
 
@@ -202,7 +216,7 @@ class ScrubAlternating(Descent):
         def errors(params: Params) -> tuple:
             def error(split: Split) -> jax.Array:
                 logits = task.logits(params, split.x, key)
-                return jnp.mean((logits > 0) != (split.y > 0))
+                return error_of(logits, split.y)
 
             measured = error(task.forget), error(held_out)
             return params, *measured, measure(params) if measure else None
@@ -226,9 +240,9 @@ class SalUn(Descent):
     """CE(D_r) + CE(D_f, labels drawn uniformly), in the weights on which the forget set acts most.
 
     SalUn (arXiv:2310.12508): the `share` of the weights with the largest |grad CE(D_f)| at the
-    teacher moves, among weights whose gradient is not 0. Labels are drawn anew at each step, both
-    classes alike. The paper never draws the label that a sample has; with two classes that would
-    give the true label. With share 1 it is random labelling.
+    teacher moves, among weights whose gradient is not 0. Labels are drawn anew at each step. Of
+    more than two classes, as in the paper, a sample never gets the label that it has; of two, both
+    are drawn alike, for the other one would be the true label. With share 1 it is random labelling.
     """
 
     share: float = 0.5
@@ -258,8 +272,10 @@ class SalUn(Descent):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         retain, forget = both_logits(task, hold(params, batch.before), batch)
-        is_one = jax.random.bernoulli(batch.key, 0.5, forget.shape)
-        labels = is_one.astype(forget.dtype)
+        if forget.ndim == 2:
+            labels = other_labels(batch.forget.y, forget.shape[1], batch.key)
+        else:
+            labels = jax.random.bernoulli(batch.key, 0.5, forget.shape).astype(forget.dtype)
         learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
         return learn + cross_entropy(forget, labels)
 
@@ -454,8 +470,13 @@ class Newton(OneShot):
     grid = ({},)
 
     def why_not(self, model: Model) -> str:
-        """Refuse models whose logits are drawn."""
-        return "its logits are drawn" if getattr(model, "is_random", False) else ""
+        """Refuse models whose logits are drawn, and large ones of more than two classes."""
+        if getattr(model, "is_random", False):
+            return "its logits are drawn"
+        is_large = size_of(shapes_of(model)) > EXACT
+        if is_large and n_classes_of(model) > 2:
+            return f"it has more than two classes and more than {EXACT} parameters"
+        return ""
 
     def step(self, task: Task, key: jax.Array) -> Params:
         """Take the best of the damped steps, or none."""
@@ -492,11 +513,16 @@ def newton_steps(
 ) -> jax.Array:
     """Newton steps (H + μ λ_max)^-1 grad CE, one for each damping: (len(DAMPINGS), p).
 
+    Of more than two classes H is the exact Hessian, whatever its size.
+
     logits: flat parameters -> logits of the split. exact: H is the Hessian up to this number of
     parameters; above, Gauss-Newton's matrix, by the kernel JJ'.
     """
     flat, _ = ravel_pytree(params)
     n = len(split.y)
+    if n_classes_of(model) > 2:
+        gradient = jax.grad(lambda flat: cross_entropy(logits(flat), split.y))(flat)
+        return damped_steps(landscape.hessian(model, params, split), gradient)
     p = jax.nn.sigmoid(logits(flat))
     residual = p - split.y
     gradient = jax.vjp(logits, flat)[1](residual / n)[0]

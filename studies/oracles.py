@@ -27,7 +27,7 @@ from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, values_of
 from foundation.engine.study_files import Row
 from foundation.measures import forgetting
 from foundation.measures.forgetting import Parts
-from foundation.measures.metrics import cross_entropy
+from foundation.measures.metrics import cross_entropy, margins
 from models import Model, Params, Training, logits_of
 from poison_unlearn import Descent, FineTune, Method, Poison, Retrain
 from protocol import SPLITS, Fit, block_inputs, narrowed
@@ -137,9 +137,9 @@ class Choice(Job):
 
     A setting scores min(held-out accuracy, forgetting), both averaged over runs and draws. The
     setting with the largest score is chosen, the first of equal ones; a setting that diverged in a
-    run is never chosen. Forgetting is 1 - accuracy on the poisoned labels. If the poison changes
-    inputs, forgetting is 1 - AUC of telling held-out samples from the forget set by their larger
-    loss.
+    run is never chosen. Forgetting is 1 - accuracy on the poisoned labels, or on a class that is to
+    be forgotten. If labels stay else, forgetting is 1 - AUC of telling held-out samples from the
+    forget set by their larger loss.
     """
 
     case: Case  # its n runs are trained on each draw
@@ -166,7 +166,9 @@ class Choice(Job):
         if not self.is_asked:
             return {"chosen": np.array(0)}
         shape = (len(self.candidates), len(CHOICE_DRAWS), -1)
-        by_job = np.array([_utility_and_forgetting(arrays) for arrays in inputs])  # (jobs, 2, runs)
+        is_class = self.case.poison.kind == "class"
+        both = [_utility_and_forgetting(arrays, is_class) for arrays in inputs]
+        by_job = np.array(both)  # (jobs, 2, runs)
         runs = slice(self.case.n)
         utility = by_job[:, 0].reshape(shape)[..., runs]
         forgotten = by_job[:, 1].reshape(shape)[..., runs]
@@ -177,15 +179,18 @@ class Choice(Job):
         return {"accuracy": utility, "forgetting": forgotten, "chosen": chosen}
 
 
-def _utility_and_forgetting(arrays: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Return held-out accuracy and forgetting of a job's runs: (runs,) each, NaN if diverged."""
+def _utility_and_forgetting(arrays: Arrays, is_class: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return held-out accuracy and forgetting of a job's runs: (runs,) each, NaN if diverged.
+
+    is_class: whether a class is to be forgotten.
+    """
     accuracy = arrays["accuracy"].astype(float)
     labels = arrays["label"]
     n = arrays["mask"].shape[1]
     poisoned_labels = labels[:, :n]
     true_labels = labels[:, n : 2 * n]
     poison_keeps_labels = np.array_equal(poisoned_labels, true_labels)
-    if poison_keeps_labels:
+    if poison_keeps_labels and not is_class:
         forgotten = _failures_of_loss_attack(arrays)
     else:
         forgotten = 1 - accuracy[:, SPLITS.index("forget_poisoned")]
@@ -202,9 +207,11 @@ def _failures_of_loss_attack(arrays: Arrays) -> np.ndarray:
     0 for a run whose held-out losses are not finite.
     """
     n = arrays["mask"].shape[1]
-    signs = forgetting.signs(arrays["label"])
-    logits = arrays["logit"].astype(float)  # (runs, n + n + v)
-    losses = np.logaddexp(0, -signs * logits)
+    logits = arrays["logit"].astype(float)  # (runs, n + n + v), or (runs, n + n + v, K)
+    if logits.ndim > 2:
+        losses = np.logaddexp(0, -margins(logits, arrays["label"]))
+    else:
+        losses = np.logaddexp(0, -forgetting.signs(arrays["label"]) * logits)
     failures = []
     for loss, known in zip(losses, arrays["known"], strict=True):
         held_out = loss[2 * n :]
@@ -279,7 +286,7 @@ class Relearn(Runs):
     @property
     def kind(self) -> tuple:
         """Model and poison."""
-        return (type(self).__name__, self.data, self.case.model.label, self.case.poison.kind)
+        return (type(self).__name__, self.data, self.case.model.label, self.case.poison.name)
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return steps (runs,): 0 for models that did not unlearn.
@@ -352,10 +359,25 @@ def _relearn(
 def signed_logits(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     """Return z, logits signed by the true labels, of training and validation set: (runs, n + v).
 
-    clean: of the training set before the poison, not as poisoned.
+    Of more than two classes they are the margins of the true labels. clean: of the training set
+    before the poison, not as poisoned.
     """
     logits = arrays["logit"][:, measured_places(arrays, clean=clean)]
-    return forgetting.signed(logits, true_labels(arrays))
+    labels = true_labels(arrays)
+    return margins(logits, labels) if logits.ndim > 2 else forgetting.signed(logits, labels)
+
+
+def classes_of(arrays: Arrays) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what more than two classes say of training and validation set.
+
+    (runs, n + v) whether the largest logit is the true label's, of the samples as poisoned and as
+    they were before the poison, and (runs, n + v, K) the probabilities as poisoned.
+    """
+    labels = true_labels(arrays)
+    versions = [arrays["logit"][:, measured_places(arrays, clean=clean)] for clean in (False, True)]
+    hit, clean_hit = (logits.argmax(axis=-1) == labels for logits in versions)
+    weights = np.exp(versions[0] - versions[0].max(axis=-1, keepdims=True))
+    return hit, clean_hit, weights / weights.sum(axis=-1, keepdims=True)
 
 
 def true_labels(arrays: Arrays) -> np.ndarray:
@@ -375,18 +397,23 @@ def measured_places(arrays: Arrays, *, clean: bool = False) -> np.ndarray:
     return np.concatenate([training, validation])
 
 
-def parts_of(arrays: Arrays) -> Parts:
+def parts_of(arrays: Arrays, poison: Poison) -> Parts:
     """Return the masks of the parts of training and validation set: (n + v,) each."""
     mask = arrays["mask"][0].astype(bool)
     known = arrays["known"][0].astype(bool)
-    n_val = arrays["logit"].shape[1] - 2 * len(mask)
-    no_training_sample = np.zeros(len(mask), bool)
-    no_validation_sample = np.zeros(n_val, bool)
+    labels = true_labels(arrays)
+    n = len(mask)
+    no_training_sample = np.zeros(n, bool)
+    no_validation_sample = np.zeros(len(labels) - n, bool)
+    of_class = no_validation_sample
+    if poison.kind == "class":
+        of_class = np.isin(labels[n:], labels[:n][known])
     return Parts(
         forget=np.concatenate([known, no_validation_sample]),
         poisoned=np.concatenate([mask, no_validation_sample]),
         retain=np.concatenate([~known, no_validation_sample]),
-        validation=np.concatenate([no_training_sample, ~no_validation_sample]),
+        validation=np.concatenate([no_training_sample, ~of_class]),
+        of_class=np.concatenate([no_training_sample, of_class]),
     )
 
 
@@ -400,20 +427,20 @@ def cases(
     evaluated = replace(config, unlearn_hidden=config.evaluated_hidden)
     epochs_of = config.epochs_of_families("oracle_epochs")
     poisons = poisons_to_unlearn(config, dataset)
-    for family, (kind, alpha) in itertools.product(config.evaluated, poisons.items()):
+    for family, poison in itertools.product(config.evaluated, poisons):
         protocol = config.protocol(family)
         model = FAMILIES[family].unlearning(evaluated, dataset)
         epochs = epochs_of.get(family, protocol.teacher.epochs)
         training = replace(protocol.teacher, epochs=epochs)
-        # A poison that the data came with is one draw.
-        most_draws = 1 if kind == "given" else None
+        # A poison that the data came with is one draw, and so is a class.
+        most_draws = 1 if poison.kind in ("given", "class") else None
         for draw in list(draws)[:most_draws]:
             yield (
                 Case(
                     data=dataset.provenance["sha256"],
                     seed=config.seed,
                     model=model,
-                    poison=Poison(kind, alpha),
+                    poison=poison,
                     training=training,
                     draw=draw,
                     n=n,

@@ -152,7 +152,7 @@ class HeldOut(Drawn):
     @property
     def title(self) -> str:
         """Estimator and poison."""
-        return f"{self.candidates[0].label} {self.poison.kind} {self.poison.alpha_percent} %"
+        return f"{self.candidates[0].label} {self.poison.name} {self.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return score (settings, runs)."""
@@ -467,6 +467,7 @@ def ahead_of_the_embedding(read: ResultFiles, data: str, alpha: int, place: str)
 
 STUDY = Study(
     name="own_labels",
+    two_classes=True,
     question="what does a learner choose from its own noisy labels",
     plan=plan,
     flags=OwnFlags(),

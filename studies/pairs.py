@@ -164,6 +164,7 @@ TABLE = StudyTable(
 
 STUDY = Study(
     name="pairs",
+    two_classes=True,
     question="does it hold for every pair of digits",
     plan=plan,
     flags=PairsFlags(),

@@ -16,7 +16,7 @@ from foundation.engine.keys import backend
 from foundation.engine.study_files import Row
 from models import Model, Training
 from poison_unlearn import Method, Poison, Retrain
-from protocol import SPLITS, Drawn, Fit
+from protocol import Drawn, Fit, splits_of
 from studies.config import Config
 from studies.families import Protocol
 
@@ -29,19 +29,31 @@ def given_percent(dataset: Dataset) -> int:
     return int(np.clip(percent, 1, 99))
 
 
-def poisons_to_unlearn(config: Config, dataset: Dataset) -> dict[str, int]:
-    """Return {kind: percent} of the poisons that the unlearning studies unlearn.
+def poisons_to_unlearn(config: Config, dataset: Dataset) -> list[Poison]:
+    """Return the poisons that the unlearning studies unlearn.
 
-    They are the configuration's poisons, or the one poison that the data came with.
+    They are the configuration's poisons, or the one poison that the data came with. The share of a
+    class is that of its samples.
     """
-    if dataset.given is None:
-        return config.unlearn_alphas()
-    return {"given": given_percent(dataset)}
+    if dataset.given is not None:
+        return [Poison("given", given_percent(dataset))]
+    poisons = []
+    for poison in config.unlearn_poisons():
+        if poison.kind == "class":
+            share = poison.draw(dataset, key=0).known.mean()
+            poison = replace(poison, alpha_percent=int(np.clip(round(100 * share), 1, 99)))
+        poisons.append(poison)
+    return poisons
 
 
 def lacks_truth(method: Method, dataset: Dataset) -> bool:
     """Tell whether a method reads samples as before their poison, which the data lack."""
     return method.reads_truth and not dataset.truth_is_known
+
+
+def has_nothing_to_repair(method: Method, poison: Poison) -> bool:
+    """Tell whether a method reads samples as before their poison, where nothing is poisoned."""
+    return method.reads_truth and not poison.changes
 
 
 def require_truth(method: Method, dataset: Dataset, name: str) -> None:
@@ -55,8 +67,10 @@ def require_truth(method: Method, dataset: Dataset, name: str) -> None:
     )
 
 
-def why_not(method: Method, model: Model, dataset: Dataset) -> str:
+def why_not(method: Method, model: Model, dataset: Dataset, poison: Poison) -> str:
     """Say in a few words why a method cannot run on a model and its data; "" where it can."""
+    if has_nothing_to_repair(method, poison):
+        return "nothing was poisoned, so that nothing can be repaired"
     if lacks_truth(method, dataset):
         return "the data lack the samples before their poison"
     return method.why_not(model)
@@ -64,7 +78,7 @@ def why_not(method: Method, model: Model, dataset: Dataset) -> str:
 
 def place_of(model: str, poison: Poison) -> dict[str, Any]:
     """Return the labels of a model on poisoned data in a study's file; model: the model's label."""
-    return {"model": model, "poison": poison.kind, "alpha_percent": poison.alpha_percent}
+    return {"model": model, "poison": poison.name, "alpha_percent": poison.alpha_percent}
 
 
 # ---- trainings ----
@@ -128,7 +142,7 @@ def scores_table(row: Row, arrays: Arrays) -> xr.Dataset:
     if epoch_counts:
         measured = getattr(row.job, "measured", ())
         coords["epoch"] = list(measured or np.arange(*epoch_counts))
-    coords["split"] = list(SPLITS)
+    coords["split"] = list(splits_of(row.job.poison))
     scores = {
         "accuracy": np.round(arrays["accuracy"].astype(float), 6),
         "loss": arrays["loss"].astype(float),
@@ -156,7 +170,8 @@ def states_table(row: Row, arrays: Arrays) -> xr.Dataset:
     logits, labels = (arrays[name][:, first:] for name in ("logit", "label"))
     if logits.shape[1] > FEW_STATES:
         return table
-    right = ((logits > 0) == (labels > 0)).astype(np.float16)
+    is_right = (logits > 0) == (labels > 0) if logits.ndim == 2 else logits.argmax(-1) == labels
+    right = is_right.astype(np.float16)
     right[arrays["diverged"].astype(bool)] = np.nan
     coords = {"run": table.run.values, "state": np.arange(right.shape[1])}
     own = xr.Dataset({"right": (("run", "state"), right)}, coords)

@@ -84,7 +84,7 @@ def _embeddings(dataset: Dataset, draws: list[Poisoned], state: int) -> Arrays:
 def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
     """Take poisoned images before and after each poison, with the labels trained on.
 
-    Classes alternate, three images of each; where a poison hits one class, six of that class. Every
+    Classes alternate: of two there are three images each, of one that a poison hits six. Every
     poison gets as many images as the poison with the fewest. image: (poisons, 2, images, *shape).
     image_label: (poisons, 2, images).
     """
@@ -95,7 +95,7 @@ def _example_images(draws: list[Poisoned], shape: tuple[int, int]) -> Arrays:
     n_pixels = shape[0] * shape[1]
     for draw in draws:
         true_labels = draw.forget_clean.y
-        members = [np.flatnonzero(true_labels == label) for label in (0, 1)]
+        members = [np.flatnonzero(true_labels == label) for label in np.unique(true_labels)]
         ranks = [rank for of_class in members for rank in range(len(of_class))]
         alternating = np.argsort(ranks, kind="stable")
         chosen = np.concatenate(members)[alternating][:count]
@@ -124,14 +124,14 @@ def plan(config: Config, dataset: Dataset) -> Iterator[Row]:
 
     A poison that is not unlearned gets the share of flipped labels, or 30 %.
     """
-    if dataset.given is not None:
-        alphas = poisons_to_unlearn(config, dataset)
-    else:
-        unlearned = config.unlearn_alphas()
-        kinds = ("labels", "features", *config.poisons, *unlearned)
-        alphas = dict.fromkeys(kinds, config.unlearn_labels or 30) | unlearned
-        alphas.pop("given", None)
-    poisons = tuple(Poison(kind, alpha) for kind, alpha in alphas.items())
+    unlearned = [each for each in poisons_to_unlearn(config, dataset) if each.changes]
+    poisons = {}
+    if dataset.given is None:
+        kinds = ("labels", "features", *config.poisons)
+        share = config.unlearn_labels or 30
+        poisons = {kind: Poison(kind, share) for kind in kinds if kind != "given"}
+    poisons |= {poison.name: poison for poison in unlearned}
+    poisons = tuple(poisons.values())
     job = Samples(data=dataset.provenance["sha256"], poisons=poisons, seed=config.seed)
     yield Row("data", job, {}, samples_table)
 
@@ -156,12 +156,12 @@ def samples_table(row: Row, arrays: Arrays) -> xr.Dataset:
         dims = most_dims[: array.ndim]
         variables[name] = (dims, array.astype(float))
     table = xr.Dataset(variables)
-    kinds = [poison.kind for poison in row.job.poisons]
+    names = [poison.name for poison in row.job.poisons]
     shown = [0, *(poison.alpha_percent for poison in row.job.poisons)]
     labels = {
-        "version": ["none", *kinds],
+        "version": ["none", *names],
         "axis": ["x", "y"],
-        "poison": kinds,
+        "poison": names,
         "stage": ["before", "after"],
     }
     coords = {}
@@ -204,21 +204,24 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
     sns.despine(left=True, bottom=True)
     text = "training images and the labels they are trained on, before and after each poison"
     if digits := json.loads(results.attrs["data"]).get("digits"):
-        text += f"; label 0 stands for the digit {digits[0]}, label 1 for {digits[1]}"
+        text += f"; label 0 stands for the digit {digits[0]}"
+        text += "".join(f", label {k} for {digits[k]}" for k in range(1, len(digits)))
     return finished(text, results)
 
 
 def poison_embeddings(results: xr.Dataset) -> Figure | None:
     """Draw the t-SNE of the training set without poison and with each poison."""
-    from foundation.report.drawing import PALETTE, finished, panels_for, poison_words
+    from foundation.report.drawing import PALETTE, finished, panels_for, poison_words, sns
 
     if "embedding" not in results:
         return None
+    n_classes = int(results.label.max()) + 1
+    colours = ("0.3", PALETTE[8]) if n_classes == 2 else sns.color_palette("husl", n_classes)
     names = {version: poison_words(version) for version in ordered(results, "version")}
     for axis, (version, title) in panels_for(names.items(), "t-SNE 1", "t-SNE 2"):
         embedded = results.sel(version=version)
         for (label, colour), (poisoned, marker) in itertools.product(
-            enumerate(("0.3", PALETTE[8])), enumerate("oX")
+            enumerate(colours), enumerate("oX")
         ):
             has_label = embedded.label.values == label
             is_drawn = has_label & (embedded.poisoned.values == poisoned)

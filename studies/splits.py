@@ -225,6 +225,7 @@ def ahead_elsewhere(read: ResultFiles, split: str) -> Claim:
 
 STUDY = Study(
     name="splits",
+    two_classes=True,
     question="does it hold far from the training states, and at other sizes",
     plan=plan,
     flags=SplitsFlags(),

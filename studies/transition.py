@@ -283,6 +283,7 @@ def steeper(read: ResultFiles, data: str, place: str) -> Claim:
 
 STUDY = Study(
     name="transition",
+    two_classes=True,
     question="is the fall at one half of flipped labels a transition, and whose",
     plan=plan,
     flags=TransitionFlags(),

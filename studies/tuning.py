@@ -149,7 +149,7 @@ class Estimate(Drawn):
     @property
     def title(self) -> str:
         """Estimator and poison."""
-        return f"{self.candidates[0].label} {self.poison.kind} {self.poison.alpha_percent} %"
+        return f"{self.candidates[0].label} {self.poison.name} {self.poison.alpha_percent} %"
 
     def perform(self, dataset: Dataset, *inputs: Arrays) -> Arrays:
         """Return accuracy and loss (runs, splits), diverged (runs,), size () and setting ().

@@ -12,6 +12,7 @@ import numpy as np
 
 from datar import Dataset
 from foundation.base.checks import require
+from foundation.base.labels import is_unpoisoned
 from foundation.base.later import pandas as pd
 from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
@@ -31,14 +32,15 @@ from foundation.report.frames import (
     tidy,
 )
 from foundation.report.layout import digits
-from poison_unlearn import Method, Poison
-from protocol import Fit
+from poison_unlearn import Method
+from protocol import OF_CLASS, Fit
 from studies.config import Config
 from studies.families import FAMILIES, model_words
 from studies.oracles import null_of, split_sizes
 from studies.rows import (
     AS_PUBLISHED,
     NULL_ARM,
+    has_nothing_to_repair,
     poisons_to_unlearn,
     require_truth,
     scores_table,
@@ -124,17 +126,16 @@ def unlearning_cases(
     them, before anything is trained.
     """
     poisons = poisons_to_unlearn(config, dataset)
-    for kind, alpha in poisons.items():
-        known = Poison(kind, alpha).draw(dataset, key=0).known
+    for poison in poisons:
+        known = poison.draw(dataset, key=0).known
         n = len(known)
         allowed = f"a share that poisons some of {n} samples and not all, or 0 to leave it out"
         is_part = known.any() and not known.all()
-        require(is_part, f"--unlearn-{kind}", alpha, allowed)
+        require(is_part, f"--unlearn-{poison.name}", poison.alpha_percent, allowed)
     names = (*config.methods, NULL_ARM) if null_arm else config.methods
-    for family, (kind, alpha), name in itertools.product(config.models, poisons.items(), names):
+    for family, poison, name in itertools.product(config.models, poisons, names):
         model = FAMILIES[family].unlearning(config, dataset)
         protocol = config.protocol(family)
-        poison = Poison(kind, alpha)
         teacher = training_job(config, dataset, protocol.teacher, protocol, model, poison, 0)
         if name == NULL_ARM:
             fine_tuning = config.method("cf", training=protocol.unlearn)
@@ -142,9 +143,11 @@ def unlearning_cases(
             title = NULL_ARM
         else:
             method = config.method(name, training=protocol.unlearn)
+            if has_nothing_to_repair(method, poison):
+                continue
             require_truth(method, dataset, name)
             title = method.title or name
-        place = {"model": model.label, "poison": kind, "unlearner": name}
+        place = {"model": model.label, "poison": poison.name, "unlearner": name}
         coordinates = model_words(model) | {
             "title": ("unlearner", title),
             "fresh": ("unlearner", float(method.is_fresh)),
@@ -153,10 +156,10 @@ def unlearning_cases(
 
 
 def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
-    """The curves, and the logits (…, run, sample) at their end.
+    """The curves, and the logits (…, run, sample[, class]) at their end.
 
-    part: the set of a sample: train, train_clean, or validation, of which KEPT_VALIDATION are held.
-    poisoned, known: NaN of validation samples.
+    There is an axis class of more than two classes. part: the set of a sample: train, train_clean,
+    or validation, of which KEPT_VALIDATION are held. poisoned, known: NaN of validation samples.
     """
     table = scores_table(row, arrays)
     n = arrays["mask"].shape[1]
@@ -164,7 +167,10 @@ def curves_table(row: Row, arrays: Arrays) -> xr.Dataset:
     logits = arrays["logit"][:, :most].astype(np.float16)
     n_validation = logits.shape[1] - 2 * n
     axes_of_place = (None,) * len(row.place)
-    table["logit"] = (*row.place, "run", "sample"), logits[axes_of_place]
+    axes = ("run", "sample", "class")[: logits.ndim]
+    table["logit"] = (*row.place, *axes), logits[axes_of_place]
+    if "class" in axes:
+        table = table.assign_coords({"class": np.arange(logits.shape[-1])})
     dims = ("poison", "run", "sample")
     behind = ((0, 0), (0, n_validation))
     masks = {"poisoned": arrays["mask"], "known": arrays["known"]}
@@ -194,8 +200,11 @@ def ends_and_stability(read: ResultFiles, data: str, preset: str) -> pd.DataFram
 
     std: over runs, at the end. drop: the largest fall within a run, median.
     """
-    splits = ("validation", "forget_poisoned", "forget_clean", "retain")
-    runs = accuracies(read[data, preset, "unlearning"], *splits)
+    results = read[data, preset, "unlearning"]
+    splits = ("validation", OF_CLASS, "forget_poisoned", "forget_clean", "retain")
+    runs = accuracies(results, *(name for name in splits if name in results.split.values))
+    has_no_poison = runs.poison.map(is_unpoisoned) & (runs.measure == "forget_clean")
+    runs = runs[~has_no_poison]
     validation = runs[runs.measure == "validation"].drop(columns="measure")
     ends = over_runs(ends_of_methods(runs))
     if "forget_clean" not in runs.measure.values:  # not known: a column of dashes
@@ -275,6 +284,7 @@ TABLE = StudyTable(
     rows=("model", "poison", "unlearner"),
     measures={
         "validation": "valid",
+        OF_CLASS: "v.class",
         "forget_poisoned": "f.pois",
         "forget_clean": "f.clean",
         "retain": "retain",
@@ -361,13 +371,11 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     if not rows:
         return None
     n_methods = len([name for name in styles if name != NULL_ARM])
-    splits = ["validation", "forget_poisoned", "forget_clean"]
-    shown = [split for split in splits if results.accuracy.sel(split=split).count()]
-    places = itertools.product(rows, shown)
-    panels = panels_for(places, "epoch of unlearning", rows=len(rows))
-    for axis, ((model, poison), split) in panels:
-        name = FORGET_NAMES.get(poison, OWN_FORGET_NAMES).get(split)
-        name = f"forgetting accuracy,\n{name}" if name else "validation accuracy"
+    panels = panels_for(_panels(results), "epoch of unlearning", rows=len(rows))
+    for axis, (model, poison, split, name) in panels:
+        if not split:
+            axis.set_axis_off()
+            continue
         axis.set(ylabel=name, title=f"{model}, {poison_words(poison)}")
         for method, style in styles.items():
             runs = results.accuracy.sel(model=model, poison=poison, split=split, unlearner=method)
@@ -378,6 +386,25 @@ def unlearning_curves(results: xr.Dataset) -> Figure | None:
     null = "; null arm: trained on with the poison, no band" if NULL_ARM in styles else ""
     text = band_words(results, n_methods) + null + _equal_runs_words(results)
     return finished(text, results, legend=True)
+
+
+def _panels(results: xr.Dataset) -> list[tuple[str, str, str, str]]:
+    """Return model, poison, split and the split's name for each panel, row by row; "": no panel."""
+    rows = []
+    for model, poison in models_and_poisons(results):
+        names = {"validation": "validation accuracy"}
+        if is_unpoisoned(poison):
+            names[OF_CLASS] = "validation accuracy,\nclass to be forgotten"
+            names["forget_poisoned"] = "forgetting accuracy"
+        else:
+            of_kind = FORGET_NAMES.get(poison, OWN_FORGET_NAMES)
+            names |= {split: f"forgetting accuracy,\n{name}" for split, name in of_kind.items()}
+        of_poison = results.accuracy.sel(poison=poison)
+        shown = [name for name in names if name in results.split.values]
+        shown = [name for name in shown if of_poison.sel(split=name).count()]
+        rows.append([(model, poison, split, names[split]) for split in shown])
+    most = max(map(len, rows))
+    return [panel for row in rows for panel in row + [(*row[0][:2], "", "")] * (most - len(row))]
 
 
 def _equal_runs_words(results: xr.Dataset) -> str:

@@ -204,9 +204,10 @@ def own_sources() -> list[str]:
     from foundation.engine.jobs import Job
     from foundation.measures.forgetting import MEASURES, Measure
     from foundation.quantum.device import Noise
-    from models import MLP, QNN, QuadraticForm, Training
+    from models import MLP, QNN, Training
     from poison_unlearn import POISONS, Method, Poison
     from studies.oracles import Case
+    from studies.quadratic import QuadraticForm
 
     kinds = (Job, Method, Poison, Training, MLP, QNN, QuadraticForm, Measure, Case, Noise)
     code: list[Any] = [*POISONS.values(), *(measure.function for measure in MEASURES.values())]

@@ -25,7 +25,7 @@ from foundation.engine.command_line import parse_command_line
 from foundation.measures import metrics
 from foundation.quantum import circuits
 from foundation.quantum.ring import xxz_hamiltonian, xxz_spectrum
-from models import MLP, QNN, QuadraticForm, Training, fit, train
+from models import MLP, QNN, Training, fit, train
 from poison_unlearn import (
     METHODS,
     POISONS,
@@ -37,6 +37,7 @@ from poison_unlearn import (
     relabel_randomly,
     unlearn,
 )
+from studies.quadratic import QuadraticForm
 
 KEY = jax.random.key(0)
 SPLIT = random_split(8, 4)

@@ -16,7 +16,7 @@ from conftest import assert_trees_equal, random_split, refused, trees_differ
 from datar import Split, load_xxz
 from foundation.engine import keys
 from foundation.measures.metrics import accuracy
-from models import MLP, QNN, QuadraticForm, Training, train
+from models import MLP, QNN, Training, train
 from poison_unlearn import Batch, Retrain, Task, unlearn
 from studies.contenders import (
     BoundedMLP,
@@ -36,6 +36,7 @@ from studies.contenders import (
     ring_correlation,
 )
 from studies.methods import LastLayers
+from studies.quadratic import QuadraticForm
 
 KEY = jax.random.key(5)
 MODELS = [

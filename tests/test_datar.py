@@ -20,7 +20,7 @@ import datar
 from datar import Dataset, load_mnist, load_xxz
 from foundation.base import mnist as mnist_source
 from foundation.base.checks import BadInput
-from foundation.base.labels import as_words, two_classes
+from foundation.base.labels import as_words, chosen_classes
 from foundation.base.npz import sha256
 
 DIGITS = (1, 9, 4)
@@ -217,9 +217,11 @@ def test_padding_goes_to_the_next_power_of_two(length, padded):
 
 def test_labels_with_several_points_are_words():
     labels = np.array(["1.2.3", "10", "9", "."])
-    with refused("two of the labels in mine.npz: ., 1.2.3, 9, 10"):
-        two_classes(None, labels, Path("mine.npz"))
-    assert two_classes(("1.2.3", 9.0), labels, Path("mine.npz")) == ("1.2.3", "9")
+    path = Path("mine.npz")
+    with refused("2 to 3 of the labels in mine.npz: ., 1.2.3, 9, 10"):
+        chosen_classes(None, labels, path, most=3)
+    assert chosen_classes(None, labels, path, most=4) == (".", "1.2.3", "9", "10")
+    assert chosen_classes(("1.2.3", 9.0), labels, path, most=4) == ("1.2.3", "9")
 
 
 NEAR = ["01", "1", "1E1", "10", "1_0", "True", "None", "nan", "", "4.0", "4", "-0", "0", "\xe9"]
@@ -269,7 +271,7 @@ def test_what_is_no_label_is_no_class_and_its_name_is_one():
     ],
 )
 def test_classes_are_found_as_they_are_written(labels, classes, found):
-    assert two_classes(classes, np.array(labels), Path("mine.npz")) == found
+    assert chosen_classes(classes, np.array(labels), Path("mine.npz"), most=9) == found
 
 
 @given(st.integers(-300, 17), st.booleans(), st.sampled_from(["amplitude", "columnwise"]))

@@ -362,7 +362,8 @@ def test_flags_that_make_no_sense_are_refused_in_one_line(field, value, flag):
 def test_every_poison_may_be_unlearned_and_shown():
     config = replace(SMALL, unlearn_others=("quid=20", "one_class=10"), poisons=("boundary",))
     config.check()
-    assert config.unlearn_alphas() == {"labels": 30, "quid": 20, "one_class": 10}
+    unlearned = {poison.name: poison.alpha_percent for poison in config.unlearn_poisons()}
+    assert unlearned == {"labels": 30, "quid": 20, "one_class": 10}
     (row,) = by_name(run_unlearn_mnist.STUDIES)["data"].plan(config, small_data())
     assert [(each.kind, each.alpha_percent) for each in row.job.poisons] == [
         ("labels", 30),

@@ -13,9 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from models import MLP, QuadraticForm, Training, train
+from models import MLP, Training, train
 from poison_unlearn import METHODS, unlearn
 from studies.estimator import UnlearningClassifier
+from studies.quadratic import QuadraticForm
 
 QUICK = {"epochs": 30, "batch_size": 0, "learning_rate": 0.1, "random_state": 0}
 ORDER = {"check_methods_sample_order_invariance": "to 1e-7: logits are in single precision"}
@@ -100,6 +101,25 @@ def test_unlearning_is_that_of_the_library(samples):
     assert fitted.score(x[~mask], y[~mask]) > 0.8
     repaired = fitted.unlearn(mask, "repair", y_true=y)
     assert repaired.score(x, y) > 0.8
+
+
+@pytest.mark.parametrize("model", ["mlp", "qnn"])
+def test_three_classes_are_words_too(model):
+    """Of the largest of three features, which a circuit reads as amplitudes."""
+    x = np.random.default_rng(1).random((90, 3)) ** 3
+    y = np.array(["ant", "bee", "cow"])[x.argmax(axis=1)]
+    fitted = UnlearningClassifier(model, **{**QUICK, "epochs": 100}).fit(x, y)
+    of_classes = fitted.predict_proba(x)
+    assert of_classes.shape == (90, 3) and fitted.decision_function(x).shape == (90, 3)
+    np.testing.assert_array_equal(fitted.classes_[of_classes.argmax(axis=1)], fitted.predict(x))
+    assert fitted.score(x, y) > 0.75
+    before = fitted.score(x[y == "ant"], y[y == "ant"])
+    fitted.unlearn(y == "ant", "retrain")
+    after = fitted.score(x[y == "ant"], y[y == "ant"])
+    # a circuit has no bias: it may read a class off samples unlike any that it saw
+    assert before > 0.6 and (after == 0 if model == "mlp" else after < before)
+    with refused("n_classes: got 5, allowed: 2 to 4, the bit strings of 2 qubits"):
+        UnlearningClassifier("qnn").fit(x, np.arange(90) % 5)
 
 
 def test_what_is_wrong_is_one_line(samples):

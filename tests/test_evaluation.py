@@ -234,7 +234,7 @@ def test_shuffling_the_samples_of_all_changes_nothing(name):
         for _ in range(2)
     )
     found = MEASURES[name].function(models, those, parts)
-    moved = Parts(*(part[order] for part in parts))
+    moved = Parts(*(part[order] for part in parts[:4]))
     again = MEASURES[name].function(shuffled(models, order), shuffled(those, order), moved)
     assert again == pytest.approx(found, rel=1e-12)
 

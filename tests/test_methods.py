@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 
 import landscape
 from datar import Split
-from models import MLP, QNN, QuadraticForm, Training
+from models import MLP, QNN, Training
 from poison_unlearn import METHODS, Batch, FineTune, Retrain, Task, unlearn
 from studies import methods
 from studies.methods import (
@@ -28,6 +28,7 @@ from studies.methods import (
     SelectiveDampening,
     Sparse,
 )
+from studies.quadratic import QuadraticForm
 
 KEY = jax.random.key(0)
 D, N, F = 5, 12, 7

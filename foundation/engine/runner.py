@@ -473,7 +473,14 @@ def _say_what_is_not_stored(jobs: list[Job]) -> None:
 
 
 def _rows_of(studies: Sequence[Study], config: Settings, dataset: Dataset) -> list[Row]:
-    """Plan the studies, each row once; BadInput where one place is given to two different jobs."""
+    """Plan the studies, each row once; BadInput where one place is given to two different jobs.
+
+    So is a study of two classes on data of more.
+    """
+    of_two = [study.name for study in studies if study.two_classes]
+    got = f"{', '.join(of_two)} on {dataset.n_classes} classes"
+    allowed = "data of two classes, for these stages"
+    require(dataset.n_classes == 2 or not of_two, "--stages", got, allowed)
     rows = [row for study in studies for row in study.plan(config, dataset)]
     allowed = "stages that have something to compute"
     require(len(rows) > 0, "--stages", " ".join(config.stages), allowed)

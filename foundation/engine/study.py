@@ -89,6 +89,7 @@ class Study:
     # (config, data set) -> further data sets that the study's jobs read
     data: Callable[[Any, Dataset], dict[Any, Dataset]] | None = None
     reads: tuple[str, ...] = ()  # other studies whose files the tables, figures or claims read
+    two_classes: bool = False  # whether it is for data of two classes alone
 
     @property
     def prefix(self) -> str:

@@ -24,15 +24,22 @@ class Models(NamedTuple):
     The samples are the poisoned training set, then the validation set.
     """
 
-    z: np.ndarray  # (N, s) logits, positive where they are for the true label
+    # (N, s) the margin: the logit of the true label's probability; of two classes the logit,
+    # positive where it is for the true label
+    z: np.ndarray
     clean: np.ndarray  # (N, s) z of the samples as they were before the poison
     relearn: np.ndarray  # (N,) steps until the poisoned forget set is learned again
     # (N,) numbers of the runs: within a run, a method and its null arm start from one teacher
     run: np.ndarray
+    # of more than two classes: (N, s) whether the class is the true label, of the samples as
+    # poisoned and as they were before, and (N, s, K) the probabilities
+    hit: np.ndarray | None = None
+    clean_hit: np.ndarray | None = None
+    probability: np.ndarray | None = None
 
     def take(self, rows: np.ndarray | slice) -> Models:
         """Return some of the models; rows: positions, or a mask (N,)."""
-        return Models(*(part[rows] for part in self))
+        return Models(*(None if part is None else part[rows] for part in self))
 
     @property
     def count(self) -> int:
@@ -49,7 +56,8 @@ class Parts(NamedTuple):
     forget: np.ndarray  # known to be poisoned
     poisoned: np.ndarray  # poisoned, known or not
     retain: np.ndarray  # trained on, and not known to be poisoned
-    validation: np.ndarray
+    validation: np.ndarray  # without a class that is to be forgotten
+    of_class: np.ndarray | None = None  # the validation samples of that class
 
 
 def signs(labels: np.ndarray) -> np.ndarray:
@@ -217,7 +225,8 @@ def attack_tpr(positive: np.ndarray, negative: np.ndarray, at: float = 0.05) -> 
 
 def accuracies(models: Models, parts: Parts) -> np.ndarray:
     """Mean accuracies, with true labels, on forget set, retained and validation samples: (3,)."""
-    correct = (models.z > 0).mean(axis=0)
+    right = models.z > 0 if models.hit is None else models.hit
+    correct = right.mean(axis=0)
     masks = parts.forget, parts.retain, parts.validation
     return np.array([correct[mask].mean() for mask in masks])
 
@@ -287,6 +296,16 @@ def tug_of_war(models: Models, oracles: Models, parts: Parts) -> float:
     return float(np.prod(1 - np.abs(differences)))
 
 
+def total_variation(models: Models, oracles: Models, parts: Parts) -> float:
+    """Total variation between mean class probabilities of models and oracles, mean on the forget
+    set.
+
+    It sees to which of more than two classes probability went, to which a margin is blind.
+    """
+    means = [arm.probability[:, parts.forget].mean(axis=0) for arm in (models, oracles)]
+    return float(np.abs(np.subtract(*means)).sum(axis=1).mean() / 2)
+
+
 def relearning(models: Models, oracles: Models, parts: Parts) -> float:
     """Mean steps of the models to relearn the poisoned forget set, over those of the oracles.
 
@@ -305,8 +324,8 @@ def _corrected(part: str) -> Callable:
     """
 
     def measure(models: Models, oracles: Models, parts: Parts) -> float:
-        clean = models.clean[:, getattr(parts, part)]
-        return float((clean > 0).mean())
+        right = models.clean > 0 if models.clean_hit is None else models.clean_hit
+        return float(right[:, getattr(parts, part)].mean())
 
     return measure
 
@@ -328,6 +347,10 @@ MEASURES: dict[str, Measure] = {
     "corrective_validation": Measure(_corrected("validation"), "acc. valid", None),
 }
 STANDARD = tuple(MEASURES.items())  # without those that users add
+OF_POISONED = ("corrective",)  # measures that need poisoned samples
+# what is measured in addition of more than two classes, and where a class is to be forgotten
+OF_CLASSES = {"tv": Measure(total_variation, "TV")}
+OF_CLASS = {"w1_of_class": Measure(_on("of_class", wasserstein), "W1 valid, class")}
 # by a measure's function: what prepares it for many subsets of the same models
 OF_SOME = {MEASURES["w1"].function: wasserstein_of_some}
 
@@ -466,7 +489,8 @@ def half_sample_interval(
 
 
 def _joined(first: Models, second: Models) -> Models:
-    return Models(*map(np.concatenate, zip(first, second, strict=True)))
+    pairs = zip(first, second, strict=True)
+    return Models(*(None if pair[0] is None else np.concatenate(pair) for pair in pairs))
 
 
 def typical_floor(

@@ -17,11 +17,14 @@ from foundation.base.checks import as_array, as_numbers, listed, require
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None
 ) -> jax.Array:
-    """Mean binary cross-entropy in nats, from logits, not clipped.
+    """Mean cross-entropy in nats, from logits, not clipped.
 
-    logits: (n,). labels: (n,) of 0 and 1, or one label for all samples. weight: (n,) weights of the
-    mean, None for equal weights.
+    Of two classes, logits: (n,), labels: (n,) of 0 and 1, or one label for all samples. Of K
+    classes, logits: (n, K), labels: (n,) of 0 to K - 1. weight: (n,) weights of the mean, None for
+    equal weights.
     """
+    if jnp.ndim(logits) == 2:
+        return jnp.average(log_losses(logits, labels), weights=weight)
     logits, labels, dtype = _checked(logits, labels)
     logits = jnp.asarray(logits, dtype)
     labels = jnp.asarray(labels, dtype)
@@ -34,8 +37,11 @@ def cross_entropy(
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of samples whose class is the label; NaN where a logit is NaN.
 
-    The class is 1 where the logit is positive, else 0.
+    Of two classes, logits (n,), the class is 1 where the logit is positive, else 0. Of K classes,
+    logits (n, K), it is that of the largest logit, the first of equal ones.
     """
+    if jnp.ndim(logits) == 2:
+        return jnp.mean(hits(logits, labels))
     logits, labels, dtype = _checked(logits, labels)
     if not isinstance(labels, jax.core.Tracer):
         are_hard = bool(np.isin(labels, (0, 1)).all())
@@ -75,6 +81,70 @@ def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array
     return logits, labels, jnp.result_type(logits, 1.0)
 
 
+def log_losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy of each sample in nats, from logits (n, K) and labels (n,) of 0 to K - 1."""
+    logits, labels = _checked_classes(logits, labels)
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
+    return jax.nn.logsumexp(logits, axis=1) - of_label
+
+
+def hits(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """1 where the largest of K logits is the label's, else 0; NaN where a logit is NaN: (n,).
+
+    logits: (n, K). labels: (n,) of 0 to K - 1.
+    """
+    logits, labels = _checked_classes(logits, labels)
+    correct = (jnp.argmax(logits, axis=1) == labels).astype(logits.dtype)
+    return jnp.where(jnp.isnan(logits).any(axis=1), jnp.nan, correct)
+
+
+def _checked_classes(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Logits (n, K), in at least JAX's present precision, and whole labels (n,) of 0 to K - 1."""
+    if not isinstance(logits, jax.Array):
+        logits = as_array(logits, "logits")  # NaN is allowed: a training may have diverged
+        require(logits.dtype.kind in "biuf", "logits", f"dtype {logits.dtype}", "real numbers")
+    n, n_classes = jnp.shape(logits)
+    require(n_classes > 1, "logits", f"shape {(n, n_classes)}", "(n,), or (n, K) of K classes")
+    shape = jnp.shape(labels)
+    require(shape == (n,), "labels", f"shape {shape}", f"({n},), one for each of the logits' rows")
+    if not isinstance(labels, jax.core.Tracer):
+        labels = as_numbers(labels, "labels")
+        outside = labels[~np.isin(labels, range(n_classes))]
+        allowed = f"0 to {n_classes - 1}, the numbers of the classes"
+        require(not outside.size, "labels", f"labels such as {listed(outside)}", allowed)
+    dtype = jnp.result_type(logits, 1.0)
+    return jnp.asarray(logits, dtype), jnp.asarray(labels, jnp.int32)
+
+
+def margins(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The logit of the label's probability, log p / (1 - p): positive where p is more than half.
+
+    It is the label's logit minus the logsumexp of the others; of logits (0, z) it is z for class 1
+    and -z for class 0. logits: (..., n, K). labels: (n,) or (..., n), of 0 to K - 1. Returns (...,
+    n).
+    """
+    logits = as_array(logits, "logits").astype(float)
+    labels = as_array(labels, "labels")
+    fits = labels.shape in (logits.shape[-2:-1], logits.shape[:-1])
+    allowed = f"one for each row of the logits, {logits.shape[-2:]}"
+    require(logits.ndim > 1 and fits, "labels", f"shape {labels.shape}", allowed)
+    is_label = labels[..., None] == np.arange(logits.shape[-1])
+    of_label = np.where(is_label, logits, 0).sum(axis=-1)
+    others = np.where(is_label, -np.inf, logits)
+    most = others.max(axis=-1, keepdims=True)
+    total = np.exp(others - most).sum(axis=-1)
+    return of_label - np.log(total) - most[..., 0]
+
+
+def kl_divergence(teacher: jax.Array, student: jax.Array) -> jax.Array:
+    """KL(teacher || student) of each sample, from logits (n,) of two classes or (n, K): (n,)."""
+    if jnp.ndim(teacher) == 1:
+        return bernoulli_kl(teacher, student)
+    log_p = jax.nn.log_softmax(teacher, axis=1)
+    log_q = jax.nn.log_softmax(student, axis=1)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
+
+
 def bernoulli_kl(teacher: jax.Array, student: jax.Array) -> jax.Array:
     """KL(teacher || student) of each sample, from logits (n,): (n,) in nats.
 
@@ -89,8 +159,10 @@ def bernoulli_kl_published(teacher: jax.Array, student: jax.Array) -> jax.Array:
     """The first term of the KL divergence alone, p log(p/q), from logits (n,).
 
     The published models.py computes it as `kl_divergence`. It is no divergence: as q rises to 1, it
-    falls below 0 for every p < 1.
+    falls below 0 for every p < 1. There is none of more than two classes.
     """
+    allowed = "full, of more than two classes (--hyper scrub.divergence=full)"
+    require(jnp.ndim(teacher) < 2, "divergence", "published", allowed)
     p = jax.nn.sigmoid(teacher)
     log_ratio = jax.nn.log_sigmoid(teacher) - jax.nn.log_sigmoid(student)
     return p * log_ratio

@@ -62,9 +62,14 @@ class Noise:
 # ---- the observable under noise ----
 
 
-def register(n_qubits: int, layers: int, entangler: Entangler) -> tuple[int, ...]:
-    """The qubits that the measured Z reaches, in ring order; with a CNOT ring all qubits."""
-    return light_cone(n_qubits, layers) if entangler == "rzz" else tuple(range(n_qubits))
+def register(
+    n_qubits: int, layers: int, entangler: Entangler, measured: int = 1
+) -> tuple[int, ...]:
+    """The qubits that the measured Z reaches, in ring order; with a CNOT ring all qubits.
+
+    measured: how many of the last qubits are measured.
+    """
+    return light_cone(n_qubits, layers, measured) if entangler == "rzz" else tuple(range(n_qubits))
 
 
 def noisy_observable(
@@ -259,15 +264,19 @@ def require_normalised(states: jax.Array) -> None:
 
 @cache
 def acting_angles(
-    n_qubits: int, depth: int, rotations: Rotations, entangler: Entangler
+    n_qubits: int, depth: int, rotations: Rotations, entangler: Entangler, measured: int = 1
 ) -> np.ndarray:
-    """Places in params of the angles that move <Z>, those within the light cone: (angles, 3)."""
+    """Places in params of the angles that move <Z>, those within the light cone: (angles, 3).
+
+    measured: how many of the last qubits are measured.
+    """
     places = []
     positions = range(len(rotations))
     for layer in range(depth):
         n_behind = depth - layer - 1  # layers that act after this one
-        cone = set(register(n_qubits, n_behind + 1, entangler))
-        cone_behind = set(register(n_qubits, n_behind, entangler)) if n_behind else set()
+        cone = set(register(n_qubits, n_behind + 1, entangler, measured))
+        behind = register(n_qubits, n_behind, entangler, measured) if n_behind else ()
+        cone_behind = set(behind)
         for qubit in sorted(cone):
             places += [(layer, qubit, position) for position in positions]
         bonds = range(n_qubits) if entangler == "rzz" and cone_behind else ()

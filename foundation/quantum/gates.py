@@ -100,13 +100,15 @@ def basis_bits(n_qubits: int) -> np.ndarray:
     return shifted & 1
 
 
-def light_cone(n_qubits: int, layers: int) -> tuple[int, ...]:
-    """The qubits, in ring order, to which `layers` layers of rotations spread Z of the last qubit.
+def light_cone(n_qubits: int, layers: int, measured: int = 1) -> tuple[int, ...]:
+    """The qubits, in ring order, to which `layers` layers of rotations spread Z of the last ones.
 
-    Each of the RZZ rings between the rotations adds a neighbour on either side, until the cone is
-    the whole ring.
+    measured: how many of the last qubits are measured. Each of the RZZ rings between the rotations
+    adds a neighbour on either side, until the cone is the whole ring; where one qubit is left, it
+    comes first.
     """
-    layers = min(layers, n_qubits // 2 + 1)
-    first = n_qubits - layers
-    size = min(2 * layers - 1, n_qubits)
+    unmeasured = n_qubits - measured
+    steps = min(layers - 1, (unmeasured + 1) // 2)
+    first = unmeasured - steps
+    size = min(measured + 2 * steps, n_qubits)
     return tuple((first + place) % n_qubits for place in range(size))

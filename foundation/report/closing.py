@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from foundation.base import storage
 from foundation.base.checks import any_terminal
+from foundation.base.labels import is_unpoisoned
 from foundation.base.later import xarray as xr
 from foundation.base.places import own_files
 from foundation.engine.runner import Settings, run_studies
@@ -84,12 +85,19 @@ def _own_measures(results: xr.Dataset) -> dict[str, str]:
 
 
 def _notes(results: xr.Dataset) -> list[str]:
-    """Write the lines below a table: methods that cannot run on a model, marks, diverged runs."""
+    """Write the lines below a table: methods that cannot run on a model, marks, diverged runs.
+
+    Poisons that change no sample are named, where measures of poisoned samples have no number.
+    """
     reasons = results.left_out.to_series() if "left_out" in results.coords else {}
     notes = []
     for model, reason in dict(reasons).items():
         if reason:
             notes.append(f"not on {model}: {reason}")
+    poisons = results.poison.values.ravel().tolist() if "poison" in results.coords else []
+    unpoisoned = [name for name in poisons if is_unpoisoned(name)]
+    if unpoisoned:
+        notes.append(f"{', '.join(unpoisoned)}: nothing is poisoned, and so nothing to be repaired")
     notes += filter(None, [truth_words(results)])
     if notes:
         notes.append("")

@@ -59,7 +59,14 @@ POISON_NAMES = {
     "backdoor": "backdoor",
     "confusion": "labels drawn anew",
     "features": "randomised features",
+    "subset": "random samples, not poisoned",
+    "class": "the last class, not poisoned",
     "none": "no poison",
+}
+AIMED_NAMES = {  # of kinds that were told at which class to aim
+    "one_class": "class {} flipped",
+    "backdoor": "backdoor to class {}",
+    "class": "class {}, not poisoned",
 }
 PRESET_NAMES = {"paper": "published choices", "corrected": "corrected choices"}
 MOST_BANDS = 4  # in one panel: the bands of more lines hide each other
@@ -211,6 +218,9 @@ def draw_dot(
 def poison_words(poison: str, alpha_percent: float | None = None) -> str:
     """Name a poison for a title, with its share where that is given."""
     name = POISON_NAMES.get(poison, poison)
+    kind, _, label = poison.rpartition("-")
+    if kind in AIMED_NAMES:
+        name = AIMED_NAMES[kind].format(label)
     return name if alpha_percent is None else f"{name}, {alpha_percent} %"
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from foundation.base import storage
+from foundation.base.labels import UNPOISONED
 from foundation.base.later import pandas as pd
 from foundation.base.later import xarray as xr
 from foundation.measures import metrics
@@ -22,7 +23,10 @@ from foundation.measures import metrics
 ORDER = {  # reading order of labels; other labels follow in the order of the files
     "preset": ("published", "paper", "corrected"),
     "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
-    "poison": ("labels", "one_class", "other_class", "boundary", "quid", "features"),
+    "poison": (
+        *("labels", "one_class", "other_class", "boundary", "quid", "features"),
+        *UNPOISONED,
+    ),
     "version": ("none", "labels", "features"),
     "endpoint": ("published", "selected", "last", "equal fit"),
     "unlearner": ("start", "teacher", "oracle", "null arm", "full", "retrain", "cf", "scrub", "ga"),

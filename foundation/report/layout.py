@@ -161,7 +161,19 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if np.isfinite(share) else "–"
 
 
-_DISTANCES = ("w1", "w1_retain", "w1_validation", "klom", "klom_95", "relearn", "epsilon")
+_DISTANCES = (
+    *(
+        "w1",
+        "w1_retain",
+        "w1_validation",
+        "w1_of_class",
+        "tv",
+        "klom",
+        "klom_95",
+        "relearn",
+        "epsilon",
+    ),
+)
 _OF_DISTANCES = [
     f"{name}{part}" for name in _DISTANCES for part in ("", " floor", " null", " gain", " unit")
 ]

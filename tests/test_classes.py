@@ -1,0 +1,372 @@
+"""More than two classes: losses, readouts and measures, against one logit and against NumPy."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import refused
+from test_poison_unlearn import random_split
+
+import library
+from datar import Dataset, Split, load_mnist, redraw
+from foundation.base.labels import number_of_classes
+from foundation.measures import forgetting, metrics
+from foundation.measures.forgetting import MEASURES, OF_CLASSES, Models, Parts
+from foundation.quantum import circuits
+from models import MLP, QNN, Training, train
+from poison_unlearn import POISONS, UNPOISONED, Poison, Scrub, unlearn
+from studies.methods import METHODS
+from studies.oracles import classes_of, signed_logits
+from studies.quadratic import QuadraticForm
+
+K = 5
+KEY = jax.random.key(3)
+
+
+def split_of(n=60, d=16, n_classes=K, seed=0):
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(n, d)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return Split(x, np.arange(n) % n_classes)
+
+
+def data_of(n_classes=K, n=60):
+    train, val = split_of(n, n_classes=n_classes), split_of(2 * n_classes, n_classes=n_classes)
+    return Dataset(train, val, "classes", 16, {}).identified()
+
+
+# ---- losses ----
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+def test_two_logits_are_one_logit(scale):
+    """Logits (0, z) give loss, gradient, accuracy, KL and margin of the logit z."""
+    generator = np.random.default_rng(0)
+    z, other = scale * generator.normal(size=(2, 40)).astype(np.float32)
+    y = generator.integers(0, 2, 40)
+    weight = generator.random(40)
+
+    def pair(z):
+        return jnp.stack([jnp.zeros_like(z), z], axis=1)
+
+    def of_pair(z):
+        return metrics.cross_entropy(pair(z), y, weight)
+
+    def of_one(z):
+        return metrics.cross_entropy(z, y, weight)
+
+    np.testing.assert_allclose(of_pair(z), of_one(z), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(of_pair)(z), jax.grad(of_one)(z), rtol=1e-4, atol=1e-6)
+    assert metrics.accuracy(pair(z), y) == metrics.accuracy(z, y)
+    two, one = metrics.kl_divergence(pair(z), pair(other)), metrics.kl_divergence(z, other)
+    np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-5)
+    found = metrics.margins(np.asarray(pair(z)), y)
+    np.testing.assert_allclose(found, forgetting.signed(z[None], y)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_measures_of_classes_are_those_of_numpy():
+    """Loss, accuracy, margin and KL of five classes, from probabilities written out."""
+    generator = np.random.default_rng(1)
+    logits, other = generator.normal(size=(2, 30, K)).astype(np.float32)
+    y = generator.integers(0, K, 30)
+    p, q = (np.exp(each) / np.exp(each).sum(axis=1, keepdims=True) for each in (logits, other))
+    of_label = p[np.arange(30), y]
+    np.testing.assert_allclose(metrics.log_losses(logits, y), -np.log(of_label), rtol=1e-5)
+    np.testing.assert_array_equal(metrics.hits(logits, y), p.argmax(axis=1) == y)
+    odds = np.log(of_label / (1 - of_label))
+    np.testing.assert_allclose(metrics.margins(logits, y), odds, rtol=1e-4, atol=1e-5)
+    divergence = (p * np.log(p / q)).sum(axis=1)
+    np.testing.assert_allclose(metrics.kl_divergence(logits, other), divergence, rtol=1e-3)
+
+
+def test_diverged_logits_are_no_class():
+    logits = np.full((3, K), np.nan, np.float32)
+    assert np.isnan(metrics.accuracy(logits, [0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1, 5], r"labels: got labels such as 5(\.0)?, allowed: 0 to 4"),
+        ([0, 1], r"labels: got shape \(2,\), allowed: \(3,\)"),
+        ([0.5, 1, 2], "labels: got labels such as 0.5"),
+    ],
+)
+def test_labels_of_no_class_are_refused(labels, said):
+    with refused(said):
+        metrics.cross_entropy(np.zeros((3, K)), labels)
+
+
+def test_one_column_of_logits_is_no_class():
+    with refused(r"logits: got shape \(3, 1\)"):
+        metrics.accuracy(np.zeros((3, 1)), [0, 0, 0])
+
+
+# ---- models ----
+
+
+@pytest.mark.parametrize("entangler", ["rzz", "cnot"])
+@pytest.mark.parametrize("n_qubits", [2, 3, 5])
+def test_readouts_are_those_of_the_plain_circuit(n_qubits, entangler):
+    """Values and gradients, for every number of classes and every number of folded layers."""
+    generator = np.random.default_rng(n_qubits)
+    depth = 3
+    shape = (depth, n_qubits, circuits.parameters_per_qubit("xyx", entangler))
+    params = jnp.asarray(generator.normal(size=shape), jnp.float32)
+    states = generator.normal(size=(2, 2, 2**n_qubits)).astype(np.float32)
+    states = jax.lax.complex(*states)
+    amplitudes = jax.vmap(lambda state: circuits.ansatz(params, state, entangler=entangler).state())
+
+    def plain(params, n_classes, weights):
+        def of_state(state):
+            amplitudes = circuits.ansatz(params, state, entangler=entangler).state()
+            size = 2 ** circuits.measured_qubits(n_classes)
+            return (jnp.abs(amplitudes) ** 2).reshape(-1, size).sum(axis=0)[:n_classes]
+
+        return jnp.vdot(weights, jax.vmap(of_state)(states))
+
+    norms = float((jnp.abs(amplitudes(states)) ** 2).sum(axis=1).max())
+    for n_classes in sorted({2, 3, 2**n_qubits - 1, 2**n_qubits}):
+        weights = jnp.asarray(generator.normal(size=(2, n_classes)), jnp.float32)
+        expected = jax.value_and_grad(plain)(params, n_classes, weights)
+        for folded in (None, 1, 2, 3) if entangler == "rzz" else (None,):
+
+            def fast(params, n_classes=n_classes, weights=weights, folded=folded):
+                options = {"entangler": entangler, "folded": folded}
+                found = circuits.probabilities(params, states, n_classes, **options)
+                return jnp.vdot(weights, found)
+
+            for found, wanted in zip(jax.value_and_grad(fast)(params), expected, strict=True):
+                np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-5 * norms)
+
+
+def test_two_outcomes_are_those_of_z():
+    params = 0.3 * jax.random.normal(KEY, (4, 5, 4))
+    states = jnp.asarray(split_of(7, 32).x)
+    first, second = circuits.probabilities(params, states, 2).T
+    np.testing.assert_allclose(first - second, circuits.expectation(params, states), atol=1e-6)
+    model = QNN(5, 4)
+    logits = 5.0 * jnp.stack([second, first], axis=1)  # K / 2 = 1; class 1 is the bit 0
+    y = np.arange(7) % 2
+    expected = metrics.cross_entropy(model.logits(params, states), y)
+    np.testing.assert_allclose(metrics.cross_entropy(logits, y), expected, rtol=1e-5)
+
+
+def test_an_ansatz_of_ones_own_has_the_same_readouts():
+    model = QNN(4, 2, n_classes=6)
+    own = QNN(4, ansatz=circuits.ansatz, shape=(2, 4, 4), n_classes=6)
+    params = jax.random.normal(KEY, (2, 4, 4))
+    x = split_of(3).x
+    np.testing.assert_allclose(own.logits(params, x), model.logits(params, x), atol=1e-5)
+    assert model.logits(params, x).shape == (3, 6)
+
+
+def test_more_classes_than_bit_strings_are_refused():
+    with refused("n_classes: got 9, allowed: 2 to 8, the bit strings of 3 qubits"):
+        QNN(3, n_classes=9)
+    with refused("n_classes: got 3 with shots or noise, allowed: 2"):
+        QNN(3, shots=10, n_classes=3)
+
+
+MODELS = (MLP(16, (6,), K), MLP(16, (), K), QNN(4, 2, n_classes=K), QuadraticForm(16, 3, False, K))
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.label)
+def test_models_learn_classes(model):
+    """Of the samples of a small set most; so chance is no explanation."""
+    split = split_of(20)
+    params = train(model, split, epochs=200, batch_size=0, learning_rate=0.05, key=KEY)
+    assert library.logits(model, params, split.x).shape == (20, K)
+    assert library.accuracy(model, params, split) > 0.55
+    of_classes = library.predict_proba(model, params, split.x)
+    np.testing.assert_allclose(of_classes.sum(axis=1), 1, atol=1e-5)
+    predicted = library.predict(model, params, split.x)
+    np.testing.assert_array_equal(of_classes.argmax(axis=1), predicted)
+
+
+def test_labels_of_more_classes_than_the_model_has_are_refused():
+    with refused("split.y: got labels such as 4, allowed: 0 to 1, the n_classes of MLP"):
+        train(MLP(16, (2,)), split_of(), epochs=1, batch_size=0, learning_rate=0.1, key=KEY)
+
+
+# ---- methods ----
+
+
+@pytest.mark.parametrize("model", [MODELS[0], MODELS[2]], ids=lambda model: model.label)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_unlearns_classes(name, model):
+    method = METHODS[name]
+    if method.why_not(model):
+        assert name in ("cf_k", "eu_k", "newton")
+        return
+    method = replace(method, training=Training(2, 0, 0.01))
+    drawn = Poison("labels", 30).draw(data_of(), key=0)
+    teacher = model.init(KEY)
+    params, _ = unlearn(
+        method,
+        model,
+        teacher,
+        drawn.retain,
+        drawn.forget_poisoned,
+        key=KEY,
+        forget_clean=drawn.forget_clean,
+    )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_the_published_divergence_is_of_two_classes():
+    drawn = Poison("labels", 30).draw(data_of(), key=0)
+    model = MODELS[1]
+    with refused("divergence: got published, allowed: full, of more than two classes"):
+        method = Scrub(divergence="published", training=Training(1, 0, 0.01))
+        unlearn(method, model, model.init(KEY), drawn.retain, drawn.forget_poisoned, key=KEY)
+
+
+# ---- poisons ----
+
+KINDS = [kind for kind in POISONS if kind not in ("given", "backdoor")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_poisons_of_classes_keep_what_they_say(kind):
+    data = data_of()
+    drawn = Poison(kind, 15).draw(data, key=0)
+    if kind in UNPOISONED:
+        assert not drawn.mask.any() and drawn.split is data.train
+        return
+    assert drawn.mask.any()
+    if kind == "features":
+        np.testing.assert_array_equal(drawn.split.y, data.train.y)
+    elif kind != "confusion":
+        assert (drawn.split.y != data.train.y)[drawn.mask].all()
+        assert number_of_classes(drawn.split.y) == K
+
+
+def test_flips_go_to_every_other_class_alike():
+    """1,000 flips to four other classes: each is expected 250 times, with deviation 14."""
+    train = split_of(5000, 2)
+    data = Dataset(train, split_of(10, 2), "many", 2, {}).identified()
+    drawn = Poison("labels", 20).draw(data, key=1)
+    assert drawn.mask.sum() == 1000
+    moved = (drawn.forget_poisoned.y - drawn.forget_clean.y) % K
+    counts = np.bincount(moved, minlength=K)
+    assert counts[0] == 0 and np.abs(counts[1:] - 250).max() < 5 * 14
+    of_classes = np.bincount(drawn.forget_clean.y)
+    np.testing.assert_array_equal(of_classes, 200)
+
+
+def test_a_poison_may_aim_at_a_class():
+    drawn = Poison("one_class", 10, label=3).draw(data_of(), key=0)
+    assert set(drawn.forget_clean.y) == {3} and 3 not in drawn.forget_poisoned.y
+    assert Poison("class", label=2).name == "class-2"
+    with refused("label: got 5, allowed: 0 to 4"):
+        Poison("class", label=5).draw(data_of(), key=0)
+    with refused("label: got 1, allowed: none for labels"):
+        Poison("labels", 10, label=1)
+
+
+# ---- data ----
+
+
+def test_digits_are_classes_in_the_order_given():
+    data = load_mnist(digits=(7, 0, 3), per_class=4, source="embedded")
+    assert data.n_classes == 3 and data.provenance["digits"] == [7, 0, 3]
+    np.testing.assert_array_equal(data.train.y, np.repeat([0, 1, 2], 4))
+    alone = load_mnist(digits=(7, 3), per_class=4, source="embedded")
+    np.testing.assert_array_equal(data.train.x[-4:], alone.train.x[-4:])
+
+
+def test_redrawn_sets_keep_the_shares_of_classes():
+    data = data_of(n=60)
+    again = redraw(data, 30, seed=0)
+    np.testing.assert_array_equal(np.bincount(again.train.y), [6] * K)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [0, 1, 3]])
+def test_a_class_without_samples_is_refused(labels):
+    split = random_split(12, 4)
+    split = Split(split.x, np.resize(labels, 12))
+    with refused(r"train.y: got labels .* alone, allowed: samples of each class of train.y, 0 to"):
+        Dataset(split, split, "gap", 4, {})
+
+
+# ---- measures ----
+
+
+def arrays_of(logits, y, n, known):
+    """What a Fit keeps of runs with these logits (runs, n + n + v, K)."""
+    mask = np.zeros((len(logits), n), bool)
+    return {
+        "logit": logits,
+        "label": np.tile(y, (len(logits), 1)),
+        "mask": mask,
+        "known": np.tile(known, (len(logits), 1)),
+    }
+
+
+def test_margins_and_hits_are_read_off_a_jobs_logits():
+    generator = np.random.default_rng(2)
+    n, v = 6, 4
+    logits = generator.normal(size=(3, 2 * n + v, K)).astype(np.float32)
+    y = generator.integers(0, K, 2 * n + v)
+    arrays = arrays_of(logits, y, n, np.arange(n) < 2)
+    places = np.r_[0:n, 2 * n : 2 * n + v]
+    labels = y[np.r_[n : 2 * n, 2 * n : 2 * n + v]]
+    p = np.exp(logits[:, places]) / np.exp(logits[:, places]).sum(axis=2, keepdims=True)
+    of_label = np.take_along_axis(p, labels[None, :, None], axis=2)[..., 0]
+    expected = np.log(of_label) - np.log1p(-of_label)
+    np.testing.assert_allclose(signed_logits(arrays), expected, rtol=1e-4, atol=1e-5)
+    hit, _, probability = classes_of(arrays)
+    np.testing.assert_array_equal(hit, p.argmax(axis=2) == labels)
+    np.testing.assert_allclose(probability, p, rtol=1e-5)
+
+
+def models_of(probability, labels):
+    """Models (N, s, K) of these probabilities."""
+    logits = np.log(probability)
+    z = metrics.margins(logits, labels)
+    hit = logits.argmax(axis=2) == labels
+    numbers = np.arange(len(z))
+    return Models(z, z, numbers + 1.0, numbers, hit, hit, probability)
+
+
+def test_total_variation_sees_where_probability_goes():
+    """Two models with the same margins, whose mass goes to other classes."""
+    first = np.array([0.4, 0.5, 0.1])
+    other = np.array([0.4, 0.1, 0.5])
+    labels = np.zeros(4, int)
+    left, right = (models_of(np.tile(p, (6, 4, 1)), labels) for p in (first, other))
+    parts = Parts(*np.ones((4, 4), bool))
+    assert MEASURES["w1"].function(left, right, parts) == pytest.approx(0, abs=1e-12)
+    assert OF_CLASSES["tv"].function(left, right, parts) == pytest.approx(0.4)
+    assert OF_CLASSES["tv"].function(left, left, parts) == 0
+    assert left.take(np.arange(3)).probability.shape == (3, 4, 3)
+
+
+def test_a_class_may_be_right_with_less_than_half():
+    """Accuracy is of the largest probability, not of a positive margin."""
+    models = models_of(np.tile([0.4, 0.3, 0.3], (4, 2, 1)), np.zeros(2, int))
+    assert (models.z < 0).all()
+    np.testing.assert_array_equal(
+        forgetting.accuracies(models, Parts(*np.ones((4, 2), bool))), [1, 1, 1]
+    )
+
+
+def test_to_lower_the_logit_of_a_class_is_not_to_forget_it():
+    """A model that gives a class's samples to the classes that it took for the next best is as far
+    from the label as an oracle, which gives them to another one; total variation tells them apart.
+    """
+    labels = np.zeros(4, int)
+    teacher, oracle = np.array([0.9, 0.07, 0.03]), np.array([0.01, 0.09, 0.9])
+    lowered = np.log(teacher) - np.array([8, 0, 0])
+    lowered = np.exp(lowered) / np.exp(lowered).sum()
+    lowered = np.concatenate([oracle[:1], lowered[1:] / lowered[1:].sum() * (1 - oracle[0])])
+    arms = [models_of(np.tile(p, (6, 4, 1)), labels) for p in (lowered, oracle, teacher)]
+    parts = Parts(*np.ones((4, 4), bool))
+    w1, tv = MEASURES["w1"].function, OF_CLASSES["tv"].function
+    assert w1(arms[0], arms[1], parts) == pytest.approx(0, abs=1e-9)
+    assert w1(arms[2], arms[1], parts) > 5
+    assert tv(arms[0], arms[1], parts) == pytest.approx(0.603)
+    assert tv(arms[2], arms[1], parts) == pytest.approx(0.89)
