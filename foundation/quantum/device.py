@@ -1,8 +1,9 @@
 """Expectations on a noisy device: exact noise on gates and readout, and finite shots.
 
-The measured Z is evolved backwards through gates and channels, once for all samples, as the real
-coefficients of its Pauli strings on the light cone. A depolarising channel multiplies them by a
-factor. Gradients of sampled expectations are sampled too, by the parameter-shift rule or SPSA.
+What is measured, Z or the bit strings of a few qubits, is evolved backwards through gates and
+channels, once for all samples, as the real coefficients of its Pauli strings on the light cone. A
+depolarising channel multiplies them by a factor. Gradients of what is drawn are drawn too, by the
+parameter-shift rule or SPSA.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from foundation.base.checks import is_number, require
-from foundation.quantum.circuits import in_order, packed_expectation
+from foundation.quantum.circuits import in_order, measured_qubits, packed_expectation
 from foundation.quantum.gates import Entangler, Rotations, kronecker, light_cone, rotation_gates
 
 Gradient = Literal["parameter_shift", "spsa"]
@@ -36,7 +37,7 @@ class Noise:
     """Probabilities of depolarising noise after each gate, and of a readout error.
 
     p1: a Pauli other than the identity acts after a rotation, each of them equally likely. p2: a
-    pair of Paulis other than the identity acts after an entangler, on its two qubits. readout: the
+    pair of Paulis other than the identity acts after an entangler, on its two qubits. readout: a
     measured bit is read flipped.
     """
 
@@ -80,17 +81,61 @@ def noisy_observable(
     params: (depth, n_qubits, angles) of `circuits.ansatz`. The observable is complex and acts on
     the qubits of `register(n_qubits, depth, …)`, the first the most significant.
     """
-    depth, n_qubits, _ = params.shape
+    _, n_qubits, _ = params.shape
     qubits = register(n_qubits, 1, entangler)
     strings = jnp.zeros((4,) * len(qubits), params.dtype)
     z_on_last = (0,) * (len(qubits) - 1) + (3,)
     contrast = 1 - 2 * noise.readout
     strings = strings.at[z_on_last].set(contrast)
+    return _matrix(_from_the_end(strings, params, noise, 1, rotations, entangler))
+
+
+def noisy_outcomes(
+    params: jax.Array,
+    noise: Noise,
+    n_outcomes: int,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
+) -> jax.Array:
+    """The observables whose expectations are the probabilities that a noisy device reads.
+
+    (n_outcomes, d, d): of the first bit strings of the last qubits, as of
+    `circuits.probabilities`. They act on the qubits of `register(n_qubits, depth, …, measured)`.
+    """
+    _, n_qubits, _ = params.shape
+    measured = measured_qubits(n_outcomes)
+    n_others = len(register(n_qubits, 1, entangler, measured)) - measured
+    contrast = 1 - 2 * noise.readout
+    read = np.array([[1, 0, 0, contrast], [1, 0, 0, -contrast]]) / 2  # the bits 0 and 1
+    strings = np.ones((1, 1))  # outcomes, coefficients
+    for kinds in [np.array([[1, 0, 0, 0]])] * n_others + [read] * measured:
+        strings = np.kron(strings, kinds)
+    axes = (4,) * (n_others + measured)
+    strings = jnp.asarray(strings[:n_outcomes].reshape(-1, *axes), params.dtype)
+
+    def observable(of_outcome: jax.Array) -> jax.Array:
+        return _matrix(_from_the_end(of_outcome, params, noise, measured, rotations, entangler))
+
+    return jax.vmap(observable)(strings)
+
+
+def _from_the_end(
+    strings: jax.Array,
+    params: jax.Array,
+    noise: Noise,
+    measured: int,
+    rotations: Rotations,
+    entangler: Entangler,
+) -> jax.Array:
+    """Evolve Pauli strings on the last layer's register backwards to the input: (4,) * k."""
+    depth, n_qubits, _ = params.shape
+    qubits = register(n_qubits, 1, entangler, measured)
     gates = rotation_gates(params, rotations)
     factor = (1 - 4 * noise.p1 / 3) ** len(rotations)
     damping = jnp.asarray([1, factor, factor, factor], params.dtype)
     for layer in reversed(range(depth)):
-        wider = register(n_qubits, depth - layer, entangler)
+        wider = register(n_qubits, depth - layer, entangler, measured)
         left, right = _grown(qubits, wider)
         qubits = wider
         # the strings have I on the qubits that are new
@@ -103,7 +148,7 @@ def noisy_observable(
         gates_of_register = gates[layer][np.array(qubits)]
         transfers = _transfer(gates_of_register) * damping
         strings = _through_rotations(strings, transfers)
-    return _matrix(strings)
+    return strings
 
 
 def _grown(qubits: tuple[int, ...], wider: tuple[int, ...]) -> tuple[int, int]:
@@ -230,6 +275,32 @@ def noisy_expectation(
     if states.ndim == 3:
         return packed_expectation(states, observable)
     rolled = in_order(states, register(n_qubits, depth, entangler))
+    return _mean(rolled, observable)
+
+
+def noisy_probabilities(
+    params: jax.Array,
+    states: jax.Array,
+    noise: Noise,
+    n_outcomes: int,
+    *,
+    rotations: Rotations = "xyx",
+    entangler: Entangler = "rzz",
+) -> jax.Array:
+    """Probabilities with which a noisy device reads the first bit strings: (n, n_outcomes).
+
+    states: (n, 2**n_qubits) normalised amplitudes. Bit strings as of `circuits.probabilities`.
+    """
+    depth, n_qubits, _ = params.shape
+    gates = {"rotations": rotations, "entangler": entangler}
+    observables = noisy_outcomes(params, noise, n_outcomes, **gates)
+    qubits = register(n_qubits, depth, entangler, measured_qubits(n_outcomes))
+    rolled = in_order(states, qubits)
+    return jax.vmap(_mean, (None, 0), 1)(rolled, observables)
+
+
+def _mean(rolled: jax.Array, observable: jax.Array) -> jax.Array:
+    """Expectations (n,) of an observable (d, d) in states (n, d, rest)."""
     if not jnp.iscomplexobj(rolled):
         observed = jnp.einsum("ij,njr->nir", observable.real, rolled)
         return jnp.sum(rolled * observed, axis=(1, 2))
@@ -266,7 +337,9 @@ def require_normalised(states: jax.Array) -> None:
 def acting_angles(
     n_qubits: int, depth: int, rotations: Rotations, entangler: Entangler, measured: int = 1
 ) -> np.ndarray:
-    """Places in params of the angles that move <Z>, those within the light cone: (angles, 3).
+    """Places in params of the angles that move what is measured: (angles, 3).
+
+    They are those within its light cone.
 
     measured: how many of the last qubits are measured.
     """
@@ -290,7 +363,7 @@ def acting_angles(
 def executions(
     n_samples: int, n_angles: int, shots: int, gradient: Gradient = "parameter_shift"
 ) -> int:
-    """How often the circuit is run for one step's loss and gradient."""
+    """How often the circuit is run for one step's loss and gradient, whatever is read off it."""
     n_shifts = n_angles if gradient == "parameter_shift" else 1
     return n_samples * shots * (1 + 2 * n_shifts)
 
@@ -306,6 +379,9 @@ def sampled(
     gradient: Gradient = "parameter_shift",
 ) -> jax.Array:
     """Estimates of the states' expectations from shots, (n,): 2 k / shots - 1 with k binomial.
+
+    Where `expectation` returns probabilities (n, outcomes), which may leave others out, the
+    estimates are the shares of the shots, (n, outcomes): one measurement serves all.
 
     The gradient with respect to params is estimated as a device would, from further shots. Their
     circuits have angles shifted by ±π/2 one by one (arXiv:1803.00745), or all at once by ±SPSA_STEP
@@ -335,6 +411,13 @@ def _sampled(expectation, shots, places, gradient, params, states, key_data):
 
 
 def _shots(expectation: jax.Array, shots: int, key: jax.Array) -> jax.Array:
+    if expectation.ndim == 2:
+        shares = jnp.clip(expectation, 0, 1)
+        rest = jnp.clip(1 - shares.sum(axis=1, keepdims=True), 0, 1)
+        every = jnp.concatenate([shares, rest], axis=1)
+        every = every / every.sum(axis=1, keepdims=True)
+        counts = jax.random.multinomial(key, shots, every, dtype=expectation.dtype)
+        return counts[:, :-1] / shots
     probability = jnp.clip((1 + expectation) / 2, 0, 1)
     counts = jax.random.binomial(key, shots, probability, dtype=expectation.dtype)
     return 2 * counts / shots - 1
@@ -361,7 +444,7 @@ def _backward(expectation, shots, places, gradient, kept, cotangent):
             key_of_end = jax.random.fold_in(shots_key, k)
             sampled_ends.append(_shots(exact, shots, key_of_end))
         plus, minus = sampled_ends
-        return cotangent @ (plus - minus) / 2
+        return cotangent.reshape(-1) @ (plus - minus).reshape(-1) / 2
 
     if gradient == "spsa":
         signs_key = jax.random.fold_in(key, 2)
