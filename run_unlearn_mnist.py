@@ -69,7 +69,7 @@ class MnistFlags(Config):
     digits: tuple[int, ...] = (1, 9)
     """The digits, two or more, or classes of Fashion-MNIST: label 0, label 1 and so on."""
     per_class: int = 250
-    """Training images of each digit."""
+    """Training images of each digit; 0: 500 of all digits together."""
     classes: tuple[str, ...] = ()
     """Labels of a --data file of your own (x_train, y_train, x_val, y_val): label 0, label 1 and so
     on; others are left out. None: all of the file's."""
@@ -79,7 +79,7 @@ class MnistFlags(Config):
     def check(self):
         super().check()
         different_digits("--digits", self.digits)
-        require_whole("--per-class", self.per_class)
+        require_whole("--per-class", self.per_class, 0)
         given = " ".join(map(str, self.classes))
         count = len(self.classes)
         n_different = len(set(self.classes))
@@ -101,7 +101,7 @@ class MnistFlags(Config):
             return load_npz(self.data, classes=self.classes or None, encoding=self.encoding)
         return load_mnist(
             digits=self.digits,
-            per_class=self.per_class,
+            per_class=self.per_class or 500 // len(self.digits),
             encoding=self.encoding,
             path=self.data,
             source=self.source,
@@ -205,6 +205,7 @@ QUICK = replace(
     CORRECTED,
     preset="quick",
     source="embedded",  # equal on every machine, and no network is needed
+    per_class=0,
     runs=2,
     block=2,
     **QUICK_FLAGS,
