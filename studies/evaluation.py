@@ -30,7 +30,7 @@ from studies.judging_figures import (
     forgetting_logits,
     forgetting_scores,
 )
-from studies.methods import METHODS
+from studies.methods import METHODS, OF_MORE_CLASSES
 from studies.oracles import CHOICE_DRAWS, Case, cases, split_sizes
 from studies.rows import scores_table
 
@@ -115,7 +115,8 @@ def plan_benchmark(config: Config, dataset: Dataset) -> Iterator[Row]:
     All methods take the teacher's batches: with whole batches, as published, the budget would last
     for ten or twenty steps.
     """
-    names = config.benchmark.methods or tuple(METHODS)
+    every = [name for name in METHODS if dataset.n_classes > 2 or name not in OF_MORE_CLASSES]
+    names = config.benchmark.methods or every
     yield from _on_a_budget(config, dataset, names, [0], "benchmark")
 
 

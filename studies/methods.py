@@ -280,6 +280,9 @@ class SalUn(Descent):
         return learn + cross_entropy(forget, labels)
 
 
+OF_MORE_CLASSES = ("random_labels", "boundary_shrink")
+
+
 def why_not_two(model: Model) -> str:
     """Say why a model of two classes is not relabelled; "" for more."""
     return "of two classes the other label undoes a flip" if n_classes_of(model) == 2 else ""
