@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 import re
 import sys
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from foundation.quantum.ring import (
 Encoding = Literal["amplitude", "columnwise"]
 Source = Literal["auto", "keras", "embedded", "8x8", "fashion"]
 Gauge = Literal["fixed", "random_sign", "random_phase"]
-MOST_CLASSES = 1000  # more different labels are measurements, not classes
+MOST_CLASSES = 128  # more different labels are measurements, not classes; they are kept as int8
 
 
 class Split(NamedTuple):
@@ -195,7 +196,7 @@ def require_split(split: Split, argument: str = "split") -> Split:
 
 
 def _is_label(value: Any) -> bool:
-    is_number = isinstance(value, (bool, int, float))
+    is_number = isinstance(value, (bool, np.bool_, numbers.Real))
     return is_number and 0 <= value < MOST_CLASSES and value == int(value)
 
 
@@ -484,7 +485,8 @@ def _dataset(
 def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     """Deal all samples anew: n_train of them train, all others validate.
 
-    The new training set keeps the classes' shares of the old one, and all samples keep their order.
+    The new training set keeps the classes' shares of the old one as nearly as whole numbers can,
+    and all samples keep their order.
     seed: what NumPy's default_rng takes. Refuses poison that the data came with, and numbers that
     leave a split without samples of every class.
     """
@@ -493,10 +495,8 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     x = np.concatenate([dataset.train.x, dataset.val.x])
     y = np.concatenate([dataset.train.y, dataset.val.y])
     order = np.random.default_rng(seed).permutation(len(y))
-    shares = [(dataset.train.y == label).mean() for label in range(1, dataset.n_classes)]
-    of_others = [round(n_train * share) for share in shares]
     is_train = np.zeros(len(y), bool)
-    for label, count in enumerate((n_train - sum(of_others), *of_others)):
+    for label, count in enumerate(_of_classes_alike(dataset.train.y, n_train)):
         rows = order[y[order] == label]
         allowed = f"numbers with 1 to {len(rows) - 1} of class {label}"
         require(0 < count < len(rows), "samples", n_train, allowed)
@@ -505,6 +505,19 @@ def redraw(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:
     train = whole.take(is_train)
     val = whole.take(~is_train)
     return replace(dataset, train=train, val=val)
+
+
+def _of_classes_alike(y: np.ndarray, count: int) -> list[int]:
+    """Divide a count among the classes of labels y, as nearly as they divide y: (K,)."""
+    shares = np.bincount(y) / len(y)
+    if len(shares) == 2:
+        of_ones = round(count * (y == 1).mean())
+        return [count - of_ones, of_ones]
+    exact = count * shares
+    counts = np.floor(exact + 1e-9).astype(int)
+    largest_rests = np.argsort(counts - exact, kind="stable")
+    counts[largest_rests[: count - counts.sum()]] += 1
+    return counts.tolist()
 
 
 def subset(dataset: Dataset, n_train: int, *, seed: Any) -> Dataset:

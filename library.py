@@ -22,7 +22,7 @@ from foundation.engine.jobs import Arrays
 from foundation.engine.runner import Settings, arrays_of_run
 from foundation.engine.study import Study
 from foundation.report.claims import of_values
-from models import Model, Params, logits_of, require_params
+from models import Model, Params, logits_of, require_labels, require_params
 from protocol import tensors_to_params
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def predict(
 def accuracy(model: Model, params: Params, split: Split, *, key: jax.Array | None = None) -> float:
     """Return the share of a split's samples whose label is predicted; see `logits`."""
     split = require_split(split)
+    require_labels(model, split.y, "split.y")
     return float(np.mean(predict(model, params, split.x, key=key) == split.y))
 
 

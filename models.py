@@ -59,6 +59,24 @@ def require_labels(model: Model, labels: np.ndarray, argument: str) -> None:
     require(largest < n_classes, argument, f"labels such as {largest}", allowed)
 
 
+def require_classes(model: Model, labels: np.ndarray, x: jax.Array, argument: str) -> None:
+    """Refuse labels of no class, and a model without one logit or K for a prepared sample.
+
+    The models of this file have the right shape by construction, and are not traced for it.
+    """
+    require_labels(model, labels, argument)
+    if isinstance(model, (MLP, QNN)):
+        return
+    n_classes = n_classes_of(model)
+    expected = (2,) if n_classes == 2 else (2, n_classes)
+    inputs = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    found = jax.eval_shape(partial(logits_of, model), shapes_of(model), inputs, key)
+    got = f"logits of shape {found.shape} of 2 samples"
+    allowed = f"{expected}, of the n_classes = {n_classes} of {model.label}"
+    require(found.shape == expected, "model", got, allowed)
+
+
 def logits_of(model: Model, params: Params, x: jax.Array, key: jax.Array | None) -> jax.Array:
     """The model's logits: (n,) or (n, K). The key is passed on only where they are random."""
     if getattr(model, "is_random", False):
@@ -448,8 +466,9 @@ def prepared(model: Model, split: Split, argument: str) -> Split:
         require(x_shape[:1] == y_shape, argument, shapes, "as many labels as samples")
         return split
     split = require_split(split, argument)
-    require_labels(model, split.y, f"{argument}.y")
-    return Split(model.prepare(split.x), jnp.asarray(split.y))
+    x = model.prepare(split.x)
+    require_classes(model, split.y, x, f"{argument}.y")
+    return Split(x, jnp.asarray(split.y))
 
 
 def require_key(key: Any) -> None:
@@ -534,7 +553,7 @@ def train(
     key: jax.Array,
     optimizer: Optimizer | None = None,
 ) -> Params:
-    """Minimise the mean binary cross-entropy on `split` with Adam, from fresh parameters.
+    """Minimise the mean cross-entropy on `split` with Adam, from fresh parameters.
 
     split: prepared or raw inputs and labels. batch_size: most samples per step, 0 for all. key:
     gives both the first parameters and the order of the batches. optimizer: see Training. `vmap`

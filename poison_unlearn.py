@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from datar import Dataset, Split, require_split, with_trigger
-from foundation.base import draws
 from foundation.base.checks import is_number, listed, require, require_whole
-from foundation.base.draws import Key, generator_of
 from foundation.base.labels import UNPOISONED, number_of_classes
+from foundation.measures import draws
+from foundation.measures.draws import Key, generator_of
 from foundation.measures.metrics import bernoulli_kl_published, cross_entropy, kl_divergence
 from foundation.measures.norms import norms
 from models import Model, Params, Training, fit, logits_of, prepared, require_key, require_params
@@ -163,6 +163,13 @@ def poison_labels(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     return flip_labels(dataset.train, fraction, key=key)
 
 
+def poison_next_class(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
+    """Flip labels to the next class, k to k + 1 and the last to 0, as many in each class."""
+    split, generator = _training_set(dataset.train), generator_of(key)
+    mask = draws.of_each_class(split.y, fraction, generator)
+    return _relabelled(split, mask, (split.y + 1) % number_of_classes(split.y))
+
+
 def poison_features(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Replace samples by noise; the padding stays 0."""
     return randomize_features(dataset.train, fraction, key=key, n_features=dataset.n_features)
@@ -200,7 +207,7 @@ def poison_boundary(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
     """Flip the labels nearest to the boundary between the classes, as many in each class.
 
     A sample's margin is its mean fidelity |<x|x'>|² with the others of its class minus that with
-    the other class; the samples of the least margin are chosen. The key has no influence.
+    all other classes; the samples of the least margin are chosen, without the key.
     """
     fidelity, share_class = _fidelities(dataset.train)
     n_of_class = share_class.sum(axis=1) - 1  # without the sample itself
@@ -216,7 +223,7 @@ def poison_quid(dataset: Dataset, fraction: float, *, key: Key) -> Poisoned:
 
     After QUID (arXiv:2411.14412), which gives random samples the label of the class whose states
     are farthest. With two classes that is a plain flip, so the aim lies in the choice of samples:
-    of the largest fidelity |<x|x'>|² with one of the other class. The key has no influence.
+    of the largest fidelity |<x|x'>|² with one of another class. The key draws labels of K > 2.
     """
     fidelity, share_class = _fidelities(dataset.train)
     largest = np.where(share_class, -1, fidelity).max(axis=1)
@@ -232,7 +239,7 @@ def poison_backdoor(dataset: Dataset, fraction: float, *, key: Key, label: int =
     """
     split, generator = _training_set(dataset.train), generator_of(key)
     draws.require_class(label, split.y)
-    mask = draws.of_class(split.y != label, fraction, generator, 1)
+    mask = draws.of_class(split.y != label, fraction, generator, 1, "other classes")
     allowed = f"data of images ({dataset.name} has none)"
     require(dataset.image_shape is not None, "poison", "backdoor", allowed)
     patched = with_trigger(split.x, dataset)
@@ -265,6 +272,7 @@ def forget_class(
 
 POISONS: dict[str, Callable] = {
     "labels": poison_labels,
+    "next_class": poison_next_class,
     "one_class": poison_one_class,
     "other_class": poison_other_class,
     "boundary": poison_boundary,
@@ -352,9 +360,9 @@ class Batch(NamedTuple):
 
     retain: Split
     retain_weight: jax.Array  # (b,) 1 for samples of the batch, 0 for samples that fill it up
-    retain_teacher: jax.Array  # (b,) logits of the teacher
+    retain_teacher: jax.Array  # (b,) logits of the teacher, or (b, K)
     forget: Split
-    forget_teacher: jax.Array  # (f,) logits of the teacher
+    forget_teacher: jax.Array  # (f,) logits of the teacher, or (f, K)
     epoch: jax.Array  # from 0, for a method that alternates
     key: jax.Array  # new at each step, for a method that draws
     before: Any = None  # what the method's `before` returned

@@ -22,7 +22,7 @@ from datar import Dataset, Split, redraw
 from foundation.base.checks import require
 from foundation.engine.jobs import Arrays, Job, Runs, keys_of_runs, random_key, values_of
 from foundation.measures import metrics
-from models import Model, Params, logits_of, require_labels, shapes_of, size_of
+from models import Model, Params, logits_of, require_classes, shapes_of, size_of
 from poison_unlearn import Method, Poison, Poisoned, Task
 
 SPLITS = ("validation", "retain", "forget_poisoned", "forget_clean", "train")
@@ -389,7 +389,7 @@ def inputs_of_sets(
     inputs, validation, columns = _prepared(model, sets, differ)
     measured = _measured_positions(n, v, differ)
     labels = [np.concatenate((draw.split.y, clean.y, val.y)) for draw, clean, val in sets]
-    require_labels(model, np.concatenate(labels), "labels")
+    require_classes(model, np.concatenate(labels), inputs[0], "labels")
 
     def training_samples(chosen: np.ndarray, first: int = 0) -> Split:
         """Take chosen (runs, n) training samples; first: 0 for them as poisoned, n for clean."""

@@ -228,7 +228,8 @@ def parse_poisons(
         name, _, percent = assignment.partition("=")
         kind, _, label = (name, "", "") if name in kinds else name.rpartition("-")
         has_share = bool(re.fullmatch(r"\d{1,2}", percent))
-        is_valid = kind in kinds and bool(re.fullmatch(r"\d{0,3}", label))
+        has_label = name in kinds or bool(re.fullmatch(r"\d{1,3}", label))
+        is_valid = kind in kinds and has_label
         is_valid &= has_share if kind != "class" else name == assignment
         require(is_valid, argument, assignment, allowed)
         try:

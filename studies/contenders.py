@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from foundation.base.checks import as_numbers, is_number, require, require_whole
-from foundation.measures.metrics import cross_entropy
+from foundation.measures.metrics import cross_entropy, log_losses
 from foundation.quantum import circuits
 from models import MLP, QNN, Params, as_inputs
 from poison_unlearn import Batch, Retrain, Task, retain_loss
@@ -448,8 +448,10 @@ class Decayed(Retrain):
 
 @dataclass(frozen=True)
 class Smoothed(Retrain):
-    """CE(D_r) with labels (1 - smoothing) y + smoothing / 2 (Szegedy et al., arXiv:1512.00567, for
-    two classes)."""
+    """CE(D_r) with labels (1 - smoothing) y + smoothing / 2 (Szegedy et al., arXiv:1512.00567).
+
+    Of K classes a label's weight is 1 - smoothing, and smoothing / K goes to each of the K.
+    """
 
     smoothing: float = 0.1
 
@@ -462,6 +464,11 @@ class Smoothed(Retrain):
 
     def loss(self, task: Task, params: Params, batch: Batch) -> jax.Array:
         logits = task.logits(params, batch.retain.x, batch.key)
+        if logits.ndim == 2:
+            of_all = jax.nn.logsumexp(logits, axis=1) - logits.mean(axis=1)
+            smooth = jnp.average(of_all, weights=batch.retain_weight)
+            learn = cross_entropy(logits, batch.retain.y, batch.retain_weight)
+            return (1 - self.smoothing) * learn + self.smoothing * smooth
         given = (1 - self.smoothing) * batch.retain.y
         labels = given + self.smoothing / 2
         return cross_entropy(logits, labels, batch.retain_weight)
@@ -493,6 +500,9 @@ class GeneralisedCE(Retrain):
             """(1 - p^q) / q of the class towards which the logits are signed."""
             return -jnp.expm1(self.q * jax.nn.log_sigmoid(signed)) / self.q
 
+        if logits.ndim == 2:
+            losses = -jnp.expm1(-self.q * log_losses(logits, y)) / self.q
+            return jnp.average(losses, weights=batch.retain_weight)
         opposite = -logits
         loss_of_ones = loss(logits)
         loss_of_zeros = loss(opposite)

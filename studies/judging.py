@@ -56,7 +56,7 @@ from studies.oracles import (
     parts_of,
     signed_logits,
 )
-from studies.rows import placed, scores_table, why_not
+from studies.rows import for_poison, placed, scores_table, why_not
 
 EXAMPLES = 4  # forget samples whose logits a study's file holds
 
@@ -201,6 +201,7 @@ def judged_rows(
     """
     place = {"model": case.model.label, "poison": case.poison.name}
     names_by_reason = {"": []}  # methods by why they cannot run on the model; "": they can
+    methods = {name: for_poison(method, case.poison) for name, method in methods.items()}
     for name, method in methods.items():
         reason = why_not(method, case.model, dataset, case.poison)
         names_by_reason.setdefault(reason, []).append(name)
@@ -393,19 +394,24 @@ def _verdicts(rows: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
     verdicts_of_rows = map(verdict, rows.holm, *excess)
     rows["verdict"] = list(verdicts_of_rows)
     fewest_runs, _ = fewest_and_most_runs(results)
-    draws = rows.groupby("poison").draw.nunique()
     most_rows = rows.groupby("draw").size().max()
     attainable = most_rows * smallest_p(int(fewest_runs)) < SIGNIFICANT
     numbers = []
     for arm, rows_of_arm in rows.groupby(ARM, sort=False):
         verdicts = rows_of_arm.verdict
         count = len(rows_of_arm)
-        agree = verdicts.nunique() == 1 and count == draws[arm[1]]
+        agree = verdicts.nunique() == 1 and count == draws_of(results, arm[1])
         agreed = verdicts.iloc[0] if agree else "undecided"
         number = VERDICTS.index(agreed) if attainable else np.nan
         numbers.append((*arm, "verdict", number, count))
         numbers.append((*arm, "p", rows_of_arm.holm.max(), count))
     return pd.DataFrame(numbers, columns=[*ARM, "measure", "value", "n"])
+
+
+def draws_of(results: xr.Dataset, poison: str) -> int:
+    """Return how many draws of a poison a file is of: a class is drawn once, as a whole."""
+    kind, _, _ = poison.partition("-")
+    return 1 if kind == "class" else results.sizes["draw"]
 
 
 def _costs(results: xr.Dataset) -> pd.DataFrame:
@@ -436,7 +442,7 @@ def _costs(results: xr.Dataset) -> pd.DataFrame:
             executions = 2 * row.angles * row.gradients
             numbers.append((*arm, "executions", executions))
     frame = pd.DataFrame(numbers, columns=[*ARM, "measure", "value"])
-    return frame.assign(n=results.sizes["draw"])
+    return frame.assign(n=[draws_of(results, poison) for poison in frame.poison])
 
 
 def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
@@ -451,16 +457,18 @@ def _without_numbers(tidy: pd.DataFrame, results: xr.Dataset) -> pd.DataFrame:
 
 
 def _collapsed(results: xr.Dataset) -> pd.DataFrame:
-    """Count the runs of each arm whose validation accuracy is below COLLAPSED: collapsed."""
+    """Count the runs of each arm whose validation accuracy is a constant guess's: collapsed."""
     accuracy = results.accuracy.sel(split="validation")
     has_runs = accuracy.notnull().any(("draw", "run"))
-    count = (accuracy < COLLAPSED).sum(("draw", "run")).where(has_runs)
+    data = json.loads(results.attrs["data"])
+    n_classes = len(data.get("digits") or data.get("classes") or "01")
+    count = (accuracy < COLLAPSED / n_classes).sum(("draw", "run")).where(has_runs)
     return count.rename("value").to_series().dropna().reset_index().assign(measure="collapsed")
 
 
 # A run that names one class for every sample is right on the share of that class: the larger class
-# is .53 of the 2,144 images, .50 of the 84 states.
-COLLAPSED = 0.55
+# is .53 of the 2,144 images, .50 of the 84 states. In units of one class of equal ones.
+COLLAPSED = 1.1
 
 
 FORGETTING = {  # column heads of the table of the stage evaluation, by measure

@@ -12,7 +12,7 @@ from foundation.base.later import pandas as pd
 from foundation.base.later import xarray as xr
 from foundation.measures.forgetting import MEASURES, PRIMARY
 from foundation.report.frames import count_of_runs, method_titles, models_and_poisons
-from studies.judging import over_draws
+from studies.judging import draws_of, over_draws
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,11 @@ def _distances_over_floor(results: xr.Dataset, arms: list[str]) -> xr.DataArray:
     measures = [name for name in MEASURES if name in results.measure.values]
     measures += [name for name in results.measure.values if name not in measures]
     ratio = results.distance / results.unit.where(results.unit > 0)
-    return ratio.mean("draw", skipna=False).sel(measure=measures, unlearner=arms)
+    over = ratio.mean("draw", skipna=False)
+    if "poison" in ratio.dims:
+        are_one = [draws_of(results, poison) == 1 for poison in results.poison.values]
+        over = over.where(~xr.DataArray(are_one, dims="poison"), ratio.isel(draw=0, drop=True))
+    return over.sel(measure=measures, unlearner=arms)
 
 
 def _draw_cells(axis: Axes, cells: np.ndarray, norm: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from datar import Dataset
-from foundation.base.checks import require
+from foundation.base.checks import BadInput, require
 from foundation.base.later import xarray as xr
 from foundation.engine.jobs import Arrays
 from foundation.engine.keys import backend
@@ -19,6 +19,7 @@ from poison_unlearn import Method, Poison, Retrain
 from protocol import Drawn, Fit, splits_of
 from studies.config import Config
 from studies.families import Protocol
+from studies.methods import Repair, ScrubAlternating
 
 # ---- what is poisoned ----
 
@@ -37,13 +38,38 @@ def poisons_to_unlearn(config: Config, dataset: Dataset) -> list[Poison]:
     """
     if dataset.given is not None:
         return [Poison("given", given_percent(dataset))]
-    poisons = []
+    poisons, of_classes = [], []
     for poison in config.unlearn_poisons():
+        try:
+            known = poison.draw(dataset, key=0).known
+        except BadInput as error:
+            raise BadInput(f"{flag_of(poison)}: {error}") from None
         if poison.kind == "class":
-            share = poison.draw(dataset, key=0).known.mean()
-            poison = replace(poison, alpha_percent=int(np.clip(round(100 * share), 1, 99)))
+            is_new = not any(np.array_equal(known, other) for other in of_classes)
+            allowed = "each class once"
+            require(is_new, "--unlearn-others", f"{poison.name}, a class named before", allowed)
+            of_classes.append(known)
+            percent = int(np.clip(round(100 * known.mean()), 1, 99))
+            poison = replace(poison, alpha_percent=percent)
         poisons.append(poison)
     return poisons
+
+
+def flag_of(poison: Poison) -> str:
+    """Return the flag that says what is to be unlearned, for messages."""
+    if poison.kind in ("labels", "features") and poison.label is None:
+        return f"--unlearn-{poison.kind}"
+    return f"--unlearn-others {poison.name}"
+
+
+def for_poison(method: Method, poison: Poison) -> Method:
+    """Return a method as it is meant for a poison: nothing is flipped in a subset to be forgotten.
+
+    SCRUB+R then rewinds to the error on retained samples that were held out, as they are.
+    """
+    if poison.kind == "subset" and isinstance(method, ScrubAlternating):
+        return replace(method, rewind="plain" if method.rewind == "flipped" else method.rewind)
+    return method
 
 
 def lacks_truth(method: Method, dataset: Dataset) -> bool:
@@ -53,7 +79,7 @@ def lacks_truth(method: Method, dataset: Dataset) -> bool:
 
 def has_nothing_to_repair(method: Method, poison: Poison) -> bool:
     """Tell whether a method reads samples as before their poison, where nothing is poisoned."""
-    return method.reads_truth and not poison.changes
+    return isinstance(method, Repair) and not poison.changes
 
 
 def require_truth(method: Method, dataset: Dataset, name: str) -> None:
@@ -67,8 +93,21 @@ def require_truth(method: Method, dataset: Dataset, name: str) -> None:
     )
 
 
+def is_published_scrub(method: Method) -> bool:
+    """Tell whether a method has the published divergence, which is of two classes alone."""
+    return getattr(method, "divergence", "") == "published"
+
+
+def require_divergence(method: Method, dataset: Dataset) -> None:
+    """Refuse the published divergence on more than two classes, before anything is trained."""
+    is_defined = dataset.n_classes == 2 or not is_published_scrub(method)
+    got = f"scrub.divergence=published on {dataset.n_classes} classes"
+    require(is_defined, "--hyper", got, "scrub.divergence=full, as of --preset corrected")
+
+
 def why_not(method: Method, model: Model, dataset: Dataset, poison: Poison) -> str:
     """Say in a few words why a method cannot run on a model and its data; "" where it can."""
+    require_divergence(method, dataset)
     if has_nothing_to_repair(method, poison):
         return "nothing was poisoned, so that nothing can be repaired"
     if lacks_truth(method, dataset):
@@ -216,6 +255,7 @@ def flipped_words(place: str, alpha: int, kind: str = "labels") -> str:
 FLIPPED_OF_KIND = {
     "one_class": ", all of class 1",
     "other_class": ", all of class 0",
+    "next_class": ", to the next class",
     "boundary": ", those at the boundary",
     "quid": ", those most like the other class",
 }

@@ -40,8 +40,10 @@ from studies.oracles import null_of, split_sizes
 from studies.rows import (
     AS_PUBLISHED,
     NULL_ARM,
+    for_poison,
     has_nothing_to_repair,
     poisons_to_unlearn,
+    require_divergence,
     require_truth,
     scores_table,
     training_job,
@@ -146,6 +148,8 @@ def unlearning_cases(
             if has_nothing_to_repair(method, poison):
                 continue
             require_truth(method, dataset, name)
+            require_divergence(method, dataset)
+            method = for_poison(method, poison)
             title = method.title or name
         place = {"model": model.label, "poison": poison.name, "unlearner": name}
         coordinates = model_words(model) | {

@@ -91,7 +91,7 @@ entries = pytest.mark.parametrize("enter", ENTRIES.values(), ids=ENTRIES)
 )
 def test_labels_that_are_no_numbers_of_classes_are_refused_wherever_they_enter(enter, labels, said):
     with pytest.raises(
-        BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: whole numbers, 0 to 999"
+        BadInput, match=rf"\.y: got labels such as .*{said}.*, allowed: whole numbers, 0 to 127"
     ) as refusal:
         enter(Split(SPLIT.x, labels))
     assert "\n" not in str(refusal.value)

@@ -107,7 +107,10 @@ def _checked_classes(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, j
     require(n_classes > 1, "logits", f"shape {(n, n_classes)}", "(n,), or (n, K) of K classes")
     shape = jnp.shape(labels)
     require(shape == (n,), "labels", f"shape {shape}", f"({n},), one for each of the logits' rows")
-    if not isinstance(labels, jax.core.Tracer):
+    if isinstance(labels, jax.core.Tracer):
+        is_whole = jnp.issubdtype(labels.dtype, jnp.integer)
+        require(is_whole, "labels", f"{labels.dtype}", "whole numbers, of more than two classes")
+    else:
         labels = as_numbers(labels, "labels")
         outside = labels[~np.isin(labels, range(n_classes))]
         allowed = f"0 to {n_classes - 1}, the numbers of the classes"

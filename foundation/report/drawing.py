@@ -54,6 +54,7 @@ POISON_NAMES = {
     "labels": "flipped labels",
     "one_class": "class 1 flipped",
     "other_class": "class 0 flipped",
+    "next_class": "flipped to the next class",
     "boundary": "flipped at the boundary",
     "quid": "flipped next to the other class",
     "backdoor": "backdoor",

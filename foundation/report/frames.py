@@ -24,7 +24,7 @@ ORDER = {  # reading order of labels; other labels follow in the order of the fi
     "preset": ("published", "paper", "corrected"),
     "family": ("MLP", "QNN", "Logistic", "Quadratic", "Trivial"),
     "poison": (
-        *("labels", "one_class", "other_class", "boundary", "quid", "features"),
+        *("labels", "next_class", "one_class", "other_class", "boundary", "quid", "features"),
         *UNPOISONED,
     ),
     "version": ("none", "labels", "features"),

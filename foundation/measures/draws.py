@@ -62,12 +62,15 @@ def of_each_class(
 
 
 def of_class(
-    y: np.ndarray, fraction: float, generator: np.random.Generator, label: int
+    y: np.ndarray, fraction: float, generator: np.random.Generator, label: int, name: str = ""
 ) -> np.ndarray:
-    """Draw int(fraction n) of n samples with labels y, all of them of one class: a mask (n,)."""
+    """Draw int(fraction n) of n samples with labels y, all of them of one class: a mask (n,).
+
+    name: of the class, for messages.
+    """
     members = np.flatnonzero(y == label)
     count = count_of(fraction, len(y))
-    allowed = f"at most {len(members)} samples, those of class {label}, to poison"
+    allowed = f"at most {len(members)} samples, those of {name or f'class {label}'}, to poison"
     require(count <= len(members), "fraction", fraction, allowed)
     return np.isin(np.arange(len(y)), generator.choice(members, count, replace=False))
 
