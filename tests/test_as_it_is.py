@@ -1,11 +1,11 @@
 """To forget what is no poison, of three classes: subsets and classes, from flags to tables."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import reports
+import xarray as xr
 from conftest import changed, refused
 
 import run_unlearn_mnist
@@ -18,7 +18,11 @@ from models import Training
 from poison_unlearn import Poison
 from protocol import OF_CLASS, SPLITS, Fit, splits_of
 from studies.config import parse_poisons
-from studies.oracles import parts_of
+from studies.judging import draws_of
+from studies.judging_figures import _distances_over_floor
+from studies.methods import METHODS
+from studies.oracles import cases, parts_of
+from studies.rows import has_nothing_to_repair, poisons_to_unlearn
 
 STUDIES = run_unlearn_mnist.STUDIES
 DIGITS = (3, 0, 1)
@@ -127,6 +131,8 @@ def test_flags_name_what_is_forgotten():
         ({"unlearn_others": ("class-1", "class-1")}, "--unlearn-others: got class-1 class-1"),
         ({"noises": ("subset=20",)}, "--noises: got subset=20, allowed: POISON=PERCENT"),
         ({"poisons": ("class",)}, "--poisons: got class, allowed:"),
+        ({"unlearn_others": ("class-",)}, "--unlearn-others: got class-, allowed: POISON"),
+        ({"unlearn_others": ("one_class-=20",)}, "--unlearn-others: got one_class-=20, allowed"),
     ],
 )
 def test_flags_that_name_nothing_are_one_line(changes, said):
@@ -135,8 +141,26 @@ def test_flags_that_name_nothing_are_one_line(changes, said):
 
 
 def test_a_class_that_is_not_there_is_refused_before_anything_is_trained():
-    with refused("label: got 3, allowed: 0 to 2, the numbers of the classes"):
+    with refused("--unlearn-others class-3: label: got 3, allowed: 0 to 2, the numbers of the"):
         run_studies(changed(TINY, unlearn_others=("class-3",)), three_digits(), STUDIES)
+
+
+def test_a_class_named_twice_is_refused():
+    with refused("--unlearn-others: got class-2, a class named before, allowed: each class once"):
+        poisons_to_unlearn(changed(TINY, unlearn_others=("class", "class-2")), three_digits())
+
+
+def test_the_published_divergence_is_refused_before_anything_is_trained():
+    config = changed(TINY, choices=("scrub.divergence=published",), methods=("scrub",))
+    with refused("--hyper: got scrub.divergence=published on 3 classes, allowed: scrub.diverg"):
+        run_studies(config, three_digits(), STUDIES)
+
+
+def test_scrub_that_reads_clean_samples_forgets_what_is_no_poison():
+    method = METHODS["scrub"]
+    clean = replace(method, reads="clean")
+    assert not has_nothing_to_repair(clean, Poison("subset", 10))
+    assert has_nothing_to_repair(METHODS["repair"], Poison("subset", 10))
 
 
 @pytest.mark.parametrize("stage", ["discovery", "controls", "transition", "hardware"])
@@ -208,7 +232,24 @@ def test_figures_are_drawn(finished):
     assert {path.stem for path in pictures} >= {"unlearning", "forgetting_scores"}
 
 
-def test_the_draws_of_a_class_are_one(finished, evaluated):
-    jobs = json.loads(evaluated.attrs["jobs"])
-    draws = {json.loads(address)[0].get("draw") for address in jobs if "class-0" in address}
-    assert draws == {0}
+def test_the_draws_of_a_class_are_one():
+    data, config = three_digits(), replace(TINY, draws=3)
+    draws = {}
+    for case, _ in cases(config, data, range(config.draws), 4):
+        draws.setdefault(case.poison.name, []).append(case.draw)
+    assert draws == {"labels": [0, 1, 2], "subset": [0, 1, 2], "class-0": [0]}
+
+
+def test_a_class_among_poisons_of_several_draws_keeps_its_numbers(evaluated):
+    """Its ratio to the floor is that of its one draw; that of the others is over all draws."""
+    second = evaluated.copy(deep=True).assign_coords(draw=[1])
+    second["distance"] = 3 * second.distance
+    for name in ("distance", "unit"):
+        second[name] = second[name].where(second.poison != "class-0")
+    both = xr.concat([evaluated, second], "draw", data_vars="minimal", join="exact")
+    both.attrs = evaluated.attrs
+    found = _distances_over_floor(both, ["cf"]).sel(measure="w1").squeeze()
+    one = _distances_over_floor(evaluated, ["cf"]).sel(measure="w1").squeeze()
+    factors = (found / one).to_series().to_dict()
+    assert factors == pytest.approx({"labels": 2, "subset": 2, "class-0": 1})
+    assert [draws_of(both, name) for name in ("labels", "class-0")] == [2, 1]

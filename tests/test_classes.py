@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import refused
+from jax.flatten_util import ravel_pytree
 from sklearn.datasets import load_digits
 from test_poison_unlearn import random_split
 
+import landscape
 import library
 from datar import Dataset, Split, encode, load_mnist, redraw
 from foundation.base.labels import number_of_classes
@@ -18,9 +20,20 @@ from foundation.measures.forgetting import MEASURES, OF_CLASSES, Models, Parts
 from foundation.quantum import circuits
 from models import MLP, QNN, Training, train
 from poison_unlearn import POISONS, UNPOISONED, Batch, Poison, Scrub, Task, unlearn
-from studies.methods import METHODS, BoundaryShrink, RandomLabels, other_labels
+from studies import methods
+from studies.contenders import GeneralisedCE, Smoothed
+from studies.methods import (
+    METHODS,
+    BadTeacher,
+    BoundaryShrink,
+    Newton,
+    RandomLabels,
+    ScrubAlternating,
+    other_labels,
+)
 from studies.oracles import classes_of, signed_logits
 from studies.quadratic import QuadraticForm
+from studies.rows import for_poison
 
 K = 5
 KEY = jax.random.key(3)
@@ -155,6 +168,15 @@ def test_two_outcomes_are_those_of_z():
     np.testing.assert_allclose(metrics.cross_entropy(logits, y), expected, rtol=1e-5)
 
 
+def test_logits_are_half_k_times_the_published_scale():
+    model = QNN(3, 2, n_classes=5)
+    params = jax.random.normal(KEY, (2, 3, 4))
+    x = split_of(4, 8).x
+    amplitudes = np.stack([np.asarray(model.circuit(params, state).state()) for state in x])
+    expected = 5 * 5 / 2 * np.abs(amplitudes[:, :5]) ** 2
+    np.testing.assert_allclose(model.logits(params, x), expected, atol=1e-5)
+
+
 def test_an_ansatz_of_ones_own_has_the_same_readouts():
     model = QNN(4, 2, n_classes=6)
     own = QNN(4, ansatz=circuits.ansatz, shape=(2, 4, 4), n_classes=6)
@@ -198,7 +220,7 @@ def test_labels_of_more_classes_than_the_model_has_are_refused():
 def test_every_method_unlearns_classes(name, model):
     method = METHODS[name]
     if method.why_not(model):
-        assert name in ("cf_k", "eu_k", "newton")  # the circuit's Hessian is of one logit
+        assert name in ("cf_k", "eu_k")
         return
     method = replace(method, training=Training(2, 0, 0.01))
     drawn = Poison("labels", 30).draw(data_of(), key=0)
@@ -213,6 +235,91 @@ def test_every_method_unlearns_classes(name, model):
         forget_clean=drawn.forget_clean,
     )
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def drawn_task(model, n_classes=K):
+    """A teacher, fresh parameters, and a third of the labels flipped."""
+    drawn = Poison("labels", 30).draw(data_of(n_classes), key=0)
+    retain, forget, clean = (
+        Split(jnp.asarray(each.x), jnp.asarray(each.y))
+        for each in (drawn.retain, drawn.forget_poisoned, drawn.forget_clean)
+    )
+    teacher, fresh = model.init(jax.random.key(7)), model.init(jax.random.key(8))
+    return Task(model, teacher, retain, forget, clean, fresh)
+
+
+def probabilities_of(model, params, split, temperature=1.0):
+    logits = np.asarray(model.logits(params, split.x), float) / temperature
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def loss_of(method, task, params, epoch):
+    """The method's loss at one step, on all samples."""
+    retain, forget = (task.logits(task.teacher, each.x) for each in (task.retain, task.forget))
+    weight = jnp.ones(len(task.retain.y))
+    before = method.before(task, KEY)
+    batch = Batch(task.retain, weight, retain, task.forget, forget, epoch, KEY, before)
+    return float(method.loss(task, params, batch))
+
+
+def test_losses_of_five_classes_are_those_of_numpy():
+    """SCRUB's two turns, bad teaching, smoothed labels and the generalised cross-entropy."""
+    model = MODELS[1]
+    task, params = drawn_task(model), model.init(jax.random.key(9))
+
+    def of(split, temperature=1.0, own=params):
+        return probabilities_of(model, own, split, temperature)
+
+    def kl(split, temperature):
+        p, q = of(split, temperature, task.teacher), of(split, temperature)
+        return temperature**2 * (p * np.log(p / q)).sum(axis=1)
+
+    of_label = of(task.retain)[np.arange(len(task.retain.y)), np.asarray(task.retain.y)]
+    ce = -np.log(of_label).mean()
+    mean_of_all = -np.log(of(task.retain)).mean()
+    left = of(task.forget, 2.0, task.fresh)
+    away = 4 * (left * np.log(left / of(task.forget, 2.0))).sum(axis=1)
+    n = len(task.retain.y) + len(task.forget.y)
+    expected = {
+        ScrubAlternating(temperature=2.0): {0: -kl(task.forget, 2.0).mean()},
+        ScrubAlternating(alpha=0.5, gamma=0.9, temperature=2.0): {
+            1: 0.5 * kl(task.retain, 2.0).mean() + 0.9 * ce
+        },
+        BadTeacher(temperature=2.0): {0: (kl(task.retain, 2.0).sum() + away.sum()) / n},
+        Smoothed(smoothing=0.2): {0: 0.8 * ce + 0.2 * mean_of_all},
+        GeneralisedCE(q=0.7): {0: ((1 - of_label**0.7) / 0.7).mean()},
+    }
+    for method, values in expected.items():
+        for epoch, value in values.items():
+            found = loss_of(method, task, params, jnp.asarray(epoch))
+            assert found == pytest.approx(value, rel=2e-4), method
+
+
+@pytest.mark.parametrize("model", [MODELS[1], QNN(3, 2, n_classes=3)], ids=lambda own: own.label)
+def test_newtons_step_of_classes_is_that_of_the_exact_hessian(model):
+    """The best of the damped steps, with NumPy's eigenvalues of JAX's Hessian of the loss."""
+    n_classes = model.n_classes
+    width = 16 if isinstance(model, MLP) else 8
+    split = split_of(30, width, n_classes)
+    params = model.init(jax.random.key(5))
+    flat, unravel = ravel_pytree(params)
+
+    def loss(flat):
+        return metrics.cross_entropy(model.logits(unravel(flat), split.x), split.y)
+
+    hessian = np.asarray(jax.hessian(loss)(flat), float)
+    found = np.asarray(landscape.hessian(model, params, split))
+    np.testing.assert_allclose(found, hessian, atol=2e-5)
+    values, vectors = np.linalg.eigh(hessian)
+    gradient = np.asarray(jax.grad(loss)(flat), float)
+    size = np.abs(values)
+    kept = np.where(size > 1e-6 * size.max(), vectors.T @ gradient, 0)
+    steps = [vectors @ (kept / (size + mu * size.max())) for mu in methods.DAMPINGS]
+    losses = [float(loss(flat - jnp.asarray(step, jnp.float32))) for step in steps]
+    task = Task(model, params, split, split, split, params)
+    after = ravel_pytree(Newton()(task, KEY)[0])[0]
+    assert min(losses) < float(loss(flat))
+    assert float(loss(after)) == pytest.approx(min(losses), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", [float, complex])
@@ -330,6 +437,22 @@ def test_a_poison_may_aim_at_a_class():
         Poison("labels", 10, label=1)
 
 
+def test_the_next_class_is_one_further():
+    drawn = Poison("next_class", 30).draw(data_of(), key=0)
+    np.testing.assert_array_equal(drawn.forget_poisoned.y, (drawn.forget_clean.y + 1) % K)
+    np.testing.assert_array_equal(np.bincount(drawn.forget_clean.y), [3] * K)
+    two = data_of(2)
+    both = [Poison(kind, 30).draw(two, key=4).split.y for kind in ("labels", "next_class")]
+    np.testing.assert_array_equal(*both)
+
+
+def test_a_subset_has_no_flipped_labels_to_rewind_to():
+    method = METHODS["scrub_alternating"]
+    assert for_poison(method, Poison("subset", 10)).rewind == "plain"
+    assert for_poison(method, Poison("labels", 10)).rewind == "flipped"
+    assert for_poison(replace(method, rewind="none"), Poison("subset", 10)).rewind == "none"
+
+
 # ---- data ----
 
 
@@ -396,6 +519,64 @@ def test_redrawn_sets_keep_the_shares_of_classes():
     data = data_of(n=60)
     again = redraw(data, 30, seed=0)
     np.testing.assert_array_equal(np.bincount(again.train.y), [6] * K)
+    uneven = redraw(data, 32, seed=0)
+    assert sorted(np.bincount(uneven.train.y).tolist()) == [6, 6, 6, 7, 7]
+    assert len(redraw(data, 7, seed=0).train.y) == 7
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.bool_, np.float32])
+def test_objects_that_are_numbers_are_labels(kind):
+    labels = np.array([kind(0), kind(1)] * 6, object)
+    x = split_of(12).x
+    data = Dataset(Split(x, labels), Split(x, labels), "objects", 16, {})
+    np.testing.assert_array_equal(data.train.y, [0, 1] * 6)
+
+
+def test_labels_that_no_byte_holds_are_refused():
+    """A job keeps labels in eight bits."""
+    train = split_of(2 * 129, 4, 129)
+    with refused("train.y: got labels such as 128, allowed: whole numbers, 0 to 127"):
+        Dataset(train, train, "many", 4, {})
+
+
+class OneLogit:
+    """A model that says it has three classes, and has one logit."""
+
+    label, family, n_classes = "OneLogit", "Own", 3
+
+    def init(self, key):
+        return jax.random.normal(key, (16,))
+
+    def prepare(self, x):
+        return jnp.asarray(x)
+
+    def logits(self, params, x):
+        return x @ params
+
+
+def test_a_model_of_another_number_of_logits_is_refused():
+    allowed = r"allowed: \(2, 3\), of the n_classes = 3 of OneLogit"
+    with refused(r"model: got logits of shape \(2,\) of 2 samples, " + allowed):
+        train(
+            OneLogit(),
+            split_of(12, n_classes=3),
+            epochs=1,
+            batch_size=0,
+            learning_rate=0.1,
+            key=KEY,
+        )
+
+
+def test_accuracy_on_labels_of_no_class_is_refused():
+    model = MLP(16, ())
+    with refused("split.y: got labels such as 9, allowed: 0 to 1"):
+        library.accuracy(model, model.init(KEY), Split(split_of(2).x, np.array([0, 9])))
+
+
+def test_traced_labels_between_classes_are_refused():
+    """They would be rounded down."""
+    with refused("labels: got float32, allowed: whole numbers"):
+        jax.jit(metrics.cross_entropy)(jnp.zeros((3, K)), jnp.asarray([0.0, 1.85, 2.0]))
 
 
 @pytest.mark.parametrize("labels", [[0, 2], [0, 1, 3]])
@@ -432,8 +613,11 @@ def test_margins_and_hits_are_read_off_a_jobs_logits():
     of_label = np.take_along_axis(p, labels[None, :, None], axis=2)[..., 0]
     expected = np.log(of_label) - np.log1p(-of_label)
     np.testing.assert_allclose(signed_logits(arrays), expected, rtol=1e-4, atol=1e-5)
-    hit, _, probability = classes_of(arrays)
+    hit, clean_hit, probability = classes_of(arrays)
     np.testing.assert_array_equal(hit, p.argmax(axis=2) == labels)
+    clean = logits[:, n:].argmax(axis=2) == labels
+    np.testing.assert_array_equal(clean_hit, clean)
+    assert (clean_hit != hit).any()
     np.testing.assert_allclose(probability, p, rtol=1e-5)
 
 
