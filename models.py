@@ -51,11 +51,16 @@ def n_classes_of(model: Model) -> int:
     return getattr(model, "n_classes", 2)
 
 
+def name_of(model: Model) -> str:
+    """A model's label, or its class, for messages."""
+    return getattr(model, "label", type(model).__name__)
+
+
 def require_labels(model: Model, labels: np.ndarray, argument: str) -> None:
     """Refuse labels that are the number of none of the model's classes."""
     largest = np.max(labels, initial=0)
     n_classes = n_classes_of(model)
-    allowed = f"0 to {n_classes - 1}, the n_classes of {model.label}"
+    allowed = f"0 to {n_classes - 1}, the n_classes of {name_of(model)}"
     require(largest < n_classes, argument, f"labels such as {largest}", allowed)
 
 
@@ -73,7 +78,7 @@ def require_classes(model: Model, labels: np.ndarray, x: jax.Array, argument: st
     key = jax.eval_shape(lambda: jax.random.key(0))
     found = jax.eval_shape(partial(logits_of, model), shapes_of(model), inputs, key)
     got = f"logits of shape {found.shape} of 2 samples"
-    allowed = f"{expected}, of the n_classes = {n_classes} of {model.label}"
+    allowed = f"{expected}, of the n_classes = {n_classes} of {name_of(model)}"
     require(found.shape == expected, "model", got, allowed)
 
 

@@ -172,7 +172,7 @@ LIBRARY = {  # what is wrong with it: (the call, what the message names)
     ),
     "fewer labels to retain": (unlearning(retain=SHORT), "retain"),
     "labels of another length": (lambda: metrics.accuracy(jnp.ones(3), jnp.ones(4)), "labels"),
-    "logits in a column": (lambda: metrics.cross_entropy(jnp.ones((3, 1)), jnp.ones(3)), "labels"),
+    "logits in a column": (lambda: metrics.cross_entropy(jnp.ones((3, 1)), jnp.ones(3)), "logits"),
     "landscape of nothing": (lambda: landscape.loss_function(NETWORK, EMPTY), "split"),
     "no eigenvalues": (
         lambda: landscape.extreme_eigenvalues(NETWORK, PARAMS, SPLIT, k=0, key=KEY),

@@ -124,14 +124,14 @@ def test_each_contender_can_be_sent_to_another_process_and_named(held):
 
 def test_names_tell_contenders_apart():
     others = [
-        BoundedMLP(4, (6,), 1),
+        BoundedMLP(4, (6,), bound=1),
         ProjectedLinear(4, 10, 1),
         ProjectedLinear(4, 10, seed=1),
         ScaledQNN(2, 2),
     ]
     models = [*MODELS, *others, MLP(4, (6,)), QNN(2, 2)]
     assert len({json.dumps(keys.describe(model)) for model in models}) == len(models)
-    assert keys.describe(BoundedMLP(4, (6,), 5)) == keys.describe(MODELS[0])
+    assert keys.describe(BoundedMLP(4, (6,), bound=5)) == keys.describe(MODELS[0])
     assert [model.label for model in models if not isinstance(model, FullQuadratic)] == [
         "MLP[6],bound=5",
         "Linear[10 projections]",
@@ -165,7 +165,7 @@ def test_bounds_and_scales_that_make_no_sense_are_refused(value):
 @pytest.mark.parametrize("bound", [1.0, 5.0, 20.0])
 def test_bounded_logits_are_the_mlps_through_tanh(bound):
     x, _ = random_split(60, 8)
-    plain, model = MLP(8, (5, 3)), BoundedMLP(8, (5, 3), bound)
+    plain, model = MLP(8, (5, 3)), BoundedMLP(8, (5, 3), bound=bound)
     assert_trees_equal(model.init(KEY), plain.init(KEY))
     params = jax.tree.map(lambda leaf: 20 * leaf + 0.1, plain.init(KEY))
     logits, unbounded = (np.asarray(logits_of(each, params, x)) for each in (model, plain))
@@ -175,7 +175,7 @@ def test_bounded_logits_are_the_mlps_through_tanh(bound):
 
 def test_a_large_bound_bounds_nothing():
     x, _ = random_split(20, 8)
-    plain, model = MLP(8, (5,)), BoundedMLP(8, (5,), 1e5)
+    plain, model = MLP(8, (5,)), BoundedMLP(8, (5,), bound=1e5)
     params = plain.init(KEY)
     np.testing.assert_allclose(logits_of(model, params, x), logits_of(plain, params, x), rtol=1e-5)
     gradients = [
@@ -187,7 +187,7 @@ def test_a_large_bound_bounds_nothing():
 
 def test_the_bounded_mlp_in_keras_is_bounded():
     x, _ = random_split(9, 8)
-    model = BoundedMLP(8, (5,), 1.0)
+    model = BoundedMLP(8, (5,), bound=1.0)
     params = jax.tree.map(lambda leaf: 10 * leaf + 0.1, model.init(KEY))
     found = np.asarray(model.to_keras(params)(x))[:, 0]
     np.testing.assert_allclose(found, logits_of(model, params, x), rtol=1e-4, atol=1e-5)
