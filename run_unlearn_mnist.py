@@ -5,8 +5,8 @@
     python run_unlearn_mnist.py --preset corrected  # flaws mended, 20 runs: 2,900 trainings, 22 min
     python run_unlearn_mnist.py --preset corrected --stages evaluation  # did it forget? 35 min
     python run_unlearn_mnist.py --preset corrected --models quadratic --stages noise_sweep
-    python run_unlearn_mnist.py --digits 4 9                            # other digits, up to ten
-    python run_unlearn_mnist.py --source 8x8 --per-class 100 --digits 0 1 2 3 4 5 6 7 8 9
+    python run_unlearn_mnist.py --preset corrected --digits 4 9 0       # other digits, up to ten
+    python run_unlearn_mnist.py --preset quick --source 8x8 --digits 0 1 2 3 4 5 6 7 8 9
     python run_unlearn_mnist.py --data mine.npz --classes cat dog       # classes of your arrays
 
 Writes OUT/DATA/PRESET/*.nc, the figures beside them (arXiv:2508.02422, Figs. 2c and 3a), and
