@@ -203,8 +203,9 @@ def poison_examples(results: xr.Dataset) -> Figure | None:
     plt.gcf().set_size_inches(width, height)
     sns.despine(left=True, bottom=True)
     text = "training images and the labels they are trained on, before and after each poison"
-    if digits := json.loads(results.attrs["data"]).get("digits"):
-        kind = "class" if json.loads(results.attrs["data"])["source"] == "fashion" else "digit"
+    data = json.loads(results.attrs["data"])
+    if digits := data.get("digits"):
+        kind = "class" if data.get("source") == "fashion" else "digit"
         text += f"; label 0 stands for the {kind} {digits[0]}"
         text += "".join(f", label {k} for {digits[k]}" for k in range(1, len(digits)))
     return finished(text, results)
