@@ -491,8 +491,8 @@ def test_known_shares_are_whole_percents(value):
 
 def test_an_unknown_poison_is_refused_by_what_there_is():
     with refused(
-        "^poison: got arsenic, allowed: labels, one_class, other_class, boundary, quid, "
-        "backdoor, features, confusion"
+        "^poison: got arsenic, allowed: labels, next_class, one_class, other_class, boundary, "
+        "quid, backdoor, features, confusion"
     ):
         Poison("arsenic", 30)
 
