@@ -345,7 +345,10 @@ def _half_observable(
     layer = depth - 2
     measured = measured_qubits(n_outcomes)
     cone = light_cone(n_qubits, 1, measured)
-    rows = kronecker(gates[-1, np.array(cone)])[:n_outcomes]
+    if n_outcomes == 1:
+        rows = gates[-1, cone[0], :1]
+    else:
+        rows = kronecker(gates[-1, np.array(cone)])[:n_outcomes]
     while layer >= foremost and len(cone) < n_qubits:
         register = light_cone(n_qubits, depth - layer, measured)
         blocks = _times_ring(rows, bonds[layer], cone, register)
@@ -422,7 +425,7 @@ def _cone_expectation(
     """<Z> = 2 |W V psi|^2 - |psi|^2 of each state, with V on few qubits and W on the cone: (n,)."""
     probabilities = states.real**2 + states.imag**2
     norms = probabilities.sum(axis=1)
-    return 2 * _cone_probabilities(gates, bonds, states, folded, 1)[0] - norms
+    return 2 * _cone_probabilities(gates, bonds, states, folded, 1) - norms
 
 
 def _cone_probabilities(
@@ -430,7 +433,7 @@ def _cone_probabilities(
 ) -> jax.Array:
     """|W V psi|^2 of each outcome and state, with V on few qubits and W on the cone.
 
-    Returns (n_outcomes, n).
+    Returns (n_outcomes, n), or (n,) of one outcome.
     """
     depth, n_qubits = bonds.shape
     cone = light_cone(n_qubits, folded, measured_qubits(n_outcomes))
@@ -487,7 +490,7 @@ def _projected_norms(
     passive: list[int],
     n_outcomes: int,
 ) -> jax.Array:
-    """|W V psi|^2 of each outcome and sample: (n_outcomes, n), by real products.
+    """|W V psi|^2 of each outcome and sample, by real products: (n_outcomes, n), or (n,) of one.
 
     The samples stand in columns.
 
@@ -514,7 +517,7 @@ def _projected_norms(
     flat = columns.reshape(n_neighbours, n_rows, -1)
     projected = w_matrix @ flat
     if n_outcomes == 1:
-        return (projected**2).reshape(-1, n).sum(axis=0)[None]
+        return (projected**2).reshape(-1, n).sum(axis=0)
     by_outcome = (projected**2).reshape(-1, n_outcomes, projected.shape[-1] // n, n)
     return by_outcome.sum(axis=(0, 2))
 
